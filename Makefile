@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.11 and nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint bazel-check clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/demo.py --output_dir=runs/demo
+
+test: $(VENV)/test.stamp lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+
+bazel-check:
+	@if command -v bazel >/dev/null; then bazel query //...; \
+	else echo "bazel is not installed: BUILD is not checked"; fi
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[examples,plots]'
+	touch $@
+
+$(VENV)/test.stamp: setup.py | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

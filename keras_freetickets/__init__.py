@@ -1,0 +1,29 @@
+"""Sparse training and cheap, calibrated ensembles for Keras 3."""
+
+from keras_freetickets import applications
+from keras_freetickets import callbacks
+from keras_freetickets import datasets
+from keras_freetickets import layers
+from keras_freetickets import metrics
+from keras_freetickets import topology
+from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.models.conversion import strip
+from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.summary import sparsity_summary
+from keras_freetickets.version import __version__
+
+__all__ = [
+    "EnsembleModel",
+    "SparseModel",
+    "__version__",
+    "applications",
+    "callbacks",
+    "datasets",
+    "layers",
+    "metrics",
+    "sparsify",
+    "sparsity_summary",
+    "strip",
+    "topology",
+]

@@ -1,0 +1,7 @@
+"""Plain Keras models, with nothing sparse in them."""
+
+from keras_freetickets.applications.lenet import lenet_300_100
+from keras_freetickets.applications.small_cnn import small_cnn
+from keras_freetickets.applications.wide_resnet import wide_resnet
+
+__all__ = ["lenet_300_100", "small_cnn", "wide_resnet"]

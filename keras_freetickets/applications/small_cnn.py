@@ -1,0 +1,59 @@
+"""A small convolutional network that two cores train in seconds."""
+
+import keras
+
+
+def small_cnn(
+    input_shape,
+    classes,
+    filters=(32, 64),
+    units=128,
+    dropout=0.0,
+    weight_decay=0.0,
+    classifier_activation="softmax",
+):
+    """Builds a small convolutional network.
+
+    Each entry of `filters` is a 3x3 convolution, batch normalization, ReLU
+    and 2x2 max pooling; a dense layer and the classifier follow.
+
+    Args:
+        input_shape: Shape of one image; height and width at least
+            2 ** len(filters).
+        classes: Integer, number of classes.
+        filters: Tuple of integers, output channels of the convolutions.
+        units: Integer, width of the dense layer.
+        dropout: Float in [0, 1), before the classifier.
+        weight_decay: Float, factor of the L2 penalty of every weight.
+        classifier_activation: Activation of the last layer; `None` for
+            logits.
+
+    Returns:
+        A Functional model.
+
+    Example:
+
+    ```python
+    small_cnn((8, 8, 1), 10, filters=(16, 32), units=64)
+    ```
+    """
+    layers = keras.layers
+    penalty = keras.regularizers.L2(weight_decay) if weight_decay else None
+    both = {"kernel_regularizer": penalty}
+    inputs = x = keras.Input(input_shape)
+    for count in filters:
+        x = layers.Conv2D(count, 3, padding="same", use_bias=False, **both)(x)
+        x = layers.BatchNormalization(
+            momentum=0.9,
+            gamma_regularizer=penalty,
+            beta_regularizer=penalty,
+        )(x)
+        x = layers.ReLU()(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    both["bias_regularizer"] = penalty
+    x = layers.Dense(units, activation="relu", **both)(x)
+    if dropout:
+        x = layers.Dropout(dropout)(x)
+    outputs = layers.Dense(classes, activation=classifier_activation, **both)(x)
+    return keras.Model(inputs, outputs, name="small_cnn")

@@ -1,0 +1,129 @@
+"""The callback that attaches a sparse-training method to a model."""
+
+import keras
+from keras import ops
+
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.topology import methods
+
+
+def _check_model(callback, model):
+    if not isinstance(model, SparseModel):
+        raise ValueError(
+            f"{type(callback).__name__} needs a SparseModel: call "
+            "keras_freetickets.sparsify(model, sparsity=...) first. "
+            f"Received: model of type {type(model).__name__}"
+        )
+
+
+class DropAndGrow(keras.callbacks.Callback):
+    """Lets a method change the connections of a `SparseModel` in `fit`.
+
+    All work is done inside the compiled step; the callback attaches the
+    method when training begins, detaches it when it ends, and adds to the
+    logs of each epoch `phase`, `density` and `replaced`, the share of
+    connections that the last update replaced. Callbacks that read these logs
+    (CSVLogger, TensorBoard) come after it in the list.
+
+    Args:
+        method: A `keras_freetickets.topology.Method`.
+        track_ever_active: Whether to log `ever_active` as well, the share of
+            weights that were active at least once (R_s of ITOP,
+            arXiv:2102.02887). Costs one byte a weight.
+
+    Raises:
+        ValueError: If `method` is no `Method`, or the model no `SparseModel`.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.topology.RigL(update_interval=100)
+    model.fit(x, y, callbacks=[DropAndGrow(method)])
+    ```
+    """
+
+    def __init__(self, method, track_ever_active=False):
+        super().__init__()
+        if not isinstance(method, methods.Method):
+            raise ValueError(
+                "`method` must be a keras_freetickets.topology.Method. "
+                f"Received: method={method}"
+            )
+        self.method = method
+        self.track_ever_active = track_ever_active
+
+    def set_model(self, model):
+        super().set_model(model)
+        _check_model(self, model)
+        if not model.built:
+            # Masks are made by the first call; state waits for them.
+            model.attach(self.method)
+            return
+        if self.track_ever_active:
+            model.track_ever_active()
+        model.attach(self.method)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        topology = self.model.topology
+        logs["phase"] = int(ops.convert_to_numpy(topology.phase.value))
+        logs["density"] = self.model.density
+        logs["replaced"] = float(ops.convert_to_numpy(topology.replaced.value))
+        if self.track_ever_active:
+            logs["ever_active"] = self.model.ever_active()
+
+    def on_train_end(self, logs=None):
+        # The last thing Keras does may be to load averaged weights.
+        self.model.project()
+        self.model.detach()
+
+
+def RigL(update_interval=100, drop_fraction=0.3, **kwargs):
+    """`DropAndGrow` with RigL: drop by magnitude, grow by gradient.
+
+    Args:
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 100 (RigL's flag).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
+            flag).
+        **kwargs: As for `keras_freetickets.topology.RigL`, and
+            `track_ever_active`.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[RigL(update_interval=100, drop_fraction=0.3)])
+    ```
+
+    Reference:
+        Evci et al., 2020, arXiv:1911.11134.
+    """
+    track = kwargs.pop("track_ever_active", False)
+    method = methods.RigL(update_interval, drop_fraction, **kwargs)
+    return DropAndGrow(method, track_ever_active=track)
+
+
+def SET(update_interval=1500, drop_fraction=0.3, **kwargs):
+    """`DropAndGrow` with SET: drop by magnitude, grow at random.
+
+    Args:
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 1500 (ITOP, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
+            code).
+        **kwargs: As for `keras_freetickets.topology.SET`, and
+            `track_ever_active`.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[SET(update_interval=1500)])
+    ```
+
+    Reference:
+        Mocanu et al., 2018, arXiv:1707.04780.
+    """
+    track = kwargs.pop("track_ever_active", False)
+    method = methods.SET(update_interval, drop_fraction, **kwargs)
+    return DropAndGrow(method, track_ever_active=track)

@@ -1,0 +1,459 @@
+"""Callbacks that collect tickets: EDST in one run, DST one a run."""
+
+import dataclasses
+import json
+import math
+import os
+import warnings
+
+import numpy as np
+from keras import ops
+
+from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.files import atomic_path
+from keras_freetickets.topology.methods import Method
+
+# Factors of the compiled rate: exploration, first and second half of each
+# refinement. The paper's 0.1, 0.01 and 0.001 (VITA-Group/FreeTickets).
+PAPER_FACTORS = (1.0, 0.1, 0.01)
+
+
+@dataclasses.dataclass
+class Phase:
+    """A run of epochs with one purpose.
+
+    Attributes:
+        name: `"exploration"` or `"refinement_1"`, `"refinement_2"` ...
+        index: Integer, 0 for exploration.
+        begin: First epoch, counted from 0.
+        end: The epoch after the last.
+    """
+
+    name: str
+    index: int
+    begin: int
+    end: int
+
+    @property
+    def middle(self):
+        """The first epoch of the second half, rounded up."""
+        return self.begin + math.ceil((self.end - self.begin) / 2)
+
+
+def _check_positive(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value}"
+        )
+
+
+def _check_directory(directory):
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory} ({error})"
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory}"
+        )
+
+
+def _check_factors(learning_rate):
+    if learning_rate is None or learning_rate == "paper":
+        return PAPER_FACTORS if learning_rate else None
+    try:
+        factors = tuple(float(factor) for factor in learning_rate)
+    except (TypeError, ValueError):
+        factors = ()
+    if len(factors) != 3 or any(factor <= 0 for factor in factors):
+        raise ValueError(
+            '`learning_rate` must be "paper", None, or three positive factors '
+            "of the compiled rate: for exploration and for the first and the "
+            "second half of each refinement. "
+            f"Received: learning_rate={learning_rate}"
+        )
+    return factors
+
+
+_MONITOR_MODES = ("auto", "min", "max")
+
+
+def _is_better(mode, monitor):
+    if mode not in _MONITOR_MODES:
+        raise ValueError(
+            f"`mode` must be one of {list(_MONITOR_MODES)}. "
+            f"Received: mode={mode}"
+        )
+    rising = any(word in (monitor or "") for word in ("acc", "auc", "f1"))
+    if mode == "max" or (mode == "auto" and rising):
+        return lambda value, best: value > best
+    return lambda value, best: value < best
+
+
+class TicketStore:
+    """Tickets on disk: one `.keras` file each, and an index of them.
+
+    Args:
+        directory: Path of a directory.
+
+    Example:
+
+    ```python
+    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
+    ```
+    """
+
+    INDEX = "tickets.json"
+
+    def __init__(self, directory):
+        self.directory = str(directory)
+
+    def read(self):
+        """Returns the index: a dict from file name to entry."""
+        path = os.path.join(self.directory, self.INDEX)
+        if not os.path.exists(path):
+            return {}
+        with open(path) as file:
+            entries = json.load(file)["tickets"]
+        return {entry["file"]: entry for entry in entries}
+
+    def save(self, model, entry):
+        """Writes a model as the ticket `entry["file"]`, then the index."""
+        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
+            model.save(path)
+        self.write({**self.read(), entry["file"]: entry})
+
+    def write(self, entries):
+        """Writes the index."""
+        ordered = [entries[name] for name in sorted(entries)]
+        with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
+            with open(path, "w") as file:
+                json.dump({"tickets": ordered}, file, indent=2)
+
+    def forget_from(self, epoch):
+        """Drops the entries that a resumed run will write again."""
+        entries = self.read()
+        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
+        if entries and known != entries:
+            self.write(known)
+        if entries and epoch == 0:
+            warnings.warn(
+                f"'{self.directory}' holds the tickets of an earlier run; "
+                "they are replaced as this run reaches its own.",
+                stacklevel=3,
+            )
+
+
+class _TicketCallback(DropAndGrow):
+    """Saves, in each of its phases, the best epoch as a ticket."""
+
+    def __init__(self, method, directory, monitor, mode, track_ever_active):
+        super().__init__(method, track_ever_active=track_ever_active)
+        _check_directory(directory)
+        self.directory = str(directory)
+        self.monitor = monitor
+        self.mode = mode
+        self.store = TicketStore(directory)
+        self._is_better = _is_better(mode, monitor)
+        self._started = False
+
+    def ticket_file(self, epoch):
+        """The file that this epoch may become, or `None`."""
+        raise NotImplementedError  # abstract
+
+    def is_last(self, epoch):
+        """Whether no later epoch may become the same ticket."""
+        raise NotImplementedError  # abstract
+
+    def on_train_begin(self, logs=None):
+        self._started = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._started:
+            # Only now is it known where a resumed run goes on.
+            self.store.forget_from(epoch)
+            self._started = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        value = self._monitored(logs or {})
+        file = self.ticket_file(epoch)
+        if file is None:
+            return
+        if self.monitor is None and not self.is_last(epoch):
+            return
+        held = self.store.read().get(file)
+        if held is not None and self.monitor is not None:
+            if not self._is_better(value, held["value"]):
+                return
+        self.store.save(self.model, self._entry(file, epoch, value))
+
+    def _monitored(self, logs):
+        if self.monitor is None:
+            return None
+        if self.monitor not in logs:
+            raise ValueError(
+                "`monitor` must be one of the epoch's logs, which are "
+                f"{sorted(logs)}; names with `val_` need `validation_data`. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        return float(logs[self.monitor])
+
+    def _entry(self, file, epoch, value):
+        phase = int(ops.convert_to_numpy(self.model.topology.phase.value))
+        return {
+            "file": file,
+            "phase": self.phase_name(phase),
+            "epoch": epoch,
+            "monitor": self.monitor,
+            "value": value,
+        }
+
+    def phase_name(self, index):
+        return "run"
+
+
+class EDST(_TicketCallback):
+    """Collects several tickets in one run: the EDST ensemble.
+
+    An exploration phase at a high learning rate is followed by refinement
+    phases at lower ones; the topology is updated throughout. Each refinement
+    yields a ticket. With the first batch of every refinement but the first, a
+    large share of the connections is replaced at once, to leave the basin of
+    the ticket before.
+
+    Args:
+        exploration_epochs: Positive integer.
+        refinement_epochs: Positive integer, epochs of each refinement.
+        num_tickets: Positive integer. Defaults to 3 (paper, CIFAR).
+        growth: `"gradient"` (default, the code's README) or `"random"`.
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 1000 (paper, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5.
+        global_drop_fraction: Float in (0, 1], the share replaced between
+            refinements. Defaults to 0.8.
+        learning_rate: `"paper"` for the factors 1, 0.1 and 0.01 of the
+            compiled rate in exploration and the first and second half of each
+            refinement; three factors of your own; or `None` to leave the rate
+            alone.
+        monitor: Name of the epoch log whose best value chooses a refinement's
+            ticket. `None` for the last epoch. Defaults to `"val_accuracy"`.
+        directory: Where the tickets go.
+        mode: `"max"`, `"min"` or `"auto"` (by the monitor's name).
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.Method`.
+
+    Attributes:
+        epochs: Integer, the epochs that `fit` is to run.
+        phases: List of `Phase`.
+
+    Raises:
+        ValueError: If an argument is out of range, the directory cannot be
+            written, `fit` has fewer epochs than the phases need, or the
+            monitored log does not exist (at the end of the first epoch).
+
+    Example:
+
+    ```python
+    edst = keras_freetickets.callbacks.EDST(
+        exploration_epochs=150, refinement_epochs=100, directory="tickets"
+    )
+    model.fit(
+        train, validation_data=val, epochs=edst.epochs, callbacks=[edst]
+    )
+    ensemble = edst.ensemble()
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568; defaults from
+        VITA-Group/FreeTickets.
+    """
+
+    def __init__(
+        self,
+        exploration_epochs,
+        refinement_epochs,
+        num_tickets=3,
+        growth="gradient",
+        update_interval=1000,
+        drop_fraction=0.5,
+        global_drop_fraction=0.8,
+        learning_rate="paper",
+        monitor="val_accuracy",
+        directory="tickets",
+        mode="auto",
+        track_ever_active=False,
+        **kwargs,
+    ):
+        _check_positive("exploration_epochs", exploration_epochs)
+        _check_positive("refinement_epochs", refinement_epochs)
+        _check_positive("num_tickets", num_tickets)
+        if not 0.0 < global_drop_fraction <= 1.0:
+            raise ValueError(
+                "`global_drop_fraction` must be in (0, 1]. Received: "
+                f"global_drop_fraction={global_drop_fraction}"
+            )
+        self.factors = _check_factors(learning_rate)
+        method = Method(
+            update_interval=update_interval,
+            drop_fraction=drop_fraction,
+            growth=growth,
+            **kwargs,
+        )
+        super().__init__(method, directory, monitor, mode, track_ever_active)
+        self.global_drop_fraction = global_drop_fraction
+        self.num_tickets = num_tickets
+        self.phases = [Phase("exploration", 0, 0, exploration_epochs)]
+        for i in range(1, num_tickets + 1):
+            begin = exploration_epochs + (i - 1) * refinement_epochs
+            end = begin + refinement_epochs
+            self.phases.append(Phase(f"refinement_{i}", i, begin, end))
+
+    @property
+    def epochs(self):
+        return self.phases[-1].end
+
+    def phase_at(self, epoch):
+        """The phase of an epoch; after the last, the last."""
+        for phase in self.phases:
+            if epoch < phase.end:
+                return phase
+        return self.phases[-1]
+
+    def phase_name(self, index):
+        return self.phases[index].name
+
+    def learning_rate_factor(self, epoch):
+        """The factor of the compiled rate in an epoch, or `None`."""
+        if self.factors is None:
+            return None
+        phase = self.phase_at(epoch)
+        if phase.index == 0:
+            return self.factors[0]
+        return self.factors[1 if epoch < phase.middle else 2]
+
+    def ticket_file(self, epoch):
+        phase = self.phase_at(epoch)
+        if phase.index == 0 or epoch >= phase.end:
+            return None
+        return f"ticket_{phase.index - 1}.keras"
+
+    def is_last(self, epoch):
+        return epoch == self.phase_at(epoch).end - 1
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._rate = _compiled_rate(model) if self.factors else None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        epochs = self.params.get("epochs", self.epochs)
+        if epochs < self.epochs:
+            raise ValueError(
+                f"`epochs` must be at least {self.epochs}, what the phases "
+                f"need: fit(..., epochs=edst.epochs). Received: epochs={epochs}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        phase = self.phase_at(epoch)
+        topology = self.model.topology
+        topology.phase.assign(phase.index)
+        if phase.index > 1 and epoch == phase.begin:
+            topology.global_drop.assign(np.float32(self.global_drop_fraction))
+        factor = self.learning_rate_factor(epoch)
+        if factor is not None:
+            self.model.optimizer.learning_rate = self._rate * factor
+
+    def on_train_end(self, logs=None):
+        if self._rate is not None:
+            self.model.optimizer.learning_rate = self._rate
+        super().on_train_end(logs)
+
+    def ensemble(self):
+        """Returns the `EnsembleModel` of the collected tickets."""
+        from keras_freetickets.models.ensemble import EnsembleModel
+
+        return EnsembleModel.from_tickets(self.directory)
+
+
+def _compiled_rate(model):
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if callable(getattr(inner, "_learning_rate", None)):
+        raise ValueError(
+            "`learning_rate` of EDST sets the optimizer's rate, which must be "
+            "a float then; pass EDST(learning_rate=None) to keep a schedule. "
+            f"Received: optimizer with {type(inner._learning_rate).__name__}"
+        )
+    return float(ops.convert_to_numpy(optimizer.learning_rate))
+
+
+class DST(_TicketCallback):
+    """Collects one ticket of an independent run: a member of a DST ensemble.
+
+    Args:
+        directory: Where the ticket goes; one for each run, e.g. by its seed.
+        ticket_name: Name of the file, without `.keras`.
+        growth: `"gradient"` (default) or `"random"`.
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 1000 (paper, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5.
+        monitor: Name of the epoch log whose best value chooses the epoch.
+            `None` for the last epoch. Defaults to `"val_accuracy"`.
+        mode: `"max"`, `"min"` or `"auto"` (by the monitor's name).
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.Method`.
+
+    Raises:
+        ValueError: If an argument is out of range, the directory cannot be
+            written, or the monitored log does not exist.
+
+    Example:
+
+    ```python
+    for seed in range(3):
+        dst = keras_freetickets.callbacks.DST(f"run/seed_{seed}", seed=seed)
+        model.fit(train, validation_data=val, epochs=250, callbacks=[dst])
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568.
+    """
+
+    def __init__(
+        self,
+        directory,
+        ticket_name="ticket_0",
+        growth="gradient",
+        update_interval=1000,
+        drop_fraction=0.5,
+        monitor="val_accuracy",
+        mode="auto",
+        track_ever_active=False,
+        **kwargs,
+    ):
+        method = Method(
+            update_interval=update_interval,
+            drop_fraction=drop_fraction,
+            growth=growth,
+            **kwargs,
+        )
+        super().__init__(method, directory, monitor, mode, track_ever_active)
+        self.ticket_name = ticket_name
+
+    def ticket_file(self, epoch):
+        return f"{self.ticket_name}.keras"
+
+    def is_last(self, epoch):
+        return epoch == self.params.get("epochs", epoch + 1) - 1
+
+    def ensemble(self):
+        """Returns the `EnsembleModel` of this run's ticket alone."""
+        from keras_freetickets.models.ensemble import EnsembleModel
+
+        return EnsembleModel.from_tickets(self.directory)

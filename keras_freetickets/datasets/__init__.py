@@ -1,0 +1,10 @@
+"""Input pipelines over TensorFlow Datasets.
+
+TensorFlow Datasets is imported when a set is loaded, not with this package.
+"""
+
+from keras_freetickets.datasets.pipelines import Datasets
+from keras_freetickets.datasets.pipelines import load
+from keras_freetickets.datasets.pipelines import load_test
+
+__all__ = ["Datasets", "load", "load_test"]

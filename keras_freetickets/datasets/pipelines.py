@@ -1,0 +1,568 @@
+"""Image classification sets of TensorFlow Datasets as input pipelines.
+
+The order of an epoch and its augmentation are functions of (seed, epoch)
+alone, so a run that is killed and resumed sees the batches it would have seen.
+Keras makes the iterator of an epoch once and for all epochs alike, so the
+epoch is told by a variable, which the pipeline reads when the first batch of
+an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
+"""
+
+import dataclasses
+import math
+import os
+import typing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Mean and standard deviation of the channels as the FreeTickets scripts set
+# them.
+_STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": (
+        (0.50708, 0.48655, 0.44092),
+        (0.26733, 0.25644, 0.27615),
+    ),
+}
+_STATISTICS_EXAMPLES = 50_000
+# Decoded images up to this size are kept in memory and shuffled as a whole.
+_CACHE_BYTES = 2**30
+_SHUFFLE_BUFFER = 10_000
+# Fixed, as the tuning of `tf.data` is off: on TensorFlow 2.21 it can hang.
+_PARALLEL_CALLS = 4
+_PREFETCH = 2
+_AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
+# Glyphs: a mirrored digit is another sign, and they are centred already.
+_GLYPHS = ("mnist", "kmnist", "emnist", "optdigits", "omniglot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    Attributes:
+        padding: Integer, pixels added on each side before cropping at random.
+        mode: `"REFLECT"` or `"CONSTANT"`, how the added pixels are filled.
+        flip: Boolean, whether half the images are mirrored left to right.
+    """
+
+    padding: int = 0
+    mode: str = "REFLECT"
+    flip: bool = False
+
+
+@dataclasses.dataclass
+class Datasets:
+    """The splits of a set as batches of standardized images and labels.
+
+    Attributes:
+        name: String, name of the set.
+        train: `tf.data.Dataset`, shuffled and augmented by (seed, epoch).
+        validation: `tf.data.Dataset` in fixed order, or `None`.
+        test: `tf.data.Dataset` in fixed order, or `None`.
+        input_shape: Tuple, shape of one image.
+        num_classes: Integer.
+        num_train: Number of examples to train on.
+        num_validation: Number of examples to validate on.
+        num_test: Number of examples to test on.
+        mean: Tuple, mean of each channel of images in [0, 1].
+        std: Tuple, standard deviation of each channel.
+        augmentation: `Augmentation` of the training images.
+    """
+
+    name: str
+    train: typing.Any
+    validation: typing.Any
+    test: typing.Any
+    input_shape: tuple
+    num_classes: int
+    num_train: int
+    num_validation: int
+    num_test: int
+    mean: tuple
+    std: tuple
+    augmentation: Augmentation
+    epoch: typing.Any = dataclasses.field(repr=False)
+
+    def epoch_order(self):
+        """Returns the callback that tells `train` the epoch; pass it to fit.
+
+        Without it every epoch has the order and augmentation of epoch 0.
+        """
+        return _EpochOrder(self.epoch)
+
+
+class _EpochOrder(keras.callbacks.Callback):
+    """Sets the epoch of a pipeline before its first batch is drawn."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch.assign(epoch)
+
+
+def _import_tfds():
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "Loading data sets needs TensorFlow Datasets: "
+            "pip install keras_freetickets[examples]"
+        ) from error
+    # The sets prepare themselves without its progress bars.
+    tfds.disable_progress_bar()
+    return tfds
+
+
+def _optdigits_builder(data_dir):
+    tfds = _import_tfds()
+    from keras_freetickets.datasets.optdigits import Optdigits
+
+    builder = Optdigits(data_dir=data_dir)
+    # TFDS writes into a temporary sibling and renames it when it is whole.
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    return builder
+
+
+def _prepared_builder(name, data_dir, download):
+    """The builder of a set of TFDS that lies ready on disk."""
+    tfds = _import_tfds()
+    if data_dir is not None and not download and not os.path.isdir(data_dir):
+        raise ValueError(
+            "`data_dir` must be an existing directory with prepared TFDS "
+            f"sets, unless `download=True`. Received: data_dir={data_dir!r}"
+        )
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise ValueError(
+            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
+            f"Received: name={name!r}"
+        ) from error
+    if download:
+        builder.download_and_prepare()
+    if not builder.info.splits:
+        raise ValueError(
+            f"Set '{name}' is not prepared in `data_dir`. Pass `download=True` "
+            "to fetch it, or the directory it was prepared in. "
+            f"Received: data_dir={data_dir!r}, looked in {builder.data_dir}"
+        )
+    return builder
+
+
+def _builder(name, data_dir, download):
+    if data_dir is not None:
+        data_dir = os.path.expanduser(os.fspath(data_dir))
+    if name == "optdigits":
+        return _optdigits_builder(data_dir)
+    return _prepared_builder(name, data_dir, download)
+
+
+@dataclasses.dataclass
+class _Source:
+    """A prepared set: where images and labels come from."""
+
+    name: str
+    builder: typing.Any
+    image_size: typing.Any
+
+    def __post_init__(self):
+        tfds = _import_tfds()
+        info = self.builder.info
+        self.keys = info.supervised_keys or ("image", "label")
+        known = dict(info.features.items())
+        features = [known.get(key) for key in self.keys[:2]]
+        kinds = (tfds.features.Image, tfds.features.ClassLabel)
+        if not all(map(isinstance, features, kinds)):
+            raise ValueError(
+                "`name` must be a set of images with one class label each. "
+                f"Received: name={self.name!r} with the features "
+                f"{list(known)}"
+            )
+        self.input_shape = self._shape(features[0].shape)
+        self.num_classes = features[1].num_classes
+
+    def _shape(self, shape):
+        if self.image_size is not None:
+            return (*self.image_size, shape[-1])
+        if None in shape:
+            raise ValueError(
+                f"The images of '{self.name}' differ in size: `image_size` "
+                "must be a tuple (height, width). Received: image_size=None"
+            )
+        return tuple(shape)
+
+    def splits(self):
+        return self.builder.info.splits
+
+    def count(self, split):
+        return self.splits()[split].num_examples
+
+    def has(self, split):
+        return split in self.splits() and self.count(split) > 0
+
+    def read(self, split):
+        """Images and labels of a split, in the order on disk."""
+        tfds = _import_tfds()
+        image, label = self.keys[:2]
+        examples = self.builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(try_autocache=False),
+        ).map(
+            lambda example: (self._image(example[image]), example[label]),
+            num_parallel_calls=_PARALLEL_CALLS,
+        )
+        return examples.cache() if self.fits_memory(split) else examples
+
+    def _image(self, image):
+        if self.image_size is None:
+            return tf.ensure_shape(image, self.input_shape)
+        resized = tf.image.resize(image, self.image_size, antialias=True)
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    def fits_memory(self, split):
+        size = self.count(split) * math.prod(self.input_shape)
+        return size <= _CACHE_BYTES
+
+
+def _split_names(source, validation_fraction):
+    """Names of the training and validation splits, `None` for no validation.
+
+    The validation examples are the last ones, as in the FreeTickets scripts:
+    of CIFAR's 50,000 the first 45,000 train at a fraction of 0.1.
+    """
+    if source.has("validation"):
+        return "train", "validation"
+    if not validation_fraction:
+        return "train", None
+    total = source.count("train")
+    held_out = round(total * validation_fraction)
+    if not 0 < held_out < total:
+        raise ValueError(
+            "`validation_fraction` must leave at least one example to train "
+            "and to validate on. "
+            f"Received: validation_fraction={validation_fraction} of {total}"
+        )
+    kept = total - held_out
+    return f"train[:{kept}]", f"train[{kept}:]"
+
+
+def _statistics(source, images):
+    """Mean and standard deviation of the channels of images in [0, 1]."""
+    if source.name in _STATISTICS:
+        return _STATISTICS[source.name]
+    total = square = 0.0
+    pixels = 0
+    images = _settled(images.batch(1000))
+    for batch, _ in images.as_numpy_iterator():
+        batch = batch.reshape(-1, batch.shape[-1]) / 255.0
+        total = total + batch.sum(axis=0)
+        square = square + np.square(batch).sum(axis=0)
+        pixels += len(batch)
+    mean = total / pixels
+    std = np.sqrt(np.maximum(square / pixels - np.square(mean), 0.0))
+    # A constant channel stays as it is.
+    std = np.where(std > 0.0, std, 1.0)
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _choose_augmentation(augment, source):
+    """The augmentation for a name of one; `"auto"` goes by the set."""
+    height, _, channels = source.input_shape
+    # 4 of CIFAR's 32 pixels, 2 of Fashion-MNIST's 28.
+    padding = max(1, height // 8) if channels > 1 else max(1, height // 14)
+    if augment == "auto":
+        glyphs = source.name in _GLYPHS
+        augment = "none" if glyphs else "crop_flip"
+    if augment == "none":
+        return Augmentation()
+    mode = "CONSTANT" if source.name == "cifar100" else "REFLECT"
+    return Augmentation(padding, mode, flip=augment == "crop_flip")
+
+
+def _pad_crop(images, padding, mode, key):
+    """Pads a batch and crops each image at its own place."""
+    shape = tf.shape(images)
+    sides = [[0, 0], [padding] * 2, [padding] * 2, [0, 0]]
+    padded = tf.pad(images, sides, mode=mode)
+    corners = tf.random.stateless_uniform(
+        [2, shape[0], 1], key, 0, 2 * padding + 1, tf.int32
+    )
+    rows = corners[0] + tf.range(shape[1])
+    columns = corners[1] + tf.range(shape[2])
+    cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
+    cropped = tf.gather(cropped, columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(cropped, images.shape)
+
+
+def _flip(images, key):
+    shape = [tf.shape(images)[0], 1, 1, 1]
+    mirrored = tf.random.stateless_uniform(shape, key) < 0.5
+    return tf.where(mirrored, images[:, :, ::-1], images)
+
+
+def _augment(images, augmentation, key):
+    """Changes a batch of images at random, as the key says."""
+    keys = tf.unstack(tf.random.experimental.stateless_split(key, 2))
+    if augmentation.padding:
+        images = _pad_crop(
+            images, augmentation.padding, augmentation.mode, keys[0]
+        )
+    return _flip(images, keys[1]) if augmentation.flip else images
+
+
+def _standardize(images, mean, std):
+    images = tf.cast(images, tf.float32) / 255.0
+    return (images - tf.constant(mean, tf.float32)) / tf.constant(
+        std, tf.float32
+    )
+
+
+def _settled(dataset):
+    """Takes away what would make two runs of a pipeline differ, or hang."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.deterministic = True
+    return dataset.with_options(options)
+
+
+def _epoch_variable():
+    # On the CPU, where `tf.data` functions run.
+    with tf.device("CPU:0"):
+        return tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What the pipelines of a set share."""
+
+    batch_size: int
+    seed: int
+    mean: tuple
+    std: tuple
+    augmentation: Augmentation
+
+    def evaluation(self, examples):
+        """Batches in the order on disk."""
+        batches = examples.batch(
+            self.batch_size, num_parallel_calls=_PARALLEL_CALLS
+        ).map(
+            lambda images, labels: (self._standardized(images), labels),
+            num_parallel_calls=_PARALLEL_CALLS,
+        )
+        return _settled(batches.prefetch(_PREFETCH))
+
+    def training(self, examples, count, buffer, epoch):
+        """Batches in the order of (seed, epoch)."""
+        batches = tf.data.Dataset.range(1).flat_map(
+            lambda _: self._one_epoch(examples, buffer, epoch.read_value())
+        )
+        steps = math.ceil(count / self.batch_size)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
+        return _settled(batches.prefetch(_PREFETCH))
+
+    def _one_epoch(self, examples, buffer, epoch):
+        # Here, in the function of `flat_map`, this sets the seed of its graph
+        # only, and keeps the user's global seed out of the order. Any number
+        # but 0 will do, with which `shuffle` takes no tensor for its seed.
+        tf.random.set_seed(1)
+        key = tf.stack([tf.cast(self.seed, tf.int64), epoch])
+        order = tf.random.stateless_uniform(
+            [], key, minval=None, maxval=None, dtype=tf.int64
+        )
+        batches = examples.shuffle(
+            buffer, seed=order, reshuffle_each_iteration=False
+        ).batch(self.batch_size, num_parallel_calls=_PARALLEL_CALLS)
+        return batches.enumerate().map(
+            lambda index, batch: self._augmented(index, batch, key),
+            num_parallel_calls=_PARALLEL_CALLS,
+        )
+
+    def _augmented(self, index, batch, key):
+        images, labels = batch
+        key = tf.random.experimental.stateless_fold_in(key, index)
+        images = _augment(images, self.augmentation, key)
+        return self._standardized(images), labels
+
+    def _standardized(self, images):
+        return _standardize(images, self.mean, self.std)
+
+
+def _check(batch_size, validation_fraction=0.0, augment="none"):
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(
+            "`batch_size` must be an integer of at least 1. "
+            f"Received: batch_size={batch_size}"
+        )
+    if not 0.0 <= validation_fraction < 1.0:
+        raise ValueError(
+            "`validation_fraction` must be in [0, 1). "
+            f"Received: validation_fraction={validation_fraction}"
+        )
+    if augment not in _AUGMENTATIONS:
+        raise ValueError(
+            f"`augment` must be one of {_AUGMENTATIONS}. "
+            f"Received: augment={augment!r}"
+        )
+
+
+def _require(source, split, advice):
+    if not source.has(split):
+        raise ValueError(
+            f"Set '{source.name}' must have a split '{split}'{advice}. "
+            f"Received: the splits {list(source.splits())}"
+        )
+
+
+def load(
+    name,
+    batch_size=128,
+    validation_fraction=0.1,
+    seed=0,
+    data_dir=None,
+    augment="auto",
+    image_size=None,
+    download=False,
+):
+    """Loads an image classification set of TensorFlow Datasets.
+
+    Images are standardized by the mean and standard deviation of each channel
+    over the training examples (the first 50,000 of a set too large for the
+    memory); for CIFAR by those of the FreeTickets scripts.
+
+    Args:
+        name: Name of a TFDS set with images and one label each, or
+            `"optdigits"`: 1,797 digits of 8x8 pixels that scikit-learn
+            carries, prepared on the spot without a network.
+        batch_size: Integer. Default 128, that of the FreeTickets scripts.
+        validation_fraction: Float in [0, 1), the last part of the training
+            examples to validate on, where the set has no validation split.
+            Default 0.1, the 5,000 of CIFAR that the FreeTickets scripts hold
+            out.
+        seed: Integer, with the epoch the only source of randomness.
+        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
+        augment: `"crop_flip"`: pad, crop at random, mirror half the images;
+            `"crop"`; `"none"`; or `"auto"`: none for digits and letters, else
+            `"crop_flip"`. The padding is an eighth of the height (CIFAR: 4),
+            for grey images a fourteenth (Fashion-MNIST: 2), by reflection,
+            for CIFAR-100 by zeros.
+        image_size: Tuple (height, width) to resize to. `None` for the size of
+            the set.
+        download: Boolean, whether TFDS may download the set.
+
+    Returns:
+        A `Datasets`. Pass its `epoch_order()` among the callbacks of `fit`.
+
+    Raises:
+        ValueError: If an argument is out of range, the set is unknown, not
+            prepared in `data_dir`, or has no training split or no images with
+            labels.
+        ImportError: If TensorFlow Datasets is not installed.
+
+    Example:
+
+    ```python
+    data = keras_freetickets.datasets.load("optdigits")
+    model.fit(
+        data.train,
+        validation_data=data.validation,
+        epochs=10,
+        callbacks=[data.epoch_order()],
+    )
+    ```
+    """
+    _check(batch_size, validation_fraction, augment)
+    source = _Source(name, _builder(name, data_dir, download), image_size)
+    _require(source, "train", "; `load_test` reads test splits alone")
+    train_split, validation_split = _split_names(source, validation_fraction)
+    examples = source.read(train_split)
+    count = source.count(train_split)
+    cached = source.fits_memory(train_split)
+    # Whole where the images are kept, so that this fills the cache.
+    sample = examples if cached else examples.take(_STATISTICS_EXAMPLES)
+    mean, std = _statistics(source, sample)
+    augmentation = _choose_augmentation(augment, source)
+    plan = _Plan(batch_size, seed, mean, std, augmentation)
+    epoch = _epoch_variable()
+    buffer = count if cached else _SHUFFLE_BUFFER
+    validation, num_validation = _evaluation(plan, source, validation_split)
+    test, num_test = _evaluation(plan, source, "test")
+    return Datasets(
+        name=name,
+        train=plan.training(examples, count, buffer, epoch),
+        validation=validation,
+        test=test,
+        input_shape=source.input_shape,
+        num_classes=source.num_classes,
+        num_train=count,
+        num_validation=num_validation,
+        num_test=num_test,
+        mean=mean,
+        std=std,
+        augmentation=augmentation,
+        epoch=epoch,
+    )
+
+
+def _evaluation(plan, source, split):
+    """Batches of a split and how many examples they hold, or none."""
+    if split is None or not source.has(split.partition("[")[0]):
+        return None, 0
+    return plan.evaluation(source.read(split)), source.count(split)
+
+
+def load_test(
+    name,
+    like=None,
+    batch_size=128,
+    data_dir=None,
+    image_size=None,
+    download=False,
+):
+    """Loads the test split of a set, e.g. as out-of-distribution data.
+
+    Args:
+        name: Name of the set, as for `load`.
+        like: `Datasets` whose mean and standard deviation standardize the
+            images: those a model was trained on. `None` for the set's own.
+        batch_size: Integer. Default 128, as for `load`.
+        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
+        image_size: Tuple (height, width) to resize to. `None` for the size of
+            the set.
+        download: Boolean, whether TFDS may download the set.
+
+    Returns:
+        A `tf.data.Dataset` of batches in the order on disk.
+
+    Raises:
+        ValueError: If the set is unknown, not prepared or has no test split,
+            or its images have not the channels of those of `like`.
+
+    Example:
+
+    ```python
+    data = keras_freetickets.datasets.load("fashion_mnist")
+    strange = keras_freetickets.datasets.load_test("kmnist", like=data)
+    ```
+    """
+    _check(batch_size)
+    source = _Source(name, _builder(name, data_dir, download), image_size)
+    _require(source, "test", "")
+    examples = source.read("test")
+    if like is None:
+        mean, std = _statistics(source, examples)
+    else:
+        mean, std = like.mean, like.std
+    if len(mean) != source.input_shape[-1]:
+        raise ValueError(
+            "`like` must have images of as many channels as the set. "
+            f"Received: {len(mean)} channels for {source.input_shape}"
+        )
+    plan = _Plan(batch_size, 0, mean, std, Augmentation())
+    return plan.evaluation(examples)

@@ -1,0 +1,220 @@
+"""Every private attribute of Keras that this package relies on.
+
+Each function says which Keras behaviour it stands on, so that a new release
+that changes one has a single place to be mended.
+"""
+
+import contextlib
+
+import keras
+from keras import ops
+from keras import tree
+from keras.src import backend
+from keras.src.layers.layer import CallSpec
+from keras.src.models.functional import Functional
+
+__all__ = ["Functional"]
+
+
+def adopt_call_signature(wrapper, layer):
+    """Lets a wrapper be called exactly as the layer it wraps.
+
+    Keras reads the names of the arguments of `call` once, in `__init__`, to
+    hand over masks, the training flag and shapes.
+    """
+    for name in (
+        "_call_signature",
+        "call_signature_parameters",
+        "_call_has_training_arg",
+        "_call_has_mask_arg",
+        "_call_has_context_arg",
+    ):
+        setattr(wrapper, name, getattr(layer, name))
+
+
+def build_for_call(layer, args, kwargs):
+    """Builds a layer by the shapes of a call, as the call itself would."""
+    context = layer._call_context_args
+    layer._maybe_build(
+        CallSpec(layer._call_signature, context, args, dict(kwargs))
+    )
+
+
+def is_deferred(variable):
+    """Whether a variable waits for its first value (stateless building)."""
+    return variable._value is None
+
+
+@contextlib.contextmanager
+def eager_scope():
+    """Leaves a graph that is being traced, so that values can be read."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            yield
+    else:
+        yield
+
+
+def first_value(variable):
+    """The current or, where it is deferred, the coming value as an array."""
+    with eager_scope():
+        if is_deferred(variable):
+            make = variable._initializer
+            value = make(variable._shape, dtype=variable._dtype)
+        else:
+            value = variable.value
+        return ops.convert_to_numpy(value)
+
+
+def set_first_value(variable, value):
+    """Gives a variable its first value during a lazy build.
+
+    An `assign` there would become an operation of the traced graph and be
+    lost; so a deferred variable gets another initializer and a living one is
+    assigned outside the graph.
+    """
+    if is_deferred(variable):
+        variable._initializer = lambda shape, dtype=None: ops.convert_to_tensor(
+            value, dtype=dtype
+        )
+        return
+    with eager_scope():
+        variable.assign(value)
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Lets a built layer get another weight."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+def sublayers(layer):
+    """A layer and all layers within it, outermost first."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def reset_train_function(model):
+    """Forgets the traced step, which Keras keeps from one `fit` to the next."""
+    model.train_function = None
+
+
+def _plain_optimizers(optimizer):
+    """The optimizers that hold slots, inside a loss-scaling one."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer if inner is None else inner]
+
+
+# Gradients that Keras sums over micro-batches; they stay dense on purpose.
+_NOT_SLOTS = {"_trainable_variables", "_accumulated_gradients"}
+
+
+def _slot_lists(optimizer):
+    """Lists of variables that run parallel to the trainable variables."""
+    count = len(optimizer._trainable_variables)
+    for name, value in sorted(vars(optimizer).items()):
+        if name in _NOT_SLOTS or not isinstance(value, list):
+            continue
+        if len(value) == count and any(hasattr(v, "assign") for v in value):
+            yield name, value
+
+
+def _slot_initial_value(optimizer, list_name):
+    """The first value of the slots of a list: 0 but for Adagrad and Ftrl."""
+    if list_name == "_accumulators":
+        return getattr(optimizer, "initial_accumulator_value", 0.0)
+    return 0.0
+
+
+def optimizer_slots(optimizer, variables):
+    """Finds the optimizer's slots of the shape of each variable.
+
+    Slot names cannot be relied on, but every Keras optimizer keeps its slots
+    in lists parallel to `_trainable_variables`.
+
+    Args:
+        optimizer: A built Keras optimizer.
+        variables: List of trainable variables.
+
+    Returns:
+        For each variable a list of pairs `(slot, initial value)`.
+    """
+    slots = [[] for _ in variables]
+    for plain in _plain_optimizers(optimizer):
+        places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
+        for name, values in _slot_lists(plain):
+            initial = _slot_initial_value(plain, name)
+            for found, variable in zip(slots, variables):
+                place = places.get(id(variable))  # None if it is frozen
+                slot = None if place is None else values[place]
+                if _same_shape(slot, variable):
+                    found.append((slot, initial))
+    return slots
+
+
+def _same_shape(slot, variable):
+    shape = getattr(slot, "shape", None)
+    return shape is not None and tuple(shape) == tuple(variable.shape)
+
+
+def loss_scale(optimizer):
+    """The factor on the loss and so on the gradients, or `None`."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    if scale is not None:
+        return scale
+    return optimizer.loss_scale_factor
+
+
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """The training loss, as the trainer of the backend computes it."""
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def track_loss(model, loss, batch_size):
+    """Feeds the mean loss that the progress bar shows."""
+    model._loss_tracker.update_state(loss, sample_weight=batch_size)
+
+
+def build_from_batch(model, x):
+    """Builds a lazily built model by the shapes of a batch, outside the graph.
+
+    Variables that are made while a step is traced have no value yet that a
+    mask could be made from.
+    """
+
+    def symbolic(tensor):
+        return keras.KerasTensor(tensor.shape, tensor.dtype)
+
+    with eager_scope():
+        backend.compute_output_spec(model, tree.map_structure(symbolic, x))
+
+
+def call_model(model, x):
+    """Calls a model in training mode where its `call` knows the mode."""
+    if model._call_has_training_arg:
+        return model(x, training=True)
+    return model(x)
+
+
+def seed_states(model):
+    """State variables of all seed generators, which Keras saves nowhere."""
+    held = {id(v) for v in model.variables}
+    states = []
+    for layer in sublayers(model):
+        for generator in getattr(layer, "_seed_generators", []):
+            if id(generator.state) not in held:
+                held.add(id(generator.state))
+                states.append(generator.state)
+    return states
+
+
+def begin_at_epoch(model, epoch):
+    """Lets the running `fit` begin at an epoch, as BackupAndRestore does."""
+    model._initial_epoch = epoch

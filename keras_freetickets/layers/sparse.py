@@ -1,0 +1,358 @@
+"""The wrapper that owns a mask for each masked kernel of a layer."""
+
+import dataclasses
+import math
+import typing
+
+import keras
+import numpy as np
+from keras import ops
+from keras import tree
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.topology.distributions import active_count
+
+# Masked by role, never by rank: the biases of attention have rank 2.
+KERNEL_ROLES = ("kernel", "recurrent_kernel", "pointwise_kernel")
+# Their kernels are left alone unless asked for by name.
+_UNMASKED = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Embedding,
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
+
+
+@dataclasses.dataclass
+class MaskedKernel:
+    """A kernel and its mask.
+
+    Attributes:
+        name: Path within the model, for reports.
+        kernel: The trainable variable, zero outside the mask.
+        mask: Boolean variable of the kernel's shape.
+        state: Dict of variables, a method's own state per connection.
+        active: Integer, how many entries the mask was made to keep.
+    """
+
+    name: str
+    kernel: typing.Any
+    mask: typing.Any
+    state: dict
+    active: int
+
+    @property
+    def size(self):
+        return math.prod(self.kernel.shape)
+
+
+def _initializer_of(layer, role):
+    name = role.replace("_kernel", "_initializer")
+    if role == "kernel":
+        name = "kernel_initializer"
+    return getattr(layer, name, None)
+
+
+@dataclasses.dataclass
+class KernelPlace:
+    """Where a kernel that can be masked was found."""
+
+    name: str
+    layer: typing.Any
+    role: str
+    variable: typing.Any
+
+    def is_initial(self):
+        """Whether the kernel still has the value it was made with.
+
+        An initializer with an integer seed gives the same value again. Where
+        it cannot be asked, the kernel counts as initial.
+        """
+        initializer = _initializer_of(self.layer, self.role)
+        seed = getattr(initializer, "seed", None)
+        if initializer is None or not isinstance(seed, int):
+            return True
+        value = initializer(self.variable.shape, self.variable.dtype)
+        return np.array_equal(
+            ops.convert_to_numpy(value),
+            keras_adapter.first_value(self.variable),
+        )
+
+
+def find_kernels(layer, roles=None):
+    """Lists the kernels of a built layer, and of those within, by role.
+
+    Args:
+        layer: A built Keras layer.
+        roles: Tuple of attribute names. `None` for what a layer declares as
+            `sparse_kernels`, else `kernel`, `recurrent_kernel` and
+            `pointwise_kernel` (not of depthwise layers and embeddings).
+
+    Returns:
+        List of `KernelPlace`.
+    """
+    places, seen = [], set()
+    for part in keras_adapter.sublayers(layer):
+        if isinstance(part, Sparse):
+            continue
+        for role in _roles_of(part, roles):
+            variable = getattr(part, role, None)
+            if not isinstance(variable, keras.Variable):
+                continue
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
+            prefix = "" if part is layer else f"{part.name}/"
+            places.append(KernelPlace(prefix + role, part, role, variable))
+    return places
+
+
+def _roles_of(part, roles):
+    if roles is not None:
+        return roles
+    declared = getattr(part, "sparse_kernels", None)
+    if declared is not None:
+        return declared
+    return () if isinstance(part, _UNMASKED) else KERNEL_ROLES
+
+
+def random_mask(kernel, count, generator):
+    """Exactly `count` entries, uniformly at random."""
+    mask = np.zeros(kernel.size, dtype=bool)
+    mask[generator.permutation(kernel.size)[:count]] = True
+    return mask.reshape(kernel.shape)
+
+
+def magnitude_mask(kernel, count, generator):
+    """The `count` entries of largest magnitude, ties at random."""
+    size = np.abs(np.asarray(kernel, np.float32)).ravel()
+    size = np.where(np.isfinite(size), size, -1.0)
+    order = np.lexsort((generator.permutation(size.size), -size))
+    mask = np.zeros(size.size, dtype=bool)
+    mask[order[:count]] = True
+    return mask.reshape(kernel.shape)
+
+
+_INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}
+
+
+def check_mask_initializer(identifier):
+    """Returns the mask initializer for a name or a callable."""
+    if callable(identifier):
+        return identifier
+    if identifier in _INITIALIZERS:
+        return _INITIALIZERS[identifier]
+    raise ValueError(
+        f"`mask_initializer` must be one of {sorted(_INITIALIZERS)} or a "
+        "callable (kernel, count, generator) -> mask. "
+        f"Received: mask_initializer={identifier}"
+    )
+
+
+def _check_sparsity(sparsity):
+    values = sparsity if isinstance(sparsity, (list, tuple)) else [sparsity]
+    for value in values:
+        if value is not None and not 0.0 <= value < 1.0:
+            raise ValueError(
+                "`sparsity` must be in [0, 1): the fraction of weights to "
+                f"remove. Received: sparsity={sparsity}"
+            )
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Sparse(keras.layers.Wrapper):
+    """Keeps kernels of a layer sparse, with a boolean mask for each.
+
+    The wrapper goes by the name of the layer and is called as the layer is.
+    The kernels are zero outside their masks, so the forward pass is the plain
+    layer's; a `SparseModel` keeps them so while it trains. Biases,
+    normalization, embeddings and depthwise kernels get no mask unless
+    `kernels` names them.
+
+    Args:
+        layer: A Keras layer, built or not. A layer of your own says which of
+            its weights are masked by an attribute
+            `sparse_kernels = ("w_in", "w_out")`.
+        sparsity: Float in [0, 1), the fraction of each kernel's weights to
+            remove, or a list with one for each kernel. `None` for 0.
+        kernels: Tuple of the attribute names of the weights to mask. `None`
+            for the layer's own choice: kernels, recurrent and pointwise
+            kernels.
+        mask_initializer: `"random"`, `"magnitude"` or a callable
+            `(kernel, count, generator) -> mask` over NumPy arrays.
+        seed: Integer for the random mask. `None` for one drawn now.
+        state: Dict from the name to the dtype of further state for each
+            connection, as `add_state` adds it.
+        **kwargs: `name`, `dtype`, `trainable` of the wrapper. The name
+            defaults to the layer's.
+
+    Raises:
+        ValueError: If `sparsity` lies outside [0, 1), or the layer, once
+            built, has nothing to mask.
+
+    Example:
+
+    ```python
+    layer = keras_freetickets.layers.Sparse(
+        keras.layers.Dense(100), sparsity=0.9
+    )
+    layer(keras.ops.ones((8, 300)))
+    layer.connections[0].mask  # (300, 100), 3,000 entries are true
+    ```
+
+    Reference:
+        Masks have an exact count as in google-research/rigl and
+        google-research/jaxpruner.
+    """
+
+    def __init__(
+        self,
+        layer,
+        sparsity=None,
+        kernels=None,
+        mask_initializer="random",
+        seed=None,
+        state=None,
+        **kwargs,
+    ):
+        _check_sparsity(sparsity)
+        check_mask_initializer(mask_initializer)
+        kwargs.setdefault("name", getattr(layer, "name", None))
+        kwargs.setdefault("trainable", getattr(layer, "trainable", True))
+        super().__init__(layer, **kwargs)
+        self.sparsity = sparsity
+        self.kernels = None if kernels is None else tuple(kernels)
+        self.mask_initializer = mask_initializer
+        self.seed = _draw_seed() if seed is None else seed
+        self.state = dict(state or {})
+        self.supports_masking = layer.supports_masking
+        self._masked = []
+        keras_adapter.adopt_call_signature(self, layer)
+
+    def __call__(self, *args, **kwargs):
+        if not self.built and not self.layer.built:
+            shaped = tree.map_structure(_as_tensor, (args, kwargs))
+            keras_adapter.build_for_call(self.layer, *shaped)
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape=None):
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        places = find_kernels(self.layer, self.kernels)
+        if not places:
+            raise ValueError(
+                f"Layer '{self.name}' has no weight to mask. Received: "
+                f"kernels={self.kernels} for a {type(self.layer).__name__}"
+            )
+        sparsities = self._sparsities(places)
+        generator = np.random.default_rng(self.seed)
+        self._masked = [
+            self._mask(place, sparsity, generator)
+            for place, sparsity in zip(places, sparsities)
+        ]
+        for name, dtype in self.state.items():
+            self._add_state_variables(name, dtype)
+
+    def _sparsities(self, places):
+        if not isinstance(self.sparsity, (list, tuple)):
+            return [self.sparsity or 0.0] * len(places)
+        if len(self.sparsity) != len(places):
+            raise ValueError(
+                f"`sparsity` must have one value for each kernel of layer "
+                f"'{self.name}', which are {[p.name for p in places]}. "
+                f"Received: sparsity={self.sparsity}"
+            )
+        return [value or 0.0 for value in self.sparsity]
+
+    def _mask(self, place, sparsity, generator):
+        value = keras_adapter.first_value(place.variable)
+        count = active_count(value.size, 1.0 - sparsity)
+        initializer = check_mask_initializer(self.mask_initializer)
+        initial = np.asarray(initializer(value, count, generator), bool)
+        mask = self.add_weight(
+            name=place.name.replace("/", "_") + "_mask",
+            shape=value.shape,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(
+                initial, dtype=dtype
+            ),
+            dtype="bool",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        masked = np.where(initial, value, np.zeros_like(value))
+        keras_adapter.set_first_value(place.variable, masked)
+        name = f"{self.name}/{place.name}"
+        return MaskedKernel(name, place.variable, mask, {}, count)
+
+    @property
+    def connections(self):
+        """List of `MaskedKernel`, one for each masked kernel."""
+        return list(self._masked)
+
+    def add_state(self, name, dtype):
+        """Adds a variable of the kernel's shape for each masked kernel.
+
+        It starts at zero and is saved and loaded with the layer.
+
+        Args:
+            name: String.
+            dtype: String, e.g. `"int32"`.
+        """
+        if name in self.state:
+            return
+        self.state[name] = dtype
+        if self.built:
+            with keras_adapter.unlocked(self):
+                self._add_state_variables(name, dtype)
+
+    def _add_state_variables(self, name, dtype):
+        for record in self._masked:
+            record.state[name] = self.add_weight(
+                name=f"{record.name.replace('/', '_')}_{name}",
+                shape=record.mask.shape,
+                initializer="zeros",
+                dtype=dtype,
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+
+    def call(self, *args, **kwargs):
+        return self.layer(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sparsity": self.sparsity,
+            "kernels": self.kernels,
+            "mask_initializer": self.mask_initializer,
+            "seed": self.seed,
+            "state": dict(self.state),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        layer = keras.saving.deserialize_keras_object(
+            config.pop("layer"), custom_objects=custom_objects
+        )
+        return cls(layer, **config)
+
+
+def _as_tensor(value):
+    is_array = isinstance(value, np.ndarray)
+    return ops.convert_to_tensor(value) if is_array else value
+
+
+def _draw_seed():
+    return int(np.random.default_rng().integers(2**31))

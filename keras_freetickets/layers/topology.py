@@ -1,0 +1,82 @@
+"""The scalars of a sparse model's topology, in one layer that is saved."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Topology(keras.layers.Layer):
+    """Counters of the drop-and-grow updates of one model.
+
+    Layers are saved, cloned and carried in the state of a compiled step;
+    variables of a model are not.
+
+    Attributes:
+        update_count: Topology updates so far.
+        next_update: Optimizer update at which the next one is due.
+        phase: Number of the training phase, 0 for exploration.
+        global_drop: Drop fraction of the next step, 0 for none.
+        replaced: Share of connections replaced at the last update.
+        seed: Seed of ties and random growth.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.update_count = self._scalar("update_count", "int32")
+        self.next_update = self._scalar("next_update", "int32")
+        self.phase = self._scalar("phase", "int32")
+        self.global_drop = self._scalar("global_drop", "float32")
+        self.replaced = self._scalar("replaced", "float32")
+        self.seed = self._scalar("seed", "int32")
+        self.built = True
+
+    def _scalar(self, name, dtype):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer="zeros",
+            dtype=dtype,
+            trainable=False,
+            aggregation="only_first_replica",
+            autocast=False,
+        )
+
+    def begin(self, optimizer, method):
+        """Sets when the first update of a newly attached method is due."""
+        step = int(ops.convert_to_numpy(self.step_of(optimizer)))
+        interval = method.update_interval
+        self.next_update.assign((step // interval + 1) * interval)
+        self.global_drop.assign(0.0)
+        self.seed.assign(np.int32(method.seed))
+
+    def step_of(self, optimizer):
+        """Optimizer updates so far, as an `int32` tensor."""
+        return ops.cast(optimizer.iterations.value, "int32")
+
+    def is_due(self, optimizer, method):
+        """Whether this step updates the topology, as a boolean tensor."""
+        step = self.step_of(optimizer)
+        due = ops.greater_equal(step, self.next_update.value)
+        if method.stop is not None:
+            due = ops.logical_and(due, ops.less_equal(step, method.stop))
+        return ops.logical_or(due, ops.greater(self.global_drop.value, 0.0))
+
+    def fraction(self, optimizer, method):
+        """The share of connections to replace in this step."""
+        scheduled = method.drop_fraction(self.step_of(optimizer))
+        given = self.global_drop.value
+        return ops.where(
+            ops.greater(given, 0.0), given, ops.cast(scheduled, "float32")
+        )
+
+    def record(self, optimizer, method, replaced, done):
+        """Counts an update that took place and plans the next."""
+        done = ops.cast(done, "bool")
+        interval = method.update_interval
+        after = (self.step_of(optimizer) // interval + 1) * interval
+        count = self.update_count.value
+        self.update_count.assign(count + ops.cast(done, "int32"))
+        self.next_update.assign(ops.where(done, after, self.next_update.value))
+        self.global_drop.assign(ops.where(done, 0.0, self.global_drop.value))
+        self.replaced.assign(ops.where(done, replaced, self.replaced.value))

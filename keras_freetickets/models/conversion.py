@@ -1,0 +1,304 @@
+"""From dense to sparse and back: sparsify and strip."""
+
+import re
+import warnings
+
+import keras
+import numpy as np
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.sparse import check_mask_initializer
+from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.models.sparse_model import FunctionalSparseModel
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.topology import distributions
+
+
+def _check_model(model):
+    origin = type(model).__module__.split(".")[0]
+    legacy = any(
+        c.__module__.startswith("tf_keras") for c in type(model).__mro__
+    )
+    if origin == "tf_keras" or legacy:
+        raise TypeError(
+            "`model` must be a model of the package `keras` (Keras 3), but it "
+            "was built with the package `tf_keras` (Keras 2), which has "
+            "classes of the same names. Build it with `import keras`. "
+            f"Received: model of type {type(model)}"
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: model={model}"
+        )
+    is_sequential = isinstance(model, keras.Sequential)
+    if not is_sequential and not isinstance(model, keras_adapter.Functional):
+        raise ValueError(
+            "`model` must be a Functional or Sequential model. Wrap the "
+            "layers of a subclassed one in keras_freetickets.layers.Sparse "
+            "and derive it from keras_freetickets.SparseModel. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: give it a keras.Input or call "
+            f"`model.build(input_shape)`. Received: model={model.name!r}"
+        )
+
+
+def _filter(filters):
+    """A predicate of layers from a regex, a list of them or a callable."""
+    if filters is None:
+        return lambda layer: True
+    if callable(filters):
+        return filters
+    patterns = [filters] if isinstance(filters, str) else list(filters)
+    return lambda layer: any(
+        re.search(p, layer.path) or re.search(p, layer.name) for p in patterns
+    )
+
+
+def _is_model(layer):
+    return isinstance(layer, (keras.Sequential, keras_adapter.Functional))
+
+
+def _leaf_layers(model):
+    """Layers of the graph, nested models entered; each once."""
+    leaves = []
+    for layer in model.layers:
+        inner = _leaf_layers(layer) if _is_model(layer) else [layer]
+        leaves.extend(x for x in inner if not any(x is y for y in leaves))
+    return leaves
+
+
+def _plan(model, sparsity, distribution, filters):
+    """Maps id(layer) to the list of sparsities of its kernels."""
+    if not callable(sparsity):
+        _check_sparsity(sparsity)
+    chosen = _filter(filters)
+    layers, pinned = [], {}
+    for layer in _leaf_layers(model):
+        if isinstance(layer, Sparse):
+            continue
+        places = find_kernels(layer)
+        if not places or not chosen(layer):
+            continue
+        value = sparsity(layer) if callable(sparsity) else None
+        if callable(sparsity) and value is None:
+            continue
+        layers.append((layer, places, value))
+    shapes = [tuple(p.variable.shape) for _, ps, _ in layers for p in ps]
+    _check_something_left(model, layers, filters)
+    if callable(sparsity):
+        for _, _, value in layers:
+            _check_sparsity(value)
+        return {id(la): [v] * len(ps) for la, ps, v in layers}
+    densities = iter(distributions.get(distribution)(shapes, sparsity, pinned))
+    return {
+        id(layer): [1.0 - next(densities) for _ in places]
+        for layer, places, _ in layers
+    }
+
+
+def _check_sparsity(sparsity):
+    number = isinstance(sparsity, (int, float))
+    if not number or not 0.0 <= sparsity < 1.0:
+        raise ValueError(
+            "`sparsity` must be in [0, 1): the fraction of weights to remove, "
+            f"or a callable of a layer. Received: sparsity={sparsity}"
+        )
+
+
+def _check_something_left(model, layers, filters):
+    already = any(isinstance(la, Sparse) for la in _leaf_layers(model))
+    if layers or already:
+        return
+    names = [layer.name for layer in _leaf_layers(model)]
+    raise ValueError(
+        f"Model '{model.name}' has nothing to mask: none of its layers has a "
+        f"kernel that `filters` lets through. Received: filters={filters}, "
+        f"layers={names}"
+    )
+
+
+def _is_trained(model):
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and int(optimizer.iterations.numpy()) > 0:
+        return True
+    layers = [la for la in _leaf_layers(model) if not isinstance(la, Sparse)]
+    places = [place for layer in layers for place in find_kernels(layer)]
+    return not all(place.is_initial() for place in places)
+
+
+def _choose_initializer(model, mask_initializer):
+    if mask_initializer is not None:
+        check_mask_initializer(mask_initializer)
+    trained = _is_trained(model)
+    if mask_initializer == "random" and trained:
+        warnings.warn(
+            f"Model '{model.name}' holds values other than its initial ones; "
+            "`mask_initializer='random'` throws most of what it learned away. "
+            "`mask_initializer='magnitude'` keeps the largest weights.",
+            stacklevel=3,
+        )
+    if mask_initializer is not None:
+        return mask_initializer
+    return "magnitude" if trained else "random"
+
+
+def _copy_layer(layer):
+    copy = type(layer).from_config(layer.get_config())
+    config = layer.get_build_config()
+    if layer.built and config and not copy.built:
+        copy.build_from_config(config)
+    if layer.built and copy.built and layer.weights:
+        copy.set_weights(layer.get_weights())
+    return copy
+
+
+def _clone(model, convert):
+    """Copies a graph, `convert` making each layer; values are taken over."""
+    originals = {}
+
+    def clone_layer(layer):
+        copy = convert(layer)
+        originals[layer] = copy
+        return copy
+
+    clone = keras.models.clone_model(
+        model, clone_function=clone_layer, recursive=True
+    )
+    return clone, originals
+
+
+def sparsify(
+    model,
+    sparsity,
+    distribution="erk",
+    filters=None,
+    mask_initializer=None,
+    seed=None,
+):
+    """Makes a sparse copy of a model; the model itself stays dense.
+
+    The copy takes over the model's current values, so load weights first.
+
+    Args:
+        model: A built Functional or Sequential `keras.Model`.
+        sparsity: Float in [0, 1), the fraction of all maskable weights to
+            remove, or a callable that takes a layer and returns its sparsity,
+            `None` to leave it alone.
+        distribution: How the sparsity is spread over the layers: `"erk"`
+            (default, as in FreeTickets), `"er"`, `"uniform"` or a callable
+            `(shapes, sparsity, custom) -> densities`. Unused if `sparsity` is
+            a callable.
+        filters: Which layers to mask: a regex of layer names or paths, a list,
+            or a callable of a layer, as in `keras.Model.quantize`. `None` for
+            all that have kernels.
+        mask_initializer: `"random"` or `"magnitude"`. `None` for magnitude if
+            the model holds trained values, else random.
+        seed: Integer for random masks. `None` for one drawn now.
+
+    Returns:
+        A `SparseModel`, not compiled.
+
+    Raises:
+        TypeError: If `model` is no Keras 3 model.
+        ValueError: If an argument is out of range, the model is not built, or
+            nothing is left to mask.
+
+    Example:
+
+    ```python
+    sparse = keras_freetickets.sparsify(model, sparsity=0.8, seed=1)
+    keras_freetickets.sparsity_summary(sparse)
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568; ERK: arXiv:1911.11134.
+    """
+    _check_model(model)
+    plan = _plan(model, sparsity, distribution, filters)
+    initializer = _choose_initializer(model, mask_initializer)
+    seeds = np.random.default_rng(seed)
+
+    def convert(layer):
+        copy = _copy_layer(layer)
+        if id(layer) not in plan:
+            return copy
+        return Sparse(
+            copy,
+            sparsity=plan[id(layer)],
+            mask_initializer=initializer,
+            seed=int(seeds.integers(2**31)),
+        )
+
+    clone, originals = _clone(model, convert)
+    sparse = FunctionalSparseModel(
+        clone.inputs
+        if isinstance(model, keras.Sequential)
+        else clone._inputs_struct,
+        clone.outputs[0]
+        if isinstance(model, keras.Sequential)
+        else clone._outputs_struct,
+        name=model.name,
+    )
+    _take_over_values(originals)
+    return sparse
+
+
+def _take_over_values(originals):
+    """Values of layers that could only be built by the graph's calls."""
+    for layer, copy in originals.items():
+        inner = copy.layer if _is_our_wrapper(layer, copy) else copy
+        if inner is copy and layer.weights:
+            copy.set_weights(layer.get_weights())
+
+
+def _is_our_wrapper(layer, copy):
+    return isinstance(copy, Sparse) and not isinstance(layer, Sparse)
+
+
+def strip(model):
+    """Makes a plain Keras copy: no custom layer left, zeros in the kernels.
+
+    Args:
+        model: A `SparseModel` with a graph of layers.
+
+    Returns:
+        A Functional `keras.Model`, not compiled, whose weights have the names
+        and the order of the dense model that was sparsified.
+
+    Raises:
+        TypeError: If `model` is no `SparseModel`.
+
+    Example:
+
+    ```python
+    keras_freetickets.strip(model).save("plain.keras")
+    ```
+    """
+    if not isinstance(model, SparseModel):
+        raise TypeError(
+            "`model` must be a SparseModel, as `sparsify` makes it. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    if not isinstance(model, keras_adapter.Functional):
+        raise TypeError(
+            "`model` must be made of a graph of layers; a subclassed "
+            "SparseModel has no plain class to return to. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    plain = keras_adapter.Functional(
+        model._inputs_struct, model._outputs_struct, name=model.name
+    )
+
+    def convert(layer):
+        return _copy_layer(layer.layer if isinstance(layer, Sparse) else layer)
+
+    clone, originals = _clone(plain, convert)
+    for layer, copy in originals.items():
+        source = layer.layer if isinstance(layer, Sparse) else layer
+        if source.weights:
+            copy.set_weights(source.get_weights())
+    return clone

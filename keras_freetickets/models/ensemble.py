@@ -1,0 +1,346 @@
+"""Several tickets as one model: the mean of their probabilities."""
+
+import copy
+import json
+import os
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+_INDEX = "tickets.json"
+
+
+class _Untracked:
+    """Hides the template from Keras, which would save its weights too."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+def _check_members(members):
+    if not members:
+        raise ValueError(
+            "`members` must hold at least one model. Received: members=[]"
+        )
+    for i, member in enumerate(members):
+        if not isinstance(member, keras.Model):
+            raise ValueError(
+                "`members` must be Keras models. "
+                f"Received: member {i} is a {type(member).__name__}"
+            )
+        if not member.built:
+            raise ValueError(f"`members` must be built. Received: member {i}")
+        if len(member.outputs) != 1:
+            raise ValueError(
+                "`members` must have one output each. "
+                f"Received: member {i} with {len(member.outputs)} outputs"
+            )
+        _check_alike(members[0], member, i)
+
+
+def _check_alike(first, member, i):
+    for what in ("input_shape", "output_shape"):
+        mine, other = getattr(first, what), getattr(member, what)
+        if mine != other:
+            raise ValueError(
+                f"`members` must agree in {what.replace('_', ' ')}. "
+                f"Received: {mine} for member 0 and {other} for member {i}"
+            )
+    mine = [tuple(v.shape) for v in _state(first)]
+    other = [tuple(v.shape) for v in _state(member)]
+    if mine != other:
+        raise ValueError(
+            "`members` must have the same architecture. Received: member 0 "
+            f"with {len(mine)} variables and member {i} with {len(other)}, or "
+            "of other shapes"
+        )
+
+
+def _state(model):
+    """A model's variables, those of the same model in the same order."""
+    return list(model.trainable_variables) + list(model.non_trainable_variables)
+
+
+def _gives_logits(model):
+    """Whether the last layer's activation leaves logits, not probabilities."""
+    layer = model.output._keras_history.operation
+    layer = getattr(layer, "layer", layer)
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax):
+        return False
+    name = getattr(activation, "__name__", None)
+    if name == "softmax":
+        return False
+    if name == "linear":
+        return True
+    raise ValueError(
+        "`from_logits` must be given: the activation of the members' last "
+        "layer is neither softmax nor linear. "
+        f"Received: from_logits=None, last layer {layer.name!r} with "
+        f"activation {name}"
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class EnsembleModel(keras.Model):
+    """Averages the class probabilities of several tickets.
+
+    One member's graph is kept, with the weights of all members stacked; each
+    keeps its own masks and batch-normalization statistics. The model comes
+    compiled with accuracy and the negative log-likelihood of what it returns,
+    and cannot be trained.
+
+    Args:
+        members: List of built Keras models of the same architecture with one
+            output, `(batch, classes)`.
+        from_logits: Whether the members return logits. `None` to tell by the
+            activation of their last layer (softmax or linear).
+        name: Name of the model.
+        template: Serialized member; used in loading.
+        num_members: Integer; used in loading.
+
+    Raises:
+        ValueError: If there are no members, or they differ in inputs, classes
+            or architecture, or logits cannot be told from probabilities.
+
+    Example:
+
+    ```python
+    ensemble = keras_freetickets.EnsembleModel([ticket_0, ticket_1, ticket_2])
+    ensemble.evaluate(x, y)
+    ensemble.export("saved_model")
+    ```
+
+    Reference:
+        Mean of probabilities as in VITA-Group/FreeTickets
+        (ensemble_freetickets.py).
+    """
+
+    def __init__(
+        self,
+        members=None,
+        from_logits=None,
+        name=None,
+        template=None,
+        num_members=None,
+        **kwargs,
+    ):
+        super().__init__(name=name, trainable=False, **_without(kwargs))
+        if template is None:
+            _check_members(members or [])
+            template = _uncompiled(members[0])
+            num_members = len(members)
+        self._config = template
+        self.num_members = num_members
+        model = _revive(template)
+        self._template = _Untracked(model)
+        if from_logits is None:
+            from_logits = _gives_logits(model)
+        self.from_logits = from_logits
+        self._stacks = [self._stack(i, v) for i, v in enumerate(_state(model))]
+        self.build(model.input_shape)
+        for i, member in enumerate(members or []):
+            self._set_member(i, member)
+        self.compile(
+            loss=keras.losses.SparseCategoricalCrossentropy(),
+            metrics=[
+                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                keras.metrics.SparseCategoricalCrossentropy(name="nll"),
+            ],
+        )
+
+    def _stack(self, i, variable):
+        path = variable.path.replace("/", "_")
+        return self.add_weight(
+            name=f"{i:04d}_{path}",
+            shape=(self.num_members, *variable.shape),
+            dtype=variable.dtype,
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+
+    def _set_member(self, i, member):
+        for stack, variable in zip(self._stacks, _state(member)):
+            values = ops.convert_to_numpy(stack.value).copy()
+            values[i] = ops.convert_to_numpy(variable.value)
+            stack.assign(values)
+
+    def build(self, input_shape=None):
+        self.built = True
+
+    @classmethod
+    def from_tickets(cls, source, **kwargs):
+        """Makes an ensemble of tickets on disk.
+
+        Args:
+            source: A directory as `EDST` writes it, or a list of directories
+                and `.keras` files, e.g. those of several `DST` runs.
+            **kwargs: Further arguments of `EnsembleModel`.
+
+        Returns:
+            An `EnsembleModel`.
+
+        Raises:
+            ValueError: If there are no tickets, or one cannot be read.
+
+        Example:
+
+        ```python
+        EnsembleModel.from_tickets(["run/seed_0", "run/seed_1"])
+        ```
+        """
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        paths = [path for item in sources for path in _ticket_paths(item)]
+        return cls([_load_ticket(path) for path in paths], **kwargs)
+
+    def member(self, index):
+        """Returns a copy of one member, a model of its own.
+
+        Args:
+            index: Integer in [0, num_members).
+        """
+        if not 0 <= index < self.num_members:
+            raise ValueError(
+                f"`index` must be in [0, {self.num_members}). "
+                f"Received: index={index}"
+            )
+        model = _revive(self._config)
+        for stack, variable in zip(self._stacks, _state(model)):
+            variable.assign(ops.convert_to_numpy(stack.value)[index])
+        return model
+
+    def _member_probabilities(self, inputs):
+        """Tensor of shape `(members, batch, classes)`."""
+        model = self._template.model
+        cut = len(model.trainable_variables)
+        outputs = []
+        for i in range(self.num_members):
+            values = [ops.convert_to_tensor(s)[i] for s in self._stacks]
+            y, _ = model.stateless_call(
+                values[:cut], values[cut:], inputs, training=False
+            )
+            y = ops.cast(y, "float32")
+            outputs.append(ops.softmax(y) if self.from_logits else y)
+        return ops.stack(outputs)
+
+    def call(self, inputs, training=None):
+        return ops.mean(self._member_probabilities(inputs), axis=0)
+
+    def compute_output_shape(self, input_shape):
+        return self._template.model.compute_output_shape(input_shape)
+
+    def predict_members(self, x, batch_size=32):
+        """Class probabilities of each member.
+
+        Args:
+            x: What `predict` takes: arrays, or a `tf.data.Dataset` of inputs
+                or of inputs and targets.
+            batch_size: Integer, for arrays.
+
+        Returns:
+            Array of shape `(members, examples, classes)`.
+        """
+        view = _Members(self)
+        stacked = view.predict(x, batch_size=batch_size, verbose=0)
+        return np.moveaxis(stacked, 1, 0)
+
+    def train_step(self, *args, **kwargs):
+        raise RuntimeError(
+            "An EnsembleModel cannot be trained: its members are, each as a "
+            "SparseModel with the callbacks EDST or DST."
+        )
+
+    def get_config(self):
+        return {
+            "template": copy.deepcopy(self._config),
+            "num_members": self.num_members,
+            "from_logits": self.from_logits,
+            "name": self.name,
+        }
+
+    def export(self, filepath, *args, **kwargs):
+        """Writes a SavedModel with the signature `serving_default`.
+
+        Args:
+            filepath: Directory to write.
+            *args: As for `keras.Model.export`.
+            **kwargs: As for `keras.Model.export`. `input_signature` defaults
+                to the members' inputs with a free batch dimension.
+        """
+        if not args and "input_signature" not in kwargs:
+            inputs = self._template.model.inputs
+            specs = [
+                keras.InputSpec(shape=(None, *i.shape[1:]), dtype=i.dtype)
+                for i in inputs
+            ]
+            for spec in specs:
+                spec.name = "inputs"
+            kwargs["input_signature"] = specs
+        kwargs.setdefault("verbose", False)
+        return super().export(filepath, *args, **kwargs)
+
+
+def _revive(config):
+    """A model from its config, which Keras empties while it reads it."""
+    return keras.saving.deserialize_keras_object(copy.deepcopy(config))
+
+
+def _without(kwargs):
+    """Keras adds `trainable` and `dtype` when it loads a model."""
+    return {k: v for k, v in kwargs.items() if k not in ("trainable", "dtype")}
+
+
+def _uncompiled(model):
+    """A member's config, without the optimizer's."""
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    return config
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class _Members(keras.Model):
+    """The view of an ensemble that returns all members' probabilities."""
+
+    def __init__(self, ensemble):
+        super().__init__(name="members")
+        self.ensemble = ensemble
+
+    def call(self, inputs):
+        stacked = self.ensemble._member_probabilities(inputs)
+        return ops.swapaxes(stacked, 0, 1)
+
+
+def _ticket_paths(source):
+    source = os.fspath(source)
+    if os.path.isfile(source):
+        return [source]
+    index = os.path.join(source, _INDEX)
+    names = []
+    if os.path.exists(index):
+        with open(index) as file:
+            names = [entry["file"] for entry in json.load(file)["tickets"]]
+    elif os.path.isdir(source):
+        names = [n for n in os.listdir(source) if n.endswith(".keras")]
+    if not names:
+        raise ValueError(
+            "`source` must be a ticket or a directory of tickets, as the "
+            f"callbacks EDST and DST write them. Received: source={source}"
+        )
+    return [os.path.join(source, n) for n in sorted(names, key=_natural)]
+
+
+def _natural(name):
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+
+
+def _load_ticket(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(
+            f"`source` names a ticket that cannot be read: {path} "
+            f"({type(error).__name__}: {error})"
+        ) from error

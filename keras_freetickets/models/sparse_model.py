@@ -1,0 +1,204 @@
+"""A Keras model that stays sparse while it trains."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.topology import Topology
+from keras_freetickets.models.trainers import get_trainer
+
+
+def _is_functional_call(args, kwargs):
+    return len(args) >= 2 or {"inputs", "outputs"} <= set(kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SparseModel(keras.Model):
+    """A model whose `Sparse` layers keep their masks through training.
+
+    Made by `keras_freetickets.sparsify`, from inputs and outputs as
+    `keras.Model`, or by subclassing with `Sparse` layers built by hand. After
+    every step a kernel is exactly zero outside its mask, and so are the
+    optimizer's slots (they hold their initial value). Without a method the
+    masks stay as they are; `attach`, or a callback such as
+    `keras_freetickets.callbacks.RigL`, lets them change.
+
+    Args:
+        *args: As for `keras.Model`.
+        **kwargs: As for `keras.Model`.
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(dense_model, sparsity=0.9)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, callbacks=[keras_freetickets.callbacks.RigL()])
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
+    """
+
+    def __new__(cls, *args, **kwargs):
+        if cls is SparseModel and _is_functional_call(args, kwargs):
+            return super().__new__(FunctionalSparseModel)
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._method = None
+        self.topology = Topology(name="topology")
+
+    @property
+    def sparse_layers(self):
+        """List of the `Sparse` layers of the model, nested ones included."""
+        parts = keras_adapter.sublayers(self)
+        return [part for part in parts if isinstance(part, Sparse)]
+
+    @property
+    def connections(self):
+        """List of `MaskedKernel`, one for each masked kernel of the model."""
+        return [c for layer in self.sparse_layers for c in layer.connections]
+
+    @property
+    def density(self):
+        """Share of active weights among the maskable ones, a float."""
+        records = self.connections
+        size = sum(record.size for record in records)
+        active = sum(
+            int(np.sum(ops.convert_to_numpy(record.mask.value)))
+            for record in records
+        )
+        return active / size if size else 1.0
+
+    @property
+    def method(self):
+        """The attached sparse-training method, or `None`."""
+        return self._method
+
+    def attach(self, method):
+        """Lets `method` update the topology from the next step on.
+
+        Args:
+            method: A `keras_freetickets.topology.Method`.
+
+        Raises:
+            ValueError: If the model is not compiled.
+        """
+        if not self.compiled:
+            raise ValueError(
+                "The model must be compiled before a method is attached: "
+                "call `model.compile(...)` first. "
+                f"Received: method={type(method).__name__}"
+            )
+        for layer in self.sparse_layers:
+            for name, dtype in method.connection_state.items():
+                layer.add_state(name, dtype)
+        self._method = method
+        self.topology.begin(self.optimizer, method)
+        keras_adapter.reset_train_function(self)
+
+    def detach(self):
+        """Leaves the masks as they are from the next step on."""
+        self._method = None
+        keras_adapter.reset_train_function(self)
+
+    def track_ever_active(self):
+        """Keeps for each connection whether it was ever active (R_s)."""
+        for layer in self.sparse_layers:
+            layer.add_state("ever_active", "bool")
+        for record in self.connections:
+            ever = ops.convert_to_numpy(record.state["ever_active"].value)
+            mask = ops.convert_to_numpy(record.mask.value)
+            record.state["ever_active"].assign(np.logical_or(ever, mask))
+        keras_adapter.reset_train_function(self)
+
+    def ever_active(self):
+        """Share of maskable weights that were ever active, a float."""
+        records = self.connections
+        counts = [
+            int(np.sum(ops.convert_to_numpy(r.state["ever_active"].value)))
+            for r in records
+        ]
+        return sum(counts) / sum(record.size for record in records)
+
+    def make_train_function(self, force=False):
+        # Slots must exist before the step is traced.
+        if self.built and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
+    def train_step(self, *args, **kwargs):
+        return get_trainer().train_step(self, *args, **kwargs)
+
+    def apply_gradients(self, gradients):
+        """One sparse optimizer step, for a training loop of your own.
+
+        Args:
+            gradients: List of dense gradients of the loss (scaled by
+                `optimizer.scale_loss` under mixed float16) with respect to
+                `model.trainable_variables`.
+
+        Example:
+
+        ```python
+        with tf.GradientTape() as tape:
+            loss = loss_function(y, model(x, training=True))
+        model.apply_gradients(tape.gradient(loss, model.trainable_variables))
+        ```
+        """
+        get_trainer().apply_gradients(self, gradients)
+
+    def gradients_at(self, kernels, x, y, sample_weight=None):
+        """Loss gradients at other values of the masked kernels.
+
+        Batch-normalization statistics, seeds and all other variables are left
+        untouched.
+
+        Args:
+            kernels: List of tensors, one for each of `connections`.
+            x: Inputs of a batch.
+            y: Targets of the batch.
+            sample_weight: Optional weights of the batch's examples.
+
+        Returns:
+            List of dense gradients, one for each of `connections`.
+        """
+        return get_trainer().gradients_at(self, kernels, x, y, sample_weight)
+
+    def project(self):
+        """Clears what lies outside the masks: kernels and optimizer slots."""
+        records = self.connections
+        slots = [[] for _ in records]
+        if self.compiled and self.optimizer.built:
+            kernels = [record.kernel for record in records]
+            slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
+        for record, found in zip(records, slots):
+            mask = ops.convert_to_numpy(record.mask.value)
+            for variable, initial in [(record.kernel, 0.0), *found]:
+                value = ops.convert_to_numpy(variable.value)
+                fill = np.full_like(value, initial)
+                variable.assign(np.where(mask, value, fill))
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
+    """What `SparseModel(inputs, outputs)` makes: its layers form a graph.
+
+    Args:
+        *args: As for `keras.Model`: inputs and outputs.
+        **kwargs: As for `keras.Model`.
+
+    Example:
+
+    ```python
+    SparseModel(inputs, outputs)
+    ```
+    """
+
+    def __init__(self, *args, **kwargs):
+        keras_adapter.Functional.__init__(self, *args, **kwargs)
+        self._method = None
+        self.topology = Topology(name="topology")

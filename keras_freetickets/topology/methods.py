@@ -1,0 +1,216 @@
+"""Sparse-training methods: each is its difference to `Method`."""
+
+import keras
+from keras import ops
+
+from keras_freetickets.topology import criteria
+from keras_freetickets.topology import schedules
+from keras_freetickets.topology.drop_and_grow import drop_and_grow
+from keras_freetickets.topology.drop_and_grow import fraction_of
+
+_REGROWN = ("keep", "reset")
+_ROUNDING = ("ceil", "floor")
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {list(choices)}. Received: {name}={value}"
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Method:
+    """Drop-and-grow of every masked kernel at a fixed interval.
+
+    Every `update_interval` optimizer updates each layer drops a fraction of
+    its active connections and grows as many. Subclasses change a hook:
+    `budget`, `drop_score`, `grow_score`, `observe`, `transform_gradients`.
+
+    Args:
+        update_interval: Positive integer, optimizer updates (not
+            micro-batches, not epochs) from one topology update to the next;
+            the first comes with the `update_interval`-th. Defaults to 1000
+            (FreeTickets, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule of
+            `keras_freetickets.topology.schedules`: the share of active
+            weights that an update replaces, counted in steps of 1/10,000.
+            Defaults to 0.5 (FreeTickets).
+        drop: `"magnitude"`, `"random"` or a callable of `Connections`.
+        growth: `"gradient"`, `"random"` or a callable of `Connections`.
+        stop: Integer, no topology update comes after this many optimizer
+            updates; `None` for no end (FreeTickets, ITOP).
+        regrown: Whether a connection that is dropped and grown by one update
+            keeps its value and optimizer slots (`"keep"`: RigL, JaxPruner,
+            ITOP) or starts anew (`"reset"`: FreeTickets' CIFAR code).
+        grown_value: Float, the value of new connections. Defaults to 0 (all
+            code bases). Their optimizer slots start at the initial value.
+        rounding: `"ceil"` (FreeTickets, ITOP) or `"floor"` (RigL) of the
+            number of replaced connections.
+        apply_on_update: Whether the optimizer also moves the weights in a
+            step that updates the topology (FreeTickets, ITOP: yes; RigL: no).
+        seed: Integer that makes random growth and ties reproducible.
+
+    Example:
+
+    ```python
+    method = Method(update_interval=100, drop_fraction=0.3, growth="random")
+    model.attach(method)
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
+    """
+
+    # Name -> dtype of what the method keeps for each connection.
+    connection_state = {}
+
+    def __init__(
+        self,
+        update_interval=1000,
+        drop_fraction=0.5,
+        drop="magnitude",
+        growth="gradient",
+        stop=None,
+        regrown="keep",
+        grown_value=0.0,
+        rounding="ceil",
+        apply_on_update=True,
+        seed=0,
+    ):
+        if not isinstance(update_interval, int) or update_interval < 1:
+            raise ValueError(
+                "`update_interval` must be a positive number of optimizer "
+                f"updates. Received: update_interval={update_interval}"
+            )
+        _check_choice("regrown", regrown, _REGROWN)
+        _check_choice("rounding", rounding, _ROUNDING)
+        if stop is not None and stop < 0:
+            raise ValueError(
+                "`stop` must be a number of optimizer updates or None. "
+                f"Received: stop={stop}"
+            )
+        self.update_interval = update_interval
+        self.drop_fraction = schedules.get(drop_fraction)
+        self.drop = drop
+        self.growth = growth
+        self.stop = stop
+        self.regrown = regrown
+        self.grown_value = grown_value
+        self.rounding = rounding
+        self.apply_on_update = apply_on_update
+        self.seed = seed
+        self._drop_score = criteria.get_drop(drop)
+        self._grow_score = criteria.get_growth(growth)
+
+    def drop_score(self, connections):
+        return self._drop_score(connections)
+
+    def grow_score(self, connections):
+        return self._grow_score(connections)
+
+    def budget(self, connections, fraction):
+        """How many connections each layer drops and grows.
+
+        Args:
+            connections: List of `Connections`.
+            fraction: Float tensor, the share to replace.
+
+        Returns:
+            Two lists of `int32` scalars, dropped and grown.
+        """
+        counts = [
+            fraction_of(
+                ops.sum(ops.cast(c.mask, "int32")), fraction, self.rounding
+            )
+            for c in connections
+        ]
+        return counts, counts
+
+    def observe(self, connections):
+        """New state of each connection, every step; a list of dicts."""
+        return [c.state for c in connections]
+
+    def transform_gradients(self, gradients, connections):
+        """What the optimizer gets in place of the dense gradients."""
+        return gradients
+
+    def update(self, connections, fraction, seed):
+        """Returns a list of pairs `(kept, grown)` of boolean tensors."""
+        drop_counts, grow_counts = self.budget(connections, fraction)
+        scores = (self.drop_score, self.grow_score)
+        return drop_and_grow(
+            connections, drop_counts, grow_counts, scores, seed
+        )
+
+    def get_config(self):
+        return {
+            "update_interval": self.update_interval,
+            "drop_fraction": keras.saving.serialize_keras_object(
+                self.drop_fraction
+            ),
+            "drop": self.drop,
+            "growth": self.growth,
+            "stop": self.stop,
+            "regrown": self.regrown,
+            "grown_value": self.grown_value,
+            "rounding": self.rounding,
+            "apply_on_update": self.apply_on_update,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class RigL(Method):
+    """Drop by magnitude, grow by the dense gradient.
+
+    Args:
+        update_interval: Defaults to 100 (RigL's flag).
+        drop_fraction: Defaults to 0.3 (RigL's flag).
+        **kwargs: As in `Method`; `rounding="floor"` and
+            `apply_on_update=False` are RigL's own and the defaults here.
+
+    Example:
+
+    ```python
+    model.attach(RigL(update_interval=100, drop_fraction=0.3, stop=75_000))
+    ```
+
+    Reference:
+        Evci et al., 2020, arXiv:1911.11134; google-research/rigl.
+    """
+
+    def __init__(self, update_interval=100, drop_fraction=0.3, **kwargs):
+        kwargs.setdefault("growth", "gradient")
+        kwargs.setdefault("rounding", "floor")
+        kwargs.setdefault("apply_on_update", False)
+        super().__init__(update_interval, drop_fraction, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SET(Method):
+    """Drop by magnitude, grow at random.
+
+    Args:
+        update_interval: Defaults to 1500 (ITOP's setting for SET at batches
+            of 128; the original updates once an epoch).
+        drop_fraction: Defaults to 0.3 (SET's code).
+        **kwargs: As in `Method`.
+
+    Example:
+
+    ```python
+    model.attach(SET(update_interval=1500))
+    ```
+
+    Reference:
+        Mocanu et al., 2018, arXiv:1707.04780.
+    """
+
+    def __init__(self, update_interval=1500, drop_fraction=0.3, **kwargs):
+        kwargs.setdefault("growth", "random")
+        super().__init__(update_interval, drop_fraction, **kwargs)

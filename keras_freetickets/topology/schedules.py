@@ -1,0 +1,166 @@
+"""Schedules of the drop fraction, functions of the optimizer's update count.
+
+Shaped as `keras.optimizers.schedules`: an object that is called with a step,
+inside the compiled step, and returns a float tensor.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+
+def _check_fraction(name, value):
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(
+            f"`{name}` must be in [0, 1]: the fraction of active weights that "
+            f"an update replaces. Received: {name}={value}"
+        )
+
+
+def _check_span(name, value):
+    if value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive number of optimizer updates. "
+            f"Received: {name}={value}"
+        )
+
+
+class DropFraction:
+    """Base class: `schedule(step)` gives a fraction in [0, 1]."""
+
+    def __call__(self, step):
+        raise NotImplementedError  # abstract
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def _progress(self, step, span):
+        progress = ops.cast(step, "float32") / float(span)
+        return ops.clip(progress, 0.0, 1.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Constant(DropFraction):
+    """The same drop fraction at every update.
+
+    Args:
+        drop_fraction: Float in [0, 1].
+
+    Example:
+
+    ```python
+    Constant(0.5)(step=1000)  # 0.5
+    ```
+    """
+
+    def __init__(self, drop_fraction):
+        _check_fraction("drop_fraction", drop_fraction)
+        self.drop_fraction = drop_fraction
+
+    def __call__(self, step):
+        return ops.cast(self.drop_fraction, "float32")
+
+    def get_config(self):
+        return {"drop_fraction": self.drop_fraction}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Cosine(DropFraction):
+    """Falls from `drop_fraction` to `minimum` along half a cosine.
+
+    `minimum + (drop_fraction - minimum) / 2 * (1 + cos(pi * t / decay_steps))`
+    for `t <= decay_steps`, `minimum` after.
+
+    Args:
+        drop_fraction: Float in [0, 1], the value at step 0.
+        decay_steps: Integer, optimizer updates until `minimum` is reached.
+        minimum: Float in [0, 1]. Defaults to 0 (RigL, arXiv:1911.11134);
+            ITOP's code uses 0.005.
+
+    Example:
+
+    ```python
+    Cosine(0.3, decay_steps=75000)(step=25000)  # 0.225
+    ```
+    """
+
+    def __init__(self, drop_fraction, decay_steps, minimum=0.0):
+        _check_fraction("drop_fraction", drop_fraction)
+        _check_fraction("minimum", minimum)
+        _check_span("decay_steps", decay_steps)
+        self.drop_fraction = drop_fraction
+        self.decay_steps = decay_steps
+        self.minimum = minimum
+
+    def __call__(self, step):
+        progress = self._progress(step, self.decay_steps)
+        span = (self.drop_fraction - self.minimum) / 2.0
+        return self.minimum + span * (1.0 + ops.cos(math.pi * progress))
+
+    def get_config(self):
+        return {
+            "drop_fraction": self.drop_fraction,
+            "decay_steps": self.decay_steps,
+            "minimum": self.minimum,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class InversePower(DropFraction):
+    """Falls as `drop_fraction * (1 - t / decay_steps) ** power`, then 0.
+
+    Args:
+        drop_fraction: Float in [0, 1], the value at step 0.
+        decay_steps: Integer, optimizer updates until 0 is reached.
+        power: Positive float. Defaults to 3 (the "exponential" decay of
+            google-research/rigl takes it as its parameter).
+
+    Example:
+
+    ```python
+    InversePower(0.4, decay_steps=100, power=1)(step=50)  # 0.2
+    ```
+    """
+
+    def __init__(self, drop_fraction, decay_steps, power=3.0):
+        _check_fraction("drop_fraction", drop_fraction)
+        _check_span("decay_steps", decay_steps)
+        if power <= 0:
+            raise ValueError(
+                f"`power` must be positive. Received: power={power}"
+            )
+        self.drop_fraction = drop_fraction
+        self.decay_steps = decay_steps
+        self.power = power
+
+    def __call__(self, step):
+        left = 1.0 - self._progress(step, self.decay_steps)
+        return self.drop_fraction * ops.power(left, self.power)
+
+    def get_config(self):
+        return {
+            "drop_fraction": self.drop_fraction,
+            "decay_steps": self.decay_steps,
+            "power": self.power,
+        }
+
+
+def get(identifier):
+    """Returns the schedule for a float (constant) or a schedule.
+
+    Args:
+        identifier: Float in [0, 1], a callable of the step, or the serialized
+            config of a schedule.
+    """
+    if isinstance(identifier, dict):
+        return keras.saving.deserialize_keras_object(identifier)
+    if callable(identifier):
+        return identifier
+    if isinstance(identifier, (int, float)):
+        return Constant(float(identifier))
+    raise ValueError(
+        "`drop_fraction` must be a float in [0, 1] or a schedule. "
+        f"Received: drop_fraction={identifier}"
+    )

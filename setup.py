@@ -1,0 +1,53 @@
+"""Installs keras_freetickets."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"',
+    (ROOT / "keras_freetickets" / "version.py").read_text(),
+).group(1)
+
+EXAMPLES = [
+    "absl-py",
+    "tensorflow-datasets>=4.9.10",
+    "scikit-learn",
+    "importlib_resources",
+]
+PLOTS = ["matplotlib"]
+EXTRAS = {
+    "examples": EXAMPLES,
+    "plots": PLOTS,
+    "tfmot": ["tensorflow-model-optimization", "tf_keras"],
+    "jax": ["jax"],
+    "test": [*EXAMPLES, *PLOTS, "hypothesis", "pytest", "ruff"],
+}
+
+setuptools.setup(
+    name="keras_freetickets",
+    version=VERSION,
+    description=(
+        "Sparse training and cheap, calibrated ensembles (FreeTickets) in "
+        "Keras 3"
+    ),
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=setuptools.find_packages(include=["keras_freetickets*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "keras>=3.15,<3.16",
+        "tensorflow>=2.21,<2.22",
+        "numpy",
+        "h5py",
+    ],
+    extras_require=EXTRAS,
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

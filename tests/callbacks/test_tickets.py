@@ -1,0 +1,273 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+# epoch: (phase, factor of the rate, global drop with its first batch)
+TABLE = {
+    0: (0, 1.0, False),
+    1: (0, 1.0, False),
+    2: (0, 1.0, False),
+    3: (1, 0.1, False),
+    4: (1, 0.1, False),
+    5: (1, 0.01, False),
+    6: (2, 0.1, True),
+    7: (2, 0.1, False),
+    8: (2, 0.01, False),
+    9: (3, 0.1, True),
+    10: (3, 0.1, False),
+    11: (3, 0.01, False),
+}
+# What the validation set is made to say, and so the epochs of the tickets.
+SCORES = [0.9, 0.9, 0.9, 0.2, 0.5, 0.4, 0.3, 0.3, 0.1, 0.1, 0.2, 0.6]
+CHOSEN = {"ticket_0.keras": 4, "ticket_1.keras": 6, "ticket_2.keras": 11}
+
+
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 10)).astype("float32")
+    return x, generator.integers(0, 4, 64)
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    dense = keras.Sequential(
+        [
+            keras.Input((10,)),
+            layers.Dense(30, activation="relu"),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model = kft.sparsify(dense, 0.8, "uniform", seed=2)
+    model.compile(
+        keras.optimizers.SGD(0.5, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+class Scores(keras.callbacks.Callback):
+    """Puts the made-up score into the logs, before EDST reads them."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_score"] = SCORES[epoch]
+
+
+class Observer(keras.callbacks.Callback):
+    """Notes rates and masks at both ends of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.begin, self.end, self.rates, self.pending = {}, {}, {}, {}
+        self.weights = {}
+
+    def masks(self):
+        return [r.mask.numpy().copy() for r in self.model.connections]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin[epoch] = self.masks()
+        self.rates[epoch] = float(self.model.optimizer.learning_rate.numpy())
+        self.pending[epoch] = float(self.model.topology.global_drop.numpy())
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.end[epoch] = self.masks()
+        self.weights[epoch] = self.model.get_weights()
+
+
+def make(directory, **arguments):
+    settings = {
+        "exploration_epochs": 3,
+        "refinement_epochs": 3,
+        "num_tickets": 3,
+        "update_interval": 1000,
+        "monitor": "val_score",
+        "mode": "max",
+        "directory": str(directory),
+    }
+    return kft.callbacks.EDST(**{**settings, **arguments})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    edst, observer = make(directory), Observer()
+    model = network()
+    x, y = data()
+    history = model.fit(
+        x,
+        y,
+        batch_size=16,
+        epochs=edst.epochs,
+        verbose=0,
+        callbacks=[Scores(), edst, observer],
+    )
+    return directory, edst, observer, history.history, model
+
+
+def test_phases_and_rates(run):
+    _, edst, observer, history, model = run
+    assert edst.epochs == 12
+    for epoch, (phase, factor, drop) in TABLE.items():
+        assert history["phase"][epoch] == phase
+        np.testing.assert_allclose(observer.rates[epoch], 0.5 * factor)
+        assert observer.pending[epoch] == pytest.approx(0.8 if drop else 0.0)
+    assert float(model.optimizer.learning_rate.numpy()) == 0.5
+
+
+def test_global_drop_only_between_refinements(run):
+    _, _, observer, history, _ = run
+    for epoch, (_, _, drop) in TABLE.items():
+        pairs = list(zip(observer.begin[epoch], observer.end[epoch]))
+        for before, after in pairs:
+            assert before.sum() == after.sum()
+            overlap = (before & after).sum() / before.sum()
+            # ceil(0.8 a) drop, and some of those may grow again at once.
+            kept = (before.sum() - np.ceil(0.8 * before.sum())) / before.sum()
+            if drop:
+                assert kept <= overlap < 0.8
+            else:
+                assert overlap == 1.0
+        if drop:
+            old = sum(before.sum() for before, _ in pairs)
+            new = sum((after & ~before).sum() for before, after in pairs)
+            assert history["replaced"][epoch] == pytest.approx(new / old)
+    assert history["density"] == [pytest.approx(0.2)] * 12
+
+
+def test_chosen_epochs(run):
+    directory, edst, observer, _, _ = run
+    entries = json.loads((directory / "tickets.json").read_text())["tickets"]
+    assert {e["file"]: e["epoch"] for e in entries} == CHOSEN
+    assert [e["phase"] for e in entries] == [
+        "refinement_1",
+        "refinement_2",
+        "refinement_3",
+    ]
+    for entry in entries:
+        ticket = keras.saving.load_model(directory / entry["file"])
+        expected = observer.weights[entry["epoch"]]
+        for mine, other in zip(ticket.get_weights(), expected):
+            np.testing.assert_array_equal(mine, other)
+
+
+def test_members_disagree(run):
+    _, edst, _, _, _ = run
+    ensemble = edst.ensemble()
+    x = np.random.default_rng(3).normal(size=(500, 10)).astype("float32")
+    members = ensemble.predict_members(x).argmax(-1)
+    assert members.shape == (3, 500)
+    for i in range(3):
+        for j in range(i):
+            assert 0 < (members[i] != members[j]).mean() < 1
+
+
+def test_last_epoch_without_a_monitor(tmp_path):
+    edst = make(tmp_path, monitor=None, exploration_epochs=1,
+                refinement_epochs=2, num_tickets=2)  # fmt: skip
+    x, y = data()
+    network().fit(x, y, epochs=5, verbose=0, callbacks=[edst])
+    epochs = [entry["epoch"] for entry in edst.store.read().values()]
+    assert epochs == [2, 4]
+
+
+def test_rate_left_alone_or_of_your_own(tmp_path):
+    x, y = data()
+    for given, expected in [
+        (None, [0.5] * 3),
+        ((1, 0.5, 0.2), [0.5, 0.25, 0.1]),
+    ]:
+        observer = Observer()
+        edst = make(
+            tmp_path,
+            learning_rate=given,
+            exploration_epochs=1,
+            refinement_epochs=2,
+            num_tickets=1,
+            monitor="loss",
+            mode="min",
+        )
+        callbacks = [edst, observer]
+        network().fit(x, y, epochs=3, verbose=0, callbacks=callbacks)
+        np.testing.assert_allclose(list(observer.rates.values()), expected)
+
+
+def test_second_half_is_rounded_up(tmp_path):
+    edst = make(tmp_path, exploration_epochs=1, refinement_epochs=3)
+    factors = [edst.learning_rate_factor(epoch) for epoch in range(1, 4)]
+    assert factors == [0.1, 0.1, 0.01]
+
+
+def test_schedules_are_refused(tmp_path):
+    model = network()
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    with pytest.raises(ValueError, match="`learning_rate` of EDST sets"):
+        make(tmp_path).set_model(model)
+    make(tmp_path, learning_rate=None).set_model(model)
+
+
+def test_too_few_epochs_and_unknown_monitor(tmp_path):
+    x, y = data()
+    with pytest.raises(ValueError, match="`epochs` must be at least 12"):
+        network().fit(x, y, epochs=5, verbose=0, callbacks=[make(tmp_path)])
+    edst = make(tmp_path, monitor="val_acuracy")
+    with pytest.raises(ValueError, match="`monitor` must be one of the epoch"):
+        network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
+    dense = keras.Sequential([keras.Input((10,)), layers.Dense(4)])
+    dense.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="EDST needs a SparseModel"):
+        dense.fit(x, y, epochs=12, verbose=0, callbacks=[make(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"exploration_epochs": 0}, "`exploration_epochs` must be a positive"),
+        ({"refinement_epochs": 1.5}, "`refinement_epochs` must be a positive"),
+        ({"num_tickets": -1}, "`num_tickets` must be a positive"),
+        ({"global_drop_fraction": 0.0}, "`global_drop_fraction` must be in"),
+        ({"drop_fraction": 2.0}, "`drop_fraction` must be in"),
+        ({"learning_rate": "fast"}, "`learning_rate` must be"),
+        ({"learning_rate": (1, 2)}, "`learning_rate` must be"),
+        ({"mode": "best"}, "`mode` must be one of"),
+        ({"growth": "sideways"}, "`growth` must be one of"),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **arguments)
+
+
+def test_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`directory` must be a directory"):
+        make(tmp_path / "file" / "tickets")
+
+
+def test_dst_and_collecting(tmp_path):
+    x, y = data()
+    folders = []
+    for seed in range(2):
+        dst = kft.callbacks.DST(
+            tmp_path / f"seed_{seed}", monitor="loss", update_interval=3
+        )
+        network().fit(x, y, epochs=3, verbose=0, callbacks=[dst])
+        folders.append(dst.directory)
+        assert dst.store.read()["ticket_0.keras"]["epoch"] in (0, 1, 2)
+    assert kft.EnsembleModel.from_tickets(folders).num_members == 2
+
+
+def test_ever_active_in_the_logs(tmp_path):
+    x, y = data()
+    edst = make(
+        tmp_path, monitor=None, update_interval=2, track_ever_active=True
+    )
+    history = network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
+    seen = history.history["ever_active"]
+    assert all(a <= b for a, b in zip(seen, seen[1:]))
+    assert 0.2 < seen[-1] <= 1.0

@@ -1,0 +1,175 @@
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+
+def small(kernel_size=3):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(6, kernel_size, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.Flatten(name="flat"),
+            layers.Dense(16, activation="relu", name="hidden"),
+            layers.Dense(3, activation="softmax", name="head"),
+        ]
+    )
+
+
+def masks(model):
+    return [record.mask.numpy() for record in model.connections]
+
+
+def test_the_dense_model_is_untouched():
+    dense = small()
+    before = dense.get_weights()
+    sparse = kft.sparsify(dense, 0.9)
+    assert isinstance(sparse, kft.SparseModel)
+    assert not isinstance(dense, kft.SparseModel)
+    for old, new in zip(before, dense.get_weights()):
+        np.testing.assert_array_equal(old, new)
+    shared = {id(v) for v in dense.variables} & {
+        id(v) for v in sparse.variables
+    }
+    assert not shared
+
+
+def test_values_are_taken_over():
+    dense = small()
+    sparse = kft.sparsify(dense, 0.5, seed=0)
+    for record, layer in zip(sparse.connections, ["conv", "hidden", "head"]):
+        kernel = dense.get_layer(layer).kernel.numpy()
+        expected = np.where(record.mask.numpy(), kernel, 0)
+        np.testing.assert_array_equal(record.kernel.numpy(), expected)
+
+
+def test_counts_follow_erk():
+    sparse = kft.sparsify(small(), 0.8)
+    shapes = [m.shape for m in masks(sparse)]
+    densities = kft.topology.distributions.erdos_renyi_kernel(shapes, 0.8)
+    counts = [m.sum() for m in masks(sparse)]
+    sizes = [m.size for m in masks(sparse)]
+    assert counts == [round(d * n) for d, n in zip(densities, sizes)]
+    assert abs(sparse.density - 0.2) < 3 / sum(sizes)
+
+
+def test_seed():
+    dense = small()
+    first, again, other = (
+        masks(kft.sparsify(dense, 0.5, "uniform", seed=s)) for s in (1, 1, 2)
+    )
+    assert all((a == b).all() for a, b in zip(first, again))
+    assert any((a != b).any() for a, b in zip(first, other))
+
+
+@pytest.mark.parametrize(
+    "filters", ["^hidden", ["^hidden$"], lambda layer: layer.name == "hidden"]
+)
+def test_filters(filters):
+    sparse = kft.sparsify(small(), 0.5, filters=filters)
+    assert [layer.name for layer in sparse.sparse_layers] == ["hidden"]
+
+
+def test_sparsity_by_layer():
+    sparse = kft.sparsify(
+        small(), lambda layer: {"hidden": 0.75, "head": 0.5}.get(layer.name)
+    )
+    shares = {r.name: r.active / r.size for r in sparse.connections}
+    assert shares == {"hidden/kernel": 0.25, "head/kernel": 0.5}
+
+
+def test_trained_values_give_magnitude_masks():
+    dense = small()
+    values = np.random.default_rng(0).normal(size=(216, 16))
+    dense.get_layer("hidden").kernel.assign(values)
+    sparse = kft.sparsify(dense, 0.75, "uniform")
+    record = sparse.connections[1]
+    kept = np.abs(values).astype("float32")[record.mask.numpy()]
+    assert kept.min() >= np.sort(np.abs(values).ravel())[-864] - 1e-6
+
+
+def test_random_masks_on_trained_values_warn(recwarn):
+    dense = small()
+    kft.sparsify(dense, 0.5, mask_initializer="random")
+    assert not [w for w in recwarn if "holds values" in str(w.message)]
+    dense.get_layer("hidden").kernel.assign(np.ones((216, 16)))
+    with pytest.warns(UserWarning, match="holds values other than its init"):
+        kft.sparsify(dense, 0.5, mask_initializer="random")
+
+
+def test_nested_and_shared_layers(tmp_path):
+    inputs = keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4)], name="inner")
+    outputs = inner(shared(shared(inputs)))
+    dense = keras.Model(inputs, outputs)
+    same = kft.sparsify(dense, 0.0)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(
+        same.predict(x, verbose=0), dense.predict(x, verbose=0), atol=1e-6
+    )
+    sparse = kft.sparsify(dense, 0.5, "uniform")
+    assert len(sparse.connections) == 2
+    expected = sparse.predict(x, verbose=0)
+    sparse.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
+    plain = kft.strip(loaded).predict(x, verbose=0)
+    np.testing.assert_allclose(plain, expected, atol=1e-6)
+
+
+def test_dense_checkpoints_fit_the_stripped_model(tmp_path):
+    dense = small()
+    dense.save_weights(tmp_path / "dense.weights.h5")
+    plain = kft.strip(kft.sparsify(dense, 0.5))
+    plain.load_weights(tmp_path / "dense.weights.h5")
+    for mine, other in zip(dense.get_weights(), plain.get_weights()):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_several_inputs_and_outputs():
+    a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+    x = layers.Concatenate()([a, b])
+    dense = keras.Model(
+        {"a": a, "b": b}, {"y": layers.Dense(2)(x), "z": layers.Dense(1)(x)}
+    )
+    data = {"a": np.ones((2, 3)), "b": np.zeros((2, 3))}
+    expected = dense.predict(data, verbose=0)
+    same = kft.sparsify(dense, 0.0).predict(data, verbose=0)
+    np.testing.assert_allclose(same["y"], expected["y"], atol=1e-6)
+    plain = kft.strip(kft.sparsify(dense, 0.5)).predict(data, verbose=0)
+    assert plain["z"].shape == (2, 1)
+
+
+@pytest.mark.parametrize("sparsity", [-0.5, 1.0, "0.8", None])
+def test_bad_sparsity(sparsity):
+    with pytest.raises(ValueError, match=r"`sparsity` must be in \[0, 1\)"):
+        kft.sparsify(small(), sparsity)
+
+
+def test_bad_models():
+    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+        kft.sparsify("model", 0.5)
+    with pytest.raises(ValueError, match="must be built"):
+        kft.sparsify(keras.Sequential([layers.Dense(3)]), 0.5)
+    inputs = keras.Input((3,))
+    with pytest.raises(ValueError, match="has nothing to mask"):
+        kft.sparsify(keras.Model(inputs, layers.ReLU()(inputs)), 0.5)
+    with pytest.raises(ValueError, match="has nothing to mask"):
+        kft.sparsify(small(), 0.5, filters="no_such_layer")
+    with pytest.raises(TypeError, match="`model` must be a SparseModel"):
+        kft.strip(small())
+
+
+def test_keras_2_models_are_refused_by_name(monkeypatch):
+    module = types.ModuleType("tf_keras.src.engine.sequential")
+    model = type("Sequential", (), {"__module__": module.__name__})()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(TypeError, match="`keras` .*`tf_keras`"):
+        kft.sparsify(model, 0.5)

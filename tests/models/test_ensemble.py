@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+
+def member(seed, units=8, classes=3, shape=(6, 6, 1), activation="softmax"):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(units, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(classes, activation=activation),
+        ]
+    )
+    norm = model.layers[1]
+    norm.moving_mean.assign(np.full(4, 0.1 * seed))
+    return kft.sparsify(model, 0.5, seed=seed, mask_initializer="random")
+
+
+@pytest.fixture(scope="module")
+def members():
+    return [member(seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def ensemble(members):
+    return kft.EnsembleModel(members)
+
+
+@pytest.fixture(scope="module")
+def x():
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(10, 6, 6, 1)).astype("float32")
+
+
+def mean_of(members, x):
+    return np.mean([m.predict(x, verbose=0) for m in members], axis=0)
+
+
+def test_mean_of_probabilities(ensemble, members, x):
+    expected = mean_of(members, x)
+    np.testing.assert_allclose(
+        ensemble.predict(x, verbose=0), expected, atol=1e-6
+    )
+    assert not ensemble.trainable_variables
+
+
+def test_members_keep_their_own_statistics(ensemble, members, x):
+    stacked = ensemble.predict_members(x)
+    assert stacked.shape == (3, 10, 3)
+    for i, model in enumerate(members):
+        expected = model.predict(x, verbose=0)
+        np.testing.assert_allclose(stacked[i], expected, atol=1e-6)
+        again = ensemble.member(i)
+        np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+        np.testing.assert_array_equal(
+            again.connections[0].mask.numpy(),
+            model.connections[0].mask.numpy(),
+        )
+
+
+def test_evaluate_scores_what_it_returns(ensemble, members, x):
+    y = np.arange(10) % 3
+    scores = ensemble.evaluate(x, y, verbose=0, return_dict=True)
+    mean = mean_of(members, x)
+    nll = -np.log(mean[np.arange(10), y]).mean()
+    np.testing.assert_allclose(scores["nll"], nll, rtol=1e-5)
+    np.testing.assert_allclose(scores["loss"], nll, rtol=1e-5)
+    accuracy = (mean.argmax(-1) == y).mean()
+    np.testing.assert_allclose(scores["accuracy"], accuracy, rtol=1e-6)
+
+
+def test_logits(x):
+    models = [member(seed, activation=None) for seed in (1, 2)]
+    logits = [model.predict(x, verbose=0) for model in models]
+    exp = [np.exp(z - z.max(-1, keepdims=True)) for z in logits]
+    expected = np.mean([e / e.sum(-1, keepdims=True) for e in exp], axis=0)
+    ensemble = kft.EnsembleModel(models)
+    assert ensemble.from_logits
+    np.testing.assert_allclose(
+        ensemble.predict(x, verbose=0), expected, atol=1e-6
+    )
+    told = kft.EnsembleModel(models, from_logits=True)
+    assert told.from_logits
+
+
+def test_save_and_load(ensemble, x, tmp_path):
+    expected = ensemble.predict(x, verbose=0)
+    ensemble.save(tmp_path / "ensemble.keras")
+    loaded = keras.saving.load_model(tmp_path / "ensemble.keras")
+    assert isinstance(loaded, kft.EnsembleModel)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
+    scores = loaded.evaluate(x, np.zeros(10), verbose=0, return_dict=True)
+    assert set(scores) == {"accuracy", "loss", "nll"}
+    ensemble.save_weights(tmp_path / "e.weights.h5")
+    other = kft.EnsembleModel([member(seed) for seed in (4, 5, 6)])
+    other.load_weights(tmp_path / "e.weights.h5")
+    np.testing.assert_array_equal(other.predict(x, verbose=0), expected)
+
+
+def test_saved_model_without_this_package(ensemble, x, tmp_path):
+    ensemble.export(str(tmp_path / "saved"))
+    np.save(tmp_path / "x.npy", x)
+    script = """
+        import sys
+        import numpy as np
+        import tensorflow as tf
+
+        model = tf.saved_model.load("saved")
+        serve = model.signatures["serving_default"]
+        x = np.load("x.npy")
+        (name,) = serve.structured_input_signature[1]
+        whole = list(serve(**{name: tf.constant(x)}).values())[0].numpy()
+        one = list(serve(**{name: tf.constant(x[:1])}).values())[0].numpy()
+        np.testing.assert_allclose(whole[:1], one, atol=1e-6)
+        assert not [m for m in sys.modules if m.startswith("keras_free")]
+        np.save("y.npy", whole)
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    np.testing.assert_allclose(
+        np.load(tmp_path / "y.npy"), ensemble.predict(x, verbose=0), atol=1e-5
+    )
+
+
+def test_from_tickets(members, x, tmp_path):
+    for i, model in enumerate(members):
+        model.save(tmp_path / f"ticket_{i}.keras")
+    every = kft.EnsembleModel.from_tickets(tmp_path)
+    np.testing.assert_allclose(
+        every.predict(x, verbose=0), mean_of(members, x), atol=1e-6
+    )
+    index = {"tickets": [{"file": "ticket_2.keras"}]}
+    (tmp_path / "tickets.json").write_text(json.dumps(index))
+    assert kft.EnsembleModel.from_tickets(tmp_path).num_members == 1
+    paths = [tmp_path / "ticket_0.keras", tmp_path]
+    assert kft.EnsembleModel.from_tickets(paths).num_members == 2
+
+
+def test_missing_or_damaged_tickets(members, tmp_path):
+    with pytest.raises(ValueError, match="`source` must be a ticket or a dir"):
+        kft.EnsembleModel.from_tickets(tmp_path)
+    (tmp_path / "ticket_0.keras").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="cannot be read: .*ticket_0.keras"):
+        kft.EnsembleModel.from_tickets(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        ([], "at least one"),
+        (["model"], "must be Keras models"),
+        ([{}, {"classes": 4}], "must agree in output shape"),
+        ([{}, {"shape": (8, 8, 1)}], "must agree in input shape"),
+        ([{}, {"units": 9}], "same architecture"),
+        ([{"activation": "tanh"}], "`from_logits` must be given"),
+    ],
+)
+def test_refused(others, message):
+    models = [
+        member(0, **other) if isinstance(other, dict) else other
+        for other in others
+    ]
+    with pytest.raises(ValueError, match=message):
+        kft.EnsembleModel(models)
+
+
+def test_it_cannot_be_trained(ensemble, x):
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        ensemble.fit(x, np.zeros(10), verbose=0)

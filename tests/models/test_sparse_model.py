@@ -1,0 +1,390 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers import Sparse
+from keras_freetickets.topology import SET
+from keras_freetickets.topology import Method
+from keras_freetickets.topology import RigL
+
+OPTIMIZERS = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adagrad",
+    "Adadelta",
+    "Adamax",
+    "Nadam",
+    "RMSprop",
+    "Ftrl",
+    "Lion",
+]
+
+
+def data(count=48, seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(count, 10)).astype("float32")
+    return x, generator.integers(0, 3, count)
+
+
+def network(optimizer="adam", sparsity=0.7, **arguments):
+    keras.utils.set_random_seed(1)
+    dense = keras.Sequential(
+        [
+            keras.Input((10,)),
+            layers.Dense(20, activation="relu"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model = kft.sparsify(dense, sparsity, "uniform", seed=2)
+    model.compile(optimizer, "sparse_categorical_crossentropy", **arguments)
+    return model
+
+
+def state(model):
+    return [
+        (r.kernel.numpy().copy(), r.mask.numpy().copy())
+        for r in model.connections
+    ]
+
+
+def check_p1(model):
+    records = model.connections
+    kernels = [record.kernel for record in records]
+    found = keras_adapter.optimizer_slots(model.optimizer, kernels)
+    for record, slots in zip(records, found):
+        mask = record.mask.numpy()
+        assert mask.sum() == record.active
+        assert not record.kernel.numpy()[~mask].any()
+        for slot, initial in slots:
+            off = slot.numpy()[~mask]
+            np.testing.assert_array_equal(off, np.float32(initial))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_promise_1_for_every_optimizer(name):
+    model = network(name)
+    slots = keras_adapter.optimizer_slots
+    callback = kft.callbacks.SET(update_interval=2)
+    x, y = data()
+    for _ in range(2):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+        check_p1(model)
+    assert int(model.topology.update_count.numpy()) == 6
+    kernels = [r.kernel for r in model.connections]
+    if name not in ("SGD",):
+        assert all(slots(model.optimizer, kernels))
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "Ftrl", "Adam"])
+def test_initial_values_of_slots_are_those_of_a_fresh_optimizer(name):
+    model = network(name)
+    model.optimizer.build(model.trainable_variables)
+    kernels = [record.kernel for record in model.connections]
+    for slots in keras_adapter.optimizer_slots(model.optimizer, kernels):
+        for slot, initial in slots:
+            np.testing.assert_array_equal(slot.numpy(), np.float32(initial))
+
+
+@pytest.mark.parametrize("growth", ["gradient", "random"])
+def test_a_step_against_numpy(growth):
+    """Kernels, masks and momentum of one update against an oracle."""
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model = network(optimizer)
+    x, y = data(16)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    variables = model.trainable_variables
+    gradients = dict(zip(map(id, variables), tape.gradient(loss, variables)))
+    before = state(model)
+    model.attach(Method(update_interval=1, drop_fraction=0.4, growth=growth))
+    model.train_on_batch(x, y)
+    kernels = [record.kernel for record in model.connections]
+    slots = keras_adapter.optimizer_slots(optimizer, kernels)
+    for record, (kernel, mask), found in zip(model.connections, before, slots):
+        gradient = gradients[id(record.kernel)].numpy()
+        moved = np.where(mask, kernel - 0.1 * gradient, 0)
+        k = int(np.ceil(0.4 * mask.sum()))
+        order = np.argsort(np.where(mask, np.abs(moved), np.inf).ravel())
+        kept = mask.copy().ravel()
+        kept[order[:k]] = False
+        new = record.mask.numpy()
+        assert (new.ravel() >= kept).all() and new.sum() == mask.sum()
+        if growth == "gradient":
+            score = np.where(kept, -1, np.abs(gradient).ravel())
+            kept[np.argsort(-score)[:k]] = True
+            np.testing.assert_array_equal(new.ravel(), kept)
+        alive = new & mask
+        np.testing.assert_allclose(
+            record.kernel.numpy(), np.where(alive, moved, 0), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            found[0][0].numpy(), np.where(alive, -0.1 * gradient, 0), atol=1e-6
+        )
+
+
+def test_rigl_leaves_weights_alone_in_an_update():
+    model = network("sgd")
+    x, y = data(16)
+    model.attach(RigL(update_interval=1, drop_fraction=0.4))
+    # The first step makes an optimizer update due; the second spends its
+    # batch on the topology.
+    model.train_on_batch(x, y)
+    before = state(model)
+    model.train_on_batch(x, y)
+    assert int(model.optimizer.iterations.numpy()) == 1
+    for record, (kernel, mask) in zip(model.connections, before):
+        new = record.mask.numpy()
+        expected = np.where(new & mask, kernel, 0)
+        np.testing.assert_array_equal(record.kernel.numpy(), expected)
+    assert int(model.topology.update_count.numpy()) == 1
+
+
+def test_updates_come_at_the_interval_and_stop():
+    model = network("sgd")
+    x, y = data(8)
+    model.attach(Method(update_interval=3, growth="random", stop=7))
+    counts = []
+    for _ in range(12):
+        model.train_on_batch(x, y)
+        counts.append(int(model.topology.update_count.numpy()))
+    assert counts == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_a_gradient_that_is_not_finite_postpones_the_update():
+    model = network("sgd")
+    x, y = data(8)
+    bad = x.copy()
+    bad[0, 0] = np.inf
+    model.attach(Method(update_interval=2, growth="random"))
+    masks = [mask for _, mask in state(model)]
+    model.train_on_batch(x, y)
+    weights = model.get_weights()
+    model.train_on_batch(bad, y)
+    for (_, new), old in zip(state(model), masks):
+        np.testing.assert_array_equal(new, old)
+    assert int(model.topology.update_count.numpy()) == 0
+    model.set_weights(weights)  # the optimizer took the NaN, as Keras does
+    model.train_on_batch(x, y)
+    assert int(model.topology.update_count.numpy()) == 1
+
+
+def test_promise_7_without_masks_it_is_dense_training():
+    x, y = data()
+    histories = []
+    for sparse in (False, True):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [keras.Input((10,)), layers.Dense(8), layers.Dense(3, "softmax")]
+        )
+        if sparse:
+            model = kft.sparsify(model, 0.0)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        history = model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+        histories.append(history.history["loss"])
+    np.testing.assert_allclose(*histories, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"jit_compile": True},
+        {"steps_per_execution": 3},
+        {"run_eagerly": True},
+    ],
+)
+def test_compile_options_change_nothing(arguments):
+    x, y = data()
+    results = []
+    for options in ({}, arguments):
+        model = network("sgd", **options)
+        callback = kft.callbacks.SET(update_interval=2)
+        model.fit(
+            x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[callback]
+        )
+        results.append(state(model))
+    for (kernel, mask), (other_kernel, other_mask) in zip(*results):
+        np.testing.assert_array_equal(mask, other_mask)
+        np.testing.assert_allclose(kernel, other_kernel, atol=1e-6)
+
+
+def test_averaged_weights_are_projected():
+    model = network(keras.optimizers.SGD(0.1, use_ema=True))
+    x, y = data()
+    callback = kft.callbacks.SET(update_interval=2)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    check_p1(model)
+
+
+def test_early_stopping_restores_masks_with_kernels():
+    model = network()
+    x, y = data()
+    stop = keras.callbacks.EarlyStopping(
+        "loss", patience=0, mode="max", restore_best_weights=True
+    )
+    callback = kft.callbacks.SET(update_interval=1)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=[callback, stop])
+    check_p1(model)
+    model.fit(x, y, verbose=0)
+    check_p1(model)
+
+
+def test_second_fit_with_another_method_or_none():
+    model = network("sgd")
+    x, y = data()
+
+    def changed(callbacks):
+        before = state(model)
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
+        return any(
+            (b != r.mask.numpy()).any()
+            for (_, b), r in zip(before, model.connections)
+        )
+
+    assert changed([kft.callbacks.SET(update_interval=1)])
+    assert not changed([])
+    assert changed([kft.callbacks.SET(update_interval=1)])
+    assert not changed([kft.callbacks.SET(update_interval=100)])
+    assert model.method is None
+
+
+def test_the_update_does_not_touch_the_host():
+    """No operation of the traced step calls back into Python."""
+    model = network("sgd")
+    model.attach(Method(update_interval=1))
+    x, y = data(8)
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(lambda x, y: model.train_step((x, y)))
+    graph = step.get_concrete_function(
+        tf.constant(x), tf.constant(y)
+    ).graph.as_graph_def()
+    nodes = list(graph.node)
+    nodes += [n for f in graph.library.function for n in f.node_def]
+    kinds = {node.op for node in nodes}
+    assert "If" in kinds or "StatelessIf" in kinds
+    assert not {k for k in kinds if "PyFunc" in k or "Print" in k}
+    assert not {k for k in kinds if k in ("TopKV2", "Sort", "ArgSort")}
+
+
+def test_own_loop_and_detach():
+    model = network("sgd")
+    model.attach(SET(update_interval=1))
+    x, y = data(8)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=True))
+        model.apply_gradients(tape.gradient(loss, model.trainable_variables))
+
+    before = state(model)
+    step(tf.constant(x), tf.constant(y))
+    check_p1(model)
+    assert any(
+        (mask != r.mask.numpy()).any()
+        for (_, mask), r in zip(before, model.connections)
+    )
+
+
+def test_gradients_at_leaves_no_trace():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a")(inputs)
+    x = layers.BatchNormalization()(layers.Dropout(0.5)(x))
+    model = kft.sparsify(keras.Model(inputs, layers.Dense(1)(x)), 0.5)
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 4), "float32"), np.zeros((8, 1), "float32")
+    before = [v.numpy().copy() for v in model.variables]
+    seeds = [s.numpy().copy() for s in keras_adapter.seed_states(model)]
+    kernels = [tf.zeros(r.kernel.shape) for r in model.connections]
+    gradients = model.gradients_at(kernels, x, y)
+    assert [g.shape for g in gradients] == [k.shape for k in kernels]
+    for old, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(old, variable.numpy())
+    for old, variable in zip(seeds, keras_adapter.seed_states(model)):
+        np.testing.assert_array_equal(old, variable.numpy())
+
+
+class Own(kft.SparseModel):
+    def __init__(self):
+        super().__init__()
+        self.first = Sparse(layers.Dense(12, activation="relu"), 0.5)
+        self.second = layers.Dense(3, activation="softmax")
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_a_model_of_the_users_own_class():
+    model = Own()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = data()
+    callback = kft.callbacks.SET(update_interval=2)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    check_p1(model)
+    assert model.density == 0.5
+    assert int(model.topology.update_count.numpy()) == 3
+
+
+def test_frozen_layers_rest():
+    model = network("sgd")
+    model.sparse_layers[0].trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = state(model)
+    x, y = data()
+    callback = kft.callbacks.SET(update_interval=1)
+    model.fit(x, y, verbose=0, callbacks=[callback])
+    np.testing.assert_array_equal(
+        before[0][1], model.connections[0].mask.numpy()
+    )
+    assert (before[1][1] != model.connections[1].mask.numpy()).any()
+
+
+def test_mixed_float16():
+    inputs = keras.Input((10,))
+    policy = "mixed_float16"
+    x = layers.Dense(20, dtype=policy)(inputs)
+    x = layers.Dense(3, activation="softmax", dtype=policy)(x)
+    model = kft.sparsify(keras.Model(inputs, x), 0.7)
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1, momentum=0.9), initial_scale=2.0**40
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    x, y = data()
+    model.attach(SET(update_interval=1))
+    model.train_on_batch(x, y)
+    # The scale overflows float16: neither weights nor masks move.
+    assert int(model.topology.update_count.numpy()) == 0
+    for _ in range(60):
+        model.train_on_batch(x, y)
+    assert int(model.topology.update_count.numpy()) > 0
+    check_p1(model)
+
+
+def test_save_and_resume(tmp_path):
+    model = network()
+    x, y = data()
+    callback = kft.callbacks.SET(update_interval=2)
+    model.fit(x, y, verbose=0, batch_size=8, callbacks=[callback])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = network(sparsity=0.7)
+    other.load_weights(tmp_path / "model.weights.h5")
+    for again in (loaded, other):
+        for (kernel, mask), (k, m) in zip(state(model), state(again)):
+            np.testing.assert_array_equal(kernel, k)
+            np.testing.assert_array_equal(mask, m)
+    assert int(loaded.topology.update_count.numpy()) == 3
+    losses = [m.train_on_batch(x, y) for m in (model, loaded)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_attach_needs_a_compiled_model():
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="must be compiled"):
+        kft.sparsify(dense, 0.5).attach(SET())

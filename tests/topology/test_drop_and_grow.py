@@ -1,0 +1,157 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_freetickets.models.trainers import update as updates
+from keras_freetickets.topology import Method
+from keras_freetickets.topology.drop_and_grow import fraction_of
+
+MASK = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
+KERNEL = np.array([0.9, -0.1, 0.05, -0.5, 0, 0, 0, 0], "float32")
+GRADIENT = np.array([0.1, 0.2, 9, 0.1, 0.3, -4, 0, 1], "float32")
+
+
+def update(method, kernel, mask, gradient, number=0, seed=0):
+    fraction = method.drop_fraction(0)
+    inputs = updates.Inputs(
+        [tf.constant(kernel)],
+        [tf.constant(mask)],
+        [tf.constant(gradient)],
+        [{}],
+        fraction,
+        tf.constant(0),
+        tf.constant(number),
+        tf.constant(seed),
+    )
+    masks, survivors, share, done = updates.new_masks(method, inputs)
+    return masks[0].numpy(), survivors[0].numpy(), float(share), bool(done)
+
+
+def test_worked_example():
+    # Dropped: 1 and 2. Eligible: 1, 2, 4 to 7. Steepest: 2 and 5.
+    mask, alive, share, done = update(Method(), KERNEL, MASK, GRADIENT)
+    np.testing.assert_array_equal(mask, [1, 0, 1, 1, 0, 1, 0, 0])
+    # Weight 2 was dropped and grown again: it keeps its value and slots.
+    np.testing.assert_array_equal(alive, [1, 0, 1, 1, 0, 0, 0, 0])
+    assert (share, done) == (0.25, True)
+
+
+def test_worked_example_with_reset_values():
+    method = Method(regrown="reset")
+    mask, alive, _, _ = update(method, KERNEL, MASK, GRADIENT)
+    np.testing.assert_array_equal(mask, [1, 0, 1, 1, 0, 1, 0, 0])
+    np.testing.assert_array_equal(alive, [1, 0, 0, 1, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    gradient = GRADIENT.copy()
+    gradient[6] = bad
+    mask, alive, share, done = update(Method(), KERNEL, MASK, gradient)
+    np.testing.assert_array_equal(mask, MASK)
+    np.testing.assert_array_equal(alive, MASK)
+    assert not done
+
+
+@given(
+    size=st.integers(1, 200),
+    active=st.integers(1, 200),
+    parts=st.integers(0, 10_000),
+    growth=st.sampled_from(["gradient", "random"]),
+    seed=st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_counts_are_exact_and_the_rest_is_zero(
+    size, active, parts, growth, seed
+):
+    active = min(active, size)
+    generator = np.random.default_rng(seed)
+    mask = np.zeros(size, bool)
+    mask[generator.permutation(size)[:active]] = True
+    kernel = np.where(mask, generator.normal(size=size), 0).astype("float32")
+    gradient = generator.normal(size=size).astype("float32")
+    method = Method(drop_fraction=parts / 10_000, growth=growth)
+    new, alive, share, _ = update(method, kernel, mask, gradient, 3, seed)
+    assert new.sum() == active
+    assert not (alive & ~(new & mask)).any()
+    dropped = math.ceil(Fraction(parts, 10_000) * active)
+    # The active - dropped largest weights all stay.
+    keep = np.sort(np.abs(kernel[mask]))[::-1][: active - dropped]
+    assert np.isin(keep, np.abs(kernel[new & mask])).all()
+    projected = updates.projected(tf.constant(kernel), alive, new, 0.0)
+    assert not projected.numpy()[~new].any()
+
+
+def test_gradient_growth_against_numpy():
+    generator = np.random.default_rng(5)
+    mask = generator.random((30, 40)) < 0.2
+    kernel = np.where(mask, generator.normal(size=(30, 40)), 0)
+    kernel = kernel.astype("float32")
+    gradient = generator.normal(size=(30, 40)).astype("float32")
+    active = mask.sum()
+    k = math.ceil(0.3 * active)
+    order = np.argsort(np.where(mask, np.abs(kernel), np.inf).ravel())
+    kept = mask.copy().ravel()
+    kept[order[:k]] = False
+    score = np.where(kept, -1, np.abs(gradient).ravel())
+    expected = kept.copy()
+    expected[np.argsort(-score)[:k]] = True
+    new, *_ = update(Method(drop_fraction=0.3), kernel, mask, gradient)
+    np.testing.assert_array_equal(new.ravel(), expected)
+
+
+def test_random_growth_is_keyed_by_seed_and_update():
+    method = Method(growth="random")
+    kernel = np.zeros(400, "float32")
+    kernel[:100] = np.linspace(1, 2, 100)
+    mask = kernel > 0
+    zero = np.zeros(400, "float32")
+    runs = [
+        update(method, kernel, mask, zero, number, seed)[0]
+        for number, seed in [(0, 0), (0, 0), (1, 0), (0, 1)]
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert (runs[0] != runs[2]).any() and (runs[0] != runs[3]).any()
+    # Growth does not favour positions: half of the new ones, about, lie in
+    # each half of the absent range (binomial, five standard deviations).
+    grown = np.flatnonzero(runs[0] & ~mask)
+    assert abs((grown < 250).mean() - 0.5) < 5 * 0.5 / np.sqrt(len(grown))
+
+
+@pytest.mark.parametrize(
+    "count, fraction, rounding, expected",
+    [
+        (10, 0.3, "ceil", 3),
+        (10, 0.3, "floor", 3),
+        (31234, 0.3, "ceil", 9371),
+        (31234, 0.3, "floor", 9370),
+        (2**31 - 1, 1.0, "ceil", 2**31 - 1),
+        (2**24 + 1, 1.0, "floor", 2**24 + 1),
+        (7, 0.0, "ceil", 0),
+    ],
+)
+def test_fraction_of(count, fraction, rounding, expected):
+    assert int(fraction_of(count, fraction, rounding)) == expected
+
+
+@given(count=st.integers(0, 2**31 - 1), parts=st.integers(0, 10_000))
+@settings(deadline=None)
+def test_fraction_of_is_exact(count, parts):
+    share = Fraction(parts, 10_000) * count
+    assert int(fraction_of(count, parts / 10_000)) == math.ceil(share)
+    floor = fraction_of(count, parts / 10_000, "floor")
+    assert int(floor) == math.floor(share)
+
+
+def test_grown_value():
+    kernel = tf.constant([1.0, 0.0, 0.0])
+    mask = tf.constant([True, True, False])
+    alive = tf.constant([True, False, False])
+    value = updates.projected(kernel, alive, mask, 0.0, grown=0.5)
+    np.testing.assert_array_equal(value.numpy(), [1.0, 0.5, 0.0])

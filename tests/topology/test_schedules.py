@@ -1,0 +1,66 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_freetickets.topology import schedules
+
+
+@pytest.mark.parametrize(
+    "step, expected",
+    [(0, 0.3), (25000, 0.225), (37500, 0.15), (50000, 0.075), (75000, 0.0)],
+)
+def test_cosine(step, expected):
+    schedule = schedules.Cosine(0.3, decay_steps=75000)
+    np.testing.assert_allclose(schedule(step), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "step, expected", [(22000, 0.427509), (44000, 0.2525), (99000, 0.005)]
+)
+def test_cosine_with_a_floor(step, expected):
+    schedule = schedules.Cosine(0.5, decay_steps=88000, minimum=0.005)
+    np.testing.assert_allclose(schedule(step), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "step, expected", [(0, 0.4), (50, 0.05), (100, 0.0), (150, 0.0)]
+)
+def test_inverse_power(step, expected):
+    schedule = schedules.InversePower(0.4, decay_steps=100, power=3)
+    np.testing.assert_allclose(schedule(step), expected, atol=1e-7)
+
+
+def test_constant():
+    assert float(schedules.get(0.25)(12345)) == 0.25
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Constant(0.3),
+        schedules.Cosine(0.3, 10, 0.01),
+        schedules.InversePower(0.3, 10, 2.0),
+    ],
+)
+def test_config_round_trip(schedule):
+    config = keras.saving.serialize_keras_object(schedule)
+    again = schedules.get(config)
+    assert type(again) is type(schedule)
+    assert again.get_config() == schedule.get_config()
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_drop_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match="`drop_fraction` must be in"):
+        schedules.get(fraction)
+
+
+@pytest.mark.parametrize("steps", [0, -5])
+def test_empty_span(steps):
+    with pytest.raises(ValueError, match="`decay_steps` must be a positive"):
+        schedules.Cosine(0.3, decay_steps=steps)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="`drop_fraction` must be a float"):
+        schedules.get("fast")
