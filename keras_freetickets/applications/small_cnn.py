@@ -41,8 +41,15 @@ def small_cnn(
     penalty = keras.regularizers.L2(weight_decay) if weight_decay else None
     both = {"kernel_regularizer": penalty}
     inputs = x = keras.Input(input_shape)
-    for count in filters:
-        x = layers.Conv2D(count, 3, padding="same", use_bias=False, **both)(x)
+    for i, count in enumerate(filters):
+        x = layers.Conv2D(
+            count,
+            3,
+            padding="same",
+            use_bias=False,
+            name=f"conv_{i}",
+            **both,
+        )(x)
         x = layers.BatchNormalization(
             momentum=0.9,
             gamma_regularizer=penalty,
@@ -52,8 +59,10 @@ def small_cnn(
         x = layers.MaxPooling2D()(x)
     x = layers.Flatten()(x)
     both["bias_regularizer"] = penalty
-    x = layers.Dense(units, activation="relu", **both)(x)
+    x = layers.Dense(units, activation="relu", name="hidden", **both)(x)
     if dropout:
         x = layers.Dropout(dropout)(x)
-    outputs = layers.Dense(classes, activation=classifier_activation, **both)(x)
+    outputs = layers.Dense(
+        classes, activation=classifier_activation, name="classifier", **both
+    )(x)
     return keras.Model(inputs, outputs, name="small_cnn")
