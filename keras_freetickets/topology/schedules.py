@@ -27,7 +27,12 @@ def _check_span(name, value):
 
 
 class DropFraction:
-    """Base class: `schedule(step)` gives a fraction in [0, 1]."""
+    """Base class of schedules.
+
+    A subclass defines `__call__(step)`, which takes the number of optimizer
+    updates, an integer tensor, and returns a float tensor in [0, 1], and
+    `get_config()`.
+    """
 
     def __call__(self, step):
         raise NotImplementedError  # abstract
