@@ -57,11 +57,7 @@ def build(data):
 
     keras.utils.set_random_seed(FLAGS.seed)
     return kft.applications.small_cnn(
-        data.input_shape,
-        data.num_classes,
-        filters=(16, 32),
-        units=64,
-        weight_decay=2.5e-4,
+        data.input_shape, data.num_classes, weight_decay=2.5e-4
     )
 
 

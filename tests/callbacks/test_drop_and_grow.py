@@ -1,0 +1,72 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+
+def network():
+    dense = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    model = kft.sparsify(dense, 0.5, seed=0)
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_epoch_logs_reach_later_callbacks(tmp_path):
+    model = network()
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    callback = kft.callbacks.SET(2, 0.25, track_ever_active=True)
+    history = model.fit(
+        np.ones((32, 6)),
+        np.ones((32, 8)),
+        batch_size=8,
+        epochs=3,
+        verbose=0,
+        callbacks=[callback, log],
+    ).history
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("phase", "density", "replaced", "ever_active"):
+        assert [float(row[name]) for row in rows] == history[name]
+    assert history["density"] == [0.5] * 3
+    # ceil(0.25 * 24) = 6 are dropped, and at most as many are new.
+    assert all(0 < share <= 0.25 for share in history["replaced"])
+    first, *_, last = history["ever_active"]
+    assert 0.5 < first < last <= 1.0
+
+
+def test_a_plain_model_is_refused():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="DropAndGrow needs a SparseModel"):
+        model.fit(
+            np.ones((8, 6)),
+            np.ones((8, 8)),
+            verbose=0,
+            callbacks=[kft.callbacks.RigL()],
+        )
+
+
+def test_method_must_be_one():
+    with pytest.raises(ValueError, match="`method` must be a keras_freetick"):
+        kft.callbacks.DropAndGrow("rigl")
+
+
+def test_rigl_grows_towards_the_gradient():
+    """The only useful inputs, absent at first, are found."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(256, 40)).astype("float32")
+    y = x[:, :4].sum(axis=1, keepdims=True)
+    dense = keras.Sequential(
+        [keras.Input((40,)), layers.Dense(1, use_bias=False)]
+    )
+    model = kft.sparsify(dense, 0.8, seed=1)
+    model.connections[0].mask.assign((np.arange(40) >= 32)[:, None])
+    model.project()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    callback = kft.callbacks.RigL(update_interval=5, drop_fraction=0.5)
+    model.fit(x, y, batch_size=64, epochs=10, verbose=0, callbacks=[callback])
+    assert model.connections[0].mask.numpy()[:4].all()
