@@ -45,8 +45,8 @@ class Backup(keras.callbacks.Callback):
             the epochs before a kill included.
 
     Raises:
-        ValueError: If the directory cannot be written, or holds the backup of
-            another model.
+        ValueError: If the directory cannot be written or holds the backup of
+            another model, or if the model is not built.
 
     Example:
 
@@ -74,8 +74,14 @@ class Backup(keras.callbacks.Callback):
         self.history = {"epoch": []}
 
     def on_train_begin(self, logs=None):
+        if not self.model.built:
+            raise ValueError(
+                "The model must be built before a backup can be restored or "
+                "made: call it on a batch, or `model.build(input_shape)`. "
+                f"Received: model={self.model.name!r}"
+            )
         optimizer = self.model.optimizer
-        if self.model.built and not optimizer.built:
+        if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         self.history = {"epoch": []}
         for path in reversed(self._backups()):

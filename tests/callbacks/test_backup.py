@@ -171,3 +171,11 @@ def test_delete(tmp_path):
     backup = kft.callbacks.Backup(tmp_path / "backup")
     backup.delete()
     assert not (tmp_path / "backup").exists()
+
+
+def test_model_that_is_not_built(tmp_path):
+    model = keras.Sequential([layers.Dense(3)])
+    model.compile("sgd", "mse")
+    backup = kft.callbacks.Backup(tmp_path)
+    with pytest.raises(ValueError, match="must be built before a backup"):
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), callbacks=[backup])
