@@ -99,6 +99,12 @@ def sublayers(layer):
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+def ends_of_graph(model):
+    """Inputs and outputs of a model, in the structure they were given in."""
+    graph = getattr(model, "_functional", None) or model
+    return graph._inputs_struct, graph._outputs_struct
+
+
 def reset_train_function(model):
     """Forgets the traced step, which Keras keeps from one `fit` to the next."""
     model.train_function = None

@@ -55,10 +55,6 @@ class DropAndGrow(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         _check_model(self, model)
-        if not model.built:
-            # Masks are made by the first call; state waits for them.
-            model.attach(self.method)
-            return
         if self.track_ever_active:
             model.track_ever_active()
         model.attach(self.method)

@@ -76,7 +76,7 @@ def _plan(model, sparsity, distribution, filters):
     if not callable(sparsity):
         _check_sparsity(sparsity)
     chosen = _filter(filters)
-    layers, pinned = [], {}
+    layers = []
     for layer in _leaf_layers(model):
         if isinstance(layer, Sparse):
             continue
@@ -93,7 +93,7 @@ def _plan(model, sparsity, distribution, filters):
         for _, _, value in layers:
             _check_sparsity(value)
         return {id(la): [v] * len(ps) for la, ps, v in layers}
-    densities = iter(distributions.get(distribution)(shapes, sparsity, pinned))
+    densities = iter(distributions.get(distribution)(shapes, sparsity))
     return {
         id(layer): [1.0 - next(densities) for _ in places]
         for layer, places, _ in layers
@@ -190,8 +190,8 @@ def sparsify(
             `None` to leave it alone.
         distribution: How the sparsity is spread over the layers: `"erk"`
             (default, as in FreeTickets), `"er"`, `"uniform"` or a callable
-            `(shapes, sparsity, custom) -> densities`. Unused if `sparsity` is
-            a callable.
+            `(shapes, sparsity) -> densities`. Unused if `sparsity` is a
+            callable.
         filters: Which layers to mask: a regex of layer names or paths, a list,
             or a callable of a layer, as in `keras.Model.quantize`. `None` for
             all that have kernels.
@@ -226,6 +226,7 @@ def sparsify(
         copy = _copy_layer(layer)
         if id(layer) not in plan:
             return copy
+        _check_rebuilt(layer, copy)
         return Sparse(
             copy,
             sparsity=plan[id(layer)],
@@ -235,28 +236,27 @@ def sparsify(
 
     clone, originals = _clone(model, convert)
     sparse = FunctionalSparseModel(
-        clone.inputs
-        if isinstance(model, keras.Sequential)
-        else clone._inputs_struct,
-        clone.outputs[0]
-        if isinstance(model, keras.Sequential)
-        else clone._outputs_struct,
-        name=model.name,
+        *keras_adapter.ends_of_graph(clone), name=model.name
     )
     _take_over_values(originals)
     return sparse
 
 
+def _check_rebuilt(layer, copy):
+    if not copy.built:
+        raise ValueError(
+            f"Layer '{layer.name}' cannot be copied with its weights: it must "
+            "make them in `build`, or implement `get_build_config` and "
+            f"`build_from_config`. Received: {type(layer).__name__}"
+        )
+
+
 def _take_over_values(originals):
-    """Values of layers that could only be built by the graph's calls."""
+    """Values of layers that were only built by the calls of the graph."""
     for layer, copy in originals.items():
-        inner = copy.layer if _is_our_wrapper(layer, copy) else copy
-        if inner is copy and layer.weights:
+        wrapped = isinstance(copy, Sparse) and not isinstance(layer, Sparse)
+        if layer.weights and not wrapped:
             copy.set_weights(layer.get_weights())
-
-
-def _is_our_wrapper(layer, copy):
-    return isinstance(copy, Sparse) and not isinstance(layer, Sparse)
 
 
 def strip(model):
@@ -290,7 +290,7 @@ def strip(model):
             f"Received: model of type {type(model).__name__}"
         )
     plain = keras_adapter.Functional(
-        model._inputs_struct, model._outputs_struct, name=model.name
+        *keras_adapter.ends_of_graph(model), name=model.name
     )
 
     def convert(layer):

@@ -276,8 +276,8 @@ class EnsembleModel(keras.Model):
                 keras.InputSpec(shape=(None, *i.shape[1:]), dtype=i.dtype)
                 for i in inputs
             ]
-            for spec in specs:
-                spec.name = "inputs"
+            for spec, i in zip(specs, inputs):
+                spec.name = "inputs" if len(inputs) == 1 else i.name
             kwargs["input_signature"] = specs
         kwargs.setdefault("verbose", False)
         return super().export(filepath, *args, **kwargs)

@@ -119,7 +119,7 @@ def get(identifier):
 
     Args:
         identifier: `"uniform"`, `"er"`, `"erk"`, or a callable
-            `(shapes, sparsity, custom) -> densities`.
+            `(shapes, sparsity) -> densities`.
     """
     if callable(identifier):
         return identifier

@@ -128,9 +128,9 @@ class _Step:
             method, topology, states, due
         )
         self.project(masks, survivors, method.grown_value)
+        _track_ever_active(self.records, masks)
         for record, mask in zip(self.records, masks):
             record.mask.assign(mask)
-        _track_ever_active(self.records, masks)
         topology.record(self.optimizer, method, share, done)
 
     def observe(self, method):
@@ -230,7 +230,8 @@ def _track_ever_active(records, masks):
     for record, mask in zip(records, masks):
         if "ever_active" in record.state:
             ever = record.state["ever_active"]
-            ever.assign(tf.logical_or(ever.value, mask))
+            was = tf.logical_or(ever.value, record.mask.value)
+            ever.assign(tf.logical_or(was, mask))
 
 
 def _pick(inputs, which):
