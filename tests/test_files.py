@@ -1,4 +1,7 @@
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +38,46 @@ def test_directory_is_replaced(tmp_path):
             with open(os.path.join(temporary, text), "w") as file:
                 file.write(text)
     assert os.listdir(tmp_path / "folder") == ["second"]
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def abandoned(folder, pid, host=None):
+    """What a process that was killed while it wrote leaves behind."""
+    host = socket.gethostname() if host is None else host
+    holder = folder / f".partial-{host}-{pid}-x_1"
+    (holder / "folder").mkdir(parents=True)
+    (holder / "folder" / "new").write_text("new")
+    return holder
+
+
+def write(folder):
+    with atomic_path(folder / "a.txt") as temporary:
+        with open(temporary, "w") as file:
+            file.write("a")
+
+
+def test_leftovers_of_a_killed_process_go_with_the_next_write(tmp_path):
+    abandoned(tmp_path, dead_process())
+    write(tmp_path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("host", [None, "another-machine"])
+def test_what_others_are_writing_is_left_alone(tmp_path, host):
+    pid = os.getppid() if host is None else dead_process()
+    holder = abandoned(tmp_path, pid, host)
+    write(tmp_path)
+    assert (holder / "folder" / "new").exists()
+
+
+def test_killed_between_the_two_renames_of_a_directory(tmp_path):
+    holder = abandoned(tmp_path, dead_process())
+    (holder / "replaced").mkdir()
+    write(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
+    assert (tmp_path / "folder" / "new").read_text() == "new"

@@ -23,6 +23,16 @@ def _to_bytes(value):
     return np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
 
 
+def _described(value):
+    return [list(value.shape), str(value.dtype)]
+
+
+def _from_bytes(stored, described):
+    shape, dtype = described
+    dtype = keras.backend.standardize_dtype(dtype)
+    return np.frombuffer(stored.tobytes(), np.dtype(dtype)).reshape(shape)
+
+
 class Backup(keras.callbacks.Callback):
     """Lets a killed run go on from its last finished epoch, bit for bit.
 
@@ -31,14 +41,18 @@ class Backup(keras.callbacks.Callback):
     written to a new directory that appears with one rename. When `fit` begins
     and there is a backup, it is restored and its epochs are skipped; so start
     the same command again. Comes last in the list of callbacks, so that what
-    they write in an epoch is there before the backup says it is over; those
-    that set the learning rate must derive it from the epoch's number. Data
+    they write in an epoch is there before the backup says it is over.
+    Callbacks that remember something from epoch to epoch, such as Keras'
+    `EarlyStopping` and `ReduceLROnPlateau`, are named in `callbacks`. Data
     must come in an order that follows from the epoch, as that of
     `keras_freetickets.datasets`. Metrics of a half-finished epoch are lost
     with the epoch.
 
     Args:
         directory: Where backups go; one for each run.
+        callbacks: List of callbacks of the same `fit` whose state is kept
+            and restored: their attributes that are numbers or strings, and
+            weights that they hold.
 
     Attributes:
         history: Dict from the name of a log to its values, with `"epoch"`;
@@ -51,13 +65,20 @@ class Backup(keras.callbacks.Callback):
     Example:
 
     ```python
-    backup = keras_freetickets.callbacks.Backup("run/backup")
-    model.fit(x, y, epochs=10, callbacks=[edst, backup])
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=5)
+    backup = keras_freetickets.callbacks.Backup("run/backup", [stopping])
+    model.fit(x, y, epochs=10, callbacks=[edst, stopping, backup])
     ```
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, callbacks=()):
         super().__init__()
+        for callback in callbacks:
+            if not isinstance(callback, keras.callbacks.Callback):
+                raise ValueError(
+                    "`callbacks` must be a list of the Keras callbacks whose "
+                    f"state is kept. Received: callbacks={callbacks}"
+                )
         try:
             os.makedirs(directory, exist_ok=True)
         except OSError as error:
@@ -71,6 +92,7 @@ class Backup(keras.callbacks.Callback):
                 f"Received: directory={directory}"
             )
         self.directory = str(directory)
+        self.callbacks = list(callbacks)
         self.history = {"epoch": []}
 
     def on_train_begin(self, logs=None):
@@ -131,25 +153,30 @@ class Backup(keras.callbacks.Callback):
         return named
 
     def _write(self, epoch):
-        arrays, entries = {}, {}
-        for name, variable in self._variables().items():
-            value = ops.convert_to_numpy(variable.value)
-            arrays[name] = _to_bytes(value)
-            entries[name] = {
-                "path": _stable_path(variable.path),
-                "shape": list(value.shape),
-                "dtype": str(value.dtype),
-            }
+        memories = [_memory(callback) for callback in self.callbacks]
+        values = {
+            name: ops.convert_to_numpy(variable.value)
+            for name, variable in self._variables().items()
+        }
+        for i, (_, weights) in enumerate(memories):
+            for name, held in weights.items():
+                for j, value in enumerate(held):
+                    values[f"callback/{i}/{name}/{j}"] = value
         with atomic_path(
             os.path.join(self.directory, f"epoch_{epoch:06d}")
         ) as path:
             os.makedirs(path)
             file = os.path.join(path, "arrays.npz")
-            np.savez(file, **arrays)
+            np.savez(file, **{n: _to_bytes(v) for n, v in values.items()})
             manifest = {
                 "epoch": epoch,
                 "history": self.history,
-                "variables": entries,
+                "stopped": bool(self.model.stop_training),
+                "callbacks": [
+                    [scalars, {name: len(v) for name, v in weights.items()}]
+                    for scalars, weights in memories
+                ],
+                "arrays": {n: _described(v) for n, v in values.items()},
                 "sha256": _digest(file),
                 "keras": keras.__version__,
             }
@@ -166,7 +193,10 @@ class Backup(keras.callbacks.Callback):
             if _digest(file) != manifest["sha256"]:
                 raise ValueError("checksum differs")
             with np.load(file, allow_pickle=False) as stored:
-                arrays = dict(stored)
+                arrays = {
+                    name: _from_bytes(stored[name], described)
+                    for name, described in manifest["arrays"].items()
+                }
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(
                 f"The backup '{path}' is damaged and passed over: {error}",
@@ -174,23 +204,48 @@ class Backup(keras.callbacks.Callback):
             )
             return False
         variables = self._variables()
-        _check_same(path, variables, manifest["variables"])
+        _check_same(path, variables, arrays)
         for name, variable in variables.items():
-            like = ops.convert_to_numpy(variable.value)
-            value = np.frombuffer(arrays[name].tobytes(), like.dtype)
-            variable.assign(value.reshape(like.shape))
+            variable.assign(arrays[name])
+        self._restore_callbacks(path, manifest["callbacks"], arrays)
         self.history = manifest["history"]
-        keras_adapter.begin_at_epoch(self.model, manifest["epoch"] + 1)
+        begin = manifest["epoch"] + 1
+        if manifest["stopped"]:
+            begin = max(begin, self.params["epochs"])
+        keras_adapter.begin_at_epoch(self.model, begin)
         return True
+
+    def _restore_callbacks(self, path, memories, arrays):
+        if len(memories) != len(self.callbacks):
+            raise ValueError(
+                f"`callbacks` must be the {len(memories)} whose state is in "
+                f"'{path}'. Received: {len(self.callbacks)} callbacks"
+            )
+        for i, (callback, memory) in enumerate(zip(self.callbacks, memories)):
+            scalars, weights = memory
+            vars(callback).update(scalars)
+            for name, count in weights.items():
+                held = [
+                    arrays[f"callback/{i}/{name}/{j}"] for j in range(count)
+                ]
+                setattr(callback, name, held)
+
+
+def _memory(callback):
+    """What a callback remembers: scalars, and lists of arrays, by name."""
+    scalars, weights = {}, {}
+    for name, value in vars(callback).items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None or isinstance(value, (bool, int, float, str)):
+            scalars[name] = value
+        elif isinstance(value, list) and value:
+            if all(isinstance(v, np.ndarray) for v in value):
+                weights[name] = value
+    return scalars, weights
 
 
 def _plain(value):
     return value.item() if hasattr(value, "item") else value
-
-
-def _stable_path(path):
-    """A path without the numbers that Keras counts up within a process."""
-    return re.sub(r"_\d+(?=/|$)", "", path)
 
 
 def _digest(path):
@@ -198,18 +253,18 @@ def _digest(path):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_same(path, variables, entries):
-    for name in {**variables, **entries}:
-        entry = entries.get(name)
+def _check_same(path, variables, arrays):
+    stored = {n: v for n, v in arrays.items() if not n.startswith("callback/")}
+    for name in {**variables, **stored}:
         mine = variables.get(name)
-        if entry is not None and mine is not None:
-            value = ops.convert_to_numpy(mine.value)
-            if list(value.shape) == entry["shape"]:
-                if str(value.dtype) == entry["dtype"]:
-                    continue
-        described = None if mine is None else (mine.path, tuple(mine.shape))
-        raise ValueError(
-            f"`directory` holds the backup of another model or optimizer: "
-            f"'{path}' has {entry} where this one has {described}. Received: "
-            f"directory={os.path.dirname(path)}"
-        )
+        if mine is not None:
+            mine = _described(ops.convert_to_numpy(mine.value))
+        other = stored.get(name)
+        if other is not None:
+            other = _described(other)
+        if mine is None or mine != other:
+            raise ValueError(
+                f"`directory` holds the backup of another model or optimizer: "
+                f"'{path}' has {other} for {name} where this one has {mine}. "
+                f"Received: directory={os.path.dirname(path)}"
+            )

@@ -1,77 +1,25 @@
+import hashlib
 import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
 
 import keras
+import killable
 import numpy as np
 import pytest
 from keras import layers
+from killable import network
+from killable import run
 
 import keras_freetickets as kft
-from keras_freetickets import files
-from keras_freetickets import keras_adapter
-
-EPOCHS = 5
 
 
 class Killed(BaseException):
     """Stands for a SIGKILL: no handler of ours may catch it and go on."""
-
-
-def network(units=12):
-    keras.utils.set_random_seed(3)
-    dense = keras.Sequential(
-        [
-            keras.Input((6, 6, 1)),
-            layers.RandomTranslation(0.2, 0.2, seed=1),
-            layers.Conv2D(4, 3),
-            layers.BatchNormalization(),
-            layers.Flatten(),
-            layers.Dropout(0.3, seed=2),
-            layers.Dense(units, activation="relu"),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
-    model = kft.sparsify(dense, 0.7, seed=4)
-    model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
-
-
-def run(directory, model=None):
-    """One start of the same command; returns everything that it made."""
-    model = network() if model is None else model
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(32, 6, 6, 1)).astype("float32")
-    y = generator.integers(0, 3, 32)
-    edst = kft.callbacks.EDST(
-        exploration_epochs=1,
-        refinement_epochs=2,
-        num_tickets=2,
-        update_interval=3,
-        monitor="loss",
-        directory=os.path.join(directory, "tickets"),
-    )
-    backup = kft.callbacks.Backup(os.path.join(directory, "backup"))
-    history = model.fit(
-        x,
-        y,
-        batch_size=8,
-        epochs=EPOCHS,
-        shuffle=False,
-        verbose=0,
-        callbacks=[edst, backup],
-    )
-    tickets = [
-        keras.saving.load_model(path).get_weights()
-        for path in sorted(
-            os.path.join(edst.directory, name) for name in edst.store.read()
-        )
-    ]
-    values = [v.numpy() for v in model.variables + model.optimizer.variables]
-    seeds = [s.numpy() for s in keras_adapter.seed_states(model)]
-    return values + seeds, tickets, history.history, edst.store.read()
 
 
 @pytest.fixture(scope="module")
@@ -96,47 +44,111 @@ def check_no_half_files(directory):
                 keras.saving.load_model(os.path.join(root, name))
 
 
-@pytest.mark.parametrize("call", [0, 1, 2, 3, 4, 5, 7, 9, 11, 13, 15, 17, 19])
-def test_killed_between_writes(tmp_path, whole, monkeypatch, call):
-    """Dies before the n-th rename, the moment that decides."""
-    real, count = os.replace, [0]
+class Moments:
+    """Copies a directory before every operation on a file in it.
 
-    def replace(*args):
-        if count[0] == call:
-            raise Killed
-        count[0] += 1
-        return real(*args)
+    Each copy is what a kill at that moment leaves. Copies that differ in
+    nothing that a resumed run could see are made once.
+    """
 
-    monkeypatch.setattr(files.os, "replace", replace)
-    monkeypatch.setattr(files, "_remove", lambda path: None)
-    try:
-        run(str(tmp_path))
-    except Killed:
-        pass
-    monkeypatch.undo()
-    check_no_half_files(tmp_path)
-    check_equal(run(str(tmp_path)), whole)
+    WRITES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+
+    def __init__(self, directory, copies):
+        self.directory = str(directory)
+        self.copies = copies
+        self.found = []
+        self.seen = set()
+        self.active = False
+        sys.addaudithook(self.hook)
+
+    def hook(self, event, arguments):
+        if not self.active or event not in self.WRITES | {"open"}:
+            return
+        name = str(arguments[0])
+        reads = event == "open" and not set(arguments[1] or "w") & set("wax+")
+        if reads or not name.startswith(self.directory):
+            # Within `rmtree` names are relative to an open folder.
+            if event not in ("os.remove", "os.rmdir"):
+                return
+        self.active = False
+        self.copy()
+        self.active = True
+
+    def copy(self):
+        key = digest_of(self.directory)
+        if key not in self.seen:
+            self.seen.add(key)
+            path = os.path.join(self.copies, str(len(self.found)))
+            shutil.copytree(self.directory, path)
+            self.found.append(path)
 
 
-def test_killed_in_the_middle_of_an_epoch(tmp_path, whole, monkeypatch):
+def digest_of(directory):
+    """Names and contents of all files but those that are half written."""
+    found = hashlib.sha256()
+    for root, folders, names in os.walk(directory):
+        folders[:] = sorted(f for f in folders if ".partial-" not in f)
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            found.update(os.path.relpath(path, directory).encode())
+            found.update(pathlib.Path(path).read_bytes())
+    return found.hexdigest()
+
+
+def test_killed_between_any_two_writes(tmp_path, whole):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "copies").mkdir()
+    moments = Moments(tmp_path / "run", tmp_path / "copies")
+    moments.active = True
+    run(str(tmp_path / "run"))
+    moments.active = False
+    # Each epoch: the backup; from the third on, an old one goes in steps;
+    # two tickets and their index, at least once.
+    assert len(moments.found) >= 5 + 3 * 2 + 2 * 2
+    for path in moments.found:
+        check_no_half_files(path)
+        check_equal(run(path), whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_a_random_step(tmp_path, whole, monkeypatch, seed):
     model = network()
-    step, count = model.make_train_function, [0]
+    make, count = model.make_train_function, [0]
+    last = random.Random(seed).randint(1, killable.EPOCHS * 4)
 
-    def make(force=False):
-        step(force)
+    def make_counted(force=False):
+        make(force)
         function = model.train_function
 
         def counted(iterator):
             count[0] += 1
-            if count[0] == 11:
+            if count[0] == last:
                 raise Killed
             return function(iterator)
 
         model.train_function = counted
 
-    monkeypatch.setattr(model, "make_train_function", make)
+    monkeypatch.setattr(model, "make_train_function", make_counted)
     with pytest.raises(Killed):
         run(str(tmp_path), model)
+    check_equal(run(str(tmp_path)), whole)
+
+
+def test_killed_again_and_again_at_random_moments(tmp_path, whole):
+    """Real processes and a real SIGKILL."""
+    moment = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, killable.__file__, str(tmp_path)],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        before = digest_of(tmp_path)
+        while process.poll() is None and digest_of(tmp_path) == before:
+            time.sleep(0.005)
+        time.sleep(moment.uniform(0.0, 0.3))
+        process.kill()
+        process.wait()
+        check_no_half_files(tmp_path)
     check_equal(run(str(tmp_path)), whole)
 
 
@@ -179,3 +191,53 @@ def test_model_that_is_not_built(tmp_path):
     backup = kft.callbacks.Backup(tmp_path)
     with pytest.raises(ValueError, match="must be built before a backup"):
         model.fit(np.ones((4, 2)), np.ones((4, 3)), callbacks=[backup])
+
+
+def stopping_run(directory, epochs, killed_after=None):
+    """EarlyStopping and ReduceLROnPlateau on a loss that only rises."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+
+    class Rising(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["rising"] = float(epoch)
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == killed_after:
+                raise Killed
+
+    stopping = keras.callbacks.EarlyStopping(
+        "rising", patience=5, mode="min", restore_best_weights=True
+    )
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        "rising", patience=2, mode="min"
+    )
+    backup = kft.callbacks.Backup(directory, [stopping, plateau])
+    history = model.fit(
+        np.ones((4, 2), "float32"),
+        np.ones((4, 1), "float32"),
+        epochs=epochs,
+        verbose=0,
+        callbacks=[Rising(), stopping, plateau, backup, Kill()],
+    )
+    rate = float(model.optimizer.learning_rate.numpy())
+    return model.get_weights(), rate, history.history["loss"]
+
+
+@pytest.mark.parametrize("killed_after", [0, 2, 4, 5])
+def test_callbacks_with_a_memory(tmp_path, killed_after):
+    whole = stopping_run(tmp_path / "whole", 20)
+    assert len(whole[2]) == 6  # best at the first, then patience of five
+    with pytest.raises(Killed):
+        stopping_run(tmp_path / "killed", 20, killed_after)
+    weights, rate, losses = stopping_run(tmp_path / "killed", 20)
+    for mine, other in zip(weights, whole[0], strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert (rate, losses) == whole[1:]
+
+
+def test_callbacks_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="`callbacks` must be a list"):
+        kft.callbacks.Backup(tmp_path, callbacks=["EarlyStopping"])

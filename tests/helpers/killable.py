@@ -1,0 +1,79 @@
+"""A small EDST run that can be killed, for `test_backup.py`.
+
+As a script: one start of the command `killable.py DIRECTORY`.
+"""
+
+import os
+import sys
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets import keras_adapter
+
+EPOCHS = 5
+
+
+def network(units=12):
+    """Dropout, augmentation and batch normalization: all that has a state."""
+    keras.utils.set_random_seed(3)
+    dense = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.RandomTranslation(0.2, 0.2, seed=1),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dropout(0.3, seed=2),
+            layers.Dense(units, activation="relu"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model = kft.sparsify(dense, 0.7, seed=4)
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def run(directory, model=None):
+    """One start of the same command; returns everything that it made."""
+    model = network() if model is None else model
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(32, 6, 6, 1)).astype("float32")
+    y = generator.integers(0, 3, 32)
+    edst = kft.callbacks.EDST(
+        exploration_epochs=1,
+        refinement_epochs=2,
+        num_tickets=2,
+        update_interval=3,
+        monitor="loss",
+        directory=os.path.join(directory, "tickets"),
+    )
+    backup = kft.callbacks.Backup(os.path.join(directory, "backup"))
+    history = model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[edst, backup],
+    )
+    tickets = [
+        keras.saving.load_model(path).get_weights()
+        for path in sorted(
+            os.path.join(edst.directory, name) for name in edst.store.read()
+        )
+    ]
+    values = [v.numpy() for v in model.variables + model.optimizer.variables]
+    seeds = [s.numpy() for s in keras_adapter.seed_states(model)]
+    return values + seeds, tickets, history.history, edst.store.read()
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])
