@@ -10,6 +10,7 @@ import keras
 from keras import ops
 from keras import tree
 from keras.src import backend
+from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
 
@@ -103,6 +104,12 @@ def ends_of_graph(model):
     """Inputs and outputs of a model, in the structure they were given in."""
     graph = getattr(model, "_functional", None) or model
     return graph._inputs_struct, graph._outputs_struct
+
+
+def origin(tensor):
+    """The operation that made a symbolic tensor, and its input tensors."""
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors
 
 
 def reset_train_function(model):
@@ -219,6 +226,25 @@ def seed_states(model):
                 held.add(id(generator.state))
                 states.append(generator.state)
     return states
+
+
+def trained_by(layer):
+    """The outermost layer whose running call is in training mode, or `None`."""
+    context = layer._get_call_context()
+    training = context.get_value("training")
+    return context.entry_layer if training is True else None
+
+
+def improvement_of(model, monitor, mode):
+    """Keras' comparison of a monitored value with the best so far.
+
+    Raises:
+        ValueError: If `mode` is "auto" and Keras cannot tell the direction.
+    """
+    callback = MonitorCallback(monitor, mode)
+    callback.set_model(model)
+    callback._set_monitor_op()
+    return callback._is_improvement
 
 
 def begin_at_epoch(model, epoch):

@@ -58,6 +58,11 @@ class DropAndGrow(keras.callbacks.Callback):
         if self.track_ever_active:
             model.track_ever_active()
         model.attach(self.method)
+        model.defer(self.release)
+
+    def release(self):
+        """Leaves the model as it was found, but for what it learned."""
+        self.model.detach()
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None:
@@ -72,7 +77,7 @@ class DropAndGrow(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
-        self.model.detach()
+        self.model.release()
 
 
 def RigL(update_interval=100, drop_fraction=0.3, **kwargs):

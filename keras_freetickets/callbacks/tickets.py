@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.files import atomic_path
 from keras_freetickets.topology.methods import Method
@@ -82,16 +83,12 @@ def _check_factors(learning_rate):
 _MONITOR_MODES = ("auto", "min", "max")
 
 
-def _is_better(mode, monitor):
+def _check_mode(mode):
     if mode not in _MONITOR_MODES:
         raise ValueError(
             f"`mode` must be one of {list(_MONITOR_MODES)}. "
             f"Received: mode={mode}"
         )
-    rising = any(word in (monitor or "") for word in ("acc", "auc", "f1"))
-    if mode == "max" or (mode == "auto" and rising):
-        return lambda value, best: value > best
-    return lambda value, best: value < best
 
 
 class TicketStore:
@@ -158,7 +155,7 @@ class _TicketCallback(DropAndGrow):
         self.monitor = monitor
         self.mode = mode
         self.store = TicketStore(directory)
-        self._is_better = _is_better(mode, monitor)
+        _check_mode(mode)
         self._started = False
 
     def ticket_file(self, epoch):
@@ -187,8 +184,11 @@ class _TicketCallback(DropAndGrow):
         if self.monitor is None and not self.is_last(epoch):
             return
         held = self.store.read().get(file)
-        if held is not None and self.monitor is not None:
-            if not self._is_better(value, held["value"]):
+        if self.monitor is not None:
+            is_better = keras_adapter.improvement_of(
+                self.model, self.monitor, self.mode
+            )
+            if held is not None and not is_better(value, held["value"]):
                 return
         self.store.save(self.model, self._entry(file, epoch, value))
 
@@ -243,7 +243,8 @@ class EDST(_TicketCallback):
         monitor: Name of the epoch log whose best value chooses a refinement's
             ticket. `None` for the last epoch. Defaults to `"val_accuracy"`.
         directory: Where the tickets go.
-        mode: `"max"`, `"min"` or `"auto"` (by the monitor's name).
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
+            `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.Method`.
 
@@ -307,6 +308,7 @@ class EDST(_TicketCallback):
         super().__init__(method, directory, monitor, mode, track_ever_active)
         self.global_drop_fraction = global_drop_fraction
         self.num_tickets = num_tickets
+        self._rate = None
         self.phases = [Phase("exploration", 0, 0, exploration_epochs)]
         for i in range(1, num_tickets + 1):
             begin = exploration_epochs + (i - 1) * refinement_epochs
@@ -349,6 +351,11 @@ class EDST(_TicketCallback):
         super().set_model(model)
         self._rate = _compiled_rate(model) if self.factors else None
 
+    def release(self):
+        super().release()
+        if self._rate is not None:
+            self.model.optimizer.learning_rate = self._rate
+
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         epochs = self.params.get("epochs", self.epochs)
@@ -368,11 +375,6 @@ class EDST(_TicketCallback):
         factor = self.learning_rate_factor(epoch)
         if factor is not None:
             self.model.optimizer.learning_rate = self._rate * factor
-
-    def on_train_end(self, logs=None):
-        if self._rate is not None:
-            self.model.optimizer.learning_rate = self._rate
-        super().on_train_end(logs)
 
     def ensemble(self):
         """Returns the `EnsembleModel` of the collected tickets."""
@@ -405,7 +407,8 @@ class DST(_TicketCallback):
         drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5.
         monitor: Name of the epoch log whose best value chooses the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`.
-        mode: `"max"`, `"min"` or `"auto"` (by the monitor's name).
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
+            `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.Method`.
 

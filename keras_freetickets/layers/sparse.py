@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+import warnings
 
 import keras
 import numpy as np
@@ -181,7 +182,9 @@ class Sparse(keras.layers.Wrapper):
             for the layer's own choice: kernels, recurrent and pointwise
             kernels.
         mask_initializer: `"random"`, `"magnitude"` or a callable
-            `(kernel, count, generator) -> mask` over NumPy arrays.
+            `(kernel, count, generator) -> mask` over NumPy arrays, with
+            exactly `count` true entries. The masks themselves are saved; a
+            callable is only if it is registered with Keras.
         seed: Integer for the random mask. `None` for one drawn now.
         state: Dict from the name to the dtype of further state for each
             connection, as `add_state` adds it.
@@ -271,6 +274,13 @@ class Sparse(keras.layers.Wrapper):
         count = active_count(value.size, 1.0 - sparsity)
         initializer = check_mask_initializer(self.mask_initializer)
         initial = np.asarray(initializer(value, count, generator), bool)
+        if initial.shape != value.shape or initial.sum() != count:
+            raise ValueError(
+                f"`mask_initializer` must return a mask of shape "
+                f"{value.shape} with {count} true entries for {place.name} of "
+                f"layer '{self.name}'. Received: a mask of shape "
+                f"{initial.shape} with {initial.sum()}"
+            )
         mask = self.add_weight(
             name=place.name.replace("/", "_") + "_mask",
             shape=value.shape,
@@ -319,7 +329,22 @@ class Sparse(keras.layers.Wrapper):
             )
 
     def call(self, *args, **kwargs):
+        self._warn_if_not_kept_sparse()
         return self.layer(*args, **kwargs)
+
+    def _warn_if_not_kept_sparse(self):
+        caller = keras_adapter.trained_by(self)
+        if not isinstance(caller, keras.Model):
+            return
+        if not getattr(caller, "keeps_kernels_sparse", False):
+            warnings.warn(
+                f"Layer '{self.name}' is trained within the model "
+                f"'{caller.name}', which is no SparseModel: its kernels will "
+                "not stay sparse. Build the outermost model as "
+                "keras_freetickets.SparseModel(inputs, outputs), or derive "
+                "it from SparseModel.",
+                stacklevel=2,
+            )
 
     def compute_output_spec(self, *args, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)
@@ -335,7 +360,7 @@ class Sparse(keras.layers.Wrapper):
             **super().get_config(),
             "sparsity": self.sparsity,
             "kernels": self.kernels,
-            "mask_initializer": self.mask_initializer,
+            "mask_initializer": _saved(self.mask_initializer),
             "seed": self.seed,
             "state": dict(self.state),
         }
@@ -346,7 +371,20 @@ class Sparse(keras.layers.Wrapper):
         layer = keras.saving.deserialize_keras_object(
             config.pop("layer"), custom_objects=custom_objects
         )
+        config["mask_initializer"] = keras.saving.deserialize_keras_object(
+            config["mask_initializer"], custom_objects=custom_objects
+        )
         return cls(layer, **config)
+
+
+def _saved(initializer):
+    """A name; a function that no name leads back to has done its work."""
+    if not callable(initializer):
+        return initializer
+    name = keras.saving.get_registered_name(initializer)
+    if keras.saving.get_registered_object(name) is None:
+        return "random"
+    return keras.saving.serialize_keras_object(initializer)
 
 
 def _as_tensor(value):

@@ -66,9 +66,10 @@ class Topology(keras.layers.Layer):
         """The share of connections to replace in this step."""
         scheduled = method.drop_fraction(self.step_of(optimizer))
         given = self.global_drop.value
-        return ops.where(
+        fraction = ops.where(
             ops.greater(given, 0.0), given, ops.cast(scheduled, "float32")
         )
+        return ops.clip(fraction, 0.0, 1.0)
 
     def record(self, optimizer, method, replaced, done):
         """Counts an update that took place and plans the next."""

@@ -148,6 +148,8 @@ def _choose_initializer(model, mask_initializer):
 
 def _copy_layer(layer):
     copy = type(layer).from_config(layer.get_config())
+    if not isinstance(layer, keras.Layer):
+        return copy  # an operation of keras.ops in the graph
     config = layer.get_build_config()
     if layer.built and config and not copy.built:
         copy.build_from_config(config)
@@ -254,6 +256,8 @@ def _check_rebuilt(layer, copy):
 def _take_over_values(originals):
     """Values of layers that were only built by the calls of the graph."""
     for layer, copy in originals.items():
+        if not isinstance(layer, keras.Layer):
+            continue
         wrapped = isinstance(copy, Sparse) and not isinstance(layer, Sparse)
         if layer.weights and not wrapped:
             copy.set_weights(layer.get_weights())
@@ -298,6 +302,8 @@ def strip(model):
 
     clone, originals = _clone(plain, convert)
     for layer, copy in originals.items():
+        if not isinstance(layer, keras.Layer):
+            continue
         source = layer.layer if isinstance(layer, Sparse) else layer
         if source.weights:
             copy.set_weights(source.get_weights())

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
+
 _INDEX = "tickets.json"
 
 
@@ -37,25 +39,73 @@ def _check_members(members):
                 "`members` must have one output each. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
+        shape = tuple(member.outputs[0].shape)
+        if len(shape) != 2 or shape[1] == 1:
+            raise ValueError(
+                "`members` must return a score for each of two or more "
+                f"classes, (batch, classes). Received: member {i} that "
+                f"returns {shape}"
+            )
         _check_alike(members[0], member, i)
 
 
 def _check_alike(first, member, i):
-    for what in ("input_shape", "output_shape"):
-        mine, other = getattr(first, what), getattr(member, what)
+    for end in ("inputs", "outputs"):
+        mine = [tuple(tensor.shape) for tensor in getattr(first, end)]
+        other = [tuple(tensor.shape) for tensor in getattr(member, end)]
         if mine != other:
             raise ValueError(
-                f"`members` must agree in {what.replace('_', ' ')}. "
+                f"`members` must agree in the shapes of their {end}. "
                 f"Received: {mine} for member 0 and {other} for member {i}"
             )
-    mine = [tuple(v.shape) for v in _state(first)]
-    other = [tuple(v.shape) for v in _state(member)]
-    if mine != other:
+    if _architecture(first) != _architecture(member):
         raise ValueError(
-            "`members` must have the same architecture. Received: member 0 "
-            f"with {len(mine)} variables and member {i} with {len(other)}, or "
-            "of other shapes"
+            "`members` must have the same architecture. Received: member "
+            f"{i} ('{member.name}') with other layers, or layers with other "
+            "settings, than member 0"
         )
+
+
+# What two members may differ in: it does not change what they compute.
+_OWN = re.compile(
+    r"name|seed|sparsity|state|rate|trainable|compile_config|build_config"
+    r"|mask_initializer|.*_(initializer|regularizer|constraint)|initializer"
+)
+
+
+def _architecture(model):
+    """A model's config without what is a member's own, to compare."""
+    config = _uncompiled(model)
+    names = {}
+    _number_layers(config, names)
+    return _compared(config, names), [tuple(v.shape) for v in _state(model)]
+
+
+def _number_layers(config, names):
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return
+        inner = config.get("config")
+        if isinstance(inner, dict) and "name" in inner:
+            names.setdefault(inner["name"], f"layer {len(names)}")
+        config = config.values()
+    if not isinstance(config, str) and hasattr(config, "__iter__"):
+        for value in config:
+            _number_layers(value, names)
+
+
+def _compared(config, names):
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return config["config"]["name"]
+        return {
+            key: _compared(value, names)
+            for key, value in config.items()
+            if not _OWN.fullmatch(str(key))
+        }
+    if isinstance(config, (list, tuple)):
+        return [_compared(value, names) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
 
 
 def _state(model):
@@ -63,10 +113,27 @@ def _state(model):
     return list(model.trainable_variables) + list(model.non_trainable_variables)
 
 
+def _last_layer(model):
+    """The layer that gives the outputs, beneath those that only pass on."""
+    tensor = model.outputs[0]
+    while True:
+        layer, inputs = keras_adapter.origin(tensor)
+        layer = getattr(layer, "layer", layer)
+        if isinstance(layer, keras.Model):
+            tensor = layer.outputs[0]
+            continue
+        passes = isinstance(layer, keras.layers.Identity) or (
+            isinstance(layer, keras.layers.Activation)
+            and layer.activation is keras.activations.linear
+        )
+        if not passes:
+            return layer
+        tensor = inputs[0]
+
+
 def _gives_logits(model):
     """Whether the last layer's activation leaves logits, not probabilities."""
-    layer = model.output._keras_history.operation
-    layer = getattr(layer, "layer", layer)
+    layer = _last_layer(model)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax):
         return False
@@ -140,7 +207,7 @@ class EnsembleModel(keras.Model):
             from_logits = _gives_logits(model)
         self.from_logits = from_logits
         self._stacks = [self._stack(i, v) for i, v in enumerate(_state(model))]
-        self.build(model.input_shape)
+        self.built = True
         for i, member in enumerate(members or []):
             self._set_member(i, member)
         self.compile(
@@ -167,9 +234,6 @@ class EnsembleModel(keras.Model):
             values = ops.convert_to_numpy(stack.value).copy()
             values[i] = ops.convert_to_numpy(variable.value)
             stack.assign(values)
-
-    def build(self, input_shape=None):
-        self.built = True
 
     @classmethod
     def from_tickets(cls, source, **kwargs):

@@ -41,6 +41,8 @@ class SparseModel(keras.Model):
         Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
     """
 
+    keeps_kernels_sparse = True
+
     def __new__(cls, *args, **kwargs):
         if cls is SparseModel and _is_functional_call(args, kwargs):
             return super().__new__(FunctionalSparseModel)
@@ -48,7 +50,11 @@ class SparseModel(keras.Model):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._prepare()
+
+    def _prepare(self):
         self._method = None
+        self._deferred = []
         self.topology = Topology(name="topology")
 
     @property
@@ -99,6 +105,27 @@ class SparseModel(keras.Model):
         self._method = method
         self.topology.begin(self.optimizer, method)
         keras_adapter.reset_train_function(self)
+
+    def fit(self, *args, **kwargs):
+        # An exception in `fit`, or Ctrl-C, would leave a method attached.
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self.release()
+
+    def defer(self, action):
+        """Has `action()` called when `fit` ends, be it by an exception.
+
+        Args:
+            action: Callable without arguments.
+        """
+        self._deferred.append(action)
+
+    def release(self):
+        """Calls what was deferred, once."""
+        deferred, self._deferred = self._deferred, []
+        for action in deferred:
+            action()
 
     def detach(self):
         """Leaves the masks as they are from the next step on."""
@@ -200,5 +227,4 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
 
     def __init__(self, *args, **kwargs):
         keras_adapter.Functional.__init__(self, *args, **kwargs)
-        self._method = None
-        self.topology = Topology(name="topology")
+        self._prepare()

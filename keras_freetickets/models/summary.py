@@ -7,7 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.topology import Topology
 from keras_freetickets.metrics import flops
 
 
@@ -23,7 +25,7 @@ class SummaryRow:
         total: Integer, number of weights.
         sparsity: Float, 1 - active / total.
         flops: Theoretical FLOPs of one example's forward pass, masked weights
-            not counted.
+            not counted; NaN for a subclassed model, which has no graph.
         dense_flops: The same with every weight counted.
         note: Why the layer has no mask, else "".
     """
@@ -46,9 +48,13 @@ def _masked_row(name, record, macs):
     density = active / total
     layer, _, kernel = record.name.partition("/")
     note = "dense: density 1 by the distribution" if active == total else ""
+    kernel_value = ops.convert_to_numpy(record.kernel.value)
+    stray = np.count_nonzero(kernel_value[~mask])
+    if stray:
+        note = f"{stray:,} weights outside the mask are not zero"
     return SummaryRow(
         name,
-        kernel or layer,
+        kernel,
         tuple(mask.shape),
         active,
         total,
@@ -60,7 +66,9 @@ def _masked_row(name, record, macs):
 
 
 def _dense_row(layer, macs):
-    weights = layer.trainable_weights
+    inner = [p for p in keras_adapter.sublayers(layer) if isinstance(p, Sparse)]
+    masked = {id(w) for part in inner for w in part.trainable_weights}
+    weights = [w for w in layer.trainable_weights if id(w) not in masked]
     total = sum(math.prod(w.shape) for w in weights)
     dense = sum(2.0 * macs.get(id(w), 0) for w in weights)
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -75,17 +83,32 @@ def _dense_row(layer, macs):
 
 
 def _layers_of(model):
+    """The layers, and the `Sparse` ones within them."""
     for layer in model.layers:
-        if hasattr(layer, "layers") and not isinstance(layer, Sparse):
+        if isinstance(layer, keras.Model):
             yield from _layers_of(layer)
-        else:
-            yield layer
+            continue
+        parts = keras_adapter.sublayers(layer)[1:]
+        yield from (part for part in parts if isinstance(part, Sparse))
+        yield layer
+
+
+class _Unknown(dict):
+    """MACs of a model without a graph."""
+
+    def get(self, key, default=None):
+        return math.nan
+
+
+def _macs(model):
+    if not getattr(model, "inputs", None):
+        return _Unknown()
+    costs = flops.kernel_macs(model)
+    return {key: cost.macs for key, cost in costs.items()}
 
 
 def _rows(model):
-    macs = {
-        key: record.macs for key, record in flops.kernel_macs(model).items()
-    }
+    macs = _macs(model)
     rows = []
     for layer in _layers_of(model):
         if isinstance(layer, Sparse):
@@ -93,9 +116,10 @@ def _rows(model):
                 _masked_row(layer.name, record, macs)
                 for record in layer.connections
             ]
-        elif not isinstance(layer, keras.layers.InputLayer):
-            if layer is not getattr(model, "topology", None):
-                rows.append(_dense_row(layer, macs))
+        elif not isinstance(layer, keras.layers.InputLayer | Topology):
+            row = _dense_row(layer, macs)
+            if row.total or not layer.weights:
+                rows.append(row)
     return rows
 
 
@@ -130,6 +154,9 @@ def _table(model, rows):
         f"Active / maskable weights: {active:,} / {total:,} "
         f"(sparsity {1.0 - share:.4f})"
     )
+    if math.isnan(used):
+        lines.append("Theoretical FLOPs: unknown, as the model has no graph")
+        return "\n".join(lines)
     ratio = used / dense if dense else 1.0
     lines.append(
         f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense "

@@ -34,7 +34,8 @@ class Method:
             (FreeTickets, CIFAR, batches of 128).
         drop_fraction: Float in [0, 1] or a schedule of
             `keras_freetickets.topology.schedules`: the share of active
-            weights that an update replaces, counted in steps of 1/10,000.
+            weights that an update replaces, counted in steps of 1/10,000
+            (what a schedule gives beyond [0, 1] is cut off).
             Defaults to 0.5 (FreeTickets).
         drop: `"magnitude"`, `"random"` or a callable of `Connections`.
         growth: `"gradient"`, `"random"` or a callable of `Connections`.
@@ -92,6 +93,12 @@ class Method:
             )
         self.update_interval = update_interval
         self.drop_fraction = schedules.get(drop_fraction)
+        first = float(self.drop_fraction(ops.convert_to_tensor(0)))
+        if not 0.0 <= first <= 1.0:
+            raise ValueError(
+                "`drop_fraction` must be in [0, 1]: the fraction of active "
+                f"weights that an update replaces. Received: {first} at step 0"
+            )
         self.drop = drop
         self.growth = growth
         self.stop = stop

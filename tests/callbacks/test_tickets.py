@@ -271,3 +271,67 @@ def test_ever_active_in_the_logs(tmp_path):
     seen = history.history["ever_active"]
     assert all(a <= b for a, b in zip(seen, seen[1:]))
     assert 0.2 < seen[-1] <= 1.0
+
+
+@pytest.mark.parametrize(
+    "metric, best", [("recall", 1), ("mean_squared_error", 0)]
+)
+def test_auto_mode_is_the_metrics_own_direction(tmp_path, metric, best):
+    """Of two epochs with values 0.25 and 0.75, which is the ticket?"""
+
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs[f"val_{metric}"] = [0.25, 0.75][epoch]
+
+    metrics = {
+        "recall": keras.metrics.Recall(name="recall"),
+        "mean_squared_error": keras.metrics.MeanSquaredError(),
+    }
+    dense = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(1, activation="sigmoid")]
+    )
+    model = kft.sparsify(dense, 0.5)
+    model.compile("sgd", "mse", metrics=[metrics[metric]])
+    dst = kft.callbacks.DST(str(tmp_path), monitor=f"val_{metric}")
+    x, y = np.ones((8, 4)), np.ones((8, 1))
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[Values(), dst])
+    assert dst.store.read()["ticket_0.keras"]["epoch"] == best
+
+
+def test_a_monitor_without_a_direction_needs_a_mode(tmp_path):
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["own"] = 1.0
+
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model = kft.sparsify(dense, 0.5)
+    model.compile("sgd", "mse")
+    dst = kft.callbacks.DST(str(tmp_path), monitor="own")
+    with pytest.raises(ValueError, match="Pass `mode='max'`"):
+        model.fit(
+            np.ones((8, 4)),
+            np.ones((8, 1)),
+            verbose=0,
+            callbacks=[Values(), dst],
+        )
+
+
+def test_an_interrupted_run_gives_the_rate_back(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model = kft.sparsify(dense, 0.5)
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    edst = kft.callbacks.EDST(1, 2, 1, monitor=None, directory=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(
+            np.ones((8, 4)),
+            np.ones((8, 1)),
+            epochs=3,
+            verbose=0,
+            callbacks=[edst, Stop()],
+        )
+    assert float(model.optimizer.learning_rate.numpy()) == 0.5

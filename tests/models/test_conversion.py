@@ -173,3 +173,39 @@ def test_keras_2_models_are_refused_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(TypeError, match="`keras` .*`tf_keras`"):
         kft.sparsify(model, 0.5)
+
+
+def test_operations_in_the_graph():
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4)(inputs)
+    outputs = layers.Dense(2)(keras.ops.relu(hidden) + inputs)
+    dense = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    sparse = kft.sparsify(dense, 0.0)
+    expected = dense.predict(x, verbose=0)
+    np.testing.assert_array_equal(sparse.predict(x, verbose=0), expected)
+    plain = kft.strip(sparse)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
+
+
+def first_of(kernel, count, generator):
+    mask = np.zeros(kernel.size, bool)
+    mask[:count] = True
+    return mask.reshape(kernel.shape)
+
+
+def test_own_mask_initializer_gives_files_that_load(tmp_path):
+    sparse = kft.sparsify(small(), 0.8, mask_initializer=first_of)
+    sparse.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for mine, other in zip(masks(loaded), masks(sparse), strict=True):
+        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(other, first_of(other, other.sum(), 0))
+
+
+def test_own_mask_initializer_of_a_wrong_count():
+    def all_of(kernel, count, generator):
+        return np.ones(kernel.shape, bool)
+
+    with pytest.raises(ValueError, match="`mask_initializer` must return"):
+        kft.sparsify(small(), 0.8, mask_initializer=all_of)

@@ -166,8 +166,8 @@ def test_missing_or_damaged_tickets(members, tmp_path):
     [
         ([], "at least one"),
         (["model"], "must be Keras models"),
-        ([{}, {"classes": 4}], "must agree in output shape"),
-        ([{}, {"shape": (8, 8, 1)}], "must agree in input shape"),
+        ([{}, {"classes": 4}], "agree in the shapes of their outputs"),
+        ([{}, {"shape": (8, 8, 1)}], "agree in the shapes of their inputs"),
         ([{}, {"units": 9}], "same architecture"),
         ([{"activation": "tanh"}], "`from_logits` must be given"),
     ],
@@ -184,3 +184,55 @@ def test_refused(others, message):
 def test_it_cannot_be_trained(ensemble, x):
     with pytest.raises(RuntimeError, match="cannot be trained"):
         ensemble.fit(x, np.zeros(10), verbose=0)
+
+
+def tail(activation, *more):
+    inputs = keras.Input((4,))
+    outputs = layers.Dense(3, activation=activation)(inputs)
+    for layer in more:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    "model, logits",
+    [
+        (lambda: tail("softmax", layers.Activation("linear")), False),
+        (lambda: tail(None, layers.Softmax()), False),
+        (lambda: tail(None, layers.Activation("softmax")), False),
+        (lambda: tail(None, layers.Activation("linear")), True),
+        (lambda: tail(None, layers.Identity()), True),
+    ],
+)
+def test_logits_are_told_through_layers_that_pass_on(model, logits):
+    assert kft.EnsembleModel([model()]).from_logits is logits
+
+
+def test_activations_are_part_of_the_architecture():
+    def network(activation, seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(5, activation=activation),
+                layers.Dropout(0.1 * seed),
+                layers.Dense(3, activation="softmax"),
+            ]
+        )
+
+    with pytest.raises(ValueError, match="must have the same architecture"):
+        kft.EnsembleModel([network("relu", 1), network("tanh", 2)])
+    kft.EnsembleModel([network("relu", 1), network("relu", 2)])
+
+
+def test_order_of_the_graph_is_part_of_the_architecture():
+    def network(swapped):
+        inputs = keras.Input((4,))
+        a = layers.Dense(4, activation="relu")(inputs)
+        b = layers.Dense(4, activation="relu")(a if swapped else inputs)
+        outputs = layers.Dense(3, activation="softmax")(a + b)
+        return keras.Model(inputs, outputs)
+
+    with pytest.raises(ValueError, match="must have the same architecture"):
+        kft.EnsembleModel([network(False), network(True)])
+    kft.EnsembleModel([network(True), network(True)])

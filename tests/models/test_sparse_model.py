@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -388,3 +390,43 @@ def test_attach_needs_a_compiled_model():
     dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="must be compiled"):
         kft.sparsify(dense, 0.5).attach(SET())
+
+
+@pytest.mark.parametrize("method", [RigL, SET])
+def test_nothing_to_update_is_no_reason_to_stop_training(method):
+    x, y = data()
+    model = network("sgd", sparsity=0.0)
+    callback = kft.callbacks.DropAndGrow(method(update_interval=2))
+    before = model.get_weights()
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    assert int(model.optimizer.iterations.numpy()) == 6
+    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+
+
+def test_an_exception_in_fit_leaves_no_method_behind():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    model = network()
+    x, y = data()
+    callbacks = [kft.callbacks.SET(update_interval=1), Stop()]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    assert model.method is None
+    masks = [mask for _, mask in state(model)]
+    model.fit(x, y, verbose=0)
+    for old, (_, new) in zip(masks, state(model)):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_sparse_layers_in_a_dense_model_warn():
+    x, y = data()
+    model = keras.Sequential([keras.Input((10,)), Sparse(layers.Dense(3), 0.5)])
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="which is no SparseModel"):
+        model.fit(x, np.ones((len(x), 3)), verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        network().fit(x, y, verbose=0)

@@ -1,4 +1,7 @@
+import math
+
 import keras
+import numpy as np
 from keras import layers
 
 import keras_freetickets as kft
@@ -42,3 +45,49 @@ def test_dense_by_distribution_is_said():
     last = [row for row in rows if row.layer == rows[-1].layer][0]
     assert last.active == last.total == 1000
     assert "density 1 by the distribution" in last.note
+
+
+class Block(layers.Layer):
+    """A layer of a user's own that holds a sparse one and a dense one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = kft.layers.Sparse(layers.Dense(8, name="inner"), 0.5)
+        self.outer = layers.Dense(2, name="outer")
+
+    def call(self, inputs):
+        return self.outer(self.inner(inputs))
+
+
+class Own(kft.SparseModel):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = Block(name="block")
+
+    def call(self, inputs):
+        return self.block(inputs)
+
+
+def test_subclassed_model():
+    model = Own()
+    model(np.ones((1, 4), "float32"))
+    printed = []
+    rows = kft.sparsity_summary(model, print_fn=printed.append)
+    assert [(r.layer, r.active, r.total) for r in rows] == [
+        ("inner", 16, 32),
+        ("block", 18, 18),  # outer: 8 * 2 weights and 2 biases
+    ]
+    assert all(math.isnan(row.flops) for row in rows)
+    assert "FLOPs: unknown" in printed[0]
+
+
+def test_weights_outside_the_mask_are_told():
+    model = kft.sparsify(kft.applications.lenet_300_100(), 0.9, seed=0)
+    kernel = model.connections[0].kernel
+    kernel.assign(np.ones(kernel.shape))
+    row = kft.sparsity_summary(model, print_fn=False)[1]
+    assert (
+        row.note
+        == f"{row.total - row.active:,} weights outside the mask"
+        + (" are not zero")
+    )

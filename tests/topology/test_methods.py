@@ -45,3 +45,10 @@ def test_presets():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Method(**arguments)
+
+
+def test_schedule_out_of_range_at_step_0():
+    with pytest.raises(
+        ValueError, match=r"`drop_fraction` must be in \[0, 1\]"
+    ):
+        Method(drop_fraction=lambda step: 1.5)

@@ -106,9 +106,17 @@ class _Step:
         self.slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
         self.masks = [tf.convert_to_tensor(r.mask.value) for r in self.records]
         self.dense = [gradients[i] for i in self.places]
+        # Kernels of density 1 are left alone.
+        self.changing = [
+            i for i, r in enumerate(self.records) if r.active < r.size
+        ]
 
     def run(self, method, topology):
         states = self.observe(method)
+        if not self.changing:
+            self.apply_masked(method, states)
+            self.project(self.masks, self.masks)
+            return
         before = topology.is_due(self.optimizer, method)
         if not method.apply_on_update:
             if tf.distribute.get_strategy().num_replicas_in_sync > 1:
@@ -175,10 +183,6 @@ class _Step:
 
     def masks_after(self, method, topology, states, due):
         """The masks of the next step; changed behind one conditional."""
-        nothing = (self.masks, self.masks, topology.replaced.value, False)
-        which = [i for i, r in enumerate(self.records) if r.active < r.size]
-        if not which:
-            return nothing
 
         def update():
             inputs = self.inputs(
@@ -197,8 +201,8 @@ class _Step:
                 jit_compile=True,
                 autograph=False,
             )
-            new, alive, share, done = compiled(_pick(inputs, which))
-            for i, mask, kept in zip(which, new, alive):
+            new, alive, share, done = compiled(_pick(inputs, self.changing))
+            for i, mask, kept in zip(self.changing, new, alive):
                 masks[i], survivors[i] = mask, kept
             return masks, survivors, share, done
 
@@ -206,7 +210,7 @@ class _Step:
             return (
                 list(self.masks),
                 list(self.masks),
-                tf.convert_to_tensor(nothing[2]),
+                tf.convert_to_tensor(topology.replaced.value),
                 tf.constant(False),
             )
 
