@@ -54,6 +54,11 @@ def eager_scope():
 
         with tf.init_scope():
             yield
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        with jax.ensure_compile_time_eval():
+            yield
     else:
         yield
 
@@ -175,6 +180,34 @@ def _same_shape(slot, variable):
     return shape is not None and tuple(shape) == tuple(variable.shape)
 
 
+def accumulators(optimizer, variables):
+    """What an optimizer sums gradients in, over several micro-batches.
+
+    Returns:
+        Tuple of their number in an update (`None` if each makes one), the
+        variable that counts micro-batches, and a variable of dense sums for
+        each of `variables`.
+    """
+    (plain,) = _plain_optimizers(optimizer)
+    steps = plain.gradient_accumulation_steps
+    if not steps:
+        return None, None, []
+    places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
+    sums = [plain._accumulated_gradients[places[id(v)]] for v in variables]
+    return steps, plain._iterations, sums
+
+
+def updated_metrics(model, values, loss, batch):
+    """Logs and new values of the metrics' variables, on JAX."""
+    return model._update_metrics_variables(values, loss, *batch)
+
+
+def synchronize(model):
+    """Gives variables their values back after an exception in `fit`."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
 def loss_scale(optimizer):
     """The factor on the loss and so on the gradients, or `None`."""
     scale = getattr(optimizer, "dynamic_scale", None)
@@ -229,7 +262,10 @@ def seed_states(model):
 
 
 def trained_by(layer):
-    """The outermost layer whose running call is in training mode, or `None`."""
+    """The outermost layer whose running call is in training mode, or `None`.
+
+    JAX's trainer leaves the model out: there it is one of its layers.
+    """
     context = layer._get_call_context()
     training = context.get_value("training")
     return context.entry_layer if training is True else None

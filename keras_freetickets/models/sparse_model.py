@@ -111,6 +111,7 @@ class SparseModel(keras.Model):
         try:
             return super().fit(*args, **kwargs)
         finally:
+            keras_adapter.synchronize(self)
             self.release()
 
     def defer(self, action):
@@ -177,6 +178,33 @@ class SparseModel(keras.Model):
         ```
         """
         get_trainer().apply_gradients(self, gradients)
+
+    def stateless_apply(
+        self,
+        trainable_variables,
+        non_trainable_variables,
+        optimizer_variables,
+        gradients,
+    ):
+        """`apply_gradients` as a pure function, for a loop of your own on JAX.
+
+        Args:
+            trainable_variables: List of values of `trainable_variables`.
+            non_trainable_variables: List of values of the others (masks
+                among them).
+            optimizer_variables: List of values of `optimizer.variables`.
+            gradients: As for `apply_gradients`.
+
+        Returns:
+            The three lists after the step.
+        """
+        return get_trainer().stateless_apply(
+            self,
+            trainable_variables,
+            non_trainable_variables,
+            optimizer_variables,
+            gradients,
+        )
 
     def gradients_at(self, kernels, x, y, sample_weight=None):
         """Loss gradients at other values of the masked kernels.

@@ -1,21 +1,23 @@
 """The training step of each Keras backend, chosen when first needed."""
 
+import importlib
+
 import keras
+
+_BACKENDS = ("tensorflow", "jax")
 
 
 def get_trainer():
     """Returns the module that implements the step on this backend.
 
     Raises:
-        RuntimeError: If the backend has no trainer yet.
+        RuntimeError: If the backend has no trainer.
     """
-    if keras.backend.backend() == "tensorflow":
-        from keras_freetickets.models.trainers import tensorflow
-
-        return tensorflow
-    raise RuntimeError(
-        "Sparse training runs on the TensorFlow backend. "
-        f"Received: KERAS_BACKEND={keras.backend.backend()!r}; set "
-        "KERAS_BACKEND=tensorflow. Building, predicting and EnsembleModel "
-        "work on every backend."
-    )
+    backend = keras.backend.backend()
+    if backend not in _BACKENDS:
+        raise RuntimeError(
+            f"Sparse training runs on the backends {list(_BACKENDS)}. "
+            f"Received: KERAS_BACKEND={backend!r}. Building, predicting, "
+            "loading and EnsembleModel work on every backend."
+        )
+    return importlib.import_module(f"{__name__}.{backend}")

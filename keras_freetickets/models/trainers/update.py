@@ -31,10 +31,10 @@ class Inputs:
     masks: typing.Any
     gradients: typing.Any
     states: typing.Any
-    fraction: typing.Any
-    step: typing.Any
-    update: typing.Any
-    seed: typing.Any
+    fraction: typing.Any = 0.0
+    step: typing.Any = 0
+    update: typing.Any = 0
+    seed: typing.Any = 0
 
     def connections(self):
         return [

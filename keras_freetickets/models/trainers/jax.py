@@ -1,0 +1,128 @@
+"""The training step on JAX: Keras' own, but for `stateless_apply`.
+
+A step is a function from state to state there. The part that all backends
+share runs in a scope in which variables read and write that state.
+"""
+
+import sys
+
+import jax
+import keras
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.models.trainers import step
+
+
+def train_step(model, state, data):
+    """One step of `fit`: the state before it and a batch, to the state after.
+
+    Args:
+        model: A `SparseModel`.
+        state: Lists of values: trainable, non-trainable, optimizer's and
+            metrics' variables.
+        data: A batch.
+
+    Returns:
+        The logs and the new state.
+    """
+    trainable, others, slots, metrics = state
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    loss_and_gradients = jax.value_and_grad(
+        model.compute_loss_and_updates, has_aux=True
+    )
+    (_, outcome), gradients = loss_and_gradients(
+        trainable,
+        others,
+        metrics,
+        x,
+        y,
+        sample_weight,
+        training=True,
+        optimizer_variables=slots,
+    )
+    loss, y_pred, others, metrics = outcome
+    trainable, others, slots = stateless_apply(
+        model, trainable, others, slots, gradients
+    )
+    logs, metrics = keras_adapter.updated_metrics(
+        model, metrics, loss, (x, y, y_pred, sample_weight)
+    )
+    return logs, (trainable, others, slots, metrics)
+
+
+def stateless_apply(model, trainable, others, slots, gradients):
+    """The rest of a step, from dense gradients on, as values to values."""
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+    )
+    variables = [v for group in groups for v in group]
+    values = [*trainable, *others, *slots]
+    scope = keras.StatelessScope(state_mapping=list(zip(variables, values)))
+    with scope:
+        apply_gradients(model, gradients)
+    return tuple(
+        [scope.get_current_value(variable) for variable in group]
+        for group in groups
+    )
+
+
+def apply_gradients(model, gradients):
+    """The rest of a step, from dense gradients on."""
+    step.apply_gradients(sys.modules[__name__], model, gradients)
+
+
+def gradients_at(model, kernels, x, y, sample_weight):
+    """Gradients of the loss at other kernel values, leaving no trace."""
+    variables = model.trainable_variables
+    values = [v.value for v in variables]
+    place = {id(v): i for i, v in enumerate(variables)}
+    places = [place[id(record.kernel)] for record in model.connections]
+    others = [v.value for v in model.non_trainable_variables]
+    metrics = [v.value for v in model.metrics_variables]
+
+    def loss_at(kernels):
+        moved = list(values)
+        for i, kernel in zip(places, kernels):
+            moved[i] = kernel
+        y_pred, _ = model.stateless_call(moved, others, x, training=True)
+        loss, _ = model.stateless_compute_loss(
+            moved,
+            others,
+            metrics,
+            x=x,
+            y=y,
+            y_pred=y_pred,
+            sample_weight=sample_weight,
+            training=True,
+        )
+        return loss
+
+    return jax.grad(loss_at)(list(kernels))
+
+
+def mean_over_replicas(gradients):
+    """A compiled step sees the whole batch, however it is laid out."""
+    return gradients
+
+
+def compiled(function):
+    """The step is one program already, or wants to be run eagerly."""
+    return function
+
+
+def apply(optimizer, gradients, variables, skip=None):
+    """The optimizer's own step, left out where `skip` is true."""
+    before = (
+        [v.value for v in variables],
+        [v.value for v in optimizer.variables],
+    )
+
+    def run():
+        return optimizer.stateless_apply(before[1], gradients, before[0])
+
+    after = run() if skip is None else jax.lax.cond(skip, lambda: before, run)
+    for group, values in zip((variables, optimizer.variables), after):
+        for variable, value in zip(group, values):
+            variable.assign(value)

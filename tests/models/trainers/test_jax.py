@@ -1,0 +1,80 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets.topology import Method
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="about JAX's step"
+)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    dense = keras.Sequential(
+        [keras.Input((10,)), layers.Dense(20), layers.Dense(3)]
+    )
+    model = kft.sparsify(dense, 0.7, "uniform", seed=2)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(8, 10)).astype("float32")
+    return x, np.ones((8, 3), "float32")
+
+
+def state_of(model):
+    return [
+        [v.value for v in group]
+        for group in (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+        )
+    ]
+
+
+def test_own_loop_is_the_loop_of_fit():
+    import jax
+
+    x, y = data()
+    fitted = network()
+    callback = kft.callbacks.DropAndGrow(Method(2, growth="random"))
+    fitted.fit(x, y, epochs=5, batch_size=8, verbose=0, callbacks=[callback])
+
+    model = network()
+    model.attach(Method(2, growth="random"))
+
+    def loss_of(trainable, others):
+        y_pred, _ = model.stateless_call(trainable, others, x, training=True)
+        return keras.ops.mean((y_pred - y) ** 2)
+
+    @jax.jit
+    def step(trainable, others, slots):
+        gradients = jax.grad(loss_of)(trainable, others)
+        return model.stateless_apply(trainable, others, slots, gradients)
+
+    state = state_of(model)
+    for _ in range(5):
+        state = step(*state)
+    assert int(fitted.topology.update_count.numpy()) == 2
+    for mine, other in zip(state, state_of(fitted), strict=True):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_step_has_no_host_callback():
+    import jax
+
+    model = network()
+    model.attach(Method(update_interval=1))
+    state = (*state_of(model), [v.value for v in model.metrics_variables])
+    text = str(jax.make_jaxpr(model.train_step)(state, data()))
+    assert "cond" in text
+    assert "callback" not in text
+    assert " sort" not in text and "top_k" not in text
