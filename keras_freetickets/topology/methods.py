@@ -1,5 +1,7 @@
 """Sparse-training methods: each is its difference to `Method`."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -10,6 +12,10 @@ from keras_freetickets.topology.drop_and_grow import fraction_of
 
 _REGROWN = ("keep", "reset")
 _ROUNDING = ("ceil", "floor")
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _check_choice(name, value, choices):
@@ -50,7 +56,8 @@ class Method:
             number of replaced connections.
         apply_on_update: Whether the optimizer also moves the weights in a
             step that updates the topology (FreeTickets, ITOP: yes; RigL: no).
-        seed: Integer that makes random growth and ties reproducible.
+        seed: Integer in [0, 2**31) that makes random growth and ties
+            reproducible.
 
     Example:
 
@@ -79,19 +86,24 @@ class Method:
         apply_on_update=True,
         seed=0,
     ):
-        if not isinstance(update_interval, int) or update_interval < 1:
+        if not _is_integer(update_interval) or update_interval < 1:
             raise ValueError(
                 "`update_interval` must be a positive number of optimizer "
                 f"updates. Received: update_interval={update_interval}"
             )
         _check_choice("regrown", regrown, _REGROWN)
         _check_choice("rounding", rounding, _ROUNDING)
-        if stop is not None and stop < 0:
+        if stop is not None and (not _is_integer(stop) or stop < 0):
             raise ValueError(
                 "`stop` must be a number of optimizer updates or None. "
                 f"Received: stop={stop}"
             )
-        self.update_interval = update_interval
+        if not _is_integer(seed) or not 0 <= seed < 2**31:
+            raise ValueError(
+                "`seed` must be an integer in [0, 2**31). "
+                f"Received: seed={seed}"
+            )
+        self.update_interval = int(update_interval)
         self.drop_fraction = schedules.get(drop_fraction)
         first = float(self.drop_fraction(ops.convert_to_tensor(0)))
         if not 0.0 <= first <= 1.0:
@@ -106,7 +118,7 @@ class Method:
         self.grown_value = grown_value
         self.rounding = rounding
         self.apply_on_update = apply_on_update
-        self.seed = seed
+        self.seed = int(seed)
         self._drop_score = criteria.get_drop(drop)
         self._grow_score = criteria.get_growth(growth)
 

@@ -5,6 +5,7 @@ inside the compiled step, and returns a float tensor.
 """
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -163,7 +164,7 @@ def get(identifier):
         return keras.saving.deserialize_keras_object(identifier)
     if callable(identifier):
         return identifier
-    if isinstance(identifier, (int, float)):
+    if isinstance(identifier, numbers.Real):
         return Constant(float(identifier))
     raise ValueError(
         "`drop_fraction` must be a float in [0, 1] or a schedule. "

@@ -3,13 +3,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from keras import ops
 
 from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import Method
+from keras_freetickets.topology import distributions
+from keras_freetickets.topology import schedules
 from keras_freetickets.topology.drop_and_grow import fraction_of
 
 MASK = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
@@ -20,17 +22,18 @@ GRADIENT = np.array([0.1, 0.2, 9, 0.1, 0.3, -4, 0, 1], "float32")
 def update(method, kernel, mask, gradient, number=0, seed=0):
     fraction = method.drop_fraction(0)
     inputs = updates.Inputs(
-        [tf.constant(kernel)],
-        [tf.constant(mask)],
-        [tf.constant(gradient)],
+        [ops.convert_to_tensor(kernel)],
+        [ops.convert_to_tensor(mask)],
+        [ops.convert_to_tensor(gradient)],
         [{}],
         fraction,
-        tf.constant(0),
-        tf.constant(number),
-        tf.constant(seed),
+        ops.convert_to_tensor(0),
+        ops.convert_to_tensor(number),
+        ops.convert_to_tensor(seed),
     )
     masks, survivors, share, done = updates.new_masks(method, inputs)
-    return masks[0].numpy(), survivors[0].numpy(), float(share), bool(done)
+    masks = np.asarray(masks[0]), np.asarray(survivors[0])
+    return *masks, float(share), bool(done)
 
 
 def test_worked_example():
@@ -84,8 +87,95 @@ def test_counts_are_exact_and_the_rest_is_zero(
     # The active - dropped largest weights all stay.
     keep = np.sort(np.abs(kernel[mask]))[::-1][: active - dropped]
     assert np.isin(keep, np.abs(kernel[new & mask])).all()
-    projected = updates.projected(tf.constant(kernel), alive, new, 0.0)
-    assert not projected.numpy()[~new].any()
+    projected = updates.projected(
+        ops.convert_to_tensor(kernel), alive, new, 0.0
+    )
+    assert not np.asarray(projected)[~new].any()
+
+
+SCHEDULES = st.one_of(
+    st.builds(schedules.Constant, st.floats(0, 1)),
+    st.builds(
+        schedules.Cosine, st.floats(0, 1), st.integers(1, 9), st.floats(0, 1)
+    ),
+    st.builds(
+        schedules.InversePower,
+        st.floats(0, 1),
+        st.integers(1, 9),
+        st.floats(0.1, 5),
+    ),
+)
+SHAPES = st.lists(
+    st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(
+    shapes=SHAPES,
+    sparsity=st.floats(0, 0.99),
+    rule=st.sampled_from(["erk", "er", "uniform"]),
+    schedule=SCHEDULES,
+    growth=st.sampled_from(["gradient", "random"]),
+    initial=st.sampled_from([0.0, 0.1]),
+)
+@settings(max_examples=40, deadline=None)
+def test_promises_1_and_2_over_several_updates(
+    shapes, sparsity, rule, schedule, growth, initial
+):
+    """Counts stay those of the distribution; all else is as it began."""
+    densities = distributions.get(rule)(shapes, sparsity)
+    sizes = [math.prod(shape) for shape in shapes]
+    counts = [
+        distributions.active_count(n, d) for n, d in zip(sizes, densities)
+    ]
+    generator = np.random.default_rng(0)
+    masks = [
+        generator.permutation(np.arange(n) < k).reshape(shape)
+        for n, k, shape in zip(sizes, counts, shapes)
+    ]
+    kernels = [np.where(m, generator.normal(size=m.shape), 0) for m in masks]
+    kernels = [kernel.astype("float32") for kernel in kernels]
+    slots = [np.where(m, 7.0, initial).astype("float32") for m in masks]
+    method = Method(drop_fraction=schedule, growth=growth)
+    for step in (0, 3, 20):
+        gradients = [generator.normal(size=s).astype("float32") for s in shapes]
+        inputs = updates.Inputs(
+            kernels,
+            masks,
+            gradients,
+            [{} for _ in shapes],
+            ops.clip(method.drop_fraction(step), 0, 1),
+            step,
+            step,
+        )
+        new, alive, _, done = updates.new_masks(method, inputs)
+        assert bool(done)
+        new, alive = [[np.asarray(m) for m in group] for group in (new, alive)]
+        assert [m.sum() for m in new] == counts
+        kernels = [
+            np.asarray(updates.projected(ops.convert_to_tensor(k), a, m, 0.0))
+            for k, a, m in zip(kernels, alive, new)
+        ]
+        slots = [
+            np.asarray(
+                updates.projected(ops.convert_to_tensor(v), a, m, initial)
+            )
+            for v, a, m in zip(slots, alive, new)
+        ]
+        for kernel, slot, mask, old, a in zip(
+            kernels, slots, new, masks, alive, strict=True
+        ):
+            assert not kernel[~mask].any()
+            np.testing.assert_array_equal(slot[~mask], np.float32(initial))
+            # New connections begin anew, those that stay keep their slots.
+            np.testing.assert_array_equal(
+                slot[mask & ~old], np.float32(initial)
+            )
+            np.testing.assert_array_equal(slot[a], 7.0)
+        slots = [np.where(m, 7.0, initial).astype("float32") for m in new]
+        masks = new
 
 
 def test_gradient_growth_against_numpy():
@@ -150,8 +240,8 @@ def test_fraction_of_is_exact(count, parts):
 
 
 def test_grown_value():
-    kernel = tf.constant([1.0, 0.0, 0.0])
-    mask = tf.constant([True, True, False])
-    alive = tf.constant([True, False, False])
+    kernel = ops.convert_to_tensor([1.0, 0.0, 0.0])
+    mask = ops.convert_to_tensor([True, True, False])
+    alive = ops.convert_to_tensor([True, False, False])
     value = updates.projected(kernel, alive, mask, 0.0, grown=0.5)
-    np.testing.assert_array_equal(value.numpy(), [1.0, 0.5, 0.0])
+    np.testing.assert_array_equal(np.asarray(value), [1.0, 0.5, 0.0])

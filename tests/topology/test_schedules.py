@@ -1,6 +1,11 @@
+import math
+
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from keras_freetickets.topology import schedules
 
@@ -28,6 +33,25 @@ def test_cosine_with_a_floor(step, expected):
 def test_inverse_power(step, expected):
     schedule = schedules.InversePower(0.4, decay_steps=100, power=3)
     np.testing.assert_allclose(schedule(step), expected, atol=1e-7)
+
+
+@given(
+    start=st.floats(0, 1),
+    minimum=st.floats(0, 1),
+    span=st.integers(1, 10**6),
+    step=st.integers(0, 2 * 10**6),
+    power=st.floats(0.1, 8),
+)
+@settings(deadline=None)
+def test_schedules_against_their_formulas(start, minimum, span, step, power):
+    t = min(step / span, 1.0)
+    cosine = float(schedules.Cosine(start, span, minimum)(step))
+    expected = minimum + (start - minimum) / 2 * (1 + math.cos(math.pi * t))
+    assert abs(cosine - expected) < 1e-5
+    assert min(start, minimum) - 1e-6 <= cosine <= max(start, minimum) + 1e-6
+    falling = float(schedules.InversePower(start, span, power)(step))
+    assert abs(falling - start * (1 - t) ** power) < 1e-5
+    assert -1e-6 <= falling <= start + 1e-6
 
 
 def test_constant():

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import select
+from keras_freetickets.topology import selection
 
 
 def to_numpy(tensor):
@@ -89,3 +90,161 @@ def test_ineligible_entries_lose_against_nan():
 
 def test_empty():
     assert to_numpy(select(np.zeros((0, 3), "float32"), 0)).shape == (0, 3)
+
+
+def oracle(keys, count, ties):
+    """Mask of the `count` largest by key, then tie, of one row, by sorting."""
+    mask = np.zeros(keys.shape, bool)
+    mask[np.lexsort((ties, keys))[len(keys) - count :]] = True
+    return mask
+
+
+def assert_selects(arrays, run=selection.select_rows):
+    """Compares `select_rows` of `(keys, counts, ties)` with the oracle."""
+    columns = [list(map(keras.ops.convert_to_tensor, c)) for c in zip(*arrays)]
+    for (keys, counts, ties), mask in zip(arrays, run(*columns)):
+        wanted = list(map(oracle, keys, counts, ties))
+        np.testing.assert_array_equal(to_numpy(mask), wanted)
+
+
+def tie_bits(rng, rows, size):
+    bits = rng.integers(0, 2**32, 2 * size + 8, dtype=np.uint32)
+    bits = np.unique(bits)
+    return np.stack([rng.permutation(bits)[:size] for _ in range(rows)])
+
+
+def keys_of(scores):
+    return to_numpy(selection.sort_keys(scores))
+
+
+# Few distinct keys and many, with both ends of the range.
+KEYS = st.one_of(
+    st.integers(-(2**31), 2**31 - 1),
+    st.sampled_from([-(2**31), -(2**31) + 1, -1, 0, 1, 2**31 - 2, 2**31 - 1]),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_rows_of_several_arrays_against_sorting(data):
+    arrays = []
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=70))
+        keys = data.draw(hnp.arrays(np.int32, shape, elements=KEYS))
+        counts = st.integers(0, shape[1])
+        counts = data.draw(hnp.arrays(np.int32, shape[:1], elements=counts))
+        arrays.append((keys, counts, tie_bits(rng, *shape)))
+    assert_selects(arrays)
+
+
+def spread(rng, size):
+    """Scores that mislead a sample or an interpolation, by name."""
+    normal = rng.normal(size=size)
+    return {
+        "normal": normal,
+        "sorted": np.sort(normal),
+        "all equal": np.full(size, 0.5),
+        "one outlier": np.where(np.arange(size) == size // 3, 1e30, 1.0),
+        "an outlier at each end": np.r_[-3e38, normal[2:] * 1e-30, 3e38],
+        "two values": np.where(normal > 0, 1.0, -2.0),
+        "half zeros": np.maximum(normal, 0),
+        "signed zeros": np.where(normal > 0, 0.0, -0.0),
+        "geometric": np.sign(normal) * 2.0 ** rng.uniform(-140, 120, size),
+        "denormal": normal * 1e-42,
+        "few bits": normal.astype("float16"),
+        "hundredths": np.round(normal, 2),
+        "not finite": np.where(normal > 0.5, [[np.nan], [np.inf]], normal)[
+            np.arange(size) % 2, np.arange(size)
+        ],
+        "all NaN": np.full(size, np.nan),
+        "periodic": np.tile(rng.normal(size=8) ** 5, size)[:size],
+    }
+
+
+SPREADS = sorted(spread(np.random.default_rng(0), 8))
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_misleading_scores(name, monkeypatch):
+    rng = np.random.default_rng(1)
+    scores = spread(rng, 40_000)[name].astype("float32")
+    keys = keys_of(scores)[None]
+    ties = tie_bits(rng, *keys.shape)
+    passes = []
+
+    def count(thresholds, values, *counted):
+        passes.append(values.shape)
+        return original(thresholds, values, *counted)
+
+    original = selection._count
+    monkeypatch.setattr(selection, "_count", count)
+    for wanted in (0, 1, 2, 399, 20_000, 36_001, 39_999, 40_000):
+        passes.clear()
+        assert_selects([(keys, np.array([wanted], "int32"), ties)])
+        # At most one for each bit of a key, then of the random bits.
+        assert passes.count(keys.shape) <= 33 + 33
+    if name in ("normal", "sorted", "all equal", "two values", "half zeros"):
+        assert passes.count(keys.shape) <= 20
+
+
+@pytest.mark.parametrize("mode", ["plain graph", "graph", "XLA"])
+def test_arrays_of_very_different_sizes(mode):
+    rng = np.random.default_rng(2)
+    arrays = []
+    for rows, size in [(1, 1), (3, 31), (1, 32), (2, 33), (1, 100_003), (7, 5)]:
+        for scores in spread(rng, max(rows * size, 8)).values():
+            scores = scores[: rows * size].astype("float32")
+            keys = keys_of(scores).reshape(rows, size)
+            counts = rng.integers(0, size + 1, rows, dtype=np.int32)
+            arrays.append((keys, counts, tie_bits(rng, rows, size)))
+    function = selection.select_rows
+    if mode == "plain graph":
+        function = function.__wrapped__
+    run = tf.function(function, jit_compile=mode == "XLA", autograph=False)
+    # The same programs for all spreads: one array of each size at a time.
+    spreads = len(SPREADS)
+    for i in range(spreads):
+        assert_selects(arrays[i::spreads], run)
+
+
+def test_keys_rise_with_scores():
+    tiny = np.float32(1e-45)
+    rising = [-np.inf, -3e38, -1, -1e-40, -tiny, -0.0, tiny, 1e-40, 1, 3e38]
+    keys = keys_of(np.array(rising, "float32"))
+    assert (np.diff(keys) > 0).all()
+    zero, negative, nan, inf, ninf = keys_of(
+        np.array([0.0, -0.0, np.nan, np.inf, -np.inf], "float32")
+    )
+    assert zero == negative
+    assert nan == inf == ninf == keys[0]
+
+
+def test_nothing_to_rank_takes_no_pass_over_the_random_bits(monkeypatch):
+    counted = []
+    original = selection._count
+
+    def count(thresholds, values, *mask):
+        counted.extend(mask)
+        return original(thresholds, values, *mask)
+
+    monkeypatch.setattr(selection, "_count", count)
+    scores = np.r_[np.zeros(500), np.ones(500)].astype("float32")
+    assert to_numpy(select(scores, 500))[500:].all()
+    assert not counted
+    select(scores, 499)
+    assert counted
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_groups_in_a_graph(jit_compile):
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.normal(size=(64, 50)), 1).astype("float32")
+    function = tf.function(
+        lambda s, k: select(s, k, groups=64), jit_compile=jit_compile
+    )
+    mask = function(tf.constant(scores), tf.constant(20)).numpy()
+    np.testing.assert_array_equal(mask, to_numpy(select(scores, 20, groups=64)))
+    assert (mask.sum(axis=1) == 20).all()
+    for row, chosen in zip(scores, mask):
+        assert row[chosen].min() >= row[~chosen].max()
