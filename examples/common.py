@@ -2,11 +2,15 @@
 
 import json
 import os
+import sys
 import time
 
+from absl import app
 from absl import flags
 
-flags.DEFINE_integer("seed", 0, "Seed of weights, masks and data order.")
+flags.DEFINE_integer(
+    "seed", 0, "Seed of weights, masks and data order.", 0, 2**31 - 1
+)
 flags.DEFINE_integer(
     "batch_size", 128, "Images a batch (128: FreeTickets).", lower_bound=1
 )
@@ -31,13 +35,17 @@ def write_json(path, content):
             json.dump(content, file, indent=2)
 
 
-def claim_directory(directory, config):
+def no_arguments(argv):
+    """Refuses what is no flag, such as a flag without its dashes."""
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"Unknown argument {argv[1]!r}; flags begin with --."
+        )
+
+
+def check_directory(directory, config):
     """Refuses a directory in which another configuration has begun."""
-    path = os.path.join(directory, "config.json")
-    known = read_json(path)
-    if known is None:
-        write_json(path, config)
-        return
+    known = read_json(os.path.join(directory, "config.json")) or config
     for name in sorted({**known, **config}):
         if known.get(name) != config.get(name):
             raise SystemExit(
@@ -45,6 +53,12 @@ def claim_directory(directory, config):
                 f"--{name}={known.get(name)}, and this one has "
                 f"--{name}={config.get(name)}. Give another directory."
             )
+
+
+def claim_directory(directory, config):
+    """Notes the configuration, once nothing speaks against beginning."""
+    check_directory(directory, config)
+    write_json(os.path.join(directory, "config.json"), config)
 
 
 class Seconds:
@@ -76,6 +90,7 @@ def define_training_flags(output_dir):
         "dataset", "optdigits", "A TFDS image-classification set, or optdigits."
     )
     flags.DEFINE_string("data_dir", None, "Where the prepared set lies.")
+    flags.DEFINE_bool("download", False, "Let TFDS download and prepare it.")
     flags.DEFINE_float(
         "validation_fraction", 0.1, "Last part of training images.", 0.001, 0.9
     )
@@ -114,18 +129,17 @@ def define_training_flags(output_dir):
     )
 
 
-_FREE = {"verbose", "output_dir", "data_dir", "dry_run"}
-_OF_ABSL = {"absl", "tensorflow", "keras"}
+_FREE = {"verbose", "output_dir", "data_dir", "download", "dry_run"}
 
 
 def config():
-    """The flags that decide the result, for `claim_directory`."""
-    modules = flags.FLAGS.flags_by_module_dict()
+    """The script's own flags that decide the result, for `claim_directory`.
+
+    Libraries define flags of their own whenever they are imported; those say
+    nothing about the run.
+    """
     names = {
-        flag.name
-        for module, defined in modules.items()
-        if module.split(".")[0] not in _OF_ABSL
-        for flag in defined
+        flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     }
     return {name: getattr(flags.FLAGS, name) for name in sorted(names - _FREE)}
 
@@ -133,13 +147,20 @@ def config():
 def load():
     import keras_freetickets as kft
 
-    return kft.datasets.load(
-        flags.FLAGS.dataset,
-        batch_size=flags.FLAGS.batch_size,
-        validation_fraction=flags.FLAGS.validation_fraction,
-        seed=flags.FLAGS.seed,
-        data_dir=flags.FLAGS.data_dir,
-    )
+    try:
+        return kft.datasets.load(
+            flags.FLAGS.dataset,
+            batch_size=flags.FLAGS.batch_size,
+            validation_fraction=flags.FLAGS.validation_fraction,
+            seed=flags.FLAGS.seed,
+            data_dir=flags.FLAGS.data_dir,
+            download=flags.FLAGS.download,
+        )
+    except ValueError as error:
+        raise SystemExit(
+            f"--dataset={flags.FLAGS.dataset} "
+            f"--data_dir={flags.FLAGS.data_dir}: {error}"
+        ) from error
 
 
 def known_shape(dataset):
@@ -209,15 +230,22 @@ def save(model, path):
         model.save(temporary)
 
 
-def costs(dense, model, epochs, reference_epochs):
+def export(model, path):
+    from keras_freetickets.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        model.export(temporary, verbose=False)
+
+
+def costs(dense, model, epochs, reference_epochs, growth, update_interval):
     """Parameters, and FLOPs relative to `reference_epochs` of dense."""
     from keras_freetickets.metrics import flops
 
     whole = flops.forward_flops(dense)
     used = flops.forward_flops(model, density_of(model))
-    method = "rigl" if flags.FLAGS.growth == "gradient" else "set"
+    method = {"gradient": "rigl", "random": "set"}.get(growth, "dense")
     sample = flops.training_flops_per_sample(
-        whole, used, method, update_interval=flags.FLAGS.update_interval
+        whole, used, method, update_interval=update_interval
     )
     reference = flops.training_flops_per_sample(whole, whole, "dense")
     return {
@@ -228,21 +256,34 @@ def costs(dense, model, epochs, reference_epochs):
     }
 
 
-def member_rows(dense, ensemble, data, ends, seconds, apart=False):
+def flag_costs(dense, model, epochs):
+    """`costs` with the flags of the training scripts."""
+    return costs(
+        dense,
+        model,
+        epochs,
+        flags.FLAGS.reference_epochs,
+        flags.FLAGS.growth,
+        flags.FLAGS.update_interval,
+    )
+
+
+def member_rows(
+    ensemble, data, ends, seconds, cost_of, apart=False, names=None
+):
     """Rows of each ticket and of the ensemble.
 
     `ends` are the epochs after which the tickets were there; `seconds` those
     of each epoch of one run or, if the tickets were trained apart, of each
-    run.
+    run; `cost_of` gives the costs of a model after so many epochs.
     """
     labels = labels_of(data.test)
     rows = []
     for i, member in enumerate(ensemble.predict_members(data.test)):
-        cost = costs(
-            dense, ensemble.member(i), ends[i], flags.FLAGS.reference_epochs
-        )
+        cost = cost_of(ensemble.member(i), ends[i])
         spent = seconds[i] if apart else sum(seconds[: ends[i]])
-        row = {"model": f"ticket {i}", **scores(member, labels), **cost}
+        name = names[i] if names else f"ticket {i}"
+        row = {"model": name, **scores(member, labels), **cost}
         rows.append({**row, "seconds": spent})
     add = sum if apart else max
     rows.append(
@@ -258,12 +299,49 @@ def member_rows(dense, ensemble, data, ends, seconds, apart=False):
     return rows
 
 
-def finish(rows, history):
-    """Writes `metrics.json` and prints the table."""
+def finish(rows, history, config):
+    """Writes `metrics.json`, the sign that all is done; prints the table."""
     path = os.path.join(flags.FLAGS.output_dir, "metrics.json")
-    write_json(path, {"config": config(), "rows": rows, "history": history})
+    write_json(path, {"config": config, "rows": rows, "history": history})
     print(table(rows))
     print(f"Files: {flags.FLAGS.output_dir}")
+
+
+def write_ensemble(ensemble):
+    """The ensemble and one ticket, for Keras and for TF Serving."""
+    import keras_freetickets as kft
+
+    folder = flags.FLAGS.output_dir
+    save(ensemble, os.path.join(folder, "ensemble.keras"))
+    export(ensemble, os.path.join(folder, "saved_model"))
+    plain = kft.strip(ensemble.member(0))
+    export(plain, os.path.join(folder, "saved_model_ticket"))
+
+
+def draw(predictions, labels, ensemble, edst, history, reference=None):
+    """Pictures of an EDST run, where matplotlib is installed."""
+    import importlib.util
+
+    import keras_freetickets as kft
+
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No pictures: pip install 'keras_freetickets[plots]'")
+        return
+    from keras_freetickets import plots
+
+    folder = os.path.join(flags.FLAGS.output_dir, "pictures")
+    plots.learning_curve(
+        history,
+        edst.phases,
+        os.path.join(folder, "learning_curve.png"),
+        reference=reference,
+    )
+    plots.reliability_diagram(
+        {name: (p, labels) for name, p in predictions.items()},
+        os.path.join(folder, "reliability.png"),
+    )
+    rows = kft.sparsity_summary(ensemble.member(0), print_fn=False)
+    plots.density_per_layer(rows, os.path.join(folder, "density.png"))
 
 
 def density_of(model):

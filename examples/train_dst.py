@@ -13,6 +13,7 @@ One seed a run; then the ensemble of all seeds found in --output_dir:
 flags, a run goes on where it was.
 """
 
+import glob
 import os
 
 import common
@@ -32,7 +33,7 @@ def seed_directory(seed):
 
 def rate_of(epoch):
     """The compiled rate, a tenth of it from 1/2 and again from 3/4 on."""
-    drops = (epoch >= FLAGS.epochs / 2) + (epoch >= FLAGS.epochs * 3 / 4)
+    drops = (epoch >= FLAGS.epochs // 2) + (epoch >= FLAGS.epochs * 3 // 4)
     return FLAGS.learning_rate * 0.1**drops
 
 
@@ -55,46 +56,75 @@ def train():
         drop_fraction=FLAGS.drop_fraction,
         seed=FLAGS.seed,
     )
+    common.claim_directory(FLAGS.output_dir, shared_config())
     schedule = keras.callbacks.LearningRateScheduler(rate_of)
     name = os.path.join(f"seed_{FLAGS.seed}", "backup")
     history = common.fit(model, data, FLAGS.epochs, [schedule, dst], name)
+    # The sign that this seed is done.
     common.write_json(
         os.path.join(seed_directory(FLAGS.seed), "history.json"), history
     )
+    print(
+        f"Ticket of seed {FLAGS.seed}: "
+        f"{os.path.join(dst.directory, 'ticket_0.keras')}. With all seeds "
+        "trained, start again with --collect."
+    )
+
+
+def finished_seeds():
+    """Numbers of the seeds whose runs are done, in order."""
+    begun = glob.glob(os.path.join(FLAGS.output_dir, "seed_*"))
+    numbers = sorted(int(path.rpartition("_")[2]) for path in begun)
+    done = [
+        seed
+        for seed in numbers
+        if os.path.exists(os.path.join(seed_directory(seed), "history.json"))
+    ]
+    for seed in sorted(set(numbers) - set(done)):
+        print(f"Seed {seed} is not finished and is left out.")
+    if not done:
+        raise SystemExit(
+            "--collect needs finished runs: no seed_*/history.json in "
+            f"--output_dir={FLAGS.output_dir}"
+        )
+    return done
 
 
 def collect():
-    import glob
-
     import keras_freetickets as kft
 
-    found = glob.glob(os.path.join(FLAGS.output_dir, "seed_*", "tickets.json"))
-    if not found:
-        raise SystemExit(
-            "--collect needs finished runs: no seed_*/tickets.json in "
-            f"--output_dir={FLAGS.output_dir}"
-        )
-    folders = sorted(os.path.dirname(path) for path in found)
+    seeds = finished_seeds()
+    folders = [seed_directory(seed) for seed in seeds]
     ensemble = kft.EnsembleModel.from_tickets(folders)
-    common.save(ensemble, os.path.join(FLAGS.output_dir, "ensemble.keras"))
     histories = [
         common.read_json(os.path.join(folder, "history.json"))
         for folder in folders
     ]
-    seconds = [sum(history["seconds"]) for history in histories]
     data = common.load()
     dense = common.network(data.input_shape, data.num_classes)
-    ends = [FLAGS.epochs] * len(folders)
-    rows = common.member_rows(dense, ensemble, data, ends, seconds, apart=True)
-    common.finish(rows, dict(zip(folders, histories)))
+    rows = common.member_rows(
+        ensemble,
+        data,
+        [FLAGS.epochs] * len(folders),
+        [sum(history["seconds"]) for history in histories],
+        lambda model, epochs: common.flag_costs(dense, model, epochs),
+        apart=True,
+        names=[f"seed {seed}" for seed in seeds],
+    )
+    common.write_ensemble(ensemble)
+    common.finish(rows, dict(zip(folders, histories)), shared_config())
 
 
-def main(_):
-    flags.FLAGS.set_default("reference_epochs", FLAGS.epochs)
+def shared_config():
+    """The flags that all seeds of a directory have in common."""
     config = common.config()
-    for name in ("seed", "collect"):
-        config.pop(name)
-    common.claim_directory(FLAGS.output_dir, config)
+    return {k: v for k, v in config.items() if k not in ("seed", "collect")}
+
+
+def main(argv):
+    common.no_arguments(argv)
+    flags.FLAGS.set_default("reference_epochs", FLAGS.epochs)
+    common.check_directory(FLAGS.output_dir, shared_config())
     if FLAGS.collect:
         collect()
     else:
@@ -104,4 +134,5 @@ def main(_):
 if __name__ == "__main__":
     flags.DEFINE_integer("reference_epochs", None, "Set by --epochs.")
     common.define_training_flags("runs/dst")
+    flags.adopt_module_key_flags(common)
     app.run(main)

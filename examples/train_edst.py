@@ -1,9 +1,10 @@
 r"""Trains an EDST ensemble on an image-classification set of TFDS.
 
 One run: exploration at the full learning rate, then `num_tickets`
-refinements, each of which yields a ticket. The tickets, the ensemble and
-`metrics.json` go to --output_dir. Killed and started again with the same
-flags, it goes on where it was.
+refinements, each of which yields a ticket. The tickets, the ensemble (also as
+a SavedModel), pictures and `metrics.json` go to --output_dir. Killed and
+started again with the same flags, it goes on where it was. A dense reference
+is trained by train_dst.py --sparsity=0.
 
     python examples/train_edst.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --exploration_epochs=6 \
@@ -37,8 +38,13 @@ flags.DEFINE_float(
     "global_drop_fraction",
     0.8,
     "Share of connections replaced between refinements.",
-    0.0,
+    1e-9,
     1.0,
+)
+flags.DEFINE_string(
+    "monitor",
+    "val_accuracy",
+    "Epoch log whose best value chooses each ticket; empty: its last epoch.",
 )
 flags.DEFINE_bool(
     "dry_run", False, "Print the sparsity table and the cost; do not train."
@@ -96,7 +102,7 @@ def dry_run():
         dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
     )
     kft.sparsity_summary(model)
-    cost = common.costs(dense, model, total_epochs(), FLAGS.reference_epochs)
+    cost = common.flag_costs(dense, model, total_epochs())
     print(f"MAC ratio: {cost['inference_flops']:.4f}")
     print(
         f"Training cost of {FLAGS.num_tickets} tickets in {total_epochs()} "
@@ -123,28 +129,40 @@ def train(data):
         growth=FLAGS.growth,
         update_interval=FLAGS.update_interval,
         drop_fraction=FLAGS.drop_fraction,
+        monitor=FLAGS.monitor or None,
         directory=os.path.join(FLAGS.output_dir, "tickets"),
         seed=FLAGS.seed,
     )
+    common.claim_directory(FLAGS.output_dir, common.config())
     history = common.fit(model, data, edst.epochs, [edst], "backup")
     return dense, edst, history
 
 
-def main(_):
+def main(argv):
+    common.no_arguments(argv)
     apply_preset()
     if FLAGS.dry_run:
         dry_run()
         return
-    common.claim_directory(FLAGS.output_dir, common.config())
+    common.check_directory(FLAGS.output_dir, common.config())
     data = common.load()
     dense, edst, history = train(data)
     ensemble = edst.ensemble()
-    ends = [phase.end for phase in edst.phases[1:]]
-    rows = common.member_rows(dense, ensemble, data, ends, history["seconds"])
-    common.save(ensemble, os.path.join(FLAGS.output_dir, "ensemble.keras"))
-    common.finish(rows, history)
+    rows = common.member_rows(
+        ensemble,
+        data,
+        [phase.end for phase in edst.phases[1:]],
+        history["seconds"],
+        lambda model, epochs: common.flag_costs(dense, model, epochs),
+    )
+    common.write_ensemble(ensemble)
+    predictions = {"ensemble": ensemble.predict(data.test, verbose=0)}
+    labels = common.labels_of(data.test)
+    common.draw(predictions, labels, ensemble, edst, history)
+    common.finish(rows, history, common.config())
 
 
 if __name__ == "__main__":
     common.define_training_flags("runs/edst")
+    flags.adopt_module_key_flags(common)
     app.run(main)

@@ -5,6 +5,7 @@ that changes one has a single place to be mended.
 """
 
 import contextlib
+import tempfile
 
 import keras
 from keras import ops
@@ -105,6 +106,32 @@ def sublayers(layer):
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+def _has_adapted_state(layer):
+    return hasattr(layer, "finalize_state") or hasattr(layer, "save_assets")
+
+
+def adapted_layers(layer):
+    """Layers within, itself included, that `adapt` may have given a state.
+
+    Normalization, TextVectorization, StringLookup and the like hold it beside
+    their weights.
+    """
+    return [part for part in sublayers(layer) if _has_adapted_state(part)]
+
+
+def copy_adapted_state(layer, copy):
+    """Takes over what `adapt` or a vocabulary gave to a preprocessing layer."""
+    for old, new in zip(adapted_layers(layer), adapted_layers(copy)):
+        stored = {}
+        old.save_own_variables(stored)
+        stored = {k: ops.convert_to_numpy(v) for k, v in stored.items()}
+        new.load_own_variables(stored)
+        if hasattr(old, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                new.load_assets(folder)
+
+
 def ends_of_graph(model):
     """Inputs and outputs of a model, in the structure they were given in."""
     graph = getattr(model, "_functional", None) or model
@@ -123,9 +150,14 @@ def reset_train_function(model):
 
 
 def _plain_optimizers(optimizer):
-    """The optimizers that hold slots, inside a loss-scaling one."""
+    """The optimizers that hold slots, inside those that scale or share out."""
     inner = getattr(optimizer, "inner_optimizer", None)
-    return [optimizer if inner is None else inner]
+    if inner is not None:
+        return _plain_optimizers(inner)
+    several = getattr(optimizer, "optimizers", None)
+    if several is None:
+        return [optimizer]
+    return [plain for one in several for plain in _plain_optimizers(one)]
 
 
 # Gradients that Keras sums over micro-batches; they stay dense on purpose.
@@ -180,6 +212,36 @@ def _same_shape(slot, variable):
     return shape is not None and tuple(shape) == tuple(variable.shape)
 
 
+# A weight that is 0 and whose slots are as they began stays so at gradient 0.
+_KEEP_ZEROS = {
+    getattr(keras.optimizers, name)
+    for name in (
+        "Adadelta",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "Ftrl",
+        "Lamb",
+        "Lion",
+        "Nadam",
+        "RMSprop",
+        "SGD",
+    )
+}
+
+
+def keeps_zeros(optimizer, variable):
+    """Whether a step leaves alone the entries of zero gradient that are 0.
+
+    Others, such as Muon, which mixes entries, are cleared after each step; so
+    are optimizers of a user's own.
+    """
+    if variable.constraint is not None:
+        return False
+    return all(type(o) in _KEEP_ZEROS for o in _plain_optimizers(optimizer))
+
+
 def accumulators(optimizer, variables):
     """What an optimizer sums gradients in, over several micro-batches.
 
@@ -188,10 +250,20 @@ def accumulators(optimizer, variables):
         variable that counts micro-batches, and a variable of dense sums for
         each of `variables`.
     """
-    (plain,) = _plain_optimizers(optimizer)
-    steps = plain.gradient_accumulation_steps
-    if not steps:
+    accumulating = [
+        plain
+        for plain in _plain_optimizers(optimizer)
+        if plain.gradient_accumulation_steps
+    ]
+    if not accumulating:
         return None, None, []
+    if hasattr(optimizer, "optimizers"):
+        raise ValueError(
+            "`gradient_accumulation_steps` must be None in the optimizers of "
+            f"a MultiOptimizer. Received: optimizer={optimizer.name!r}"
+        )
+    (plain,) = accumulating
+    steps = plain.gradient_accumulation_steps
     places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
     sums = [plain._accumulated_gradients[places[id(v)]] for v in variables]
     return steps, plain._iterations, sums
@@ -279,10 +351,20 @@ def improvement_of(model, monitor, mode):
     """
     callback = MonitorCallback(monitor, mode)
     callback.set_model(model)
-    callback._set_monitor_op()
+    try:
+        callback._set_monitor_op()
+    except ValueError as error:
+        raise ValueError(
+            "`mode` must be 'min' or 'max' for a log that is no metric with a "
+            f"direction of its own. Received: mode={mode!r}, "
+            f"monitor={monitor!r}"
+        ) from error
     return callback._is_improvement
 
 
 def begin_at_epoch(model, epoch):
-    """Lets the running `fit` begin at an epoch, as BackupAndRestore does."""
+    """Lets the running `fit` begin at an epoch, as BackupAndRestore does.
+
+    Keras keeps the number for the next `fit`, unless it is set to `None`.
+    """
     model._initial_epoch = epoch

@@ -25,15 +25,20 @@ def _save(figure, path):
         figure.savefig(temporary, dpi=120)
 
 
-def learning_curve(history, phases, path, metric="accuracy"):
-    """Draws a metric by epoch, with the phases of the run marked.
+def learning_curve(
+    history, phases, path, metrics=("accuracy", "loss"), reference=None
+):
+    """Draws metrics by epoch, with the phases of the run marked.
 
     Args:
         history: Dict from the name of a log to its values, one an epoch.
         phases: List of records with `name`, `begin` and `end`, as
             `EDST.phases`; may be empty.
         path: The picture to write, e.g. `"curve.png"`.
-        metric: Name of the log; `val_` + name is drawn as well if there.
+        metrics: Names of logs, a panel each; `val_` + name is drawn as well
+            if there.
+        reference: Another history, e.g. the dense network's, of which the
+            validation values are drawn for comparison.
 
     Example:
 
@@ -41,12 +46,30 @@ def learning_curve(history, phases, path, metric="accuracy"):
     learning_curve(backup.history, edst.phases, "curve.png")
     ```
     """
-    figure = _figure(figsize=(8, 4))
-    axes = figure.add_subplot()
-    for name, label in [(metric, "training"), (f"val_{metric}", "validation")]:
-        if name in history:
-            epochs = np.arange(1, len(history[name]) + 1)
-            axes.plot(epochs, history[name], label=label)
+    figure = _figure(figsize=(8, 1 + 3 * len(metrics)))
+    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)
+    for axes, metric in zip(panels[:, 0], metrics):
+        _curve(axes, history, metric, "training")
+        _curve(axes, history, f"val_{metric}", "validation")
+        if reference is not None:
+            _curve(axes, reference, f"val_{metric}", "validation, reference")
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        _mark(axes, phases)
+    if "loss" in metrics:
+        panels[list(metrics).index("loss"), 0].set_yscale("log")
+    panels[0, 0].legend(loc="lower right")
+    panels[-1, 0].set_xlabel("epoch")
+    _save(figure, path)
+
+
+def _curve(axes, history, name, label):
+    if name in history:
+        epochs = np.arange(1, len(history[name]) + 1)
+        axes.plot(epochs, history[name], label=label)
+
+
+def _mark(axes, phases):
     for phase in phases:
         if phase.index % 2:
             axes.axvspan(phase.begin + 0.5, phase.end + 0.5, alpha=0.12)
@@ -58,11 +81,6 @@ def learning_curve(history, phases, path, metric="accuracy"):
             ha="center",
             fontsize=8,
         )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(metric)
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
-    _save(figure, path)
 
 
 def reliability_diagram(predictions, path, num_bins=15):
@@ -97,7 +115,16 @@ def reliability_diagram(predictions, path, num_bins=15):
             edgecolor="white",
             label="accuracy",
         )
-        axes.plot(confidence[used], accuracy[used], "k.", label="mean")
+        # The area of a dot is the share of images in its bin.
+        axes.scatter(
+            confidence[used],
+            accuracy[used],
+            s=4 + 200 * count[used] / count.sum(),
+            color="black",
+            clip_on=False,
+            zorder=3,
+            label="mean (area: images)",
+        )
         axes.plot([0, 1], [0, 1], "--", color="gray", label="perfect")
         axes.set_title(f"{name}: ECE {gap.sum() / count.sum():.4f}")
         axes.set_xlabel("confidence")

@@ -1,7 +1,5 @@
-import ast
 import inspect
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -80,13 +78,3 @@ def test_extras_are_not_imported():
         "assert after == before, after - before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/quick_start.md", "docs/own_training_loop.md"]
-)
-def test_python_in_the_docs_parses(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-    assert blocks
-    for block in blocks:
-        ast.parse(block)

@@ -16,6 +16,7 @@ from keras_freetickets.files import atomic_path
 
 _NAME = re.compile(r"epoch_(\d{6})$")
 _KEPT = 2
+_FORMAT = 1
 
 
 def _to_bytes(value):
@@ -94,6 +95,7 @@ class Backup(keras.callbacks.Callback):
         self.directory = str(directory)
         self.callbacks = list(callbacks)
         self.history = {"epoch": []}
+        self._begin = 0
 
     def on_train_begin(self, logs=None):
         if not self.model.built:
@@ -108,9 +110,21 @@ class Backup(keras.callbacks.Callback):
         self.history = {"epoch": []}
         for path in reversed(self._backups()):
             if self._restore(path):
+                self._tell(path)
                 return
 
+    def _tell(self, path):
+        if not self.params.get("verbose"):
+            return
+        left = ""
+        if self._begin >= self.params["epochs"]:
+            left = "; nothing is left to do"
+        done = len(self.history["epoch"])
+        print(f"Resumed from '{path}' after {done} epochs{left}.", flush=True)
+
     def on_epoch_begin(self, epoch, logs=None):
+        # `fit` has read it; a later one begins at its own first epoch.
+        keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -120,6 +134,7 @@ class Backup(keras.callbacks.Callback):
         self._write(epoch)
 
     def on_train_end(self, logs=None):
+        keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
 
     def _fill_history(self):
@@ -169,6 +184,7 @@ class Backup(keras.callbacks.Callback):
             file = os.path.join(path, "arrays.npz")
             np.savez(file, **{n: _to_bytes(v) for n, v in values.items()})
             manifest = {
+                "format": _FORMAT,
                 "epoch": epoch,
                 "history": self.history,
                 "stopped": bool(self.model.stop_training),
@@ -189,6 +205,8 @@ class Backup(keras.callbacks.Callback):
         try:
             with open(os.path.join(path, "manifest.json")) as stream:
                 manifest = json.load(stream)
+            if manifest.get("format") != _FORMAT:
+                raise ValueError(f"its format is not {_FORMAT}")
             file = os.path.join(path, "arrays.npz")
             if _digest(file) != manifest["sha256"]:
                 raise ValueError("checksum differs")
@@ -212,6 +230,7 @@ class Backup(keras.callbacks.Callback):
         begin = manifest["epoch"] + 1
         if manifest["stopped"]:
             begin = max(begin, self.params["epochs"])
+        self._begin = begin
         keras_adapter.begin_at_epoch(self.model, begin)
         return True
 

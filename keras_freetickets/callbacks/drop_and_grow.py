@@ -1,5 +1,7 @@
 """The callback that attaches a sparse-training method to a model."""
 
+import warnings
+
 import keras
 from keras import ops
 
@@ -77,7 +79,19 @@ class DropAndGrow(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
+        self._warn_if_never_updated()
         self.model.release()
+
+    def _warn_if_never_updated(self):
+        topology = self.model.topology
+        steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        interval = self.method.update_interval
+        if 0 < steps < interval and not int(topology.update_count.numpy()):
+            warnings.warn(
+                "The topology was never updated: `update_interval` is "
+                f"{interval} optimizer updates and the training had {steps}.",
+                stacklevel=2,
+            )
 
 
 def RigL(update_interval=100, drop_fraction=0.3, **kwargs):

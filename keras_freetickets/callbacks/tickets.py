@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import numbers
 import os
 import warnings
 
@@ -42,7 +43,7 @@ class Phase:
 
 
 def _check_positive(name, value):
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value}"
         )
@@ -156,6 +157,7 @@ class _TicketCallback(DropAndGrow):
         self.mode = mode
         self.store = TicketStore(directory)
         _check_mode(mode)
+        self._improves = None
         self._started = False
 
     def ticket_file(self, epoch):
@@ -165,6 +167,16 @@ class _TicketCallback(DropAndGrow):
     def is_last(self, epoch):
         """Whether no later epoch may become the same ticket."""
         raise NotImplementedError  # abstract
+
+    def set_model(self, model):
+        if not getattr(model, "outputs", None):
+            raise ValueError(
+                f"{type(self).__name__} collects tickets of models that know "
+                "their graph. Make yours by keras_freetickets.sparsify or as "
+                "SparseModel(inputs, outputs). Received: model of type "
+                f"{type(model).__name__}"
+            )
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         self._started = False
@@ -181,18 +193,15 @@ class _TicketCallback(DropAndGrow):
         file = self.ticket_file(epoch)
         if file is None:
             return
-        if self.monitor is None and not self.is_last(epoch):
+        stops = self.is_last(epoch) or self.model.stop_training
+        if self.monitor is None and not stops:
             return
         held = self.store.read().get(file)
-        if self.monitor is not None:
-            is_better = keras_adapter.improvement_of(
-                self.model, self.monitor, self.mode
-            )
-            if held is not None and not is_better(value, held["value"]):
-                return
-        self.store.save(self.model, self._entry(file, epoch, value))
+        if self.monitor is None or self._is_better(value, held):
+            self.store.save(self.model, self._entry(file, epoch, value))
 
     def _monitored(self, logs):
+        """The monitored value of an epoch; `None` for NaN."""
         if self.monitor is None:
             return None
         if self.monitor not in logs:
@@ -201,7 +210,17 @@ class _TicketCallback(DropAndGrow):
                 f"{sorted(logs)}; names with `val_` need `validation_data`. "
                 f"Received: monitor={self.monitor!r}"
             )
-        return float(logs[self.monitor])
+        if self._improves is None:
+            self._improves = keras_adapter.improvement_of(
+                self.model, self.monitor, self.mode
+            )
+        value = float(logs[self.monitor])
+        return None if math.isnan(value) else value
+
+    def _is_better(self, value, held):
+        if held is None or held["value"] is None:
+            return True
+        return value is not None and bool(self._improves(value, held["value"]))
 
     def _entry(self, file, epoch, value):
         phase = int(ops.convert_to_numpy(self.model.topology.phase.value))
@@ -293,7 +312,8 @@ class EDST(_TicketCallback):
         _check_positive("exploration_epochs", exploration_epochs)
         _check_positive("refinement_epochs", refinement_epochs)
         _check_positive("num_tickets", num_tickets)
-        if not 0.0 < global_drop_fraction <= 1.0:
+        number = isinstance(global_drop_fraction, numbers.Real)
+        if not number or not 0.0 < global_drop_fraction <= 1.0:
             raise ValueError(
                 "`global_drop_fraction` must be in (0, 1]. Received: "
                 f"global_drop_fraction={global_drop_fraction}"
@@ -355,6 +375,16 @@ class EDST(_TicketCallback):
         super().release()
         if self._rate is not None:
             self.model.optimizer.learning_rate = self._rate
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        found = len(self.store.read())
+        if found < self.num_tickets:
+            warnings.warn(
+                f"Training ended before all {self.num_tickets} tickets were "
+                f"there: '{self.directory}' holds {found}.",
+                stacklevel=2,
+            )
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

@@ -34,7 +34,21 @@ _PARALLEL_CALLS = 4
 _PREFETCH = 2
 _AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
 # Glyphs: a mirrored digit is another sign, and they are centred already.
-_GLYPHS = ("mnist", "kmnist", "emnist", "optdigits", "omniglot")
+_GLYPHS = (
+    "binarized_mnist",
+    "emnist",
+    "kmnist",
+    "mnist",
+    "mnist_corrupted",
+    "omniglot",
+    "optdigits",
+    "svhn_cropped",
+)
+
+
+def _family(name):
+    """`"emnist"` for `"emnist/letters:3.1.0"`."""
+    return name.split("/")[0].split(":")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,8 +269,8 @@ def _split_names(source, validation_fraction):
 
 def _statistics(source, images):
     """Mean and standard deviation of the channels of images in [0, 1]."""
-    if source.name in _STATISTICS:
-        return _STATISTICS[source.name]
+    if _family(source.name) in _STATISTICS:
+        return _STATISTICS[_family(source.name)]
     total = square = 0.0
     pixels = 0
     images = _settled(images.batch(1000))
@@ -278,11 +292,12 @@ def _choose_augmentation(augment, source):
     # 4 of CIFAR's 32 pixels, 2 of Fashion-MNIST's 28.
     padding = max(1, height // 8) if channels > 1 else max(1, height // 14)
     if augment == "auto":
-        glyphs = source.name in _GLYPHS
+        glyphs = _family(source.name) in _GLYPHS
         augment = "none" if glyphs else "crop_flip"
     if augment == "none":
         return Augmentation()
-    mode = "CONSTANT" if source.name == "cifar100" else "REFLECT"
+    cifar100 = _family(source.name) == "cifar100"
+    mode = "CONSTANT" if cifar100 else "REFLECT"
     return Augmentation(padding, mode, flip=augment == "crop_flip")
 
 

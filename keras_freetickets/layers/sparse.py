@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import numbers
+import random
 import typing
 import warnings
 
@@ -35,7 +37,8 @@ class MaskedKernel:
         kernel: The trainable variable, zero outside the mask.
         mask: Boolean variable of the kernel's shape.
         state: Dict of variables, a method's own state per connection.
-        active: Integer, how many entries the mask was made to keep.
+        active: Integer, how many entries the mask keeps: those that it was
+            made with, or had when a method was attached.
     """
 
     name: str
@@ -155,7 +158,8 @@ def check_mask_initializer(identifier):
 def _check_sparsity(sparsity):
     values = sparsity if isinstance(sparsity, (list, tuple)) else [sparsity]
     for value in values:
-        if value is not None and not 0.0 <= value < 1.0:
+        number = value is None or isinstance(value, numbers.Real)
+        if not number or (value is not None and not 0.0 <= value < 1.0):
             raise ValueError(
                 "`sparsity` must be in [0, 1): the fraction of weights to "
                 f"remove. Received: sparsity={sparsity}"
@@ -225,7 +229,7 @@ class Sparse(keras.layers.Wrapper):
         kwargs.setdefault("name", getattr(layer, "name", None))
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, **kwargs)
-        self.sparsity = sparsity
+        self.sparsity = tree.map_structure(_plain, sparsity)
         self.kernels = None if kernels is None else tuple(kernels)
         self.mask_initializer = mask_initializer
         self.seed = _draw_seed() if seed is None else seed
@@ -387,10 +391,14 @@ def _saved(initializer):
     return keras.saving.serialize_keras_object(initializer)
 
 
+def _plain(value):
+    return None if value is None else float(value)
+
+
 def _as_tensor(value):
     is_array = isinstance(value, np.ndarray)
     return ops.convert_to_tensor(value) if is_array else value
 
 
 def _draw_seed():
-    return int(np.random.default_rng().integers(2**31))
+    return random.randrange(2**31)  # keras.utils.set_random_seed seeds it

@@ -52,7 +52,8 @@ class Topology(keras.layers.Layer):
 
     def step_of(self, optimizer):
         """Optimizer updates so far, as an `int32` tensor."""
-        return ops.cast(optimizer.iterations.value, "int32")
+        count = optimizer.iterations  # no variable under accumulation
+        return ops.cast(getattr(count, "value", count), "int32")
 
     def is_due(self, optimizer, method):
         """Whether this step updates the topology, as a boolean tensor."""

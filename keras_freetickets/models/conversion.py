@@ -1,5 +1,7 @@
 """From dense to sparse and back: sparsify and strip."""
 
+import numbers
+import random
 import re
 import warnings
 
@@ -93,7 +95,13 @@ def _plan(model, sparsity, distribution, filters):
         for _, _, value in layers:
             _check_sparsity(value)
         return {id(la): [v] * len(ps) for la, ps, v in layers}
-    densities = iter(distributions.get(distribution)(shapes, sparsity))
+    densities = list(distributions.get(distribution)(shapes, sparsity))
+    if len(densities) != len(shapes) or not all(0 < d <= 1 for d in densities):
+        raise ValueError(
+            "`distribution` must return a density in (0, 1] for each of the "
+            f"{len(shapes)} kernels. Received: {densities}"
+        )
+    densities = iter(densities)
     return {
         id(layer): [1.0 - next(densities) for _ in places]
         for layer, places, _ in layers
@@ -101,7 +109,7 @@ def _plan(model, sparsity, distribution, filters):
 
 
 def _check_sparsity(sparsity):
-    number = isinstance(sparsity, (int, float))
+    number = isinstance(sparsity, numbers.Real)
     if not number or not 0.0 <= sparsity < 1.0:
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove, "
@@ -110,9 +118,14 @@ def _check_sparsity(sparsity):
 
 
 def _check_something_left(model, layers, filters):
-    already = any(isinstance(la, Sparse) for la in _leaf_layers(model))
-    if layers or already:
+    if layers:
         return
+    if any(isinstance(la, Sparse) for la in _leaf_layers(model)):
+        raise ValueError(
+            f"Model '{model.name}' is sparse already: its Sparse layers are "
+            "kept as they are, and nothing else is left to mask. Call "
+            "`sparsify` on the dense model, or on `strip(model)`."
+        )
     names = [layer.name for layer in _leaf_layers(model)]
     raise ValueError(
         f"Model '{model.name}' has nothing to mask: none of its layers has a "
@@ -155,6 +168,8 @@ def _copy_layer(layer):
         copy.build_from_config(config)
     if layer.built and copy.built and layer.weights:
         copy.set_weights(layer.get_weights())
+    if layer.built:
+        keras_adapter.copy_adapted_state(layer, copy)
     return copy
 
 
@@ -184,6 +199,7 @@ def sparsify(
     """Makes a sparse copy of a model; the model itself stays dense.
 
     The copy takes over the model's current values, so load weights first.
+    `Sparse` layers that the model has already are copied as they are.
 
     Args:
         model: A built Functional or Sequential `keras.Model`.
@@ -199,7 +215,8 @@ def sparsify(
             all that have kernels.
         mask_initializer: `"random"` or `"magnitude"`. `None` for magnitude if
             the model holds trained values, else random.
-        seed: Integer for random masks. `None` for one drawn now.
+        seed: Natural number for random masks. `None` for one drawn now, which
+            `keras.utils.set_random_seed` makes reproducible.
 
     Returns:
         A `SparseModel`, not compiled.
@@ -222,7 +239,7 @@ def sparsify(
     _check_model(model)
     plan = _plan(model, sparsity, distribution, filters)
     initializer = _choose_initializer(model, mask_initializer)
-    seeds = np.random.default_rng(seed)
+    seeds = _seeds(seed)
 
     def convert(layer):
         copy = _copy_layer(layer)
@@ -233,7 +250,7 @@ def sparsify(
             copy,
             sparsity=plan[id(layer)],
             mask_initializer=initializer,
-            seed=int(seeds.integers(2**31)),
+            seed=next(seeds),
         )
 
     clone, originals = _clone(model, convert)
@@ -242,6 +259,20 @@ def sparsify(
     )
     _take_over_values(originals)
     return sparse
+
+
+def _seeds(seed):
+    if seed is not None and (
+        not isinstance(seed, numbers.Integral) or seed < 0
+    ):
+        raise ValueError(
+            f"`seed` must be a natural number or None. Received: seed={seed}"
+        )
+    # keras.utils.set_random_seed decides where no seed is given.
+    seed = random.randrange(2**31) if seed is None else int(seed)
+    generator = np.random.default_rng(seed)
+    while True:
+        yield int(generator.integers(2**31))
 
 
 def _check_rebuilt(layer, copy):

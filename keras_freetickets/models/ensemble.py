@@ -10,6 +10,9 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.metrics.scores import Accuracy
+from keras_freetickets.metrics.scores import NegativeLogLikelihood
+from keras_freetickets.metrics.scores import negative_log_likelihood
 
 _INDEX = "tickets.json"
 
@@ -31,6 +34,12 @@ def _check_members(members):
             raise ValueError(
                 "`members` must be Keras models. "
                 f"Received: member {i} is a {type(member).__name__}"
+            )
+        if not getattr(member, "outputs", None):
+            raise ValueError(
+                "`members` must be models with a graph, Functional or "
+                f"Sequential. Received: member {i} is a "
+                f"{type(member).__name__}"
             )
         if not member.built:
             raise ValueError(f"`members` must be built. Received: member {i}")
@@ -58,12 +67,33 @@ def _check_alike(first, member, i):
                 f"`members` must agree in the shapes of their {end}. "
                 f"Received: {mine} for member 0 and {other} for member {i}"
             )
+    _check_adapted(first, member, i)
     if _architecture(first) != _architecture(member):
         raise ValueError(
             "`members` must have the same architecture. Received: member "
             f"{i} ('{member.name}') with other layers, or layers with other "
             "settings, than member 0"
         )
+
+
+def _check_adapted(first, member, i):
+    for a, b in zip(
+        keras_adapter.adapted_layers(first),
+        keras_adapter.adapted_layers(member),
+    ):
+        if hasattr(a, "save_assets"):
+            raise ValueError(
+                "`members` must not contain layers with a vocabulary; put "
+                f"them before the ensemble. Received: member {i} with layer "
+                f"'{b.name}'"
+            )
+        for mine, other in zip(a.weights, b.weights):
+            if not np.array_equal(mine, other):
+                raise ValueError(
+                    "`members` must be adapted to the same data. Received: "
+                    f"member {i}, whose layer '{b.name}' holds other values "
+                    "than that of member 0"
+                )
 
 
 # What two members may differ in: it does not change what they compute.
@@ -157,7 +187,7 @@ class EnsembleModel(keras.Model):
     One member's graph is kept, with the weights of all members stacked; each
     keeps its own masks and batch-normalization statistics. The model comes
     compiled with accuracy and the negative log-likelihood of what it returns,
-    and cannot be trained.
+    for labels that are integers or one-hot, and cannot be trained.
 
     Args:
         members: List of built Keras models of the same architecture with one
@@ -210,12 +240,11 @@ class EnsembleModel(keras.Model):
         self.built = True
         for i, member in enumerate(members or []):
             self._set_member(i, member)
+        if members:
+            keras_adapter.copy_adapted_state(members[0], model)
         self.compile(
-            loss=keras.losses.SparseCategoricalCrossentropy(),
-            metrics=[
-                keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-                keras.metrics.SparseCategoricalCrossentropy(name="nll"),
-            ],
+            loss=negative_log_likelihood,
+            metrics=[Accuracy(), NegativeLogLikelihood()],
         )
 
     def _stack(self, i, variable):
@@ -228,6 +257,11 @@ class EnsembleModel(keras.Model):
             trainable=False,
             autocast=False,
         )
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        # What adapted layers derived from their weights, they derive anew.
+        _assign(self._template.model, self._stacks, 0)
 
     def _set_member(self, i, member):
         for stack, variable in zip(self._stacks, _state(member)):
@@ -272,8 +306,7 @@ class EnsembleModel(keras.Model):
                 f"Received: index={index}"
             )
         model = _revive(self._config)
-        for stack, variable in zip(self._stacks, _state(model)):
-            variable.assign(ops.convert_to_numpy(stack.value)[index])
+        _assign(model, self._stacks, index)
         return model
 
     def _member_probabilities(self, inputs):
@@ -335,21 +368,34 @@ class EnsembleModel(keras.Model):
                 to the members' inputs with a free batch dimension.
         """
         if not args and "input_signature" not in kwargs:
-            inputs = self._template.model.inputs
-            specs = [
-                keras.InputSpec(shape=(None, *i.shape[1:]), dtype=i.dtype)
-                for i in inputs
-            ]
-            for spec, i in zip(specs, inputs):
-                spec.name = "inputs" if len(inputs) == 1 else i.name
-            kwargs["input_signature"] = specs
+            kwargs["input_signature"] = [self._input_specs()]
         kwargs.setdefault("verbose", False)
         return super().export(filepath, *args, **kwargs)
+
+    def _input_specs(self):
+        """The members' inputs in their structure, with a free batch size."""
+        model = self._template.model
+        one = len(model.inputs) == 1
+
+        def spec(tensor):
+            name = "inputs" if one else tensor.name
+            shape = (None, *tensor.shape[1:])
+            return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=name)
+
+        structure, _ = keras_adapter.ends_of_graph(model)
+        return keras.tree.map_structure(spec, structure)
 
 
 def _revive(config):
     """A model from its config, which Keras empties while it reads it."""
     return keras.saving.deserialize_keras_object(copy.deepcopy(config))
+
+
+def _assign(model, stacks, index):
+    """Gives a model the values of one member."""
+    for stack, variable in zip(stacks, _state(model)):
+        variable.assign(ops.convert_to_numpy(stack.value)[index])
+    keras_adapter.copy_adapted_state(model, model)
 
 
 def _without(kwargs):

@@ -102,11 +102,17 @@ class SparseModel(keras.Model):
         for layer in self.sparse_layers:
             for name, dtype in method.connection_state.items():
                 layer.add_state(name, dtype)
+        for record in self.connections:
+            # Loaded masks may have another count than those made here.
+            record.active = int(np.sum(ops.convert_to_numpy(record.mask.value)))
+        self.project()
         self._method = method
         self.topology.begin(self.optimizer, method)
         keras_adapter.reset_train_function(self)
 
     def fit(self, *args, **kwargs):
+        if self.built and self.compiled:
+            self.project()  # weights may have been set, or loaded
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
             return super().fit(*args, **kwargs)

@@ -120,11 +120,11 @@ def test_killed_at_a_random_step(tmp_path, whole, monkeypatch, seed):
         make(force)
         function = model.train_function
 
-        def counted(iterator):
+        def counted(*arguments):
             count[0] += 1
             if count[0] == last:
                 raise Killed
-            return function(iterator)
+            return function(*arguments)
 
         model.train_function = counted
 
@@ -185,6 +185,9 @@ def test_delete(tmp_path):
     assert not (tmp_path / "backup").exists()
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX's trainer builds it first"
+)
 def test_model_that_is_not_built(tmp_path):
     model = keras.Sequential([layers.Dense(3)])
     model.compile("sgd", "mse")
@@ -241,3 +244,19 @@ def test_callbacks_with_a_memory(tmp_path, killed_after):
 def test_callbacks_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="`callbacks` must be a list"):
         kft.callbacks.Backup(tmp_path, callbacks=["EarlyStopping"])
+
+
+def test_a_later_fit_begins_at_its_own_first_epoch(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    for _ in range(2):
+        model.fit(
+            x,
+            y,
+            epochs=3,
+            verbose=2,
+            callbacks=[kft.callbacks.Backup(tmp_path)],
+        )
+    assert "after 3 epochs; nothing is left to do" in capsys.readouterr().out
+    assert model.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]

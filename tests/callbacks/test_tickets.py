@@ -219,7 +219,7 @@ def test_too_few_epochs_and_unknown_monitor(tmp_path):
     with pytest.raises(ValueError, match="`monitor` must be one of the epoch"):
         network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
     dense = keras.Sequential([keras.Input((10,)), layers.Dense(4)])
-    dense.compile("sgd", "mse")
+    dense.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="EDST needs a SparseModel"):
         dense.fit(x, y, epochs=12, verbose=0, callbacks=[make(tmp_path)])
 
@@ -307,7 +307,7 @@ def test_a_monitor_without_a_direction_needs_a_mode(tmp_path):
     model = kft.sparsify(dense, 0.5)
     model.compile("sgd", "mse")
     dst = kft.callbacks.DST(str(tmp_path), monitor="own")
-    with pytest.raises(ValueError, match="Pass `mode='max'`"):
+    with pytest.raises(ValueError, match="`mode` must be 'min' or 'max'"):
         model.fit(
             np.ones((8, 4)),
             np.ones((8, 1)),
@@ -335,3 +335,88 @@ def test_an_interrupted_run_gives_the_rate_back(tmp_path):
             callbacks=[edst, Stop()],
         )
     assert float(model.optimizer.learning_rate.numpy()) == 0.5
+
+
+def tiny(metrics=()):
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    model = kft.sparsify(dense, 0.5)
+    model.compile("sgd", "mse", metrics=list(metrics))
+    return model
+
+
+def fit_tiny(model, epochs, callbacks):
+    x, y = np.ones((8, 4)), np.ones((8, 1))
+    model.fit(x, y, epochs=epochs, verbose=0, callbacks=callbacks)
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends training after an epoch, as EarlyStopping does."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.after:
+            self.model.stop_training = True
+
+
+def test_training_that_stops_early_leaves_a_ticket(tmp_path):
+    dst = kft.callbacks.DST(str(tmp_path), monitor=None, update_interval=1)
+    fit_tiny(tiny(), 10, [Stop(2), dst])
+    assert dst.store.read()["ticket_0.keras"]["epoch"] == 2
+
+
+def test_missing_tickets_are_told(tmp_path):
+    edst = kft.callbacks.EDST(
+        1, 2, 3, monitor="loss", directory=str(tmp_path), update_interval=1
+    )
+    with pytest.warns(UserWarning, match="before all 3 tickets .* holds 2"):
+        fit_tiny(tiny(), 7, [Stop(3), edst])
+
+
+def test_nan_is_worse_than_anything(tmp_path):
+    class Values(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["value"] = [float("nan"), 0.3, 0.2, float("nan")][epoch]
+
+    dst = kft.callbacks.DST(
+        str(tmp_path), monitor="value", mode="max", update_interval=1
+    )
+    fit_tiny(tiny(), 4, [Values(), dst])
+    entry = dst.store.read()["ticket_0.keras"]
+    assert (entry["epoch"], entry["value"]) == (1, 0.3)
+
+
+def test_the_direction_is_asked_for_after_the_first_epoch(tmp_path):
+    class Values(keras.callbacks.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            logs["own"] = 1.0
+            Values.epochs += 1
+
+    edst = kft.callbacks.EDST(3, 1, 1, monitor="own", directory=str(tmp_path))
+    with pytest.raises(ValueError, match="`mode` must be 'min' or 'max'"):
+        fit_tiny(tiny(), 4, [Values(), edst])
+    assert Values.epochs == 1
+
+
+def test_models_without_a_graph_are_refused(tmp_path):
+    class Own(kft.SparseModel):
+        def __init__(self):
+            super().__init__()
+            self.head = kft.layers.Sparse(layers.Dense(1), 0.5)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    model = Own()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="that know their graph"):
+        fit_tiny(model, 1, [kft.callbacks.DST(str(tmp_path))])
+
+
+def test_an_interval_longer_than_training_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="The topology was never updated"):
+        fit_tiny(tiny(), 1, [kft.callbacks.SET(update_interval=100)])

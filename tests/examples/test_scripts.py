@@ -3,9 +3,13 @@
 import json
 import os
 import pathlib
+import random
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,6 +38,8 @@ def run(script, *flags, check=True):
         ("train_edst.py", "--depth=27"),
         ("train_dst.py", "--drop_fraction=-1"),
         ("train_dst.py", "--batch_size=0"),
+        ("train_edst.py", "--global_drop_fraction=0"),
+        ("train_dst.py", "--seed=-1"),
         ("demo.py", "--learning_rate=0"),
     ],
 )
@@ -49,8 +55,27 @@ def test_a_wrong_value_is_refused_before_any_work(tmp_path, script, flag):
 @pytest.mark.parametrize("script", ["train_edst.py", "train_dst.py", "demo.py"])
 def test_help(script):
     done = run(script, "--help", check=False)
-    assert "--output_dir" in done.stdout
+    shown = {"output_dir", "sparsity", "update_interval", "learning_rate"}
+    shown |= {"seed", "batch_size", "verbose"}
+    if script != "demo.py":
+        shown |= {"dataset", "data_dir", "model", "growth", "[no]download"}
+    for name in shown:
+        assert f"\n  --{name}: " in done.stdout
     assert f"python examples/{script}" in done.stdout
+
+
+def test_a_flag_without_dashes_is_refused():
+    done = run("train_edst.py", "exploration_epochs=3", check=False)
+    assert done.returncode != 0
+    assert "'exploration_epochs=3'; flags begin with --" in done.stderr
+
+
+def test_a_refused_start_leaves_the_directory_free(tmp_path):
+    flags = (f"--output_dir={tmp_path / 'out'}", f"--data_dir={tmp_path}")
+    done = run("train_edst.py", *flags, "--dataset=fashon_mnist", check=False)
+    assert done.returncode != 0
+    assert "--dataset=fashon_mnist" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_dry_run_of_the_paper_recipe():
@@ -71,12 +96,36 @@ def demo_flags(directory, data):
     )
 
 
-def without_seconds(metrics):
-    for row in metrics["rows"]:
-        row.pop("seconds")
-    for history in metrics["history"].values():
-        history.pop("seconds")
-    return metrics
+def without_seconds(content):
+    """Whatever was measured in seconds differs from run to run."""
+    if isinstance(content, dict):
+        return {
+            key: without_seconds(value)
+            for key, value in content.items()
+            if key != "seconds"
+        }
+    if isinstance(content, list):
+        return [without_seconds(value) for value in content]
+    return content
+
+
+def results(path):
+    return without_seconds(json.loads(path.read_text()))
+
+
+def kill_after(backups, script, *flags):
+    """Starts a script and kills it a moment after its second backup."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / script), *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (backups / "epoch_000001").exists():
+        time.sleep(0.001)
+    time.sleep(random.Random(str(flags)).uniform(0.0, 0.1))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
 def test_demo_killed_and_resumed(tmp_path):
@@ -94,46 +143,84 @@ def test_demo_killed_and_resumed(tmp_path):
     ):
         assert (tmp_path / "whole" / name).stat().st_size > 0
     killed = demo_flags(tmp_path / "killed", tmp_path / "data")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / "demo.py"), *killed],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    backup = tmp_path / "killed" / "backup" / "edst" / "epoch_000002"
-    while process.poll() is None and not backup.exists():
-        pass
-    process.kill()
-    process.wait()
+    backups = tmp_path / "killed" / "backup" / "edst"
+    kill_after(backups, "demo.py", *killed)
     run("demo.py", *killed)
-    results = [
-        without_seconds(json.loads((tmp_path / n / "metrics.json").read_text()))
-        for n in ("whole", "killed")
+    whole, again = [
+        results(tmp_path / name / "metrics.json")
+        for name in ("whole", "killed")
     ]
-    assert results[0] == results[1]
+    assert again == whole
+    assert len(whole["history"]["edst"]["loss"]) == 5
     again = run("demo.py", *flags)
     assert again.stdout == first.stdout[-len(again.stdout) :]
     other = run("demo.py", *flags, "--sparsity=0.5", check=False)
     assert other.returncode != 0 and "--sparsity=0.8" in other.stderr
 
 
-def test_edst_and_dst_scripts(tmp_path):
-    common = (
+def tickets_of(folder):
+    import keras
+
+    return [
+        keras.saving.load_model(path).get_weights()
+        for path in sorted(folder.rglob("ticket_*.keras"))
+    ]
+
+
+def check_same_tickets(one, other):
+    for mine, its in zip(tickets_of(one), tickets_of(other), strict=True):
+        for a, b in zip(mine, its, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_edst_killed_and_resumed(tmp_path):
+    flags = (
         "--verbose=0",
         f"--data_dir={tmp_path / 'data'}",
         "--update_interval=5",
-    )
-    done = run(
-        "train_edst.py",
-        *common,
-        f"--output_dir={tmp_path / 'edst'}",
-        "--exploration_epochs=1",
+        "--exploration_epochs=2",
         "--refinement_epochs=1",
         "--num_tickets=2",
     )
-    assert "ticket 1" in done.stdout
-    flags = (*common, f"--output_dir={tmp_path / 'dst'}", "--epochs=1")
-    for seed in (0, 1):
-        run("train_dst.py", *flags, f"--seed={seed}")
-    done = run("train_dst.py", *flags, "--collect")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run("train_edst.py", *flags, f"--output_dir={whole}")
     assert "ticket 1" in done.stdout and "ensemble" in done.stdout
+    kill_after(
+        killed / "backup", "train_edst.py", *flags, f"--output_dir={killed}"
+    )
+    run("train_edst.py", *flags, f"--output_dir={killed}")
+    check_same_tickets(whole, killed)
+    assert results(killed / "metrics.json") == results(whole / "metrics.json")
+    for name in (
+        "ensemble.keras",
+        "saved_model/saved_model.pb",
+        "saved_model_ticket/saved_model.pb",
+        "pictures/learning_curve.png",
+        "pictures/density.png",
+    ):
+        assert (killed / name).stat().st_size > 0
+
+
+def test_dst_killed_resumed_and_collected(tmp_path):
+    flags = (
+        "--verbose=0",
+        f"--data_dir={tmp_path / 'data'}",
+        "--update_interval=5",
+        "--epochs=3",
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run("train_dst.py", *flags, f"--output_dir={whole}", "--seed=10")
+    mine = (*flags, f"--output_dir={killed}")
+    kill_after(
+        killed / "seed_10" / "backup", "train_dst.py", *mine, "--seed=10"
+    )
+    done = run("train_dst.py", *mine, "--collect", check=False)
+    assert done.returncode != 0
+    assert "Seed 10 is not finished" in done.stdout
+    assert "--collect needs finished runs" in done.stderr
+    run("train_dst.py", *mine, "--seed=10")
+    check_same_tickets(whole, killed)
+    run("train_dst.py", *mine, "--seed=2")
+    done = run("train_dst.py", *mine, "--collect")
+    rows = results(killed / "metrics.json")["rows"]
+    assert [row["model"] for row in rows] == ["seed 2", "seed 10", "ensemble"]

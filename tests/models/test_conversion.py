@@ -209,3 +209,67 @@ def test_own_mask_initializer_of_a_wrong_count():
 
     with pytest.raises(ValueError, match="`mask_initializer` must return"):
         kft.sparsify(small(), 0.8, mask_initializer=all_of)
+
+
+def test_adapted_preprocessing_is_taken_over():
+    x = np.random.default_rng(0).normal(5, 3, (20, 4)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(x)
+    inputs = keras.Input((4,))
+    dense = keras.Model(inputs, layers.Dense(3)(norm(inputs)))
+    sparse = kft.sparsify(dense, 0.0)
+    expected = dense.predict(x, verbose=0)
+    np.testing.assert_allclose(sparse.predict(x, verbose=0), expected)
+    plain = kft.strip(sparse)
+    np.testing.assert_allclose(plain.predict(x, verbose=0), expected)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="strings are TensorFlow's"
+)
+def test_vocabularies_are_taken_over():
+    lookup = layers.StringLookup(output_mode="multi_hot")
+    lookup.adapt(["a", "b", "c"])
+    inputs = keras.Input((2,), dtype="string")
+    dense = keras.Model(inputs, layers.Dense(3)(lookup(inputs)))
+    import tensorflow as tf
+
+    x = tf.constant([["a", "b"], ["c", "z"]])
+    sparse = kft.sparsify(dense, 0.0)
+    np.testing.assert_allclose(sparse(x), dense(x))
+    np.testing.assert_allclose(kft.strip(sparse)(x), dense(x))
+
+
+def test_numbers_of_numpy_are_numbers():
+    sparse = kft.sparsify(small(), np.float32(0.8), seed=np.int64(1))
+    again = kft.sparsify(small(), 0.8, seed=1)
+    for mine, other in zip(masks(sparse), masks(again), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_masks_follow_keras_seed():
+    found = []
+    for seed in (5, 5, 6):
+        keras.utils.set_random_seed(seed)
+        found.append(masks(kft.sparsify(small(), 0.8)))
+    for a, b, c in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.all() or (a != c).any()
+
+
+def test_a_sparse_model_is_not_made_sparse_again():
+    sparse = kft.sparsify(small(), 0.5)
+    with pytest.raises(ValueError, match="is sparse already"):
+        kft.sparsify(sparse, 0.9)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "x"])
+def test_bad_seed(seed):
+    with pytest.raises(ValueError, match="`seed` must be a natural number"):
+        kft.sparsify(small(), 0.5, seed=seed)
+
+
+@pytest.mark.parametrize("densities", [[0.5], [0.5] * 4, [0.5, 0.5, 1.5]])
+def test_bad_distribution(densities):
+    with pytest.raises(ValueError, match="`distribution` must return"):
+        kft.sparsify(small(), 0.5, lambda shapes, sparsity: densities)

@@ -236,3 +236,69 @@ def test_order_of_the_graph_is_part_of_the_architecture():
     with pytest.raises(ValueError, match="must have the same architecture"):
         kft.EnsembleModel([network(False), network(True)])
     kft.EnsembleModel([network(True), network(True)])
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_labels_as_integers_or_one_hot(ensemble, x, one_hot):
+    labels = np.arange(len(x)) % 3
+    y = np.eye(3)[labels] if one_hot else labels
+    scores = ensemble.evaluate(x, y, verbose=0, return_dict=True)
+    p = ensemble.predict(x, verbose=0)
+    expected = -np.log(p[np.arange(len(x)), labels]).mean()
+    np.testing.assert_allclose(scores["nll"], expected, atol=1e-5)
+    accuracy = (p.argmax(axis=1) == labels).mean()
+    np.testing.assert_allclose(scores["accuracy"], accuracy, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_several_inputs(kind, tmp_path):
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+        hidden = layers.Concatenate()([a, b])
+        outputs = layers.Dense(3, activation="softmax")(hidden)
+        inputs = [a, b] if kind is list else {"a": a, "b": b}
+        return kft.sparsify(keras.Model(inputs, outputs), 0.5, seed=seed)
+
+    members = [network(1), network(2)]
+    ensemble = kft.EnsembleModel(members)
+    a, b = np.ones((5, 4), "float32"), np.ones((5, 2), "float32")
+    inputs = [a, b] if kind is list else {"a": a, "b": b}
+    expected = mean_of(members, inputs)
+    got = ensemble.predict(inputs, verbose=0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    if keras.backend.backend() != "tensorflow":
+        return
+    ensemble.export(tmp_path / "saved")
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(tmp_path / "saved")).signatures
+    (out,) = serve["serving_default"](
+        a=tf.constant(a), b=tf.constant(b)
+    ).values()
+    np.testing.assert_allclose(out.numpy(), expected, atol=1e-6)
+
+
+def adapted(seed, data):
+    keras.utils.set_random_seed(seed)
+    norm = layers.Normalization()
+    norm.adapt(data)
+    inputs = keras.Input((4,))
+    outputs = layers.Dense(3, activation="softmax")(norm(inputs))
+    return keras.Model(inputs, outputs)
+
+
+def test_adapted_layers(tmp_path):
+    x = np.random.default_rng(0).normal(5, 3, (20, 4)).astype("float32")
+    members = [adapted(1, x), adapted(2, x)]
+    expected = mean_of(members, x)
+    ensemble = kft.EnsembleModel(members)
+    ensemble.save(tmp_path / "e.keras")
+    loaded = keras.saving.load_model(tmp_path / "e.keras")
+    for model in (ensemble, loaded):
+        got = model.predict(x, verbose=0)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    one = loaded.member(1).predict(x, verbose=0)
+    np.testing.assert_allclose(one, members[1].predict(x, verbose=0), atol=1e-6)
+    with pytest.raises(ValueError, match="adapted to the same data"):
+        kft.EnsembleModel([members[0], adapted(2, x + 1)])

@@ -12,18 +12,45 @@ from keras_freetickets.topology import SET
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
 
-OPTIMIZERS = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Adagrad",
-    "Adadelta",
-    "Adamax",
-    "Nadam",
-    "RMSprop",
-    "Ftrl",
-    "Lion",
-]
+
+class Drifting(keras.optimizers.SGD):
+    """A user's own, which moves every weight in every step."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate)
+        self.assign_add(variable, 0.01 + 0 * variable)
+
+
+optimizers = keras.optimizers
+OPTIMIZERS = {
+    "sgd": lambda: optimizers.SGD(0.1),
+    "momentum": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "decay": lambda: optimizers.SGD(0.1, momentum=0.9, weight_decay=0.01),
+    "clipnorm": lambda: optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1),
+    "ema": lambda: optimizers.Adam(use_ema=True, ema_overwrite_frequency=3),
+    "accumulated": lambda: optimizers.Adam(gradient_accumulation_steps=2),
+    "scaled": lambda: optimizers.LossScaleOptimizer(optimizers.Adam(0.01)),
+    "adam": lambda: optimizers.Adam(0.01),
+    "amsgrad": lambda: optimizers.Adam(0.01, amsgrad=True),
+    "adamw": lambda: optimizers.AdamW(0.01),
+    "adagrad": lambda: optimizers.Adagrad(0.01),
+    "adadelta": lambda: optimizers.Adadelta(0.01),
+    "adamax": lambda: optimizers.Adamax(0.01),
+    "adafactor": lambda: optimizers.Adafactor(0.01),
+    "ftrl": lambda: optimizers.Ftrl(0.01),
+    "lamb": lambda: optimizers.Lamb(0.01),
+    "lion": lambda: optimizers.Lion(0.01),
+    "muon": lambda: optimizers.Muon(0.01),
+    "multi": lambda: optimizers.MultiOptimizer(
+        optimizers.OptimizerMap(
+            optimizers.Adam(0.01), {".*dense.*": optimizers.SGD(0.1, 0.9)}
+        )
+    ),
+    "nadam": lambda: optimizers.Nadam(0.01),
+    "schedule_free": lambda: optimizers.ScheduleFreeAdamW(0.01),
+    "rmsprop": lambda: optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "own": lambda: Drifting(0.1, momentum=0.9),
+}
 
 
 def data(count=48, seed=0):
@@ -66,19 +93,48 @@ def check_p1(model):
             np.testing.assert_array_equal(off, np.float32(initial))
 
 
+def test_all_optimizers_of_keras_are_tried():
+    shipped = {
+        kind
+        for kind in vars(optimizers).values()
+        if isinstance(kind, type)
+        and issubclass(kind, optimizers.Optimizer)
+        and kind is not optimizers.Optimizer
+    }
+    assert shipped <= {type(make()) for make in OPTIMIZERS.values()}
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_promise_1_for_every_optimizer(name):
-    model = network(name)
-    slots = keras_adapter.optimizer_slots
-    callback = kft.callbacks.SET(update_interval=2)
-    x, y = data()
-    for _ in range(2):
-        model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+def test_promise_1_after_every_step(name):
+    model = network(OPTIMIZERS[name]())
+    x, y = data(16)
+    model.attach(SET(update_interval=3, drop_fraction=0.4))
+    steps = 14 if name == "accumulated" else 7
+    for _ in range(steps):
+        before = state(model)
+        model.train_on_batch(x, y)
         check_p1(model)
-    assert int(model.topology.update_count.numpy()) == 6
-    kernels = [r.kernel for r in model.connections]
-    if name not in ("SGD",):
-        assert all(slots(model.optimizer, kernels))
+    assert int(model.topology.update_count.numpy()) == 2
+    # The last step was none of the topology: all that lives has moved.
+    for (kernel, mask), record in zip(before, model.connections):
+        moved = record.kernel.numpy() != kernel
+        assert not moved[~mask].any()
+        if name not in ("lion", "accumulated"):
+            assert moved[mask].mean() > 0.3  # some units are dead
+
+
+def test_weights_that_were_set_are_cleared():
+    """A restored checkpoint leaves slots behind, or dense kernels."""
+    model = network("adam")
+    x, y = data(16)
+    model.fit(x, y, verbose=0)
+    for record in model.connections:
+        kernels = [record.kernel]
+        (slots,) = keras_adapter.optimizer_slots(model.optimizer, kernels)
+        for variable in [record.kernel, *(slot for slot, _ in slots)]:
+            variable.assign(np.ones(variable.shape))
+    model.attach(SET(update_interval=100))
+    check_p1(model)
 
 
 @pytest.mark.parametrize("name", ["Adagrad", "Ftrl", "Adam"])
@@ -406,3 +462,60 @@ def test_sparse_layers_in_a_dense_model_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         network().fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("method", [Method, RigL])
+def test_accumulated_gradients(method):
+    """Growth sees the mean gradient of the micro-batches of an update."""
+    optimizer = keras.optimizers.SGD(
+        0.1, momentum=0.9, gradient_accumulation_steps=3
+    )
+    model = network(optimizer)
+    model.attach(method(update_interval=1, drop_fraction=0.4))
+    x, y = data(24)
+    batches = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 24, 8)]
+    if method is RigL:  # its first update is due after one of the optimizer
+        for batch in batches:
+            model.train_on_batch(*batch)
+    before = state(model)
+    gradients = numpy_gradients(model.get_weights(), x, y)
+    counts = []
+    for batch in batches:
+        model.train_on_batch(*batch)
+        counts.append(int(model.topology.update_count.numpy()))
+        check_p1(model)
+    assert counts == [0, 0, 1]
+    for record, (kernel, mask), gradient in zip(
+        model.connections, before, gradients, strict=True
+    ):
+        moved = kernel
+        if method is Method:
+            moved = np.where(mask, kernel - 0.1 * gradient, 0)
+        share = 0.4 * mask.sum()
+        k = int(np.ceil(share) if method is Method else np.floor(share))
+        order = np.argsort(np.where(mask, np.abs(moved), np.inf).ravel())
+        expected = mask.copy().ravel()
+        expected[order[:k]] = False
+        score = np.where(expected, -1, np.abs(gradient).ravel())
+        expected[np.argsort(-score)[:k]] = True
+        np.testing.assert_array_equal(record.mask.numpy().ravel(), expected)
+        alive = record.mask.numpy() & mask
+        np.testing.assert_allclose(
+            record.kernel.numpy(), np.where(alive, moved, 0), atol=1e-6
+        )
+    # The window after an update begins with nothing in it.
+    for batch in batches:
+        model.train_on_batch(*batch)
+        counts.append(int(model.topology.update_count.numpy()))
+    assert counts[3:] == ([1, 1, 2] if method is Method else [1, 1, 1])
+
+
+def test_loaded_masks_decide_what_is_updated(tmp_path):
+    donor = network("sgd", sparsity=0.5)
+    donor.save_weights(tmp_path / "w.weights.h5")
+    model = network("sgd", sparsity=0.0)
+    model.load_weights(tmp_path / "w.weights.h5")
+    model.attach(SET(update_interval=1))
+    model.train_on_batch(*data(8))
+    assert int(model.topology.update_count.numpy()) == 1
+    check_p1(model)

@@ -126,3 +126,12 @@ def apply(optimizer, gradients, variables, skip=None):
     for group, values in zip((variables, optimizer.variables), after):
         for variable, value in zip(group, values):
             variable.assign(value)
+
+
+def assign_if(done, variables, values):
+    """Gives variables new values where `done` is true."""
+    old = [v.value for v in variables]
+    for variable, value in zip(
+        variables, jax.lax.cond(done, values, lambda: old)
+    ):
+        variable.assign(value)

@@ -6,6 +6,8 @@ counter the masks change. What differs between backends (the optimizer's call,
 compilation, replicas) is in their modules, one of which is handed in here.
 """
 
+import functools
+
 from keras import ops
 
 from keras_freetickets import keras_adapter
@@ -77,10 +79,7 @@ class Step:
         masks, survivors, share, done = self.masks_after(
             method, topology, states, mean, due
         )
-        self.project(masks, survivors, method.grown_value)
-        _track_ever_active(self.records, masks)
-        for record, mask in zip(self.records, masks):
-            record.mask.assign(mask)
+        self.project(masks, survivors, method.grown_value, done)
         topology.record(self.optimizer, method, share, done)
 
     def is_due(self, method, topology, closes):
@@ -171,18 +170,50 @@ class Step:
 
         return ops.cond(due, update, rest)
 
-    def project(self, masks, survivors, grown_value=0.0):
-        """Clears kernels and slots wherever no connection lives."""
-        for record, slots, mask, alive in zip(
-            self.records, self.slots, masks, survivors
-        ):
-            kernel = ops.convert_to_tensor(record.kernel.value)
-            record.kernel.assign(
-                updates.projected(kernel, alive, mask, 0.0, grown_value)
+    def project(self, masks, survivors, grown_value=0.0, done=None):
+        """Clears kernels and slots wherever no connection lives.
+
+        Args:
+            masks: List of boolean tensors, the masks from now on.
+            survivors: List of boolean tensors, where values are kept.
+            grown_value: Float, the value of new connections.
+            done: Boolean tensor, whether the masks have changed; `None` if
+                they cannot have.
+        """
+        everywhere, changed = [], []
+        for i, record in enumerate(self.records):
+            targets = self._cleared(i, masks[i], survivors[i], grown_value)
+            stay = keras_adapter.keeps_zeros(self.optimizer, record.kernel)
+            (changed if stay else everywhere).extend(targets)
+            changed += self._new_mask(record, masks[i])
+        for variable, value in everywhere:
+            variable.assign(value())
+        if done is not None:
+            self.backend.assign_if(
+                done,
+                [variable for variable, _ in changed],
+                lambda: [value() for _, value in changed],
             )
-            for slot, initial in slots:
-                value = ops.convert_to_tensor(slot.value)
-                slot.assign(updates.projected(value, alive, mask, initial))
+
+    def _cleared(self, i, mask, alive, grown_value):
+        """Kernel and slots, each with a function of its value from now on."""
+
+        def value_of(variable, fill, grown=None):
+            value = ops.convert_to_tensor(variable.value)
+            return updates.projected(value, alive, mask, fill, grown)
+
+        kernel = self.records[i].kernel
+        targets = [(kernel, lambda: value_of(kernel, 0.0, grown_value))]
+        for slot, initial in self.slots[i]:
+            targets.append((slot, functools.partial(value_of, slot, initial)))
+        return targets
+
+    def _new_mask(self, record, mask):
+        targets = [(record.mask, lambda: mask)]
+        if "ever_active" in record.state:
+            ever = record.state["ever_active"]
+            targets.append((ever, lambda: ops.logical_or(ever.value, mask)))
+        return targets
 
 
 class Window:
@@ -227,14 +258,6 @@ class Window:
             total.assign(ops.where(skipped, 0, total.value))
         back = ops.cast(skipped, self.count.dtype) * (self.steps - 1)
         self.count.assign(self.count.value - back)
-
-
-def _track_ever_active(records, masks):
-    for record, mask in zip(records, masks):
-        if "ever_active" in record.state:
-            ever = record.state["ever_active"]
-            was = ops.logical_or(ever.value, record.mask.value)
-            ever.assign(ops.logical_or(was, mask))
 
 
 def _pick(inputs, which):

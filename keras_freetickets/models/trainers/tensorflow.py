@@ -91,3 +91,24 @@ def apply(optimizer, gradients, variables, skip=None):
             "Received: apply_on_update=False"
         )
     tf.cond(skip, lambda: None, run)
+
+
+def assign_if(done, variables, values):
+    """Gives variables new values behind a conditional.
+
+    Args:
+        done: Boolean tensor.
+        variables: List of variables.
+        values: Callable that returns the list of their values.
+    """
+
+    def assign(values):
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        tf.cond(done, lambda: assign(values()), lambda: None)
+        return
+    # Replicas cannot talk within a branch, and assignments let them.
+    old = [tf.convert_to_tensor(v.value) for v in variables]
+    assign(tf.cond(done, values, lambda: old))

@@ -1,0 +1,143 @@
+"""The Python of README and docs, run as it stands but for what is named."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+ROOT = pathlib.Path(__file__).parents[2]
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the page is TensorFlow's"
+)
+
+
+def blocks_of(page, shorter=()):
+    """The blocks of a page, with each of `shorter` replaced in one place."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    for given, replacement in dict(shorter).items():
+        assert sum(block.count(given) for block in blocks) == 1, given
+        blocks = [block.replace(given, replacement) for block in blocks]
+    return blocks
+
+
+def dense_model():
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, activation="relu"),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def vectors():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 8)).astype("float32")
+    return x, generator.integers(0, 3, 64)
+
+
+@on_tensorflow
+def test_readme(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks_of(
+        "README.md",
+        {
+            "exploration_epochs=150": "exploration_epochs=2",
+            "refinement_epochs=100": "refinement_epochs=2",
+            "update_interval=1000": "update_interval=4",
+            "loss=...": "loss='sparse_categorical_crossentropy'",
+        },
+    )
+    x, y = vectors()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    names = {"build_dense_model": dense_model}
+    names.update(train=data, val=data, test=data)
+    exec(code, names)
+    assert names["ensemble"].num_members == 3
+    assert (tmp_path / "run" / "saved_model" / "saved_model.pb").exists()
+    probabilities = names["ensemble"].predict(x, verbose=0)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
+
+
+@on_tensorflow
+def test_quick_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    names = {
+        "x": generator.normal(size=(32, 28, 28, 1)).astype("float32"),
+        "y": generator.integers(0, 10, 32),
+    }
+    shorter = {
+        "y, epochs=10": "y, epochs=1, verbose=0",
+        "update_interval=100,": "update_interval=1,",
+        "exploration_epochs=15": "exploration_epochs=1",
+        "refinement_epochs=10": "refinement_epochs=1",
+        "update_interval=1000": "update_interval=1",
+    }
+    for block in blocks_of("docs/quick_start.md", shorter):
+        exec(block, names)
+    assert names["ensemble"].num_members == 3
+    assert not isinstance(names["plain"], kft.SparseModel)
+
+
+@on_tensorflow
+def test_own_training_loop():
+    import tensorflow as tf
+
+    x, y = vectors()
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    names = {"dense": dense_model(), "dataset": batches.repeat(30)}
+    loop, _, own = blocks_of("docs/own_training_loop.md")
+    exec(loop, names)
+    model = names["model"]
+    assert int(model.topology.update_count.numpy()) == 1
+    for record in model.connections:
+        assert not record.kernel.numpy()[~record.mask.numpy()].any()
+    exec(own, names)
+    model = names["Network"]()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+    assert model.connections[0].mask.numpy().sum() == round(0.1 * 8 * 100)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="the block is JAX's"
+)
+def test_own_training_loop_on_jax():
+    import jax
+
+    x, y = vectors()
+    model = kft.sparsify(dense_model(), sparsity=0.9)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    model.attach(kft.topology.SET(update_interval=2))
+    names = {
+        "model": model,
+        "keras": keras,
+        "loss_function": keras.losses.SparseCategoricalCrossentropy(),
+        "jax": jax,
+    }
+    _, step, _ = blocks_of("docs/own_training_loop.md")
+    exec(step, names)
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+    )
+    state = [[v.value for v in group] for group in groups]
+    for _ in range(4):
+        state = names["step"](*state, x, y)
+    for group, values in zip(groups, state):
+        for variable, value in zip(group, values):
+            variable.assign(value)
+    assert int(model.topology.update_count.numpy()) == 2
+    for record in model.connections:
+        assert not record.kernel.numpy()[~record.mask.numpy()].any()
