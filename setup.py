@@ -33,6 +33,7 @@ setuptools.setup(
         "Sparse training and cheap, calibrated ensembles (FreeTickets) in "
         "Keras 3"
     ),
+    author="The keras_freetickets authors",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

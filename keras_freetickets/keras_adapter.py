@@ -106,6 +106,11 @@ def sublayers(layer):
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+def inner_layers(layer):
+    """The layers directly within a layer."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def _has_adapted_state(layer):
     return hasattr(layer, "finalize_state") or hasattr(layer, "save_assets")
 
@@ -278,6 +283,13 @@ def synchronize(model):
     """Gives variables their values back after an exception in `fit`."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule of an optimizer's rate; `None` if the rate is a number."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(inner, "_learning_rate", None)
+    return rate if callable(rate) else None
 
 
 def loss_scale(optimizer):

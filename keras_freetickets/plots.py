@@ -40,6 +40,9 @@ def learning_curve(
         reference: Another history, e.g. the dense network's, of which the
             validation values are drawn for comparison.
 
+    Raises:
+        ImportError: If matplotlib is not installed.
+
     Example:
 
     ```python
@@ -91,6 +94,9 @@ def reliability_diagram(predictions, path, num_bins=15):
         path: The picture to write.
         num_bins: Integer, as for `ExpectedCalibrationError`.
 
+    Raises:
+        ImportError: If matplotlib is not installed.
+
     Example:
 
     ```python
@@ -141,6 +147,9 @@ def density_per_layer(rows, path):
     Args:
         rows: What `sparsity_summary` returns.
         path: The picture to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
 
     Example:
 

@@ -1,44 +1,193 @@
+import ast
+import doctest
 import inspect
-import pathlib
+import re
 import subprocess
 import sys
+import textwrap
 
 import keras
 import pytest
 
 import keras_freetickets as kft
+from keras_freetickets import models
+from keras_freetickets import plots
 from keras_freetickets import topology
+from keras_freetickets.models import summary
 
-ROOT = pathlib.Path(__file__).parents[1]
 PLACES = [
     kft,
     kft.applications,
     kft.callbacks,
+    kft.callbacks.backup,
+    kft.callbacks.drop_and_grow,
+    kft.callbacks.tickets,
     kft.datasets,
     kft.layers,
+    kft.layers.topology,
     kft.metrics,
+    kft.metrics.flops,
+    models,
+    plots,
+    summary,
     topology,
+    topology.criteria,
+    topology.distributions,
     topology.schedules,
 ]
 
 
 def public():
+    """Each public class and function once, by its full name."""
+    found = {}
     for place in PLACES:
-        names = getattr(place, "__all__", None) or [
-            name
-            for name, value in vars(place).items()
-            if inspect.isclass(value) and value.__module__ == place.__name__
-        ]
-        for name in names:
+        listed = getattr(place, "__all__", None)
+        for name in listed or vars(place):
             value = getattr(place, name)
-            if inspect.isclass(value) or inspect.isfunction(value):
-                yield f"{place.__name__}.{name}", value
+            if name.startswith("_") or not callable(value):
+                continue
+            own = getattr(value, "__module__", "") == place.__name__
+            if listed is not None or own:
+                found[f"{value.__module__}.{value.__qualname__}"] = value
+    return found
 
 
-@pytest.mark.parametrize("name, value", list(public()))
-def test_documented(name, value):
-    text = inspect.getdoc(value)
-    assert text and len(text.splitlines()) > 2, name
+PUBLIC = public()
+every_public = pytest.mark.parametrize("name", sorted(PUBLIC))
+
+
+def sections(value):
+    """Name -> text of the sections of a docstring, e.g. "Args"."""
+    text = inspect.getdoc(value) or ""
+    parts = re.split(r"^([A-Z][\w ]*):$", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def parameters(value):
+    """Names of the arguments, with their stars."""
+    if inspect.isclass(value) and value.__init__ is object.__init__:
+        return []
+    stars = {
+        inspect.Parameter.VAR_POSITIONAL: "*",
+        inspect.Parameter.VAR_KEYWORD: "**",
+    }
+    function = value.__init__ if inspect.isclass(value) else value
+    given = inspect.signature(function).parameters.values()
+    return [
+        stars.get(one.kind, "") + one.name
+        for one in given
+        if one.name != "self"
+    ]
+
+
+def raises(function, seen=None):
+    """Names of the exceptions that a function raises by itself.
+
+    Or by functions of its own module that it calls.
+    """
+    seen = set() if seen is None else seen
+    seen.add(function)
+    module = sys.modules[function.__module__]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            kind = getattr(node.exc, "func", node.exc)
+            found.add(getattr(kind, "id", None))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = getattr(module, node.func.id, None)
+            known = inspect.isfunction(called) and called not in seen
+            if known and called.__module__ == module.__name__:
+                found |= raises(called, seen)
+    return found - {None, "NotImplementedError"}
+
+
+@every_public
+def test_documented(name):
+    lines = inspect.getdoc(PUBLIC[name]).splitlines()
+    assert len(lines) > 2 and lines[0].endswith((".", ":")) and not lines[1]
+
+
+@every_public
+def test_arguments_are_documented(name):
+    described = sections(PUBLIC[name]).get("Args", "")
+    names = re.findall(r"^    (\*{0,2}\w+): \S", described, flags=re.M)
+    assert names == parameters(PUBLIC[name])
+
+
+@every_public
+def test_exceptions_are_documented(name):
+    value = PUBLIC[name]
+    function = value
+    if inspect.isclass(value):
+        function = value.__dict__.get("__init__")
+    written = inspect.isfunction(function)
+    if not written or function.__code__.co_filename == "<string>":
+        return  # no `__init__`, or that of a dataclass
+    described = sections(value).get("Raises", "")
+    missing = {kind for kind in raises(function) if kind not in described}
+    assert not missing
+
+
+@every_public
+def test_examples_are_python(name):
+    given = sections(PUBLIC[name])
+    example = given.get("Example") or given.get("Examples")
+    assert example, "no example"
+    blocks = re.findall(r"```python\n(.*?)```", example, flags=re.S)
+    blocks += [e.source for e in doctest.DocTestParser().get_examples(example)]
+    assert blocks
+    for block in blocks:
+        ast.parse(block)
+
+
+def prompts():
+    """The public names whose example shows a prompt and what it prints."""
+    return [name for name in sorted(PUBLIC) if ">>>" in PUBLIC[name].__doc__]
+
+
+@pytest.mark.parametrize("name", prompts())
+def test_examples_print_what_they_show(name):
+    value = PUBLIC[name]
+    scope = vars(sys.modules[value.__module__])
+    keras.backend.clear_session()  # names of layers begin anew
+    finder = doctest.DocTestFinder(recurse=False)
+    (test,) = finder.find(value, name, globs=dict(scope))
+    results = doctest.DocTestRunner().run(test)
+    assert results.attempted and not results.failed
+
+
+def own_methods():
+    """Public methods that no class outside this package asks for."""
+    for name, kind in PUBLIC.items():
+        if not inspect.isclass(kind):
+            continue
+        foreign = [
+            base
+            for base in kind.__mro__
+            if not base.__module__.startswith("keras_freetickets")
+        ]
+        for method, value in vars(kind).items():
+            value = getattr(value, "__func__", value)
+            asked = any(hasattr(base, method) for base in foreign)
+            if inspect.isfunction(value) and not asked:
+                if not method.startswith("_"):
+                    yield f"{name}.{method}", value
+
+
+# Keras' way of saving objects: every class has them.
+CONFIG = ("get_config", "from_config")
+
+
+@pytest.mark.parametrize("name, value", sorted(own_methods()))
+def test_methods_are_documented(name, value):
+    if name.endswith(CONFIG):
+        return
+    assert inspect.getdoc(value), "no docstring"  # or that of a class above
+    described = sections(value).get("Args")
+    if described is not None:
+        names = re.findall(r"^    (\*{0,2}\w+): \S", described, flags=re.M)
+        assert names == [one for one in parameters(value) if one != "cls"]
 
 
 @pytest.mark.parametrize(

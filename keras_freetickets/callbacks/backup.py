@@ -74,15 +74,10 @@ class Backup(keras.callbacks.Callback):
 
     def __init__(self, directory, callbacks=()):
         super().__init__()
-        for callback in callbacks:
-            if not isinstance(callback, keras.callbacks.Callback):
-                raise ValueError(
-                    "`callbacks` must be a list of the Keras callbacks whose "
-                    f"state is kept. Received: callbacks={callbacks}"
-                )
+        _check_callbacks(callbacks)
         try:
             os.makedirs(directory, exist_ok=True)
-        except OSError as error:
+        except (OSError, TypeError) as error:
             raise ValueError(
                 "`directory` must be a directory that can be written. "
                 f"Received: directory={directory} ({error})"
@@ -248,6 +243,16 @@ class Backup(keras.callbacks.Callback):
                     arrays[f"callback/{i}/{name}/{j}"] for j in range(count)
                 ]
                 setattr(callback, name, held)
+
+
+def _check_callbacks(callbacks):
+    kind = keras.callbacks.Callback
+    listed = isinstance(callbacks, (list, tuple))
+    if not listed or not all(isinstance(one, kind) for one in callbacks):
+        raise ValueError(
+            "`callbacks` must be a list of the Keras callbacks whose state is "
+            f"kept. Received: callbacks={callbacks}"
+        )
 
 
 def _memory(callback):

@@ -24,11 +24,19 @@ PAPER_FACTORS = (1.0, 0.1, 0.01)
 class Phase:
     """A run of epochs with one purpose.
 
-    Attributes:
+    The arguments are the attributes.
+
+    Args:
         name: `"exploration"` or `"refinement_1"`, `"refinement_2"` ...
         index: Integer, 0 for exploration.
         begin: First epoch, counted from 0.
         end: The epoch after the last.
+
+    Example:
+
+    ```python
+    edst.phases[1]  # Phase("refinement_1", index=1, begin=150, end=250)
+    ```
     """
 
     name: str
@@ -43,7 +51,8 @@ class Phase:
 
 
 def _check_positive(name, value):
-    if not isinstance(value, numbers.Integral) or value < 1:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value}"
         )
@@ -52,7 +61,7 @@ def _check_positive(name, value):
 def _check_directory(directory):
     try:
         os.makedirs(directory, exist_ok=True)
-    except OSError as error:
+    except (OSError, TypeError) as error:
         raise ValueError(
             "`directory` must be a directory that can be written. "
             f"Received: directory={directory} ({error})"
@@ -71,7 +80,7 @@ def _check_factors(learning_rate):
         factors = tuple(float(factor) for factor in learning_rate)
     except (TypeError, ValueError):
         factors = ()
-    if len(factors) != 3 or any(factor <= 0 for factor in factors):
+    if len(factors) != 3 or not all(0 < f < math.inf for f in factors):
         raise ValueError(
             '`learning_rate` must be "paper", None, or three positive factors '
             "of the compiled rate: for exploration and for the first and the "
@@ -233,6 +242,7 @@ class _TicketCallback(DropAndGrow):
         }
 
     def phase_name(self, index):
+        """The name of a phase, by its number."""
         return "run"
 
 
@@ -248,13 +258,15 @@ class EDST(_TicketCallback):
     Args:
         exploration_epochs: Positive integer.
         refinement_epochs: Positive integer, epochs of each refinement.
-        num_tickets: Positive integer. Defaults to 3 (paper, CIFAR).
+        num_tickets: Positive integer. Defaults to 3 (paper, CIFAR at sparsity
+            0.8).
         growth: `"gradient"` (default, the code's README) or `"random"`.
         update_interval: Optimizer updates between topology updates. Defaults
             to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5.
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
+            and README of its code; constant in that code's CIFAR scripts).
         global_drop_fraction: Float in (0, 1], the share replaced between
-            refinements. Defaults to 0.8.
+            refinements. Defaults to 0.8 (paper and README of its code).
         learning_rate: `"paper"` for the factors 1, 0.1 and 0.01 of the
             compiled rate in exploration and the first and second half of each
             refinement; three factors of your own; or `None` to leave the rate
@@ -313,6 +325,7 @@ class EDST(_TicketCallback):
         _check_positive("refinement_epochs", refinement_epochs)
         _check_positive("num_tickets", num_tickets)
         number = isinstance(global_drop_fraction, numbers.Real)
+        number = number and not isinstance(global_drop_fraction, bool)
         if not number or not 0.0 < global_drop_fraction <= 1.0:
             raise ValueError(
                 "`global_drop_fraction` must be in (0, 1]. Received: "
@@ -414,15 +427,14 @@ class EDST(_TicketCallback):
 
 
 def _compiled_rate(model):
-    optimizer = model.optimizer
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if callable(getattr(inner, "_learning_rate", None)):
+    schedule = keras_adapter.learning_rate_schedule(model.optimizer)
+    if schedule is not None:
         raise ValueError(
             "`learning_rate` of EDST sets the optimizer's rate, which must be "
             "a float then; pass EDST(learning_rate=None) to keep a schedule. "
-            f"Received: optimizer with {type(inner._learning_rate).__name__}"
+            f"Received: optimizer with {type(schedule).__name__}"
         )
-    return float(ops.convert_to_numpy(optimizer.learning_rate))
+    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
 
 
 class DST(_TicketCallback):
@@ -434,7 +446,8 @@ class DST(_TicketCallback):
         growth: `"gradient"` (default) or `"random"`.
         update_interval: Optimizer updates between topology updates. Defaults
             to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5.
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
+            and README of its code).
         monitor: Name of the epoch log whose best value chooses the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`.
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
@@ -470,6 +483,11 @@ class DST(_TicketCallback):
         track_ever_active=False,
         **kwargs,
     ):
+        if not isinstance(ticket_name, str) or os.sep in ticket_name:
+            raise ValueError(
+                "`ticket_name` must be the name of a file, without a folder. "
+                f"Received: ticket_name={ticket_name}"
+            )
         method = Method(
             update_interval=update_interval,
             drop_fraction=drop_fraction,

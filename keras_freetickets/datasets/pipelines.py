@@ -9,6 +9,7 @@ an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
 
 import dataclasses
 import math
+import numbers
 import os
 import typing
 
@@ -70,7 +71,9 @@ class Augmentation:
 class Datasets:
     """The splits of a set as batches of standardized images and labels.
 
-    Attributes:
+    What `load` returns. The arguments are the attributes.
+
+    Args:
         name: String, name of the set.
         train: `tf.data.Dataset`, shuffled and augmented by (seed, epoch).
         validation: `tf.data.Dataset` in fixed order, or `None`.
@@ -83,6 +86,16 @@ class Datasets:
         mean: Tuple, mean of each channel of images in [0, 1].
         std: Tuple, standard deviation of each channel.
         augmentation: `Augmentation` of the training images.
+        epoch: `tf.Variable`, the number of the epoch whose order and
+            augmentation `train` has; set by the callback of `epoch_order`.
+
+    Example:
+
+    ```python
+    data = keras_freetickets.datasets.load("optdigits")
+    model = build(data.input_shape, data.num_classes)
+    model.fit(data.train, epochs=10, callbacks=[data.epoch_order()])
+    ```
     """
 
     name: str
@@ -170,6 +183,11 @@ def _prepared_builder(name, data_dir, download):
 
 
 def _builder(name, data_dir, download):
+    if not isinstance(name, str):
+        raise ValueError(
+            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
+            f"Received: name={name!r}"
+        )
     if data_dir is not None:
         data_dir = os.path.expanduser(os.fspath(data_dir))
     if name == "optdigits":
@@ -409,16 +427,26 @@ class _Plan:
         return _standardize(images, self.mean, self.std)
 
 
-def _check(batch_size, validation_fraction=0.0, augment="none"):
-    if int(batch_size) != batch_size or batch_size < 1:
+def _is_natural(value):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and value >= 0
+
+
+def _check(batch_size, validation_fraction=0.0, augment="none", seed=0):
+    if not _is_natural(batch_size) or batch_size < 1:
         raise ValueError(
             "`batch_size` must be an integer of at least 1. "
             f"Received: batch_size={batch_size}"
         )
-    if not 0.0 <= validation_fraction < 1.0:
+    number = isinstance(validation_fraction, numbers.Real)
+    if not number or not 0.0 <= validation_fraction < 1.0:
         raise ValueError(
             "`validation_fraction` must be in [0, 1). "
             f"Received: validation_fraction={validation_fraction}"
+        )
+    if not _is_natural(seed):
+        raise ValueError(
+            f"`seed` must be a natural number. Received: seed={seed}"
         )
     if augment not in _AUGMENTATIONS:
         raise ValueError(
@@ -492,7 +520,7 @@ def load(
     )
     ```
     """
-    _check(batch_size, validation_fraction, augment)
+    _check(batch_size, validation_fraction, augment, seed)
     source = _Source(name, _builder(name, data_dir, download), image_size)
     _require(source, "train", "; `load_test` reads test splits alone")
     train_split, validation_split = _split_names(source, validation_fraction)
@@ -558,6 +586,7 @@ def load_test(
     Raises:
         ValueError: If the set is unknown, not prepared or has no test split,
             or its images have not the channels of those of `like`.
+        ImportError: If TensorFlow Datasets is not installed.
 
     Example:
 

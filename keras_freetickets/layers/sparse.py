@@ -98,6 +98,7 @@ def find_kernels(layer, roles=None):
         List of `KernelPlace`.
     """
     places, seen = [], set()
+    paths = _paths_within(layer)
     for part in keras_adapter.sublayers(layer):
         if isinstance(part, Sparse):
             continue
@@ -108,9 +109,18 @@ def find_kernels(layer, roles=None):
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            prefix = "" if part is layer else f"{part.name}/"
-            places.append(KernelPlace(prefix + role, part, role, variable))
+            name = "/".join([*paths[id(part)], role])
+            places.append(KernelPlace(name, part, role, variable))
     return places
+
+
+def _paths_within(layer, above=()):
+    """Maps the id of each layer within to the names that lead to it."""
+    paths = {id(layer): above}
+    for part in keras_adapter.inner_layers(layer):
+        found = _paths_within(part, (*above, part.name))
+        paths = {**found, **paths}
+    return paths
 
 
 def _roles_of(part, roles):
@@ -146,7 +156,7 @@ def check_mask_initializer(identifier):
     """Returns the mask initializer for a name or a callable."""
     if callable(identifier):
         return identifier
-    if identifier in _INITIALIZERS:
+    if isinstance(identifier, str) and identifier in _INITIALIZERS:
         return _INITIALIZERS[identifier]
     raise ValueError(
         f"`mask_initializer` must be one of {sorted(_INITIALIZERS)} or a "
@@ -164,6 +174,30 @@ def _check_sparsity(sparsity):
                 "`sparsity` must be in [0, 1): the fraction of weights to "
                 f"remove. Received: sparsity={sparsity}"
             )
+
+
+def _check_arguments(layer, kernels, seed, state):
+    if not isinstance(layer, keras.Layer):
+        raise ValueError(
+            f"`layer` must be a Keras layer. Received: layer={layer}"
+        )
+    names = () if kernels is None else kernels
+    listed = isinstance(names, (tuple, list))
+    if not listed or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            "`kernels` must be a tuple of names of the layer's attributes, "
+            f'such as ("kernel",), or None. Received: kernels={kernels}'
+        )
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if seed is not None and (not whole or seed < 0):
+        raise ValueError(
+            f"`seed` must be a natural number or None. Received: seed={seed}"
+        )
+    if not isinstance(state, (dict, type(None))):
+        raise ValueError(
+            "`state` must be a dict from names to dtypes, or None. "
+            f"Received: state={state}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -189,15 +223,15 @@ class Sparse(keras.layers.Wrapper):
             `(kernel, count, generator) -> mask` over NumPy arrays, with
             exactly `count` true entries. The masks themselves are saved; a
             callable is only if it is registered with Keras.
-        seed: Integer for the random mask. `None` for one drawn now.
+        seed: Natural number for the random mask. `None` for one drawn now.
         state: Dict from the name to the dtype of further state for each
             connection, as `add_state` adds it.
         **kwargs: `name`, `dtype`, `trainable` of the wrapper. The name
             defaults to the layer's.
 
     Raises:
-        ValueError: If `sparsity` lies outside [0, 1), or the layer, once
-            built, has nothing to mask.
+        ValueError: If `sparsity` lies outside [0, 1), another argument is of
+            the wrong type, or the layer, once built, has nothing to mask.
 
     Example:
 
@@ -224,6 +258,7 @@ class Sparse(keras.layers.Wrapper):
         state=None,
         **kwargs,
     ):
+        _check_arguments(layer, kernels, seed, state)
         _check_sparsity(sparsity)
         check_mask_initializer(mask_initializer)
         kwargs.setdefault("name", getattr(layer, "name", None))
@@ -313,7 +348,11 @@ class Sparse(keras.layers.Wrapper):
         Args:
             name: String.
             dtype: String, e.g. `"int32"`.
+
+        Raises:
+            ValueError: If Keras knows no such dtype.
         """
+        keras.backend.standardize_dtype(dtype)
         if name in self.state:
             return
         self.state[name] = dtype

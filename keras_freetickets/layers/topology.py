@@ -12,6 +12,9 @@ class Topology(keras.layers.Layer):
     Layers are saved, cloned and carried in the state of a compiled step;
     variables of a model are not.
 
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+
     Attributes:
         update_count: Topology updates so far.
         next_update: Optimizer update at which the next one is due.
@@ -19,6 +22,12 @@ class Topology(keras.layers.Layer):
         global_drop: Drop fraction of the next step, 0 for none.
         replaced: Share of connections replaced at the last update.
         seed: Seed of ties and random growth.
+
+    Example:
+
+    ```python
+    int(model.topology.update_count.numpy())
+    ```
     """
 
     def __init__(self, **kwargs):

@@ -1,8 +1,19 @@
 """How well confidence matches accuracy."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
+
+
+def _check_num_bins(num_bins):
+    whole = isinstance(num_bins, numbers.Integral)
+    if not whole or isinstance(num_bins, bool) or num_bins < 1:
+        raise ValueError(
+            "`num_bins` must be a positive integer. "
+            f"Received: num_bins={num_bins}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -21,6 +32,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
+    Raises:
+        ValueError: If `num_bins` is no positive integer.
+
     Call arguments:
         y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
             `(batch, classes)`.
@@ -38,12 +52,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     def __init__(self, num_bins=15, from_logits=False, name="ece", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        if not isinstance(num_bins, int) or num_bins < 1:
-            raise ValueError(
-                "`num_bins` must be a positive integer. "
-                f"Received: num_bins={num_bins}"
-            )
-        self.num_bins = num_bins
+        _check_num_bins(num_bins)
+        self.num_bins = int(num_bins)
         self.from_logits = from_logits
         self.confidence = self._bins("confidence")
         self.correct = self._bins("correct")
@@ -107,11 +117,16 @@ def reliability_bins(probabilities, labels, num_bins=15):
     Args:
         probabilities: Array `(examples, classes)`.
         labels: Integer array `(examples,)`.
-        num_bins: Positive integer.
+        num_bins: Positive integer. Defaults to 15, as for
+            `ExpectedCalibrationError`.
 
     Returns:
         Tuple of arrays `(confidence, accuracy, count)` of shape
         `(num_bins,)`; NaN where a bin is empty.
+
+    Raises:
+        ValueError: If `num_bins` is no positive integer, or there is not one
+            label for each row of probabilities.
 
     Example:
 
@@ -119,9 +134,16 @@ def reliability_bins(probabilities, labels, num_bins=15):
     confidence, accuracy, count = reliability_bins(p, y)
     ```
     """
-    probabilities = np.asarray(probabilities)
+    _check_num_bins(num_bins)
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.size != len(probabilities):
+        raise ValueError(
+            "`labels` must have one integer for each row of `probabilities`, "
+            f"an array (examples, classes). Received: {labels.shape} labels "
+            f"for probabilities of shape {probabilities.shape}"
+        )
     confidence = probabilities.max(axis=-1).astype("float32")
-    hit = probabilities.argmax(axis=-1) == np.asarray(labels).reshape(-1)
+    hit = probabilities.argmax(axis=-1) == labels.reshape(-1)
     place = np.searchsorted(_inner_edges(num_bins), confidence, side="left")
     count = np.bincount(place, minlength=num_bins)
 
@@ -143,6 +165,9 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
 
     Returns:
         Float in [0, 1].
+
+    Raises:
+        ValueError: As for `reliability_bins`.
 
     Example:
 

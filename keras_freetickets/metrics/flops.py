@@ -14,6 +14,7 @@ rule of their own.
 import contextlib
 import dataclasses
 import math
+import numbers
 import typing
 
 import keras
@@ -26,10 +27,19 @@ from keras_freetickets import keras_adapter
 class KernelCost:
     """What a kernel costs in the forward pass of one example.
 
-    Attributes:
+    The arguments are the attributes.
+
+    Args:
         kernel: The Keras variable.
         path: String, path of the layer that owns it.
         macs: Integer, multiply-accumulates summed over all calls.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((300,)), layers.Dense(100)])
+    >>> (cost,) = kernel_macs(model).values()
+    >>> cost.macs
+    30000
     """
 
     kernel: typing.Any
@@ -42,6 +52,12 @@ class KernelMacs(dict):
 
     Attributes:
         notes: List of strings, what could not be counted and why.
+
+    Example:
+
+    ```python
+    kernel_macs(model).notes
+    ```
     """
 
     def __init__(self):
@@ -206,7 +222,7 @@ def _example(model, notes):
     if not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must know its inputs: a functional model or a built "
-            f"Sequential. Received: model={model.name!r}"
+            f"Sequential. Received: model={getattr(model, 'name', model)!r}"
         )
     sequential = isinstance(model, keras.Sequential)
 
@@ -284,6 +300,9 @@ def forward_flops(model, density_of=None):
     Returns:
         Float, two FLOPs for each multiply-accumulate.
 
+    Raises:
+        ValueError: If the model does not know its inputs.
+
     Example:
 
     >>> model = keras.Sequential([keras.Input((300,)), layers.Dense(100)])
@@ -349,7 +368,8 @@ def training_flops_per_sample(
     with_dense_gradient = 2.0 * sparse_flops + dense_flops
     if method == "snfs":
         return with_dense_gradient
-    if update_interval is None or update_interval < 1:
+    number = isinstance(update_interval, numbers.Real)
+    if not number or not update_interval >= 1:
         raise ValueError(
             '`update_interval` must be at least 1 for the method "rigl". '
             f"Received: update_interval={update_interval}"

@@ -25,8 +25,9 @@ def negative_log_likelihood(y_true, y_pred):
 
     Example:
 
-    >>> negative_log_likelihood([1], [[0.25, 0.75]])  # -log(0.75)
-    [0.28768]
+    >>> loss = negative_log_likelihood([1], [[0.25, 0.75]])  # -log(0.75)
+    >>> round(float(loss[0]), 4)
+    0.2877
     """
     y_true, y_pred = (
         ops.convert_to_tensor(y_true),

@@ -54,9 +54,16 @@ def _filter(filters):
         return lambda layer: True
     if callable(filters):
         return filters
-    patterns = [filters] if isinstance(filters, str) else list(filters)
+    patterns = [filters] if isinstance(filters, str) else filters
+    try:
+        patterns = [re.compile(pattern) for pattern in patterns]
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            "`filters` must be a regex of layer names, a list of them, or a "
+            f"callable of a layer. Received: filters={filters} ({error})"
+        ) from error
     return lambda layer: any(
-        re.search(p, layer.path) or re.search(p, layer.name) for p in patterns
+        p.search(layer.path) or p.search(layer.name) for p in patterns
     )
 
 
@@ -95,12 +102,8 @@ def _plan(model, sparsity, distribution, filters):
         for _, _, value in layers:
             _check_sparsity(value)
         return {id(la): [v] * len(ps) for la, ps, v in layers}
-    densities = list(distributions.get(distribution)(shapes, sparsity))
-    if len(densities) != len(shapes) or not all(0 < d <= 1 for d in densities):
-        raise ValueError(
-            "`distribution` must return a density in (0, 1] for each of the "
-            f"{len(shapes)} kernels. Received: {densities}"
-        )
+    densities = distributions.get(distribution)(shapes, sparsity)
+    _check_densities(densities, len(shapes))
     densities = iter(densities)
     return {
         id(layer): [1.0 - next(densities) for _ in places]
@@ -114,6 +117,18 @@ def _check_sparsity(sparsity):
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove, "
             f"or a callable of a layer. Received: sparsity={sparsity}"
+        )
+
+
+def _check_densities(densities, count):
+    listed = isinstance(densities, (list, tuple, np.ndarray))
+    valid = listed and all(
+        isinstance(d, numbers.Real) and 0 < d <= 1 for d in densities
+    )
+    if not valid or len(densities) != count:
+        raise ValueError(
+            "`distribution` must return a density in (0, 1] for each of the "
+            f"{count} kernels. Received: {densities}"
         )
 
 

@@ -25,6 +25,11 @@ class _Untracked:
 
 
 def _check_members(members):
+    if not isinstance(members, (list, tuple)):
+        raise ValueError(
+            "`members` must be a list of Keras models. "
+            f"Received: members={members}"
+        )
     if not members:
         raise ValueError(
             "`members` must hold at least one model. Received: members=[]"
@@ -197,6 +202,7 @@ class EnsembleModel(keras.Model):
         name: Name of the model.
         template: Serialized member; used in loading.
         num_members: Integer; used in loading.
+        **kwargs: What Keras adds when it loads a model.
 
     Raises:
         ValueError: If there are no members, or they differ in inputs, classes
@@ -226,7 +232,7 @@ class EnsembleModel(keras.Model):
     ):
         super().__init__(name=name, trainable=False, **_without(kwargs))
         if template is None:
-            _check_members(members or [])
+            _check_members([] if members is None else members)
             template = _uncompiled(members[0])
             num_members = len(members)
         self._config = template
@@ -235,6 +241,11 @@ class EnsembleModel(keras.Model):
         self._template = _Untracked(model)
         if from_logits is None:
             from_logits = _gives_logits(model)
+        if not isinstance(from_logits, bool):
+            raise ValueError(
+                "`from_logits` must be True, False or None. "
+                f"Received: from_logits={from_logits}"
+            )
         self.from_logits = from_logits
         self._stacks = [self._stack(i, v) for i, v in enumerate(_state(model))]
         self.built = True
@@ -299,8 +310,14 @@ class EnsembleModel(keras.Model):
 
         Args:
             index: Integer in [0, num_members).
+
+        Returns:
+            A Keras model, not compiled; a `SparseModel` if the members were.
+
+        Raises:
+            ValueError: If there is no such member.
         """
-        if not 0 <= index < self.num_members:
+        if index not in range(self.num_members):
             raise ValueError(
                 f"`index` must be in [0, {self.num_members}). "
                 f"Received: index={index}"
@@ -424,6 +441,11 @@ class _Members(keras.Model):
 
 
 def _ticket_paths(source):
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            "`source` must be the path of a ticket or of a directory of "
+            f"tickets, or a list of paths. Received: source={source}"
+        )
     source = os.fspath(source)
     if os.path.isfile(source):
         return [source]

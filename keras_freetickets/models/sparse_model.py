@@ -8,10 +8,25 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.topology.methods import Method
 
 
 def _is_functional_call(args, kwargs):
     return len(args) >= 2 or {"inputs", "outputs"} <= set(kwargs)
+
+
+def _check_gradients(model, gradients):
+    if not model.compiled:
+        raise ValueError(
+            "The model must be compiled, as its optimizer takes the step: "
+            f"call `model.compile(...)` first. Received: model={model.name!r}"
+        )
+    if len(gradients) != len(model.trainable_variables):
+        raise ValueError(
+            f"`gradients` must have {len(model.trainable_variables)} entries, "
+            "one for each of `model.trainable_variables`. "
+            f"Received: {len(gradients)} gradients"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -91,8 +106,19 @@ class SparseModel(keras.Model):
             method: A `keras_freetickets.topology.Method`.
 
         Raises:
-            ValueError: If the model is not compiled.
+            ValueError: If the model is not compiled, or `method` no `Method`.
+
+        Example:
+
+        ```python
+        model.attach(keras_freetickets.topology.RigL(update_interval=100))
+        ```
         """
+        if not isinstance(method, Method):
+            raise ValueError(
+                "`method` must be a keras_freetickets.topology.Method. "
+                f"Received: method={method}"
+            )
         if not self.compiled:
             raise ValueError(
                 "The model must be compiled before a method is attached: "
@@ -111,6 +137,7 @@ class SparseModel(keras.Model):
         keras_adapter.reset_train_function(self)
 
     def fit(self, *args, **kwargs):
+        get_trainer().check_strategy(self)
         if self.built and self.compiled:
             self.project()  # weights may have been set, or loaded
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
@@ -173,7 +200,12 @@ class SparseModel(keras.Model):
         Args:
             gradients: List of dense gradients of the loss (scaled by
                 `optimizer.scale_loss` under mixed float16) with respect to
-                `model.trainable_variables`.
+                `model.trainable_variables`, `None` where the loss does not
+                reach.
+
+        Raises:
+            ValueError: If the model is not compiled, or `gradients` has not
+                one entry for each trainable variable.
 
         Example:
 
@@ -183,6 +215,7 @@ class SparseModel(keras.Model):
         model.apply_gradients(tape.gradient(loss, model.trainable_variables))
         ```
         """
+        _check_gradients(self, gradients)
         get_trainer().apply_gradients(self, gradients)
 
     def stateless_apply(
@@ -203,7 +236,11 @@ class SparseModel(keras.Model):
 
         Returns:
             The three lists after the step.
+
+        Raises:
+            ValueError: As for `apply_gradients`.
         """
+        _check_gradients(self, gradients)
         return get_trainer().stateless_apply(
             self,
             trainable_variables,
@@ -226,7 +263,16 @@ class SparseModel(keras.Model):
 
         Returns:
             List of dense gradients, one for each of `connections`.
+
+        Raises:
+            ValueError: If `kernels` has not one entry for each masked kernel.
         """
+        if len(kernels) != len(self.connections):
+            raise ValueError(
+                f"`kernels` must have {len(self.connections)} tensors, one "
+                "for each of `model.connections`. "
+                f"Received: {len(kernels)} tensors"
+            )
         return get_trainer().gradients_at(self, kernels, x, y, sample_weight)
 
     def project(self):

@@ -8,17 +8,56 @@ from keras import ops
 
 
 def magnitude(connections):
-    """|kernel|: the smallest weights are dropped (SET, RigL, FreeTickets)."""
+    """|kernel|: the smallest weights are dropped (SET, RigL, FreeTickets).
+
+    Args:
+        connections: `Connections` of one kernel.
+
+    Returns:
+        Float tensor of the kernel's shape.
+
+    Example:
+
+    ```python
+    Method(drop="magnitude")  # the same as drop=criteria.magnitude
+    ```
+    """
     return ops.abs(connections.kernel)
 
 
 def gradient(connections):
-    """|dense gradient|: the steepest connections grow (RigL)."""
+    """|dense gradient|: the steepest connections grow (RigL).
+
+    Args:
+        connections: `Connections` of one kernel.
+
+    Returns:
+        Float tensor of the kernel's shape.
+
+    Example:
+
+    ```python
+    Method(growth="gradient")  # the same as growth=criteria.gradient
+    ```
+    """
     return ops.abs(connections.gradient)
 
 
 def random(connections):
-    """All alike: the seeded hash that breaks ties decides (SET)."""
+    """All alike: the seeded hash that breaks ties decides (SET).
+
+    Args:
+        connections: `Connections` of one kernel.
+
+    Returns:
+        Float tensor of the kernel's shape, zeros.
+
+    Example:
+
+    ```python
+    Method(growth="random")  # the same as growth=criteria.random
+    ```
+    """
     return ops.zeros_like(connections.kernel)
 
 
@@ -29,7 +68,7 @@ _GROWTH = {"gradient": gradient, "random": random}
 def _get(name, identifier, known):
     if callable(identifier):
         return identifier
-    if identifier in known:
+    if isinstance(identifier, str) and identifier in known:
         return known[identifier]
     raise ValueError(
         f"`{name}` must be one of {sorted(known)} or a callable that takes "
@@ -38,10 +77,46 @@ def _get(name, identifier, known):
 
 
 def get_drop(identifier):
-    """Returns the drop criterion for a name or a callable."""
+    """Returns the drop criterion for a name or a callable.
+
+    Args:
+        identifier: `"magnitude"`, `"random"` or a callable that takes
+            `Connections` and returns a score for each entry of the kernel;
+            the lowest of the active ones go.
+
+    Returns:
+        The callable.
+
+    Raises:
+        ValueError: If `identifier` is neither.
+
+    Example:
+
+    ```python
+    get_drop("magnitude")  # criteria.magnitude
+    ```
+    """
     return _get("drop", identifier, _DROP)
 
 
 def get_growth(identifier):
-    """Returns the growth criterion for a name or a callable."""
+    """Returns the growth criterion for a name or a callable.
+
+    Args:
+        identifier: `"gradient"`, `"random"` or a callable that takes
+            `Connections` and returns a score for each entry of the kernel;
+            the highest of the absent ones come.
+
+    Returns:
+        The callable.
+
+    Raises:
+        ValueError: If `identifier` is neither.
+
+    Example:
+
+    ```python
+    get_growth("gradient")  # criteria.gradient
+    ```
+    """
     return _get("growth", identifier, _GROWTH)

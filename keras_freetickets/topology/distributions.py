@@ -1,14 +1,32 @@
 """How a global sparsity is spread over the layers."""
 
 import math
+import numbers
 
 
-def _check_sparsity(sparsity):
-    if not 0.0 <= sparsity < 1.0:
+def _check(shapes, sparsity, custom):
+    number = isinstance(sparsity, numbers.Real)
+    if not number or not 0.0 <= sparsity < 1.0:
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove. "
             f"Received: sparsity={sparsity}"
         )
+    for shape in shapes:
+        sizes = shape if isinstance(shape, (tuple, list)) else ()
+        natural = [isinstance(n, numbers.Integral) and n > 0 for n in sizes]
+        if not natural or not all(natural):
+            raise ValueError(
+                "`shapes` must be a list of kernel shapes, tuples of positive "
+                f"integers. Received: shapes={shapes}"
+            )
+    for place, density in (custom or {}).items():
+        number = isinstance(density, numbers.Real)
+        known = place in range(len(shapes))
+        if not known or not number or not 0.0 < density <= 1.0:
+            raise ValueError(
+                "`custom` must map positions in `shapes` to densities in "
+                f"(0, 1]. Received: custom={custom} for {len(shapes)} shapes"
+            )
 
 
 def _solve(shapes, sparsity, raw, custom):
@@ -49,8 +67,20 @@ def uniform(shapes, sparsity, custom=None):
 
     Returns:
         List of densities.
+
+    Raises:
+        ValueError: If `sparsity` lies outside [0, 1), or `shapes` or `custom`
+            is not as above.
+
+    Example:
+
+    >>> uniform([(784, 300), (300, 100), (100, 10)], sparsity=0.75)
+    [0.25, 0.25, 0.25]
+
+    Reference:
+        Evci et al., 2020, arXiv:1911.11134 (RigL).
     """
-    _check_sparsity(sparsity)
+    _check(shapes, sparsity, custom)
     custom = custom or {}
     return [custom.get(i, 1.0 - sparsity) for i in range(len(shapes))]
 
@@ -69,11 +99,20 @@ def erdos_renyi(shapes, sparsity, custom=None):
     Returns:
         List of densities.
 
+    Raises:
+        ValueError: As for `uniform`.
+
+    Example:
+
+    >>> densities = erdos_renyi([(3, 3, 3, 16), (3, 3, 16, 32)], sparsity=0.7)
+    >>> [round(density, 6) for density in densities]
+    [0.992537, 0.235075]
+
     Reference:
         Mocanu et al., 2018, arXiv:1707.04780 (SET); capping as in
         google-research/rigl.
     """
-    _check_sparsity(sparsity)
+    _check(shapes, sparsity, custom)
     raw = [sum(shape[-2:]) / math.prod(shape[-2:]) for shape in shapes]
     return _solve(shapes, sparsity, raw, custom or {})
 
@@ -92,17 +131,20 @@ def erdos_renyi_kernel(shapes, sparsity, custom=None):
     Returns:
         List of densities.
 
+    Raises:
+        ValueError: As for `uniform`.
+
     Example:
 
-    ```python
-    erdos_renyi_kernel([(784, 300), (300, 100), (100, 10)], sparsity=0.9)
-    # [0.079568, 0.230189, 1.0]
-    ```
+    >>> shapes = [(784, 300), (300, 100), (100, 10)]
+    >>> densities = erdos_renyi_kernel(shapes, sparsity=0.9)
+    >>> [round(density, 6) for density in densities]
+    [0.079568, 0.230189, 1.0]
 
     Reference:
         Evci et al., 2020, arXiv:1911.11134 (RigL).
     """
-    _check_sparsity(sparsity)
+    _check(shapes, sparsity, custom)
     raw = [sum(shape) / math.prod(shape) for shape in shapes]
     return _solve(shapes, sparsity, raw, custom or {})
 
@@ -120,10 +162,22 @@ def get(identifier):
     Args:
         identifier: `"uniform"`, `"er"`, `"erk"`, or a callable
             `(shapes, sparsity) -> densities`.
+
+    Returns:
+        The callable.
+
+    Raises:
+        ValueError: If `identifier` is neither.
+
+    Example:
+
+    ```python
+    get("erk")  # erdos_renyi_kernel
+    ```
     """
     if callable(identifier):
         return identifier
-    if identifier in _DISTRIBUTIONS:
+    if isinstance(identifier, str) and identifier in _DISTRIBUTIONS:
         return _DISTRIBUTIONS[identifier]
     raise ValueError(
         f"`distribution` must be one of {sorted(_DISTRIBUTIONS)} or a "
@@ -137,5 +191,25 @@ def active_count(size, density):
     Args:
         size: Integer, number of entries of the kernel.
         density: Float in [0, 1].
+
+    Returns:
+        Integer, `size * density` rounded to the nearest (halves to even).
+
+    Raises:
+        ValueError: If `size` is negative or `density` lies outside [0, 1].
+
+    Example:
+
+    >>> active_count(30_000, 0.230189)
+    6906
+
+    Reference:
+        Exact counts with at least one weight as in
+        google-research/jaxpruner.
     """
+    if not size >= 0 or not 0.0 <= density <= 1.0:
+        raise ValueError(
+            "`density` must be in [0, 1] and `size` a natural number. "
+            f"Received: size={size}, density={density}"
+        )
     return int(min(size, max(1, round(size * density)))) if size else 0

@@ -19,13 +19,26 @@ PARTS = 10_000
 class Connections:
     """What a criterion sees of one kernel.
 
-    Attributes:
-        kernel: Tensor, zero outside the mask.
+    All tensors but the scalars have the kernel's shape. The same names are
+    the attributes.
+
+    Args:
+        kernel: Float32 tensor, zero outside the mask.
         mask: Boolean tensor, true where a connection is active.
-        gradient: Tensor, the dense gradient of the batch.
+        gradient: Float32 tensor, the dense gradient of the batch (of the mean
+            over micro-batches), also where nothing is active.
         state: Dict of tensors, the method's own state per connection.
         step: Integer tensor, optimizer updates so far.
         update: Integer tensor, topology updates so far.
+
+    Example:
+
+    ```python
+    def taylor(connections):
+        return (connections.kernel * connections.gradient) ** 2
+
+    method = Method(drop=taylor)
+    ```
     """
 
     kernel: typing.Any

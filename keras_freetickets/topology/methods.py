@@ -1,5 +1,6 @@
 """Sparse-training methods: each is its difference to `Method`."""
 
+import math
 import numbers
 
 import keras
@@ -25,13 +26,29 @@ def _check_choice(name, value, choices):
         )
 
 
+def _check_schedule(schedule):
+    """Its first value, as later ones are only known in the compiled step."""
+    first = schedule(ops.convert_to_tensor(0))
+    try:
+        first = float(first)
+    except (TypeError, ValueError):
+        pass
+    if not isinstance(first, float) or not 0.0 <= first <= 1.0:
+        raise ValueError(
+            "`drop_fraction` must be in [0, 1]: the fraction of active "
+            f"weights that an update replaces. Received: {first} at step 0"
+        )
+
+
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Method:
     """Drop-and-grow of every masked kernel at a fixed interval.
 
     Every `update_interval` optimizer updates each layer drops a fraction of
     its active connections and grows as many. Subclasses change a hook:
-    `budget`, `drop_score`, `grow_score`, `observe`, `transform_gradients`.
+    `budget`, `drop_score`, `grow_score`, `observe`, `transform_gradients`;
+    what they keep for each connection is declared in `connection_state`, a
+    dict from name to dtype.
 
     Args:
         update_interval: Positive integer, optimizer updates (not
@@ -43,8 +60,10 @@ class Method:
             weights that an update replaces, counted in steps of 1/10,000
             (what a schedule gives beyond [0, 1] is cut off).
             Defaults to 0.5 (FreeTickets).
-        drop: `"magnitude"`, `"random"` or a callable of `Connections`.
-        growth: `"gradient"`, `"random"` or a callable of `Connections`.
+        drop: `"magnitude"` (default: SET, RigL, FreeTickets), `"random"` or a
+            callable of `Connections`.
+        growth: `"gradient"` (default: RigL, FreeTickets' README), `"random"`
+            or a callable of `Connections`.
         stop: Integer, no topology update comes after this many optimizer
             updates; `None` for no end (FreeTickets, ITOP).
         regrown: Whether a connection that is dropped and grown by one update
@@ -58,6 +77,9 @@ class Method:
             step that updates the topology (FreeTickets, ITOP: yes; RigL: no).
         seed: Integer in [0, 2**31) that makes random growth and ties
             reproducible.
+
+    Raises:
+        ValueError: If an argument is out of range or of the wrong type.
 
     Example:
 
@@ -103,14 +125,20 @@ class Method:
                 "`seed` must be an integer in [0, 2**31). "
                 f"Received: seed={seed}"
             )
+        number = isinstance(grown_value, numbers.Real)
+        if not number or not math.isfinite(grown_value):
+            raise ValueError(
+                "`grown_value` must be a finite number, the value of new "
+                f"connections. Received: grown_value={grown_value}"
+            )
+        if not isinstance(apply_on_update, bool):
+            raise ValueError(
+                "`apply_on_update` must be True or False. "
+                f"Received: apply_on_update={apply_on_update}"
+            )
         self.update_interval = int(update_interval)
         self.drop_fraction = schedules.get(drop_fraction)
-        first = float(self.drop_fraction(ops.convert_to_tensor(0)))
-        if not 0.0 <= first <= 1.0:
-            raise ValueError(
-                "`drop_fraction` must be in [0, 1]: the fraction of active "
-                f"weights that an update replaces. Received: {first} at step 0"
-            )
+        _check_schedule(self.drop_fraction)
         self.drop = drop
         self.growth = growth
         self.stop = stop
@@ -123,13 +151,43 @@ class Method:
         self._grow_score = criteria.get_growth(growth)
 
     def drop_score(self, connections):
+        """Scores active connections; those with the lowest score are dropped.
+
+        A hook, called in the compiled step for each kernel that changes: use
+        `keras.ops`. NaN and infinite scores go first. By default the
+        criterion that was given as `drop`.
+
+        Args:
+            connections: `Connections` of one kernel, its values those after
+                the optimizer's step.
+
+        Returns:
+            Float tensor of the kernel's shape; what it says of absent
+            connections does not matter.
+        """
         return self._drop_score(connections)
 
     def grow_score(self, connections):
+        """Scores absent connections; those with the highest score are grown.
+
+        A hook, called as `drop_score` is. NaN and infinite scores come last.
+        By default the criterion that was given as `growth`.
+
+        Args:
+            connections: `Connections` of one kernel, as for `drop_score`;
+                what was just dropped is still active in its mask.
+
+        Returns:
+            Float tensor of the kernel's shape; what it says of connections
+            that were kept does not matter.
+        """
         return self._grow_score(connections)
 
     def budget(self, connections, fraction):
         """How many connections each layer drops and grows.
+
+        A hook. By default both are the fraction of the active connections, so
+        that counts stay what they are.
 
         Args:
             connections: List of `Connections`.
@@ -147,15 +205,42 @@ class Method:
         return counts, counts
 
     def observe(self, connections):
-        """New state of each connection, every step; a list of dicts."""
+        """New state of each connection; a hook called in every step.
+
+        Args:
+            connections: List of `Connections`, before the optimizer's step.
+
+        Returns:
+            List of dicts from the names in `connection_state` to tensors of
+            the kernel's shape.
+        """
         return [c.state for c in connections]
 
     def transform_gradients(self, gradients, connections):
-        """What the optimizer gets in place of the dense gradients."""
+        """What the optimizer gets in place of the dense gradients; a hook.
+
+        Args:
+            gradients: List of dense gradients, one for each masked kernel. It
+                is masked after this.
+            connections: List of `Connections`.
+
+        Returns:
+            List of tensors of the same shapes.
+        """
         return gradients
 
     def update(self, connections, fraction, seed):
-        """Returns a list of pairs `(kept, grown)` of boolean tensors."""
+        """Chooses which connections stay and which come.
+
+        Args:
+            connections: List of `Connections` of the kernels that change.
+            fraction: Float tensor, the share to replace.
+            seed: Integer tensor, of ties and random growth.
+
+        Returns:
+            List of pairs `(kept, grown)` of boolean tensors; the new mask is
+            their union.
+        """
         drop_counts, grow_counts = self.budget(connections, fraction)
         scores = (self.drop_score, self.grow_score)
         return drop_and_grow(
@@ -187,16 +272,27 @@ class Method:
 class RigL(Method):
     """Drop by magnitude, grow by the dense gradient.
 
+    The paper lets the drop fraction fall along a cosine and stops after 75 %
+    of the optimizer updates. Both need the length of the run, so the defaults
+    here are those of RigL's code, a constant and no end; the example shows
+    the paper's for a run of 100,000 updates.
+
     Args:
         update_interval: Defaults to 100 (RigL's flag).
-        drop_fraction: Defaults to 0.3 (RigL's flag).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
+            flag, constant there too).
         **kwargs: As in `Method`; `rounding="floor"` and
             `apply_on_update=False` are RigL's own and the defaults here.
+
+    Raises:
+        ValueError: As for `Method`.
 
     Example:
 
     ```python
-    model.attach(RigL(update_interval=100, drop_fraction=0.3, stop=75_000))
+    steps = 100_000 * 3 // 4
+    cosine = schedules.Cosine(0.3, decay_steps=steps)
+    model.attach(RigL(update_interval=100, drop_fraction=cosine, stop=steps))
     ```
 
     Reference:
@@ -214,11 +310,19 @@ class RigL(Method):
 class SET(Method):
     """Drop by magnitude, grow at random.
 
+    The original drops a fraction of the positive weights and the same
+    fraction of the negative ones, each the closest to zero; here, as in RigL's
+    and JaxPruner's SET, the sign does not matter.
+
     Args:
         update_interval: Defaults to 1500 (ITOP's setting for SET at batches
             of 128; the original updates once an epoch).
-        drop_fraction: Defaults to 0.3 (SET's code).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
+            code).
         **kwargs: As in `Method`.
+
+    Raises:
+        ValueError: As for `Method`.
 
     Example:
 

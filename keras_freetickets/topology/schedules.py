@@ -12,7 +12,7 @@ from keras import ops
 
 
 def _check_fraction(name, value):
-    if not 0.0 <= value <= 1.0:
+    if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
         raise ValueError(
             f"`{name}` must be in [0, 1]: the fraction of active weights that "
             f"an update replaces. Received: {name}={value}"
@@ -20,7 +20,7 @@ def _check_fraction(name, value):
 
 
 def _check_span(name, value):
-    if value < 1:
+    if not isinstance(value, numbers.Real) or not value >= 1:
         raise ValueError(
             f"`{name}` must be a positive number of optimizer updates. "
             f"Received: {name}={value}"
@@ -33,6 +33,18 @@ class DropFraction:
     A subclass defines `__call__(step)`, which takes the number of optimizer
     updates, an integer tensor, and returns a float tensor in [0, 1], and
     `get_config()`.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class Halving(DropFraction):
+        def __call__(self, step):
+            return 0.5 ** keras.ops.cast(1 + step // 1000, "float32")
+
+        def get_config(self):
+            return {}
+    ```
     """
 
     def __call__(self, step):
@@ -53,6 +65,9 @@ class Constant(DropFraction):
 
     Args:
         drop_fraction: Float in [0, 1].
+
+    Raises:
+        ValueError: If `drop_fraction` is no number in [0, 1].
 
     Example:
 
@@ -84,6 +99,10 @@ class Cosine(DropFraction):
         decay_steps: Integer, optimizer updates until `minimum` is reached.
         minimum: Float in [0, 1]. Defaults to 0 (RigL, arXiv:1911.11134);
             ITOP's code uses 0.005.
+
+    Raises:
+        ValueError: If a fraction lies outside [0, 1] or `decay_steps` is not
+            positive.
 
     Example:
 
@@ -123,6 +142,10 @@ class InversePower(DropFraction):
         power: Positive float. Defaults to 3 (the "exponential" decay of
             google-research/rigl takes it as its parameter).
 
+    Raises:
+        ValueError: If `drop_fraction` lies outside [0, 1], or `decay_steps`
+            or `power` is not positive.
+
     Example:
 
     ```python
@@ -133,9 +156,9 @@ class InversePower(DropFraction):
     def __init__(self, drop_fraction, decay_steps, power=3.0):
         _check_fraction("drop_fraction", drop_fraction)
         _check_span("decay_steps", decay_steps)
-        if power <= 0:
+        if not isinstance(power, numbers.Real) or not power > 0:
             raise ValueError(
-                f"`power` must be positive. Received: power={power}"
+                f"`power` must be a positive number. Received: power={power}"
             )
         self.drop_fraction = drop_fraction
         self.decay_steps = decay_steps
@@ -159,8 +182,20 @@ def get(identifier):
     Args:
         identifier: Float in [0, 1], a callable of the step, or the serialized
             config of a schedule.
+
+    Returns:
+        A callable of the step.
+
+    Raises:
+        ValueError: If `identifier` is none of these.
+
+    Example:
+
+    ```python
+    get(0.3)(step=1000)  # 0.3
+    ```
     """
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and "class_name" in identifier:
         return keras.saving.deserialize_keras_object(identifier)
     if callable(identifier):
         return identifier

@@ -13,6 +13,7 @@ the result.
 """
 
 import functools
+import numbers
 
 import numpy as np
 from keras import backend
@@ -324,7 +325,9 @@ def select(scores, k, groups=None, eligible=None, ties=None):
         scores: Float tensor, or a list of float tensors that are ranked
             together (global scope).
         k: Integer or integer tensor: how many to select, per group if there
-            are groups. At most the number of eligible entries.
+            are groups. At most the number of eligible entries: a `k` that
+            is only known in a compiled graph cannot be checked, and where it
+            is larger, ineligible entries are selected too.
         groups: Integer, into how many equal runs of consecutive entries (in
             row-major order) `scores` is cut, each with its own k best. `None`
             for one. Not for lists.
@@ -338,7 +341,8 @@ def select(scores, k, groups=None, eligible=None, ties=None):
         `k` true entries per group.
 
     Raises:
-        ValueError: If `groups` does not divide the number of scores.
+        ValueError: If `groups` does not divide the number of scores, shapes
+            differ, or `k` is known and lies outside [0, eligible entries].
 
     Example:
 
@@ -347,6 +351,11 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     ```
     """
     if isinstance(scores, (list, tuple)):
+        if not scores or not all(hasattr(score, "shape") for score in scores):
+            raise ValueError(
+                "`scores` must be a tensor or a list of tensors, one at "
+                f"least. Received: scores={scores}"
+            )
         if groups is not None:
             raise ValueError(
                 "`groups` needs a single array of scores. "
@@ -356,11 +365,14 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     shape = tuple(scores.shape)
     rows = 1 if groups is None else groups
     size = int(np.prod(shape))
-    if rows < 1 or size % rows:
+    if not isinstance(rows, numbers.Integral) or rows < 1 or size % rows:
         raise ValueError(
             "`groups` must divide the number of scores. "
             f"Received: groups={groups} for {size} scores"
         )
+    _check_shape("eligible", eligible, shape)
+    _check_shape("ties", ties, shape)
+    _check_count(k, rows, size, eligible)
     if size == 0:
         return ops.zeros(shape, dtype="bool")
     if ties is None:
@@ -369,6 +381,39 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     counts = ops.broadcast_to(_int32(k), (rows,))
     (mask,) = select_rows([keys], [counts], [ops.reshape(ties, (rows, -1))])
     return ops.reshape(mask, shape)
+
+
+def _check_shape(name, array, shape):
+    if array is not None and tuple(array.shape) != shape:
+        raise ValueError(
+            f"`{name}` must be shaped as `scores`, {shape}. "
+            f"Received: {name} of shape {tuple(array.shape)}"
+        )
+
+
+def _known(tensor):
+    """Its value as an array, or `None` while a graph is being traced."""
+    try:
+        return ops.convert_to_numpy(tensor)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError):
+        return None
+
+
+def _check_count(k, rows, size, eligible):
+    value = np.asarray(k) if np.isscalar(k) else _known(k)
+    if value is None:
+        return
+    most = size // rows
+    if eligible is not None and size:
+        allowed = _known(eligible)
+        if allowed is not None:
+            most = allowed.reshape(rows, -1).sum(axis=1).min()
+    natural = np.issubdtype(value.dtype, np.integer)
+    if not natural or value.min() < 0 or value.max() > most:
+        raise ValueError(
+            "`k` must be an integer in [0, eligible entries], of which the "
+            f"smallest group has {most}. Received: k={k}"
+        )
 
 
 def _select_global(scores, k, eligible, ties):

@@ -74,7 +74,7 @@ def test_no_penalty_and_logits():
     assert model.layers[-1].activation is keras.activations.linear
 
 
-@pytest.mark.parametrize("depth", [4, 27, 30])
+@pytest.mark.parametrize("depth", [4, 27, 30, 28.0, "28"])
 def test_bad_depth_is_refused(depth):
     with pytest.raises(ValueError, match="`depth` must be 6"):
         wide_resnet(depth, 1)
@@ -83,3 +83,5 @@ def test_bad_depth_is_refused(depth):
 def test_bad_width_is_refused():
     with pytest.raises(ValueError, match="`width` must be"):
         wide_resnet(10, 0)
+    with pytest.raises(ValueError, match="`width` must be"):
+        wide_resnet(10, "10")

@@ -176,6 +176,8 @@ def test_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`directory` must be a directory"):
         kft.callbacks.Backup(tmp_path / "file" / "backup")
+    with pytest.raises(ValueError, match="`directory` must be a directory"):
+        kft.callbacks.Backup(None)
 
 
 def test_delete(tmp_path):
@@ -242,8 +244,9 @@ def test_callbacks_with_a_memory(tmp_path, killed_after):
 
 
 def test_callbacks_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="`callbacks` must be a list"):
-        kft.callbacks.Backup(tmp_path, callbacks=["EarlyStopping"])
+    for callbacks in (["EarlyStopping"], 5, keras.callbacks.EarlyStopping()):
+        with pytest.raises(ValueError, match="`callbacks` must be a list"):
+            kft.callbacks.Backup(tmp_path, callbacks=callbacks)
 
 
 def test_a_later_fit_begins_at_its_own_first_epoch(tmp_path, capsys):

@@ -230,10 +230,15 @@ def test_too_few_epochs_and_unknown_monitor(tmp_path):
         ({"exploration_epochs": 0}, "`exploration_epochs` must be a positive"),
         ({"refinement_epochs": 1.5}, "`refinement_epochs` must be a positive"),
         ({"num_tickets": -1}, "`num_tickets` must be a positive"),
+        ({"num_tickets": True}, "`num_tickets` must be a positive"),
         ({"global_drop_fraction": 0.0}, "`global_drop_fraction` must be in"),
+        ({"global_drop_fraction": "x"}, "`global_drop_fraction` must be in"),
+        ({"global_drop_fraction": True}, "`global_drop_fraction` must be in"),
+        ({"stop": "x"}, "`stop` must be a number"),
         ({"drop_fraction": 2.0}, "`drop_fraction` must be in"),
         ({"learning_rate": "fast"}, "`learning_rate` must be"),
         ({"learning_rate": (1, 2)}, "`learning_rate` must be"),
+        ({"learning_rate": (1, 2, np.nan)}, "`learning_rate` must be"),
         ({"mode": "best"}, "`mode` must be one of"),
         ({"growth": "sideways"}, "`growth` must be one of"),
     ],
@@ -243,10 +248,18 @@ def test_bad_arguments(tmp_path, arguments, message):
         make(tmp_path, **arguments)
 
 
+@pytest.mark.parametrize("name", ["seed_1/ticket", 5])
+def test_bad_ticket_name(tmp_path, name):
+    with pytest.raises(ValueError, match="`ticket_name` must be the name"):
+        kft.callbacks.DST(tmp_path, ticket_name=name)
+
+
 def test_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`directory` must be a directory"):
         make(tmp_path / "file" / "tickets")
+    with pytest.raises(ValueError, match="`directory` must be a directory"):
+        kft.callbacks.EDST(1, 1, directory=None)
 
 
 def test_dst_and_collecting(tmp_path):

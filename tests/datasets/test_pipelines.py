@@ -241,6 +241,10 @@ def test_test_split_alone(prepared):
     ("kwargs", "message"),
     [
         ({"batch_size": 0}, "`batch_size` must be"),
+        ({"batch_size": "x"}, "`batch_size` must be"),
+        ({"validation_fraction": "x"}, "`validation_fraction` must be"),
+        ({"seed": -1}, "`seed` must be a natural number"),
+        ({"seed": "x"}, "`seed` must be a natural number"),
         ({"validation_fraction": 1.0}, "`validation_fraction` must be"),
         ({"validation_fraction": 1e-6}, "`validation_fraction` must leave"),
         ({"augment": "flip"}, "`augment` must be one of"),
@@ -254,6 +258,8 @@ def test_bad_arguments_are_refused(data_dir, kwargs, message):
 def test_unknown_and_unprepared_sets_are_refused(data_dir):
     with pytest.raises(ValueError, match="`name` must be a set of"):
         datasets.load("no_such_set", data_dir=data_dir)
+    with pytest.raises(ValueError, match="`name` must be a set of"):
+        datasets.load(5, data_dir=data_dir)
     with pytest.raises(ValueError, match="not prepared in `data_dir`"):
         datasets.load("cifar10", data_dir=data_dir)
     with pytest.raises(ValueError, match="`data_dir` must be an existing"):

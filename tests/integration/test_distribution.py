@@ -50,6 +50,14 @@ SCRIPT = """
         assert not kernels[0][~masks[0]].any()
         changed += (masks[0] != old).sum()
     assert changed
+    with strategy.scope():
+        model.compile("adam", steps_per_execution=2)
+    try:
+        model.fit(data)
+    except ValueError as error:
+        assert "`steps_per_execution` must be 1" in str(error)
+    else:
+        raise AssertionError("several steps at once were not refused")
 """
 
 

@@ -87,10 +87,49 @@ def _two_tensors():
     return inputs, Sparse(layers.Dense(2), 0.5)(inputs)
 
 
-@pytest.mark.parametrize("sparsity", [1.0, -0.1, [0.5, 1.2]])
+@pytest.mark.parametrize(
+    "sparsity", [1.0, -0.1, [0.5, 1.2], "x", ["x"], True, float("nan")]
+)
 def test_sparsity_out_of_range(sparsity):
     with pytest.raises(ValueError, match=r"`sparsity` must be in \[0, 1\)"):
         Sparse(layers.Dense(3), sparsity=sparsity)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"layer": "dense"}, "`layer` must be a Keras layer"),
+        ({"layer": layers.Dense}, "`layer` must be a Keras layer"),
+        ({"kernels": "kernel"}, "`kernels` must be a tuple of names"),
+        ({"kernels": 5}, "`kernels` must be a tuple of names"),
+        ({"seed": "x"}, "`seed` must be a natural number"),
+        ({"seed": -1}, "`seed` must be a natural number"),
+        ({"state": ["visits"]}, "`state` must be a dict"),
+        ({"mask_initializer": []}, "`mask_initializer` must be"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Sparse(**{"layer": layers.Dense(3), **arguments})
+
+
+def test_state_of_an_unknown_dtype_is_refused_at_once():
+    layer = Sparse(layers.Dense(3), 0.5)
+    with pytest.raises(ValueError, match="Invalid dtype: float33"):
+        layer.add_state("visits", "float33")
+    assert layer.state == {}
+
+
+def test_kernels_of_nested_layers_are_told_apart():
+    lstm = layers.LSTM(4, name="lstm")
+    layer = layers.Bidirectional(lstm, name="both_ways")
+    layer.build((None, 5, 3))
+    assert [place.name for place in find_kernels(layer)] == [
+        "forward_lstm/lstm_cell/kernel",
+        "forward_lstm/lstm_cell/recurrent_kernel",
+        "backward_lstm/lstm_cell/kernel",
+        "backward_lstm/lstm_cell/recurrent_kernel",
+    ]
 
 
 def test_nothing_to_mask():

@@ -139,7 +139,21 @@ def test_in_a_compiled_model(jit_compile):
     assert logs["ece"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("num_bins", [0, -1, 2.5])
+@pytest.mark.parametrize("num_bins", [0, -1, 2.5, "x", None, True])
 def test_bad_number_of_bins_is_refused(num_bins):
     with pytest.raises(ValueError, match="`num_bins` must be"):
         ExpectedCalibrationError(num_bins=num_bins)
+    with pytest.raises(ValueError, match="`num_bins` must be"):
+        expected_calibration_error([[0.5, 0.5]], [0], num_bins=num_bins)
+
+
+def test_integers_of_numpy_are_integers():
+    metric = ExpectedCalibrationError(num_bins=np.int64(5))
+    assert metric.get_config()["num_bins"] == 5
+
+
+def test_one_label_for_each_row():
+    with pytest.raises(ValueError, match="`labels` must have one integer"):
+        reliability_bins([[0.5, 0.5], [0.5, 0.5]], [0])
+    with pytest.raises(ValueError, match="`labels` must have one integer"):
+        expected_calibration_error([0.5, 0.5], [0, 1])

@@ -247,3 +247,7 @@ def test_bad_training_arguments_are_refused():
         flops.training_flops_per_sample(1.0, 1.0, "magic")
     with pytest.raises(ValueError, match="`update_interval` must be"):
         flops.training_flops_per_sample(1.0, 1.0, "rigl")
+    with pytest.raises(ValueError, match="`update_interval` must be"):
+        flops.training_flops_per_sample(1.0, 1.0, "rigl", "100")
+    with pytest.raises(ValueError, match="`model` must know its inputs"):
+        flops.forward_flops("model")

@@ -181,6 +181,18 @@ def test_refused(others, message):
         kft.EnsembleModel(models)
 
 
+def test_arguments_of_a_wrong_type(ensemble, members):
+    with pytest.raises(ValueError, match="`members` must be a list"):
+        kft.EnsembleModel(members[0])
+    with pytest.raises(ValueError, match="`from_logits` must be True"):
+        kft.EnsembleModel(members, from_logits="no")
+    with pytest.raises(ValueError, match="`source` must be the path"):
+        kft.EnsembleModel.from_tickets(None)
+    for index in (-1, len(members), "x"):
+        with pytest.raises(ValueError, match="`index` must be in"):
+            ensemble.member(index)
+
+
 def test_it_cannot_be_trained(ensemble, x):
     with pytest.raises(RuntimeError, match="cannot be trained"):
         ensemble.fit(x, np.zeros(10), verbose=0)

@@ -262,6 +262,7 @@ def test_promise_7_without_masks_it_is_dense_training():
     [
         {"jit_compile": True},
         {"steps_per_execution": 3},
+        {"steps_per_execution": 4},  # of 6 batches: the last call runs two
         {"run_eagerly": True},
     ],
 )
@@ -278,6 +279,65 @@ def test_compile_options_change_nothing(arguments):
     for (kernel, mask), (other_kernel, other_mask) in zip(*results):
         np.testing.assert_array_equal(mask, other_mask)
         np.testing.assert_allclose(kernel, other_kernel, atol=1e-6)
+
+
+def test_the_step_returns_the_metrics_alone():
+    """With other keys Keras would not ask the metrics for the epoch's logs."""
+    model = network("sgd", metrics=["accuracy"])
+    model.attach(SET(update_interval=1))
+    logs = model.train_on_batch(*data(16), return_dict=True)
+    assert set(logs) == {"loss", "accuracy"}
+
+
+def test_a_loss_with_a_state_of_its_own():
+    """`compute_loss` knows the mode and may write variables of the model."""
+
+    class Counting(kft.SparseModel):
+        def __init__(self):
+            super().__init__()
+            self.hidden = Sparse(layers.Dense(12, activation="relu"), 0.5)
+            self.head = layers.Dense(3, activation="softmax")
+            self.counter = layers.Layer()
+            self.counter.steps = self.counter.add_weight(
+                shape=(), initializer="zeros", trainable=False
+            )
+
+        def call(self, inputs):
+            return self.head(self.hidden(inputs))
+
+        def compute_loss(self, *args, training=True, **kwargs):
+            if training:
+                self.counter.steps.assign_add(1.0)
+            return super().compute_loss(*args, training=training, **kwargs)
+
+    x, y = data()
+    model = Counting()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, batch_size=8, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert float(model.counter.steps.numpy()) == 6
+
+
+def test_first_step_of_a_connection_that_adam_meets_late():
+    """About (1 - b1) / sqrt(1 - b2) = 3.2 times the rate, as the guide says."""
+    model = network(keras.optimizers.Adam(0.01, epsilon=1e-12))
+    x, y = data(16)
+    model.train_on_batch(x, y)
+    model.optimizer.iterations.assign(100_000)
+    model.attach(Method(update_interval=100_000, drop_fraction=0.4))
+    model.topology.next_update.assign(100_001)
+    before = [mask for _, mask in state(model)]
+    model.train_on_batch(x, y)
+    assert int(model.topology.update_count.numpy()) == 1
+    model.train_on_batch(x, y)
+    sizes = []
+    for record, mask in zip(model.connections, before):
+        grown = record.mask.numpy() & ~mask
+        sizes += list(np.abs(record.kernel.numpy()[grown]))
+    # Those that a unit without a gradient holds do not move.
+    moved = [size for size in sizes if size > 1e-4]
+    assert len(moved) > len(sizes) / 2
+    np.testing.assert_allclose(moved, 0.01 * 0.1 / 0.001**0.5, rtol=0.01)
 
 
 def test_averaged_weights_are_projected():
@@ -418,6 +478,22 @@ def test_attach_needs_a_compiled_model():
     dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="must be compiled"):
         kft.sparsify(dense, 0.5).attach(SET())
+
+
+def test_arguments_of_a_wrong_type_or_number():
+    model = network()
+    for method in ("rigl", RigL, None):
+        with pytest.raises(ValueError, match="`method` must be a"):
+            model.attach(method)
+    with pytest.raises(ValueError, match="`gradients` must have 4 entries"):
+        model.apply_gradients([])
+    with pytest.raises(ValueError, match="`gradients` must have 4 entries"):
+        model.stateless_apply([], [], [], [])
+    with pytest.raises(ValueError, match="`kernels` must have 2 tensors"):
+        model.gradients_at([], *data())
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="must be compiled"):
+        kft.sparsify(dense, 0.5).apply_gradients([])
 
 
 @pytest.mark.parametrize("method", [RigL, SET])

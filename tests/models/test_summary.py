@@ -2,6 +2,7 @@ import math
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 import keras_freetickets as kft
@@ -31,7 +32,7 @@ def test_rows_and_table():
     assert (head.flops, head.dense_flops, head.note) == (720, 2880, "")
     # 36 positions of a 3x3x1x4 window: 1296 multiply-accumulates.
     assert by_name["conv"].flops == 2592
-    assert "left alone" in by_name["conv"].note
+    assert "by `filters` or the `sparsity`" in by_name["conv"].note
     assert "normalization" in by_name["norm"].note
     assert "no weights" in by_name["flat"].note
     (table,) = printed
@@ -74,10 +75,11 @@ def test_subclassed_model():
     printed = []
     rows = kft.sparsity_summary(model, print_fn=printed.append)
     assert [(r.layer, r.active, r.total) for r in rows] == [
-        ("inner", 16, 32),
+        ("block/inner", 16, 32),
         ("block", 18, 18),  # outer: 8 * 2 weights and 2 biases
     ]
     assert all(math.isnan(row.flops) for row in rows)
+    assert rows[1].note == "left alone: not wrapped in Sparse"
     assert "FLOPs: unknown" in printed[0]
 
 
@@ -91,3 +93,115 @@ def test_weights_outside_the_mask_are_told():
         == f"{row.total - row.active:,} weights outside the mask"
         + (" are not zero")
     )
+
+
+def encoder(units, name):
+    inputs = keras.Input((units,))
+    return keras.Model(inputs, layers.Dense(8, name="h")(inputs), name=name)
+
+
+def dense_of_every_kind():
+    tokens = keras.Input((5,), name="tokens")
+    image = keras.Input((8, 8, 3), name="image")
+    words = layers.Embedding(20, 8, name="embed")(tokens)
+    words = layers.Bidirectional(layers.LSTM(4, name="lstm"), name="both_ways")(
+        words
+    )
+    x = layers.Conv2D(4, 3, name="stem")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.DepthwiseConv2D(3, name="depth")(x)
+    x = layers.SeparableConv2D(6, 3, name="separable")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Concatenate(name="join")(
+        [encoder(6, "left")(x), encoder(8, "right")(words)]
+    )
+    x = layers.PReLU(name="slopes")(x)
+    frozen = layers.Dense(8, name="frozen", trainable=False)
+    outputs = layers.Dense(3, name="head")(frozen(x))
+    return keras.Model([tokens, image], outputs)
+
+
+def test_every_reason_has_its_own_words():
+    model = kft.sparsify(
+        dense_of_every_kind(),
+        0.75,
+        "uniform",
+        filters=lambda layer: layer.name not in ("stem", "frozen"),
+    )
+    rows = kft.sparsity_summary(model, print_fn=False)
+    notes = {row.layer: row.note for row in rows if not row.shape}
+    expected = {
+        "stem": "by `filters` or the `sparsity` of this layer",
+        "norm": "normalization is not masked",
+        "depth": "depthwise, masked only by Sparse(kernels=...)",
+        "separable": "depthwise_kernel is masked only if `kernels` names it",
+        "embed": "embeddings are masked only by Sparse(kernels=...)",
+        "slopes": "no kernel by role, and no `sparse_kernels`",
+    }
+    expected = {name: f"left alone: {why}" for name, why in expected.items()}
+    expected["frozen"] = "frozen; " + expected["stem"]
+    expected["pool"] = expected["join"] = "has no weights"
+    assert notes == expected
+    assert len(set(expected.values())) == len(expected) - 1
+
+
+def test_rows_of_nested_layers_are_told_apart():
+    model = kft.sparsify(dense_of_every_kind(), 0.75, "uniform")
+    rows = kft.sparsity_summary(model, print_fn=False)
+    names = [(row.layer, row.kernel) for row in rows]
+    assert len(set(names)) == len(names)
+    assert {("left/h", "kernel"), ("right/h", "kernel")} <= set(names)
+    kernels = {row.kernel for row in rows if row.layer == "both_ways"}
+    assert kernels == {
+        f"{way}_lstm/lstm_cell/{kernel}"
+        for way in ("forward", "backward")
+        for kernel in ("kernel", "recurrent_kernel")
+    }
+
+
+def test_flops_of_what_is_not_masked_are_counted():
+    model = kft.sparsify(dense_of_every_kind(), 0.75, "uniform")
+    rows = kft.sparsity_summary(model, print_fn=False)
+    dense = kft.metrics.flops.forward_flops(model)
+    assert sum(row.dense_flops for row in rows) == dense
+    # 3x3 windows of 4 channels at 2x2 pixels; kernel (3, 3, 4, 1).
+    (depthwise,) = [
+        row for row in rows if row.layer == "separable" and not row.shape
+    ]
+    assert (depthwise.flops, depthwise.total) == (288, 36)
+
+
+def test_a_shared_layer_counts_once():
+    inputs = keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+
+    def half(name):
+        inside = keras.Input((4,))
+        return keras.Model(inside, shared(inside), name=name)
+
+    both = layers.Add()([half("a")(inputs), half("b")(inputs)])
+    model = kft.sparsify(keras.Model(inputs, both), 0.5)
+    rows = kft.sparsity_summary(model, print_fn=False)
+    assert [r.layer for r in rows if r.shape] == ["a/shared"]
+
+
+def test_a_dense_model_is_said_to_be_one():
+    printed = []
+    model = kft.applications.lenet_300_100()
+    rows = kft.sparsity_summary(model, print_fn=printed.append)
+    notes = [row.note for row in rows]
+    assert notes == ["has no weights"] + ["dense: the model is not sparse"] * 3
+    assert "none, no layer is sparse" in printed[0]
+
+
+@pytest.mark.parametrize(
+    "model, print_fn, message",
+    [
+        ("model", None, "`model` must be a keras.Model"),
+        (keras.Sequential([layers.Dense(2)]), None, "`model` must be built"),
+        (keras.Sequential([keras.Input((2,))]), 5, "`print_fn` must be"),
+    ],
+)
+def test_bad_arguments(model, print_fn, message):
+    with pytest.raises(ValueError, match=message):
+        kft.sparsity_summary(model, print_fn=print_fn)

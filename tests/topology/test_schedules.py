@@ -73,18 +73,25 @@ def test_config_round_trip(schedule):
     assert again.get_config() == schedule.get_config()
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), "x", None])
 def test_drop_fraction_out_of_range(fraction):
     with pytest.raises(ValueError, match="`drop_fraction` must be in"):
-        schedules.get(fraction)
+        schedules.Constant(fraction)
 
 
-@pytest.mark.parametrize("steps", [0, -5])
+@pytest.mark.parametrize("steps", [0, -5, float("nan"), "x", None])
 def test_empty_span(steps):
     with pytest.raises(ValueError, match="`decay_steps` must be a positive"):
         schedules.Cosine(0.3, decay_steps=steps)
 
 
-def test_other_types_are_refused():
+@pytest.mark.parametrize("power", [0, -1.0, float("nan"), "x", None])
+def test_bad_power(power):
+    with pytest.raises(ValueError, match="`power` must be a positive"):
+        schedules.InversePower(0.3, 10, power=power)
+
+
+@pytest.mark.parametrize("schedule", ["fast", None, {}, [0.3]])
+def test_other_types_are_refused(schedule):
     with pytest.raises(ValueError, match="`drop_fraction` must be a float"):
-        schedules.get("fast")
+        schedules.get(schedule)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from keras import ops
 
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import select
@@ -248,3 +249,38 @@ def test_groups_in_a_graph(jit_compile):
     assert (mask.sum(axis=1) == 20).all()
     for row, chosen in zip(scores, mask):
         assert row[chosen].min() >= row[~chosen].max()
+
+
+@pytest.mark.parametrize("k", [-1, 4, 1.5, "x", None, np.array([1, 4])])
+def test_counts_that_cannot_be_met(k):
+    groups = 2 if isinstance(k, np.ndarray) else None
+    scores = ops.ones(6 if groups else 3)
+    with pytest.raises(ValueError, match="`k` must be an integer in"):
+        select(scores, k, groups=groups)
+
+
+def test_more_than_are_eligible():
+    scores = ops.arange(6, dtype="float32")
+    eligible = ops.array([True, True, False, True, False, False])
+    chosen = select(scores, 3, eligible=eligible)
+    np.testing.assert_array_equal(chosen, eligible)
+    with pytest.raises(ValueError, match=r"smallest group has 3\..*k=4"):
+        select(scores, 4, eligible=eligible)
+    with pytest.raises(ValueError, match=r"smallest group has 1\..*k=2"):
+        select(scores, 2, groups=2, eligible=eligible)
+
+
+@pytest.mark.parametrize(
+    "scores, arguments, message",
+    [
+        ([], {}, "`scores` must be"),
+        ([0.5, 1.0], {}, "`scores` must be"),
+        (ops.ones(4), {"groups": 3}, "`groups` must divide"),
+        (ops.ones(4), {"groups": "x"}, "`groups` must divide"),
+        (ops.ones(4), {"eligible": ops.ones(3, "bool")}, "`eligible` must be"),
+        (ops.ones(4), {"ties": ops.ones((2, 2))}, "`ties` must be"),
+    ],
+)
+def test_bad_arguments(scores, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        select(scores, 1, **arguments)

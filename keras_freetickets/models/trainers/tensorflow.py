@@ -10,6 +10,31 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.models.trainers import step
 
 
+def check_strategy(model):
+    """Refuses what Keras 3 itself cannot train under `tf.distribute`.
+
+    Raises:
+        ValueError: If several hosts are to train, or several replicas to take
+            several steps at once.
+    """
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "Keras 3 cannot `fit` under MultiWorkerMirroredStrategy "
+            "(keras-team/keras#20585): use MirroredStrategy on one host, or "
+            "the JAX backend with keras.distribution on several. Received: "
+            f"model={model.name!r} under {type(strategy).__name__}"
+        )
+    several = strategy.num_replicas_in_sync > 1
+    if several and model.compiled and model.steps_per_execution > 1:
+        raise ValueError(
+            "`steps_per_execution` must be 1 under a strategy with several "
+            "replicas: Keras 3 cannot run more (keras-team/keras#19246). "
+            f"Received: steps_per_execution={model.steps_per_execution} under "
+            f"{type(strategy).__name__}"
+        )
+
+
 def train_step(model, data):
     """One step of `fit` on one batch."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
