@@ -26,6 +26,21 @@ def blocks_of(page, shorter=()):
     return blocks
 
 
+def test_files_and_tests_that_the_design_names_exist():
+    """The tables of promises and facts: `file.py` or `file.py::test_name`."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    rows = re.findall(r"^\| [DP]\d+ \|.*$", text, re.M)
+    assert len(rows) == 35 + 7
+    path = None
+    for row in rows:
+        for file, name in re.findall(r"`([\w/]*\.py)?(?:::(\w+))?`", row):
+            if file:
+                path = ROOT / "tests" / file.removeprefix("tests/")
+            if file or name:
+                assert path.exists(), row
+                assert not name or f"def {name}(" in path.read_text(), row
+
+
 def dense_model():
     return keras.Sequential(
         [

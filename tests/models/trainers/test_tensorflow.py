@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_freetickets as kft
+from keras_freetickets import keras_adapter
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import Method
 
@@ -41,6 +42,84 @@ def test_the_update_does_not_touch_the_host():
     assert "If" in kinds or "StatelessIf" in kinds
     assert not {k for k in kinds if "PyFunc" in k or "Print" in k}
     assert not {k for k in kinds if k in ("TopKV2", "Sort", "ArgSort")}
+
+
+def test_the_update_alone_is_compiled_in_a_step_that_is_not():
+    """On CPUs Keras compiles no step, and we do not make it (it may be slow).
+
+    The update is one XLA program all the same.
+    """
+    model = network()
+    model.attach(Method(update_interval=1))
+    model.optimizer.build(model.trainable_variables)
+    assert not model.jit_compile
+    step = tf.function(lambda x, y: model.train_step((x, y)))
+    graph = step.get_concrete_function(*data()).graph.as_graph_def()
+    functions = graph.library.function
+    compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
+    assert compiled
+    kinds = {node.op for f in compiled for node in f.node_def}
+    # It holds the search for the k best, but none of the layers' products.
+    assert kinds & {"While", "StatelessWhile"} and "MatMul" not in kinds
+    assert "MatMul" in {node.op for node in graph.node}
+
+
+def test_slots_exist_before_the_first_step_is_traced():
+    """Keras would build the optimizer while it traces, too late for masks."""
+    model = network()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    assert not model.optimizer.built
+    model.fit(*data(), epochs=3, verbose=0)
+    kernels = [record.kernel for record in model.connections]
+    found = keras_adapter.optimizer_slots(model.optimizer, kernels)
+    for record, slots in zip(model.connections, found):
+        mask = record.mask.numpy()
+        assert len(slots) == 2
+        for slot, _ in slots:
+            assert slot.numpy()[mask].any() and not slot.numpy()[~mask].any()
+
+
+def test_growth_in_attention_follows_the_gradient_of_each_kernel():
+    """Two ways to walk its sublayers differ in order; the wrong one shows."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    dense = keras.Model(inputs, layers.Dense(1)(x))
+    model = kft.sparsify(dense, 0.6, "uniform", seed=1)
+    model.compile(keras.optimizers.SGD(0.0), "mse")  # kernels stay
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(4, 5, 8)).astype("float32")
+    y = generator.normal(size=(4, 5, 1)).astype("float32")
+    kernels = [record.kernel for record in model.connections]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+    gradients = tape.gradient(loss, [kernel.value for kernel in kernels])
+    before = [record.mask.numpy() for record in model.connections]
+    values = [kernel.numpy() for kernel in kernels]
+    model.attach(Method(update_interval=1, drop_fraction=0.5))
+    model.train_on_batch(x, y)
+    assert len(kernels) == 5
+    for record, mask, value, gradient in zip(
+        model.connections, before, values, gradients, strict=True
+    ):
+        k = int(np.ceil(0.5 * mask.sum()))
+        expected = mask.copy().ravel()
+        size = np.where(mask, np.abs(value), np.inf).ravel()
+        expected[np.argsort(size)[:k]] = False
+        score = np.where(expected, -1, np.abs(gradient.numpy()).ravel())
+        expected[np.argsort(-score)[:k]] = True
+        np.testing.assert_array_equal(record.mask.numpy().ravel(), expected)
+
+
+def test_several_hosts_are_refused(monkeypatch):
+    model = network()
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    strategy = object.__new__(kind)  # a real one wants a cluster
+    monkeypatch.setattr(
+        type(model), "distribute_strategy", strategy, raising=False
+    )
+    with pytest.raises(ValueError, match="under MultiWorkerMirroredStrategy"):
+        model.fit(*data())
 
 
 def test_own_loop():
