@@ -81,13 +81,31 @@ class Topology(keras.layers.Layer):
         )
         return ops.clip(fraction, 0.0, 1.0)
 
-    def record(self, optimizer, method, replaced, done):
-        """Counts an update that took place and plans the next."""
+    @property
+    def counters(self):
+        """List of the variables that an update changes."""
+        return [
+            self.update_count,
+            self.next_update,
+            self.global_drop,
+            self.replaced,
+        ]
+
+    def counted(self, optimizer, method, replaced, done):
+        """Values of `counters` that count an update and plan the next.
+
+        Args:
+            optimizer: The model's optimizer.
+            method: A `Method`.
+            replaced: Float tensor, the share of connections replaced.
+            done: Boolean tensor, whether the update took place.
+        """
         done = ops.cast(done, "bool")
         interval = method.update_interval
         after = (self.step_of(optimizer) // interval + 1) * interval
-        count = self.update_count.value
-        self.update_count.assign(count + ops.cast(done, "int32"))
-        self.next_update.assign(ops.where(done, after, self.next_update.value))
-        self.global_drop.assign(ops.where(done, 0.0, self.global_drop.value))
-        self.replaced.assign(ops.where(done, replaced, self.replaced.value))
+        return [
+            self.update_count.value + ops.cast(done, "int32"),
+            ops.where(done, after, self.next_update.value),
+            ops.where(done, 0.0, self.global_drop.value),
+            ops.where(done, replaced, self.replaced.value),
+        ]

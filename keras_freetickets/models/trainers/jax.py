@@ -118,24 +118,49 @@ def compiled(function):
 
 def apply(optimizer, gradients, variables, skip=None):
     """The optimizer's own step, left out where `skip` is true."""
-    before = (
-        [v.value for v in variables],
-        [v.value for v in optimizer.variables],
-    )
-
-    def run():
-        return optimizer.stateless_apply(before[1], gradients, before[0])
-
-    after = run() if skip is None else jax.lax.cond(skip, lambda: before, run)
-    for group, values in zip((variables, optimizer.variables), after):
-        for variable, value in zip(group, values):
-            variable.assign(value)
-
-
-def assign_if(done, variables, values):
-    """Gives variables new values where `done` is true."""
-    old = [v.value for v in variables]
-    for variable, value in zip(
-        variables, jax.lax.cond(done, values, lambda: old)
-    ):
+    groups = (variables, optimizer.variables)
+    before = [[v.value for v in group] for group in groups]
+    after = optimizer.stateless_apply(before[1], gradients, before[0])
+    for variable, old, new in zip(_flat(groups), _flat(before), _flat(after)):
+        # Chosen entry by entry, in the loop that computes them; a conditional
+        # would copy them all.
+        value = new if skip is None else jax.numpy.where(skip, old, new)
         variable.assign(value)
+
+
+def masked(gradient, mask):
+    """The gradient, 0 where the mask is false, whatever it was there."""
+    return jax.numpy.where(mask, gradient, 0)
+
+
+def once(due, groups, update):
+    """Gives variables new values if that is due.
+
+    A loop of at most one trip: XLA updates in place what a loop carries, but
+    copies what goes through a conditional, taken or not.
+
+    Args:
+        due: Boolean tensor.
+        groups: List of lists of variables.
+        update: Callable that maps lists of values to such lists and a boolean
+            tensor.
+
+    Returns:
+        The boolean tensor, false if nothing was due.
+    """
+    never = jax.numpy.array(False)
+
+    def trip(state):
+        new, done = update(state[2])
+        return never, done, new
+
+    values = [[v.value for v in group] for group in groups]
+    state = (due, never, values)
+    _, done, values = jax.lax.while_loop(lambda s: s[0], trip, state)
+    for variable, value in zip(_flat(groups), _flat(values)):
+        variable.assign(value)
+    return done
+
+
+def _flat(groups):
+    return [value for group in groups for value in group]

@@ -1,9 +1,11 @@
 """A sparse training step from the dense gradients on, on any backend.
 
-Gradients are masked before the optimizer sees them, kernels and slots are
-projected onto the masks after it, and behind one conditional on the update
-counter the masks change. What differs between backends (the optimizer's call,
-compilation, replicas) is in their modules, one of which is handed in here.
+Gradients are masked before the optimizer sees them, and if an update of the
+topology is due, masks change, and kernels and slots with them. A step without
+an update costs one look at a counter more than the optimizer and the masking;
+optimizers that stray from the masks are put right after each step. What
+differs between backends (the optimizer's call, control flow, compilation,
+replicas) is in their modules, one of which is handed in here.
 """
 
 import functools
@@ -18,8 +20,8 @@ def apply_gradients(backend, model, gradients):
     """One optimizer step of a sparse model.
 
     Args:
-        backend: The trainer module, with the functions `apply`, `compiled`
-            and `mean_over_replicas`.
+        backend: The trainer module, with the functions `apply`, `compiled`,
+            `masked`, `mean_over_replicas` and `once`.
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
@@ -62,25 +64,24 @@ class Step:
         self.window = Window(self.optimizer, kernels)
 
     def run(self, method, topology):
+        states = self.states()
         if method is None or not self.changing:
-            self.apply_masked(method, self.states())
-            self.project(self.masks, self.masks)
-            return
-        closes = self.window.closes()
-        mean = self.mean_gradients()
-        states = self.observe(method, mean, closes)
-        due = self.is_due(method, topology, closes)
-        skip = None
-        if not method.apply_on_update:
-            skip = ops.logical_and(due, updates.all_finite(self.dense))
-        self.apply_masked(method, states, skip)
-        if method.apply_on_update:
-            due = self.is_due(method, topology, closes)
-        masks, survivors, share, done = self.masks_after(
-            method, topology, states, mean, due
-        )
-        self.project(masks, survivors, method.grown_value, done)
-        topology.record(self.optimizer, method, share, done)
+            self.apply_masked(method, states)
+        else:
+            closes = self.window.closes()
+            mean = self.mean_gradients()
+            states = self.observe(method, mean, closes)
+            update = functools.partial(
+                self.update_topology, method, topology, states, mean, closes
+            )
+            if method.apply_on_update:
+                self.apply_masked(method, states)
+                update()
+            else:
+                # The update does not wait for the optimizer, which rests
+                # in this step if it takes place.
+                self.apply_masked(method, states, skip=update())
+        self.clear_strays()
 
     def is_due(self, method, topology, closes):
         due = topology.is_due(self.optimizer, method)
@@ -133,19 +134,27 @@ class Step:
             if closes is not None:
                 # Until the last micro-batch the sums stay dense, for growth.
                 mask = ops.logical_or(mask, ops.logical_not(closes))
-            gradients[place] = ops.where(mask, gradient, 0)
+            gradients[place] = self.backend.masked(gradient, mask)
         self.window.mask(self.masks)
         self.backend.apply(self.optimizer, gradients, self.variables, skip)
         if skip is not None:
             self.window.restart(skip)
 
-    def masks_after(self, method, topology, states, gradients, due):
-        """The masks of the next step; changed behind one conditional."""
+    def update_topology(self, method, topology, states, gradients, closes):
+        """Changes masks, kernels and slots if that is due.
 
-        def update():
-            inputs = self.inputs(
-                gradients,
-                states,
+        Returns:
+            Boolean tensor, whether it took place.
+        """
+        rooms = [self._room(i) for i in self.changing]
+
+        def update(values):
+            kernels, masks = [[v[j] for v in values] for j in (0, 1)]
+            inputs = updates.Inputs(
+                kernels,
+                masks,
+                [gradients[i] for i in self.changing],
+                [states[i] for i in self.changing],
                 fraction=topology.fraction(self.optimizer, method),
                 step=topology.step_of(self.optimizer),
                 update=topology.update_count.value,
@@ -157,63 +166,69 @@ class Step:
                     method, updates.Inputs(**arrays)
                 )
             )
-            new, alive, share, done = compiled(_pick(inputs, self.changing))
-            masks, survivors = list(self.masks), list(self.masks)
-            for i, mask, kept in zip(self.changing, new, alive):
-                masks[i], survivors[i] = mask, kept
-            return masks, survivors, share, done
+            new, alive, share, done = compiled(dict(vars(inputs)))
+            moved = [
+                room.moved(value, mask, kept, method.grown_value)
+                for room, value, mask, kept in zip(rooms, values, new, alive)
+            ]
+            counted = topology.counted(self.optimizer, method, share, done)
+            return [*moved, counted], done
 
-        def rest():
-            share = ops.convert_to_tensor(topology.replaced.value)
-            masks = list(self.masks)
-            return masks, list(self.masks), share, ops.cast(False, "bool")
+        variables = [room.variables for room in rooms]
+        return self.backend.once(
+            self.is_due(method, topology, closes),
+            [*variables, topology.counters],
+            update,
+        )
 
-        return ops.cond(due, update, rest)
+    def _room(self, i):
+        return Room(self.records[i], self.slots[i])
 
-    def project(self, masks, survivors, grown_value=0.0, done=None):
-        """Clears kernels and slots wherever no connection lives.
+    def clear_strays(self):
+        """Clears what the optimizer leaves outside the masks, if it does."""
+        for i, record in enumerate(self.records):
+            if keras_adapter.keeps_zeros(self.optimizer, record.kernel):
+                continue
+            mask = ops.convert_to_tensor(record.mask.value)
+            for variable, fill in [(record.kernel, 0.0), *self.slots[i]]:
+                value = ops.convert_to_tensor(variable.value)
+                variable.assign(updates.projected(value, mask, mask, fill))
+
+
+class Room:
+    """The variables of one kernel that change in an update.
+
+    Attributes:
+        variables: List of variables: kernel, mask, slots and, where it is
+            tracked, which connections were ever active.
+    """
+
+    def __init__(self, record, slots):
+        self.fills = [initial for _, initial in slots]
+        self.variables = [record.kernel, record.mask, *(s for s, _ in slots)]
+        if "ever_active" in record.state:
+            self.variables.append(record.state["ever_active"])
+
+    def moved(self, values, mask, alive, grown_value):
+        """The values after an update.
 
         Args:
-            masks: List of boolean tensors, the masks from now on.
-            survivors: List of boolean tensors, where values are kept.
+            values: List of tensors, the values of `variables` before it.
+            mask: Boolean tensor, the mask from now on.
+            alive: Boolean tensor, where values are kept.
             grown_value: Float, the value of new connections.
-            done: Boolean tensor, whether the masks have changed; `None` if
-                they cannot have.
         """
-        everywhere, changed = [], []
-        for i, record in enumerate(self.records):
-            targets = self._cleared(i, masks[i], survivors[i], grown_value)
-            stay = keras_adapter.keeps_zeros(self.optimizer, record.kernel)
-            (changed if stay else everywhere).extend(targets)
-            changed += self._new_mask(record, masks[i])
-        for variable, value in everywhere:
-            variable.assign(value())
-        if done is not None:
-            self.backend.assign_if(
-                done,
-                [variable for variable, _ in changed],
-                lambda: [value() for _, value in changed],
-            )
-
-    def _cleared(self, i, mask, alive, grown_value):
-        """Kernel and slots, each with a function of its value from now on."""
-
-        def value_of(variable, fill, grown=None):
-            value = ops.convert_to_tensor(variable.value)
-            return updates.projected(value, alive, mask, fill, grown)
-
-        kernel = self.records[i].kernel
-        targets = [(kernel, lambda: value_of(kernel, 0.0, grown_value))]
-        for slot, initial in self.slots[i]:
-            targets.append((slot, functools.partial(value_of, slot, initial)))
-        return targets
-
-    def _new_mask(self, record, mask):
-        targets = [(record.mask, lambda: mask)]
-        if "ever_active" in record.state:
-            ever = record.state["ever_active"]
-            targets.append((ever, lambda: ops.logical_or(ever.value, mask)))
-        return targets
+        kernel, _, *rest = values
+        slots, ever_active = rest[: len(self.fills)], rest[len(self.fills) :]
+        return [
+            updates.projected(kernel, alive, mask, 0.0, grown_value),
+            mask,
+            *(
+                updates.projected(slot, alive, mask, fill)
+                for slot, fill in zip(slots, self.fills)
+            ),
+            *(ops.logical_or(ever, mask) for ever in ever_active),
+        ]
 
 
 class Window:
@@ -258,12 +273,3 @@ class Window:
             total.assign(ops.where(skipped, 0, total.value))
         back = ops.cast(skipped, self.count.dtype) * (self.steps - 1)
         self.count.assign(self.count.value - back)
-
-
-def _pick(inputs, which):
-    """The arrays of some of the kernels, by the names of `Inputs`."""
-    per_kernel = ("kernels", "masks", "gradients", "states")
-    return {
-        name: [value[i] for i in which] if name in per_kernel else value
-        for name, value in vars(inputs).items()
-    }

@@ -1,0 +1,207 @@
+"""What the benchmarks share: flags, the machine, reports, timing.
+
+Every benchmark runs on the Keras backend that `KERAS_BACKEND` names,
+TensorFlow unless told otherwise, and on the device that backend chooses.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+
+import keras
+import numpy as np
+from absl import flags
+
+from keras_freetickets import applications
+from keras_freetickets import files
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("seed", 0, "Seed of weights, masks and data.")
+flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+_PACKAGES = ("keras", "tensorflow", "jax", "numpy")
+
+
+def backend():
+    return keras.backend.backend()
+
+
+def machine():
+    """Kind of processor, cores that this process may use, device."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith("model name")]
+        model = lines[0].split(":")[1].strip() if lines else model
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return {"processor": model, "cores": cores, "device": device()}
+
+
+def device():
+    """The kind of device that the backend computes on."""
+    if backend() == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "cpu"
+    return tf.config.experimental.get_device_details(gpus[0])["device_name"]
+
+
+def versions():
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def new_report():
+    """A report without rows; also prints what the figures depend on."""
+    values = {
+        name: FLAGS[name].value
+        for flag in FLAGS.get_key_flags_for_module(_main_module())
+        for name in [flag.name]
+    }
+    values["seed"] = FLAGS.seed
+    report = {
+        "backend": backend(),
+        "machine": machine(),
+        "versions": versions(),
+        "flags": values,
+        "rows": [],
+    }
+    print("{processor}, cores: {cores}, on {device}".format(**machine()))
+    print(f"backend {backend()}, {report['versions']}")
+    return report
+
+
+def _main_module():
+    import sys
+
+    return sys.modules["__main__"]
+
+
+def save(report):
+    """Writes the report, whole or not at all, where `--output` says."""
+    if FLAGS.output:
+        with files.atomic_path(FLAGS.output) as temporary:
+            with open(temporary, "w") as file:
+                json.dump(report, file, indent=2)
+
+
+def spread(values):
+    """Median and quartiles of a list of figures."""
+    low, high = np.percentile(values, [25, 75])
+    return {
+        "median": statistics.median(values),
+        "quartiles": [float(low), float(high)],
+        "count": len(values),
+    }
+
+
+def shown(figures, digits=3):
+    """`median (lower quartile .. upper quartile)`."""
+    low, high = figures["quartiles"]
+    middle = figures["median"]
+    return f"{middle:.{digits}f} ({low:.{digits}f} .. {high:.{digits}f})"
+
+
+def program(function, jit_compile=True):
+    """Compiles a function of arrays; calls return when the work is done."""
+    if backend() == "jax":
+        import jax
+
+        run = jax.jit(function) if jit_compile else function
+        return lambda *args: jax.block_until_ready(run(*args))
+    import tensorflow as tf
+
+    run = tf.function(function, jit_compile=jit_compile, autograph=False)
+
+    def call(*args):
+        result = run(*args)
+        # What the host can read has been computed.
+        for tensor in tf.nest.flatten(result)[-1:]:
+            tf.reshape(tensor, (-1,))[:1].numpy()
+        return result
+
+    return call
+
+
+def timed(function, *args):
+    """Milliseconds of a call and its result."""
+    start = time.perf_counter()
+    result = function(*args)
+    return 1e3 * (time.perf_counter() - start), result
+
+
+NETWORKS = {
+    # Name: builder, shape of an input, batch.
+    "mlp": (lambda: _mlp((784,), (300, 100)), (784,), 128),
+    "small_cnn": (
+        lambda: applications.small_cnn(
+            (32, 32, 3), 10, classifier_activation=None
+        ),
+        (32, 32, 3),
+        128,
+    ),
+    "wrn-10-2": (lambda: _wide_resnet(10, 2), (32, 32, 3), 32),
+    "wrn-16-4": (lambda: _wide_resnet(16, 4), (32, 32, 3), 32),
+    "wrn-28-10": (lambda: _wide_resnet(28, 10), (32, 32, 3), 128),
+    "tiny": (lambda: _mlp((8,), (6,)), (8,), 4),
+}
+
+
+def _mlp(shape, units):
+    inputs = x = keras.Input(shape)
+    for count in units:
+        x = keras.layers.Dense(count, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+def _wide_resnet(depth, width):
+    return applications.wide_resnet(
+        depth, width, weight_decay=0.0, classifier_activation=None
+    )
+
+
+def network(name):
+    """A dense model with logits, from the seed; equal from call to call."""
+    keras.utils.set_random_seed(FLAGS.seed)
+    return NETWORKS[name][0]()
+
+
+def batch(name, size=None):
+    """A random batch of tensors for a network: inputs and labels."""
+    _, shape, usual = NETWORKS[name]
+    rng = np.random.default_rng(FLAGS.seed)
+    size = size or usual
+    x = rng.standard_normal((size, *shape)).astype("float32")
+    y = rng.integers(0, 10, size).astype("int32")
+    return keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
+
+
+def optimizer(name):
+    """The optimizers of the benchmarks: SGD with momentum, Adam."""
+    if name == "sgd":
+        return keras.optimizers.SGD(0.01, momentum=0.9)
+    if name == "adam":
+        return keras.optimizers.Adam(1e-3)
+    raise ValueError(f"`optimizer` must be sgd or adam. Received: {name}")
+
+
+def compile_model(model, optimizer_name, jit_compile):
+    model.compile(
+        optimizer(optimizer_name),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile,
+    )
