@@ -4,11 +4,13 @@ Every benchmark runs on the Keras backend that `KERAS_BACKEND` names,
 TensorFlow unless told otherwise, and on the device that backend chooses.
 """
 
+import ctypes
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 
 import keras
@@ -67,11 +69,8 @@ def versions():
 
 def new_report():
     """A report without rows; also prints what the figures depend on."""
-    values = {
-        name: FLAGS[name].value
-        for flag in FLAGS.get_key_flags_for_module(_main_module())
-        for name in [flag.name]
-    }
+    own = FLAGS.get_key_flags_for_module(sys.modules["__main__"])
+    values = {flag.name: flag.value for flag in own}
     values["seed"] = FLAGS.seed
     report = {
         "backend": backend(),
@@ -83,12 +82,6 @@ def new_report():
     print("{processor}, cores: {cores}, on {device}".format(**machine()))
     print(f"backend {backend()}, {report['versions']}")
     return report
-
-
-def _main_module():
-    import sys
-
-    return sys.modules["__main__"]
 
 
 def save(report):
@@ -103,7 +96,7 @@ def spread(values):
     """Median and quartiles of a list of figures."""
     low, high = np.percentile(values, [25, 75])
     return {
-        "median": statistics.median(values),
+        "median": float(statistics.median(values)),
         "quartiles": [float(low), float(high)],
         "count": len(values),
     }
@@ -138,10 +131,11 @@ def program(function, jit_compile=True):
 
 
 def timed(function, *args):
-    """Milliseconds of a call and its result."""
-    start = time.perf_counter()
-    result = function(*args)
-    return 1e3 * (time.perf_counter() - start), result
+    """Milliseconds of a call by the clock and of the processors."""
+    before = time.perf_counter(), time.process_time()
+    function(*args)
+    after = time.perf_counter(), time.process_time()
+    return 1e3 * np.subtract(after, before)
 
 
 NETWORKS = {
@@ -205,3 +199,47 @@ def compile_model(model, optimizer_name, jit_compile):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=jit_compile,
     )
+
+
+def peak_bytes(function):
+    """Bytes that a call takes on top of what is held, `None` if unknown.
+
+    On a GPU under JAX the allocator is asked; otherwise the kernel is, for
+    the highest resident memory of this process (Linux).
+    """
+    if backend() == "jax":
+        import jax
+
+        if jax.devices()[0].platform != "cpu":
+            return _peak_on_device(jax.devices()[0], function)
+    if not _forget_peak():
+        return None
+    before = _resident("VmRSS")
+    result = function()
+    after = _resident("VmHWM")
+    del result
+    return max(after - before, 0)
+
+
+def _peak_on_device(device, function):
+    """The allocator knows the highest use ever: exact if this is higher."""
+    before = device.memory_stats()["bytes_in_use"]
+    function()
+    return device.memory_stats()["peak_bytes_in_use"] - before
+
+
+def _forget_peak():
+    """Gives freed memory back and starts the process' peak anew."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _resident(name):
+    with open("/proc/self/status") as file:
+        lines = [line for line in file if line.startswith(name)]
+    return 1024 * int(lines[0].split()[1])

@@ -21,7 +21,6 @@ against the optimizer between masks and projection.
 """
 
 import functools
-import time
 
 import keras
 import numpy as np
@@ -37,10 +36,11 @@ from common import program
 from common import save
 from common import shown
 from common import spread
+from common import timed
 
 import keras_freetickets as kft
-from keras_freetickets.topology import RigL
 from keras_freetickets.topology import SET
+from keras_freetickets.topology import RigL
 
 flags.DEFINE_list("networks", ["mlp", "small_cnn"], "Names in common.py.")
 flags.DEFINE_list("optimizers", ["sgd", "adam"], "SGD with momentum, Adam.")
@@ -197,16 +197,8 @@ def models(name, optimizer, jit_compile):
     return found
 
 
-def run_block(steps, count):
-    """Seconds by the clock and of the processors."""
-    before = time.perf_counter(), time.process_time()
-    steps(count)
-    after = time.perf_counter(), time.process_time()
-    return np.subtract(after, before)
-
-
 def measure(runners):
-    """Mean step of each round, `(rounds, 2)` seconds, by name."""
+    """Mean step of each round, clock and processors, ms, by name."""
     rng = np.random.default_rng(FLAGS.seed)
     names = list(runners)
     blocks = [FLAGS.block] * (FLAGS.interval // FLAGS.block)
@@ -218,7 +210,7 @@ def measure(runners):
         totals = {name: np.zeros(2) for name in names}
         for count in blocks:
             for name in map(str, rng.permutation(names)):
-                totals[name] += run_block(runners[name], count)
+                totals[name] += timed(runners[name], count)
         for name in names:
             means[name].append(totals[name] / FLAGS.interval)
     for name, steps in runners.items():
@@ -234,7 +226,7 @@ def summary(means):
     for name, values in means.items():
         ratios = values / means[BASELINE]
         rows[name] = {
-            "step_ms": spread(1e3 * values[:, 0]),
+            "step_ms": spread(values[:, 0]),
             "ratio": spread(ratios[:, 0]),
             "cpu_ratio": spread(ratios[:, 1]),
         }
