@@ -70,8 +70,7 @@ def versions():
 def new_report():
     """A report without rows; also prints what the figures depend on."""
     own = FLAGS.get_key_flags_for_module(sys.modules["__main__"])
-    values = {flag.name: flag.value for flag in own}
-    values["seed"] = FLAGS.seed
+    values = {flag.name: flag.value for flag in own if flag.name != "output"}
     report = {
         "backend": backend(),
         "machine": machine(),

@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 
+import common
 import numpy as np
 from absl import app
 from absl import flags
@@ -36,6 +37,7 @@ from common import timed
 import keras_freetickets as kft
 from keras_freetickets.topology import RigL
 
+flags.adopt_module_key_flags(common)
 flags.DEFINE_list("networks", ["small_cnn", "wrn-16-4"], "In common.py.")
 flags.DEFINE_list(
     "modes",

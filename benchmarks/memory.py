@@ -10,20 +10,17 @@ than the dense one, for each maskable weight; `declared` is the part of it that
 is a method's own state (`connection_state`) or was asked for
 (`track_ever_active`).
 
-The peaks are the resident memory that a step takes on top of what is held
-before it: a step of the dense model, a step without and a step with an update
-of the topology.
+What an update takes on top while it runs is in `update.py`.
 """
 
+import common
 import numpy as np
 from absl import app
 from absl import flags
 from common import FLAGS
-from common import batch
 from common import compile_model
 from common import network
 from common import new_report
-from common import peak_bytes
 from common import save
 from keras import ops
 
@@ -31,11 +28,10 @@ import keras_freetickets as kft
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import RigL
 
+flags.adopt_module_key_flags(common)
 flags.DEFINE_string("network", "wrn-28-10", "A name in common.py.")
 flags.DEFINE_list("optimizers", ["sgd", "adam"], "SGD with momentum, Adam.")
 flags.DEFINE_float("sparsity", 0.8, "Share of weights to remove.", 0, 1)
-flags.DEFINE_integer("batch_size", 1, "Examples in the steps for peaks.", 1)
-flags.DEFINE_bool("peaks", True, "Whether to run steps, to measure peaks.")
 
 # Name: the method and whether it is tracked what was ever active.
 KINDS = {
@@ -75,24 +71,6 @@ def make(kind, optimizer):
     return model
 
 
-def peaks(model):
-    """Bytes that steps take on top, without and with an update."""
-    data = batch(FLAGS.network, FLAGS.batch_size)
-    found = {}
-    sparse = isinstance(model, kft.SparseModel)
-    for name, due in (("step", 2**30), ("update", 0)):
-        if due == 0 and not sparse:
-            continue
-        for measured in (False, True):  # first without, to compile
-            if sparse:
-                model.topology.next_update.assign(due)
-            if measured:
-                found[name] = peak_bytes(lambda: model.train_on_batch(*data))
-            else:
-                model.train_on_batch(*data)
-    return found
-
-
 def measure(optimizer):
     """A row for each kind of model."""
     rows, dense = {}, None
@@ -109,26 +87,18 @@ def measure(optimizer):
         }
         if sizes:
             row["per_weight"] = row["beyond_dense"] / row["maskable"]
-        if FLAGS.peaks:
-            row["peak_bytes"] = peaks(model)
         rows[kind] = row
-        del model
     return rows
 
 
 def show(title, rows):
     print(f"\n{title}")
     names = ("MB", "beyond dense", "declared", "per weight")
-    names += ("peak of step", "of update")
     print(f"{'':20}" + "".join(f"{name:>14}" for name in names))
     for kind, row in rows.items():
-        peak = row.get("peak_bytes", {})
         cells = [row["bytes"], row["beyond_dense"], row["declared"]]
         cells = [cell / 1e6 for cell in cells]
         cells.append(row.get("per_weight", np.nan))
-        for name in ("step", "update"):
-            value = peak.get(name)
-            cells.append(np.nan if value is None else value / 1e6)
         print(f"{kind:20}" + "".join(f"{cell:14.4f}" for cell in cells))
 
 

@@ -2,39 +2,39 @@
 
 ```shell
 taskset -c 1 python benchmarks/selection.py --output=selection.json
+KERAS_BACKEND=jax python benchmarks/selection.py --sizes=3.6e7   # on a GPU
 ```
 
-Ways: `numpy.partition` (a mask needs more: a floor), XLA's sort
-(`tf.math.top_k`), bisection of one threshold a pass (this package's first
-version), and this package's selection in an XLA program and in a graph. All
-are timed once a round, in an order drawn anew, so that changes of the
+Ways: `numpy.partition` on the host (a mask needs more: a floor), XLA's sort
+(`top_k`), bisection of one threshold a pass (this package's first version),
+and this package's selection in an XLA program and, on TensorFlow, in a graph.
+All are timed once a round, in an order drawn anew, so that changes of the
 machine's speed and what the one before left in caches and memory meet all of
 them. The first is timed twice as a control.
 """
 
-import json
-import os
-import platform
-import statistics
-import time
-
+import common
 import numpy as np
-import tensorflow as tf
 from absl import app
 from absl import flags
+from common import FLAGS
+from common import backend
+from common import new_report
+from common import program
+from common import save
+from common import spread
+from common import timed
 from keras import ops
 
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import select
 from keras_freetickets.topology import selection
 
-FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
 flags.DEFINE_list("sizes", ["1e6", "4e6"], "Numbers of scores.")
 flags.DEFINE_integer("repeats", 15, "Rounds at each size.", lower_bound=1)
 flags.DEFINE_float("share", 0.2, "Share of the scores to select.", 0, 1)
 flags.DEFINE_float("top_k_up_to", 4e6, "Largest size for top_k: it is slow.")
-flags.DEFINE_integer("seed", 0, "Seed of the scores.")
-flags.DEFINE_string("output", None, "JSON file for the figures.")
 
 BASELINE = "numpy.partition"
 CONTROL = "numpy.partition again"
@@ -69,104 +69,90 @@ def bisection(scores, k):
     return ops.logical_or(above, ops.logical_and(wins, missing > 0))
 
 
-def ways(size, wanted):
-    """Callables of a tensor of scores that finish their work, by name."""
-    k = tf.constant(wanted)
+def ways(scores, wanted):
+    """Callables without arguments that finish their work, by name."""
+    size = len(scores)
+    on_device = ops.convert_to_tensor(scores)
+    k = ops.convert_to_tensor(np.int32(wanted))
 
-    def partition(scores):
-        return np.partition(scores.numpy(), size - wanted)
+    def partition():
+        return np.partition(scores, size - wanted)
 
-    def program(function, jit_compile):
-        run = tf.function(function, jit_compile=jit_compile, autograph=False)
-        return lambda scores: run(scores, k).numpy()
+    def run(function, jit_compile=True):
+        compiled = program(function, jit_compile)
+        return lambda: compiled(on_device, k)
 
     found = {BASELINE: partition, CONTROL: partition}
     if size <= FLAGS.top_k_up_to:
-        found[TOP_K] = program(lambda s, k: tf.math.top_k(s, wanted)[1], True)
-    found["bisection, XLA"] = program(bisection, True)
-    found["select, XLA"] = program(select, True)
-    found["select, graph"] = program(select, False)
+        found[TOP_K] = run(lambda s, k: ops.top_k(s, wanted)[1])
+    found["bisection, XLA"] = run(bisection)
+    found["select, XLA"] = run(select)
+    if backend() == "tensorflow":
+        found["select, graph"] = run(select, jit_compile=False)
     return found
 
 
 def measure(scores, wanted):
-    """Milliseconds of each round, by name of the way."""
-    found = ways(len(scores), wanted)
+    """Milliseconds of each round, clock and processors, by name."""
+    found = ways(scores, wanted)
     times = {name: [] for name in found}
     for function in found.values():
-        function(scores)
-    names = list(found)
+        function()
     rng = np.random.default_rng(FLAGS.seed)
     for _ in range(FLAGS.repeats):
-        for name in map(str, rng.permutation(names)):
+        for name in map(str, rng.permutation(list(found))):
             # The slow one is far from the others: three runs tell enough.
             if name == TOP_K and len(times[name]) == 3:
                 continue
-            start = time.perf_counter()
-            found[name](scores)
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(timed(found[name]))
     return times
 
 
-def machine():
-    """Kind of processor and number of cores that this process may use."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            lines = [line for line in file if line.startswith("model name")]
-        model = lines[0].split(":")[1].strip() if lines else model
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return {"processor": model, "cores": cores}
-
-
 def summary(times):
-    """Median, quartiles and ratios of each way."""
-    medians = {name: statistics.median(t) for name, t in times.items()}
+    """Medians, quartiles and ratios of medians of each way."""
+    clock = {name: np.transpose(t)[0] for name, t in times.items()}
+    medians = {name: float(np.median(t)) for name, t in clock.items()}
     rows = {}
-    for name, values in times.items():
-        low, high = np.percentile(values, [25, 75])
+    for name, values in clock.items():
         rows[name] = {
-            "median_ms": medians[name],
-            "quartiles_ms": [float(low), float(high)],
+            "ms": spread(values),
+            "cpu_ms": spread(np.transpose(times[name])[1]),
             "over_partition": medians[name] / medians[BASELINE],
-            "top_k_over": medians.get(TOP_K, np.nan) / medians[name],
         }
+        if TOP_K in medians:
+            rows[name]["top_k_over"] = medians[TOP_K] / medians[name]
     return rows
 
 
-def show(scores, size, rows):
-    print(f"\n{size:,} scores, {scores}")
-    print(f"{'':24}{'ms':>10}{'quartiles':>20}{'/partition':>12}{'top_k/':>9}")
+def show(title, rows):
+    print(f"\n{title}")
+    names = ("ms", "quartiles", "", "cpu ms", "/partition", "top_k/")
+    print(f"{'':24}" + "".join(f"{name:>11}" for name in names))
     for name, row in rows.items():
-        low, high = row["quartiles_ms"]
-        print(
-            f"{name:24}{row['median_ms']:10.2f}{low:10.2f}{high:10.2f}"
-            f"{row['over_partition']:12.2f}{row['top_k_over']:9.1f}"
-        )
+        cells = [
+            row["ms"]["median"],
+            *row["ms"]["quartiles"],
+            row["cpu_ms"]["median"],
+            row["over_partition"],
+            row.get("top_k_over", np.nan),
+        ]
+        print(f"{name:24}" + "".join(f"{cell:11.2f}" for cell in cells))
 
 
 def main(_):
-    tf.config.set_visible_devices([], "GPU")
-    report = {"machine": machine(), "tensorflow": tf.__version__, "rows": []}
-    print("{processor}, cores: {cores}".format(**report["machine"]))
+    report = new_report()
     for size in (int(float(size)) for size in FLAGS.sizes):
         rng = np.random.default_rng(FLAGS.seed)
         for name, scores in (
             ("normal", rng.standard_normal(size, "float32")),
             ("all equal", np.zeros(size, "float32")),
         ):
-            wanted = int(size * FLAGS.share)
-            rows = summary(measure(tf.constant(scores), wanted))
-            show(name, size, rows)
+            rows = summary(measure(scores, int(size * FLAGS.share)))
+            show(f"{size:,} scores, {name}", rows)
             for way, row in rows.items():
                 entry = {"size": size, "scores": name, "way": way, **row}
-                if np.isnan(row["top_k_over"]):
-                    del entry["top_k_over"]
                 report["rows"].append(entry)
-    if FLAGS.output:
-        with open(FLAGS.output, "w") as file:
-            json.dump(report, file, indent=2)
+            save(report)
 
 
 if __name__ == "__main__":

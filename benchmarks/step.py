@@ -22,6 +22,7 @@ against the optimizer between masks and projection.
 
 import functools
 
+import common
 import keras
 import numpy as np
 from absl import app
@@ -42,6 +43,7 @@ import keras_freetickets as kft
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import RigL
 
+flags.adopt_module_key_flags(common)
 flags.DEFINE_list("networks", ["mlp", "small_cnn"], "Names in common.py.")
 flags.DEFINE_list("optimizers", ["sgd", "adam"], "SGD with momentum, Adam.")
 flags.DEFINE_list(

@@ -5,7 +5,8 @@ import typing
 
 from keras import ops
 
-from keras_freetickets.topology.randomness import random_bits
+from keras_freetickets.topology.randomness import bits_of
+from keras_freetickets.topology.randomness import random_keys
 from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
 
@@ -104,8 +105,10 @@ def _best(connections, score, eligible, counts, seed, stage):
         return ops.reshape(array, (1, -1))
 
     keys = [row(sort_keys(score(c), e)) for c, e in zip(connections, eligible)]
+    layers = [2 * i + stage for i in range(len(connections))]
+    ties = random_keys(seed, connections[0].update, layers)
     ties = [
-        row(random_bits(tuple(c.kernel.shape), seed, c.update, 2 * i + stage))
+        row(bits_of(tuple(c.kernel.shape), ties[i]))
         for i, c in enumerate(connections)
     ]
     counts = [ops.reshape(ops.cast(c, "int32"), (1,)) for c in counts]

@@ -5,24 +5,29 @@ every replica. A hash of (seed, update, layer, position) is the same on every
 replica, backend and resumed run, and can be recomputed at any time.
 """
 
+import math
+
+import numpy as np
 from keras import ops
 
 # Multipliers of the 32-bit integer hash "lowbias32" (Chris Wellons, 2018).
-_FIRST = 0x7FEB352D
-_SECOND = 0x846CA68B
+# Of NumPy's type, so that tracing a step needs no casts of them.
+_FIRST = np.uint32(0x7FEB352D)
+_SECOND = np.uint32(0x846CA68B)
+_SHIFTS = np.uint32(16), np.uint32(15)
 
 
-def _constant(value):
+def _unsigned(value):
     return ops.cast(value, "uint32")
 
 
 def _mix(bits):
     """A bijection of the 32-bit integers that scatters neighbours."""
-    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _constant(16)))
-    bits = ops.multiply(bits, _constant(_FIRST))
-    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _constant(15)))
-    bits = ops.multiply(bits, _constant(_SECOND))
-    return ops.bitwise_xor(bits, ops.right_shift(bits, _constant(16)))
+    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[0]))
+    bits = ops.multiply(bits, _FIRST)
+    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[1]))
+    bits = ops.multiply(bits, _SECOND)
+    return ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[0]))
 
 
 def random_bits(shape, seed, update=0, layer=0):
@@ -46,12 +51,29 @@ def random_bits(shape, seed, update=0, layer=0):
     scores = random_bits((300, 100), seed=1, update=7, layer=0)
     ```
     """
-    key = _mix(_constant(seed))
-    key = _mix(ops.bitwise_xor(key, _constant(update)))
-    key = _mix(ops.bitwise_xor(key, _constant(layer)))
-    size = 1
-    for dimension in shape:
-        size *= dimension
-    position = ops.cast(ops.arange(size, dtype="int32"), "uint32")
+    return bits_of(shape, random_keys(seed, update, [layer])[0])
+
+
+def random_keys(seed, update, layers):
+    """The keys of several arrays' bits, for `bits_of`.
+
+    All at once, as each operation is traced anew for each use.
+
+    Args:
+        seed: Integer or integer tensor.
+        update: Integer or integer tensor.
+        layers: List of integers.
+
+    Returns:
+        A `uint32` tensor of the shape of `layers`.
+    """
+    key = _mix(_unsigned(seed))
+    key = _mix(ops.bitwise_xor(key, _unsigned(update)))
+    return _mix(ops.bitwise_xor(key, np.array(layers, "uint32")))
+
+
+def bits_of(shape, key):
+    """`random_bits` of a key: a `uint32` tensor of shape `shape`."""
+    position = _unsigned(ops.arange(math.prod(shape), dtype="int32"))
     bits = _mix(ops.bitwise_xor(_mix(ops.bitwise_xor(position, key)), key))
     return ops.reshape(bits, shape)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras import ops
 
 import keras_freetickets as kft
 from keras_freetickets import keras_adapter
@@ -595,3 +596,26 @@ def test_loaded_masks_decide_what_is_updated(tmp_path):
     model.train_on_batch(*data(8))
     assert int(model.topology.update_count.numpy()) == 1
     check_p1(model)
+
+
+@pytest.mark.parametrize("method", [RigL(), SET()])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_byte_a_weight_beyond_the_dense_model(method, optimizer):
+    """All variables of model and optimizer, after an update."""
+
+    def trained(model):
+        model.compile(optimizer, "mse", jit_compile=False)
+        if isinstance(model, kft.SparseModel):
+            model.attach(method)
+            model.topology.next_update.assign(0)
+        model.train_on_batch(np.ones((2, 7)), np.ones((2, 5)))
+        variables = [*model.variables, *model.optimizer.variables]
+        return sum(ops.convert_to_numpy(v.value).nbytes for v in variables)
+
+    dense = keras.Sequential(
+        [keras.Input((7,)), layers.Dense(11), layers.Dense(5)]
+    )
+    sparse = kft.sparsify(dense, 0.5)
+    counters = 6 * 4
+    assert trained(sparse) == trained(dense) + 7 * 11 + 11 * 5 + counters
+    assert int(ops.convert_to_numpy(sparse.topology.update_count.value)) == 1

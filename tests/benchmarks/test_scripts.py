@@ -1,0 +1,90 @@
+"""The benchmarks run and report; what they measure is not judged here."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = {
+    "selection": ["--sizes=1e3", "--repeats=2"],
+    "update": ["--network=tiny", "--rounds=2", "--modes=xla", "--methods=SET"],
+    "step": [
+        "--networks=tiny",
+        "--optimizers=sgd",
+        "--modes=graph",
+        "--rounds=2",
+        "--interval=5",
+        "--block=3",
+    ],
+    "memory": ["--network=tiny", "--optimizers=adam"],
+    "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
+}
+
+
+def run(script, *flags, check=True):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        return [n for v in value.values() for n in numbers(v)]
+    if isinstance(value, list):
+        return [n for v in value for n in numbers(v)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "selection",
+        "update",
+        "step",
+        "memory",
+        # It starts three processes more.
+        pytest.param("first_step", marks=pytest.mark.slow),
+    ],
+)
+def test_a_report_of_every_way(tmp_path, script):
+    output = tmp_path / "report.json"
+    done = run(script, f"--output={output}", *TINY[script])
+    report = json.loads(output.read_text())
+    assert report["machine"]["cores"] >= 1
+    assert report["versions"]["keras"] and report["flags"]["seed"] == 0
+    rows = report["rows"]
+    for row in rows:
+        figures = numbers(row)
+        assert figures and all(map(math.isfinite, figures))
+        (name,) = {"way", "model", "kind"} & set(row)
+        assert f"\n{row[name]}" in done.stdout
+    if script == "memory":
+        # A byte for each mask entry, six counters of four bytes.
+        extra = {row["kind"]: row["beyond_dense"] for row in rows}
+        maskable = 8 * 6 + 6 * 10
+        assert extra["RigL"] == extra["SET"] == maskable + 24
+        assert extra["RigL, ever active"] == 2 * maskable + 24
+
+
+def test_figures_of_a_first_step():
+    done = run("first_step", "--measure=tiny,graph,RigL", "--batch_size=4")
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert set(figures) == {"first_step", "first_update", "later_step"}
+    assert all(time > 0 for times in figures.values() for time in times)
+
+
+def test_help():
+    done = run("step", "--help", check=False)
+    for name in ("output", "seed", "networks", "interval", "mixed_precision"):
+        assert f"\n  --{name}: " in done.stdout
+    assert "python benchmarks/step.py" in done.stdout
