@@ -137,7 +137,8 @@ class SparseModel(keras.Model):
         keras_adapter.reset_train_function(self)
 
     def fit(self, *args, **kwargs):
-        get_trainer().check_strategy(self)
+        if self.compiled:
+            get_trainer().check_fit(self)
         if self.built and self.compiled:
             self.project()  # weights may have been set, or loaded
         # An exception in `fit`, or Ctrl-C, would leave a method attached.

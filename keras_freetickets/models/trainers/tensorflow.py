@@ -10,28 +10,34 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.models.trainers import step
 
 
-def check_strategy(model):
-    """Refuses what Keras 3 itself cannot train under `tf.distribute`.
+def check_fit(model):
+    """Refuses what Keras' own `fit` breaks off at, in words of TensorFlow.
+
+    Args:
+        model: A compiled `SparseModel`.
 
     Raises:
-        ValueError: If several hosts are to train, or several replicas to take
-            several steps at once.
+        ValueError: If the strategy spans several workers (keras issue 20585),
+            or several steps are to run at once on several replicas (19246).
     """
     strategy = model.distribute_strategy
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return
+    if replicas > len(strategy.extended.worker_devices):
         raise ValueError(
-            "Keras 3 cannot `fit` under MultiWorkerMirroredStrategy "
-            "(keras-team/keras#20585): use MirroredStrategy on one host, or "
-            "the JAX backend with keras.distribution on several. Received: "
-            f"model={model.name!r} under {type(strategy).__name__}"
+            "The strategy must have one worker: `fit` of Keras 3 cannot feed "
+            "several. Several machines train on the JAX backend, with "
+            "keras.distribution. "
+            f"Received: strategy={type(strategy).__name__} with {replicas} "
+            "replicas"
         )
-    several = strategy.num_replicas_in_sync > 1
-    if several and model.compiled and model.steps_per_execution > 1:
+    if model.steps_per_execution > 1:
         raise ValueError(
             "`steps_per_execution` must be 1 under a strategy with several "
-            "replicas: Keras 3 cannot run more (keras-team/keras#19246). "
-            f"Received: steps_per_execution={model.steps_per_execution} under "
-            f"{type(strategy).__name__}"
+            "replicas, where `fit` of Keras 3 fails. Received: "
+            f"steps_per_execution={model.steps_per_execution}, "
+            f"strategy={type(strategy).__name__}"
         )
 
 
@@ -110,12 +116,15 @@ def apply(optimizer, gradients, variables, skip=None):
     if skip is None:
         run()
         return
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise ValueError(
-            "`apply_on_update` must be True under a tf.distribute strategy. "
-            "Received: apply_on_update=False"
-        )
-    tf.cond(skip, lambda: None, run)
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        tf.cond(skip, lambda: None, run)
+        return
+    # Replicas cannot talk within a branch: the step is made and taken back.
+    touched = [*variables, *optimizer.variables]
+    before = [tf.identity(v.value) for v in touched]
+    run()
+    for variable, value in zip(touched, before):
+        variable.assign(tf.where(skip, value, variable.value))
 
 
 def masked(gradient, mask):
