@@ -1,6 +1,8 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -116,3 +118,56 @@ def atomic_path(path):
         _sync(folder)
     finally:
         _remove(holder)
+
+
+_SEAL = "sha256"
+
+
+def _seal_of(content):
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_sealed(path, content):
+    """Writes a dict as JSON with a checksum, so that damage is noticed.
+
+    Args:
+        path: File to write, e.g. one that `atomic_path` yields.
+        content: Dict that JSON can hold, with strings as keys and without
+            the key `"sha256"`.
+    """
+    with open(path, "w") as file:
+        json.dump({**content, _SEAL: _seal_of(content)}, file, indent=2)
+
+
+def read_sealed(path, keys, sealed=True):
+    """Reads what `write_sealed` wrote, and nothing else.
+
+    Args:
+        path: A regular file; what would wait for a writer is refused.
+        keys: Set of the names that the dict holds.
+        sealed: Whether the checksum must be there. One that is there must be
+            right in any case.
+
+    Returns:
+        The dict.
+
+    Raises:
+        ValueError: If the file is truncated, altered, or something else.
+        OSError: If it is not there or cannot be read.
+    """
+    # A pipe or a device would be waited for, or read without end.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"'{path}' is no regular file")
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' holds no JSON ({error})") from error
+    found = set(content) if isinstance(content, dict) else type(content)
+    if found not in ([keys | {_SEAL}] if sealed else [keys, keys | {_SEAL}]):
+        raise ValueError(f"'{path}' must hold {sorted(keys)}, sealed")
+    seal = content.pop(_SEAL, None)
+    if seal is not None and seal != _seal_of(content):
+        raise ValueError(f"'{path}' is altered: its checksum differs")
+    return content

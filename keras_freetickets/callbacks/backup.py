@@ -1,7 +1,6 @@
 """A backup that is whole or not there."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -13,10 +12,22 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
 
 _NAME = re.compile(r"epoch_(\d{6})$")
 _KEPT = 2
-_FORMAT = 1
+_FORMAT = 2
+_MANIFEST = {
+    "format",
+    "epoch",
+    "history",
+    "stopped",
+    "callbacks",
+    "arrays",
+    "arrays_sha256",
+    "keras",
+}
 
 
 def _to_bytes(value):
@@ -188,28 +199,16 @@ class Backup(keras.callbacks.Callback):
                     for scalars, weights in memories
                 ],
                 "arrays": {n: _described(v) for n, v in values.items()},
-                "sha256": _digest(file),
+                "arrays_sha256": _digest(file),
                 "keras": keras.__version__,
             }
-            with open(os.path.join(path, "manifest.json"), "w") as stream:
-                json.dump(manifest, stream)
+            write_sealed(os.path.join(path, "manifest.json"), manifest)
         for old in self._backups()[:-_KEPT]:
             shutil.rmtree(old)
 
     def _restore(self, path):
         try:
-            with open(os.path.join(path, "manifest.json")) as stream:
-                manifest = json.load(stream)
-            if manifest.get("format") != _FORMAT:
-                raise ValueError(f"its format is not {_FORMAT}")
-            file = os.path.join(path, "arrays.npz")
-            if _digest(file) != manifest["sha256"]:
-                raise ValueError("checksum differs")
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {
-                    name: _from_bytes(stored[name], described)
-                    for name, described in manifest["arrays"].items()
-                }
+            manifest, arrays = _read(path)
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(
                 f"The backup '{path}' is damaged and passed over: {error}",
@@ -217,10 +216,12 @@ class Backup(keras.callbacks.Callback):
             )
             return False
         variables = self._variables()
+        # All is checked before anything is assigned.
         _check_same(path, variables, arrays)
+        self._check_callbacks(path, manifest["callbacks"])
         for name, variable in variables.items():
             variable.assign(arrays[name])
-        self._restore_callbacks(path, manifest["callbacks"], arrays)
+        self._restore_callbacks(manifest["callbacks"], arrays)
         self.history = manifest["history"]
         begin = manifest["epoch"] + 1
         if manifest["stopped"]:
@@ -229,12 +230,14 @@ class Backup(keras.callbacks.Callback):
         keras_adapter.begin_at_epoch(self.model, begin)
         return True
 
-    def _restore_callbacks(self, path, memories, arrays):
+    def _check_callbacks(self, path, memories):
         if len(memories) != len(self.callbacks):
             raise ValueError(
                 f"`callbacks` must be the {len(memories)} whose state is in "
                 f"'{path}'. Received: {len(self.callbacks)} callbacks"
             )
+
+    def _restore_callbacks(self, memories, arrays):
         for i, (callback, memory) in enumerate(zip(self.callbacks, memories)):
             scalars, weights = memory
             vars(callback).update(scalars)
@@ -253,6 +256,22 @@ def _check_callbacks(callbacks):
             "`callbacks` must be a list of the Keras callbacks whose state is "
             f"kept. Received: callbacks={callbacks}"
         )
+
+
+def _read(path):
+    """Manifest and arrays of a backup, if they are as they were written."""
+    manifest = read_sealed(os.path.join(path, "manifest.json"), _MANIFEST)
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"its format is not {_FORMAT}")
+    file = os.path.join(path, "arrays.npz")
+    if not os.path.isfile(file) or _digest(file) != manifest["arrays_sha256"]:
+        raise ValueError(f"'{file}' is missing or its checksum differs")
+    with np.load(file, allow_pickle=False) as stored:
+        arrays = {
+            name: _from_bytes(stored[name], described)
+            for name, described in manifest["arrays"].items()
+        }
+    return manifest, arrays
 
 
 def _memory(callback):

@@ -1,7 +1,6 @@
 """Callbacks that collect tickets: EDST in one run, DST one a run."""
 
 import dataclasses
-import json
 import math
 import numbers
 import os
@@ -13,6 +12,8 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
 from keras_freetickets.topology.methods import Method
 
 # Factors of the compiled rate: exploration, first and second half of each
@@ -120,13 +121,23 @@ class TicketStore:
         self.directory = str(directory)
 
     def read(self):
-        """Returns the index: a dict from file name to entry."""
+        """Returns the index: a dict from file name to entry.
+
+        Raises:
+            ValueError: If the index is damaged or something else.
+        """
         path = os.path.join(self.directory, self.INDEX)
         if not os.path.exists(path):
             return {}
-        with open(path) as file:
-            entries = json.load(file)["tickets"]
-        return {entry["file"]: entry for entry in entries}
+        try:
+            entries = read_sealed(path, {"tickets"})["tickets"]
+            return {entry["file"]: entry for entry in entries}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                "`directory` holds an index of tickets that cannot be read; "
+                "remove it to begin anew, or make an ensemble of the .keras "
+                f"files. Received: directory={self.directory} ({error})"
+            ) from error
 
     def save(self, model, entry):
         """Writes a model as the ticket `entry["file"]`, then the index."""
@@ -138,8 +149,7 @@ class TicketStore:
         """Writes the index."""
         ordered = [entries[name] for name in sorted(entries)]
         with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
-            with open(path, "w") as file:
-                json.dump({"tickets": ordered}, file, indent=2)
+            write_sealed(path, {"tickets": ordered})
 
     def forget_from(self, epoch):
         """Drops the entries that a resumed run will write again."""

@@ -1,7 +1,6 @@
 """Several tickets as one model: the mean of their probabilities."""
 
 import copy
-import json
 import os
 import re
 
@@ -10,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.files import read_sealed
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import negative_log_likelihood
@@ -452,8 +452,7 @@ def _ticket_paths(source):
     index = os.path.join(source, _INDEX)
     names = []
     if os.path.exists(index):
-        with open(index) as file:
-            names = [entry["file"] for entry in json.load(file)["tickets"]]
+        names = _indexed(index)
     elif os.path.isdir(source):
         names = [n for n in os.listdir(source) if n.endswith(".keras")]
     if not names:
@@ -464,12 +463,37 @@ def _ticket_paths(source):
     return [os.path.join(source, n) for n in sorted(names, key=_natural)]
 
 
+def _indexed(index):
+    """The file names of an index, which may have been written by hand."""
+    try:
+        content = read_sealed(index, {"tickets"}, sealed=False)
+        names = [entry["file"] for entry in content["tickets"]]
+        beside = [os.path.basename(name) == name for name in names]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "`source` holds an index of tickets that cannot be read; name "
+            "the .keras files instead. Received: "
+            f"source={os.path.dirname(index)} ({type(error).__name__}: {error})"
+        ) from error
+    if not all(beside):
+        raise ValueError(
+            "`source` holds an index of tickets that are not in the same "
+            f"directory. Received: source={os.path.dirname(index)} with "
+            f"tickets {names}"
+        )
+    return names
+
+
 def _natural(name):
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
 
 
 def _load_ticket(path):
     try:
+        if not os.path.exists(path):
+            raise FileNotFoundError(path)
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError("it is no regular file")
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(

@@ -21,7 +21,6 @@ _TWO = "--xla_force_host_platform_device_count=2"
 ENVIRONMENT = {
     "mirrored": {"KERAS_BACKEND": "tensorflow"},
     "workers": {"KERAS_BACKEND": "tensorflow"},
-    "alone": {"KERAS_BACKEND": "jax"},
     "devices": {"KERAS_BACKEND": "jax", "XLA_FLAGS": _TWO},
     "processes": {"KERAS_BACKEND": "jax"},
 }
@@ -174,7 +173,8 @@ def devices(directory, cases):
     found = keras.distribution.list_devices()
     mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"], found)
     halves = keras.distribution.LayoutMap(mesh)
-    halves["(hidden|head)/kernel"] = (None, "model")
+    halves["(hidden|head)/kernel$"] = (None, "model")
+    halves["hidden/kernel_mask$"] = (None, "model")
     distributions = {
         "one": None,
         "two": keras.distribution.DataParallel(devices=found),
@@ -187,12 +187,6 @@ def devices(directory, cases):
         parts = one if distribution is None else shards
         for case in cases:
             train(os.path.join(directory, name), case, parts)
-
-
-def alone(directory, cases):
-    """JAX: one device."""
-    for case in cases:
-        train(os.path.join(directory, "one"), case, one)
 
 
 def processes(directory, cases, process, addresses):

@@ -1,7 +1,6 @@
 """Promise P4 on several devices, each way in processes of its own."""
 
 import os
-import pathlib
 import re
 import socket
 import subprocess
@@ -12,8 +11,9 @@ import pytest
 import replicas
 
 EVERY = "rigl,random,edst"
-# Sums are made in another order, in half precision for some layers.
-TOLERANCE = {"rigl": 1e-5, "random": 2e-3, "edst": 1e-5}
+# Sums are made in another order; over 40 steps with momentum and a layer in
+# half precision (eleven bits) that shows in the second digit.
+TOLERANCE = {"rigl": 1e-5, "random": 2e-2, "edst": 1e-5}
 # 40 steps: each updates; RigL's other half only updates; every third does.
 UPDATES = {"rigl": 20, "random": 40, "edst": 14}
 
@@ -118,7 +118,8 @@ def test_several_workers_are_refused(tmp_path):
         assert re.match(r"\w+: ", plain)
         said = (tmp_path / f"sparse_{i}.txt").read_text()
         assert said.startswith("ValueError: The strategy must have one worker")
-        assert "MultiWorkerMirroredStrategy with 2 replicas" in said
+        assert "MultiWorkerMirroredStrategy" in said
+        assert said.endswith("with 2 replicas")
 
 
 def check_devices(directory, case):
@@ -127,7 +128,10 @@ def check_devices(directory, case):
     check_parts(held)
     check_as_alone(directory / "two", directory / "one", case)
     held = np.load(directory / "halves" / f"{case}.npz")
-    assert held["0/kernels"].shape == held["0/masks"].shape == (2, 10, 12)
+    # Half of each kernel on a device; of the masks one is laid out so.
+    assert held["1/kernels"].shape == (2, 24, 2)
+    assert held["1/masks"].shape == (2, 24, 4)
+    assert held["0/masks"].shape == (2, 10, 12)
     for part in ("mask", "kernel"):
         whole = np.concatenate(list(held[f"0/{part}s"]), axis=1)
         np.testing.assert_array_equal(whole, held[f"0/{part}"])
@@ -135,25 +139,37 @@ def check_devices(directory, case):
     check_as_alone(directory / "halves", directory / "one", case)
 
 
-def test_data_and_model_parallel(tmp_path):
-    wait(launch("devices", tmp_path, "rigl"))
-    check_devices(tmp_path, "rigl")
+def check_processes(directory, alone, case):
+    for i in range(2):
+        own = directory / f"process_{i}"
+        held = np.load(own / f"{case}.npz")
+        assert held["0/masks"].shape == (1, 10, 24)  # one device each
+        check_parts(held)
+        check_as_alone(own, alone, case)
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("devices")
+    wait(launch("devices", directory, "rigl"))
+    return directory
+
+
+def test_data_and_model_parallel(devices):
+    check_devices(devices, "rigl")
+
+
+def test_two_processes(devices, tmp_path):
+    launch_two("processes", tmp_path, "rigl")
+    check_processes(tmp_path, devices / "one", "rigl")
 
 
 @pytest.mark.slow
-def test_data_and_model_parallel_in_every_case(tmp_path):
+def test_every_case_on_jax(tmp_path):
     wait(launch("devices", tmp_path, EVERY))
+    launch_two("processes", tmp_path, EVERY)
     for case in EVERY.split(","):
         check_devices(tmp_path, case)
-
-
-def test_two_processes(tmp_path):
-    wait(launch("alone", tmp_path, "edst"))
-    launch_two("processes", tmp_path, "edst")
+        check_processes(tmp_path, tmp_path / "one", case)
     for i in range(2):
-        directory = pathlib.Path(tmp_path) / f"process_{i}"
-        held = np.load(directory / "edst.npz")
-        assert held["0/masks"].shape == (1, 10, 24)  # one device each
-        check_parts(held)
-        check_as_alone(directory, tmp_path / "one", "edst")
-        assert "ticket_1.keras" in tickets(directory)
+        assert "ticket_1.keras" in tickets(tmp_path / f"process_{i}")

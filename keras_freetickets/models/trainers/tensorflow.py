@@ -27,8 +27,8 @@ def check_fit(model):
     if replicas > len(strategy.extended.worker_devices):
         raise ValueError(
             "The strategy must have one worker: `fit` of Keras 3 cannot feed "
-            "several. Several machines train on the JAX backend, with "
-            "keras.distribution. "
+            "several, as of MultiWorkerMirroredStrategy. Several machines "
+            "train on the JAX backend, with keras.distribution. "
             f"Received: strategy={type(strategy).__name__} with {replicas} "
             "replicas"
         )
