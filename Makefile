@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint bazel-check clean
+.PHONY: demo test torture lint bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
 
 test: $(VENV)/test.stamp lint
 	$(BIN)/python -m pytest -q
+
+torture: $(VENV)/test.stamp
+	$(BIN)/python tests/helpers/torture.py --kills=20
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
 
 
 def test_file_appears_whole(tmp_path):
@@ -81,3 +83,51 @@ def test_killed_between_the_two_renames_of_a_directory(tmp_path):
     write(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
     assert (tmp_path / "folder" / "new").read_text() == "new"
+
+
+CONTENT = {"tickets": [{"file": "a.keras", "epoch": 3, "value": 0.1 + 0.2}]}
+
+
+def test_sealed_content_comes_back(tmp_path):
+    write_sealed(tmp_path / "a.json", CONTENT)
+    assert read_sealed(tmp_path / "a.json", {"tickets"}) == CONTENT
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    """Refused, or so small a change that the content is the same."""
+    path = tmp_path / "a.json"
+    write_sealed(path, CONTENT)
+    whole = path.read_bytes()
+    damaged = [whole[:i] for i in range(len(whole))]
+    for i in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[i // 8] ^= 1 << i % 8
+        damaged.append(bytes(flipped))
+    refused = 0
+    for text in damaged:
+        path.write_bytes(text)
+        for sealed in (True, False):
+            try:
+                assert read_sealed(path, {"tickets"}, sealed) == CONTENT
+            except ValueError as error:
+                assert "a.json'" in str(error)
+                refused += 1
+    assert refused > 1.9 * len(damaged)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "3", '"a"', "{}", '{"tickets": []', "[" * 100_000]
+    + ['{"tickets": [], "more": 1}', '{"tickets": [], "sha256": "0"}', "\xff"],
+    ids=lambda text: text[:30],
+)
+def test_foreign_files_are_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="a.json'"):
+        read_sealed(tmp_path / "a.json", {"tickets"}, sealed=False)
+
+
+def test_what_would_never_end_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="no regular file"):
+        read_sealed(tmp_path / "a.json", {"tickets"})

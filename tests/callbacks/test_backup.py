@@ -3,9 +3,7 @@ import os
 import pathlib
 import random
 import shutil
-import subprocess
 import sys
-import time
 
 import keras
 import killable
@@ -131,24 +129,6 @@ def test_killed_at_a_random_step(tmp_path, whole, monkeypatch, seed):
     monkeypatch.setattr(model, "make_train_function", make_counted)
     with pytest.raises(Killed):
         run(str(tmp_path), model)
-    check_equal(run(str(tmp_path)), whole)
-
-
-def test_killed_again_and_again_at_random_moments(tmp_path, whole):
-    """Real processes and a real SIGKILL."""
-    moment = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, killable.__file__, str(tmp_path)],
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        before = digest_of(tmp_path)
-        while process.poll() is None and digest_of(tmp_path) == before:
-            time.sleep(0.005)
-        time.sleep(moment.uniform(0.0, 0.3))
-        process.kill()
-        process.wait()
-        check_no_half_files(tmp_path)
     check_equal(run(str(tmp_path)), whole)
 
 

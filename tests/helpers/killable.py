@@ -40,8 +40,14 @@ def network(units=12):
     return model
 
 
-def run(directory, model=None):
-    """One start of the same command; returns everything that it made."""
+def run(directory, model=None, callbacks=()):
+    """One start of the same command; returns everything that it made.
+
+    Args:
+        directory: Where tickets and backups go.
+        model: `None` for a new one.
+        callbacks: List of further callbacks.
+    """
     model = network() if model is None else model
     generator = np.random.default_rng(0)
     x = generator.normal(size=(32, 6, 6, 1)).astype("float32")
@@ -62,7 +68,7 @@ def run(directory, model=None):
         epochs=EPOCHS,
         shuffle=False,
         verbose=0,
-        callbacks=[edst, backup],
+        callbacks=[edst, backup, *callbacks],
     )
     tickets = [
         keras.saving.load_model(path).get_weights()

@@ -173,8 +173,8 @@ def devices(directory, cases):
     found = keras.distribution.list_devices()
     mesh = keras.distribution.DeviceMesh((1, 2), ["batch", "model"], found)
     halves = keras.distribution.LayoutMap(mesh)
-    halves["(hidden|head)/kernel$"] = (None, "model")
-    halves["hidden/kernel_mask$"] = (None, "model")
+    halves["(hidden|head)/kernel"] = (None, "model")
+    halves[".*hidden/kernel_mask"] = (None, "model")
     distributions = {
         "one": None,
         "two": keras.distribution.DataParallel(devices=found),

@@ -256,7 +256,7 @@ def test_several_inputs_and_outputs():
     model.compile(
         "adam",
         {"class": LOSS, "value": "mse", "unused": None},
-        loss_weights={"class": 1.0, "value": 0.5},
+        loss_weights={"class": 1.0, "value": 0.5, "unused": 0.0},
     )
     x = {"a": np.ones((16, 6)), "b": np.arange(64).reshape(16, 4) / 64}
     y = {"class": np.arange(16) % 3, "value": np.arange(16.0)[:, None]}
@@ -405,16 +405,17 @@ def test_gradients_that_are_not_finite_change_no_mask(method, bad):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "arguments, accumulated",
     [
-        {"steps_per_execution": 4},
-        {"run_eagerly": True},
-        {"jit_compile": True},
-        {"jit_compile": False},
+        ({"steps_per_execution": 4}, 2),
+        ({"jit_compile": True}, 2),
+        ({"run_eagerly": True}, None),
+        pytest.param({"jit_compile": True}, None, marks=pytest.mark.slow),
+        pytest.param({"steps_per_execution": 4}, None, marks=pytest.mark.slow),
+        pytest.param({"run_eagerly": True}, 2, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("accumulated", [None, 2])
 def test_ways_to_run_choose_the_same_masks(arguments, accumulated):
     """RigL and accumulation: what counts steps in the step itself."""
     if keras.backend.backend() == "jax" and arguments.get("run_eagerly"):
