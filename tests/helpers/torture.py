@@ -99,7 +99,9 @@ def kill_in_step(directory, chance, update):
     steps = [s for s in range(1, STEPS + 1) if (s % INTERVAL == 0) == update]
     step, delay = chance.choice(steps), chance.uniform(0, 0.01)
     process = start(directory, [Killer(step, delay)])
-    os.waitpid(process, 0)
+    _, status = os.waitpid(process, 0)
+    if not os.WIFSIGNALED(status):
+        raise SystemExit(f"Step {step} was not killed: status {status}.")
     return f"step {step} of {STEPS}, after {delay * 1000:.1f} ms"
 
 

@@ -271,12 +271,13 @@ def test_several_inputs_and_outputs():
 
 
 def test_a_layer_frozen_after_compile_rests():
-    """Keras asks to compile anew; without it too the layer rests."""
+    """Compiled anew, as Keras asks for and JAX' optimizer insists, or not."""
     model = network("adam")
     x, y = data()
     model.fit(x, y, verbose=0)
     model.get_layer("hidden").trainable = False
-    model.compile("adam", LOSS)
+    if keras.backend.backend() == "jax":
+        model.compile("adam", LOSS)
     masks, kernels = masks_of(model), kernels_of(model)
     callback = kft.callbacks.SET(1)
     model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
