@@ -246,13 +246,18 @@ def _first_tried(keys, wanted):
     return ops.stack([low, low + 1, high, high + 1])
 
 
-def _compiled_in_graphs(function):
-    """Has XLA compile a function that is called in a TensorFlow graph.
+def _compiled(function):
+    """Has XLA compile a function wherever that pays.
 
     Run one operation at a time, each pass would write its comparisons to
-    memory: about four times as slow. Calls outside graphs are not compiled,
-    as every new shape would cost a second.
+    memory: about four times as slow. On TensorFlow only calls in graphs are
+    compiled, as every new shape costs a second; on JAX calls outside are too,
+    as there a loop by itself is compiled anew in each call.
     """
+    if backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
     if backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
@@ -267,7 +272,7 @@ def _compiled_in_graphs(function):
     return call
 
 
-@_compiled_in_graphs
+@_compiled
 def select_rows(keys, counts, ties):
     """Masks of the `counts` largest keys of each row, all arrays in one loop.
 
