@@ -5,6 +5,7 @@ that changes one has a single place to be mended.
 """
 
 import contextlib
+import contextvars
 import tempfile
 
 import keras
@@ -279,8 +280,49 @@ def updated_metrics(model, values, loss, batch):
     return model._update_metrics_variables(values, loss, *batch)
 
 
+class KeepsState:
+    """A model whose weights outlive an exception in JAX's trainer.
+
+    It takes the values out of all variables before the first batch of an
+    epoch and can give them back (`synchronize`) only after that batch: should
+    the batch fail, every weight and mask would be lost. `evaluate` and
+    `predict` do not even try. (Keras' `fit` does.)
+    """
+
+    def evaluate(self, *args, **kwargs):
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            synchronize(self)
+
+    def predict(self, *args, **kwargs):
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            synchronize(self)
+
+    def _get_jax_state(self, purge_model_variables=False, **wanted):
+        state = super()._get_jax_state(
+            purge_model_variables=purge_model_variables, **wanted
+        )
+        if purge_model_variables:
+            names = (name for name in _STATE if wanted.get(name))
+            self._jax_state = dict(zip(names, state, strict=True))
+            self._jax_state_synced = False
+        return state
+
+
+# Names of the parts of JAX's state, in their order.
+_STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
 def synchronize(model):
-    """Gives variables their values back after an exception in `fit`."""
+    """Gives variables their values back, which JAX's trainer keeps in `fit`."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
@@ -348,11 +390,27 @@ def seed_states(model):
 def trained_by(layer):
     """The outermost layer whose running call is in training mode, or `None`.
 
-    JAX's trainer leaves the model out: there it is one of its layers.
+    A stateless call, such as that of JAX's trainer, leaves the model out:
+    there it is one of its layers, but for models that are `in_call_of`.
     """
     context = layer._get_call_context()
     training = context.get_value("training")
-    return context.entry_layer if training is True else None
+    if training is not True:
+        return None
+    return _called.get() or context.entry_layer
+
+
+_called = contextvars.ContextVar("called", default=None)
+
+
+@contextlib.contextmanager
+def in_call_of(model):
+    """Lets `trained_by` know of a model whose call Keras leaves out."""
+    token = _called.set(_called.get() or model)
+    try:
+        yield
+    finally:
+        _called.reset(token)
 
 
 def improvement_of(model, monitor, mode):

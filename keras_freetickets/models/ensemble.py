@@ -186,7 +186,7 @@ def _gives_logits(model):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class EnsembleModel(keras.Model):
+class EnsembleModel(keras_adapter.KeepsState, keras.Model):
     """Averages the class probabilities of several tickets.
 
     One member's graph is kept, with the weights of all members stacked; each
@@ -428,7 +428,7 @@ def _uncompiled(model):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class _Members(keras.Model):
+class _Members(keras_adapter.KeepsState, keras.Model):
     """The view of an ensemble that returns all members' probabilities."""
 
     def __init__(self, ensemble):

@@ -30,7 +30,7 @@ def _check_gradients(model, gradients):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class SparseModel(keras.Model):
+class SparseModel(keras_adapter.KeepsState, keras.Model):
     """A model whose `Sparse` layers keep their masks through training.
 
     Made by `keras_freetickets.sparsify`, from inputs and outputs as
@@ -86,6 +86,7 @@ class SparseModel(keras.Model):
     @property
     def density(self):
         """Share of active weights among the maskable ones, a float."""
+        keras_adapter.synchronize(self)
         records = self.connections
         size = sum(record.size for record in records)
         active = sum(
@@ -107,6 +108,7 @@ class SparseModel(keras.Model):
 
         Raises:
             ValueError: If the model is not compiled, or `method` no `Method`.
+            RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
 
         Example:
 
@@ -114,6 +116,7 @@ class SparseModel(keras.Model):
         model.attach(keras_freetickets.topology.RigL(update_interval=100))
         ```
         """
+        get_trainer()
         if not isinstance(method, Method):
             raise ValueError(
                 "`method` must be a keras_freetickets.topology.Method. "
@@ -125,6 +128,7 @@ class SparseModel(keras.Model):
                 "call `model.compile(...)` first. "
                 f"Received: method={type(method).__name__}"
             )
+        keras_adapter.synchronize(self)
         for layer in self.sparse_layers:
             for name, dtype in method.connection_state.items():
                 layer.add_state(name, dtype)
@@ -137,16 +141,19 @@ class SparseModel(keras.Model):
         keras_adapter.reset_train_function(self)
 
     def fit(self, *args, **kwargs):
+        trainer = get_trainer()
         if self.compiled:
-            get_trainer().check_fit(self)
+            trainer.check_fit(self)
         if self.built and self.compiled:
             self.project()  # weights may have been set, or loaded
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
             return super().fit(*args, **kwargs)
         finally:
-            keras_adapter.synchronize(self)
-            self.release()
+            try:
+                keras_adapter.synchronize(self)
+            finally:
+                self.release()
 
     def defer(self, action):
         """Has `action()` called when `fit` ends, be it by an exception.
@@ -169,6 +176,7 @@ class SparseModel(keras.Model):
 
     def track_ever_active(self):
         """Keeps for each connection whether it was ever active (R_s)."""
+        keras_adapter.synchronize(self)
         for layer in self.sparse_layers:
             layer.add_state("ever_active", "bool")
         for record in self.connections:
@@ -179,6 +187,7 @@ class SparseModel(keras.Model):
 
     def ever_active(self):
         """Share of maskable weights that were ever active, a float."""
+        keras_adapter.synchronize(self)
         records = self.connections
         counts = [
             int(np.sum(ops.convert_to_numpy(r.state["ever_active"].value)))
@@ -218,6 +227,10 @@ class SparseModel(keras.Model):
         """
         _check_gradients(self, gradients)
         get_trainer().apply_gradients(self, gradients)
+
+    def stateless_call(self, *args, **kwargs):
+        with keras_adapter.in_call_of(self):
+            return super().stateless_call(*args, **kwargs)
 
     def stateless_apply(
         self,
@@ -278,6 +291,7 @@ class SparseModel(keras.Model):
 
     def project(self):
         """Clears what lies outside the masks: kernels and optimizer slots."""
+        keras_adapter.synchronize(self)
         records = self.connections
         slots = [[] for _ in records]
         if self.compiled and self.optimizer.built:

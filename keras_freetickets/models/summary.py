@@ -274,6 +274,7 @@ def sparsity_summary(model, print_fn=None):
         raise ValueError(
             f"`model` must be built. Received: model={model.name!r}"
         )
+    keras_adapter.synchronize(model)
     rows = _rows(model)
     if print_fn is not False:
         (print_fn or print)(_table(model, rows))

@@ -541,6 +541,18 @@ def test_sparse_layers_in_a_dense_model_warn():
         network().fit(x, y, verbose=0)
 
 
+def test_models_within_a_sparse_model_do_not_warn():
+    x, y = data()
+    inner = keras.Sequential([keras.Input((10,)), layers.Dense(6)])
+    inputs = keras.Input((10,))
+    outputs = layers.Dense(3, activation="softmax")(inner(inputs))
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.5)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(x, y, verbose=0)
+
+
 @pytest.mark.parametrize("method", [Method, RigL])
 def test_accumulated_gradients(method):
     """Growth sees the mean gradient of the micro-batches of an update."""

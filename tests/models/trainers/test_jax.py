@@ -78,3 +78,75 @@ def test_the_step_has_no_host_callback():
     assert "while" in text
     assert "callback" not in text
     assert " sort" not in text and "top_k" not in text
+
+
+def weights_of(model):
+    return [
+        *model.get_weights(),
+        *(v.numpy() for v in model.optimizer.variables),
+    ]
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_weights_outlive_an_exception_in_a_batch(batch):
+    """Keras takes them out of the variables meanwhile."""
+    x, y = data()
+    expected, model = network(), network()
+    if batch:
+        seen = 2 * batch
+        expected.fit(x[:seen], y[:seen], batch_size=2, verbose=0, shuffle=False)
+    model.make_train_function()
+    step, calls = model.train_function, []
+
+    def broken(state, iterator):
+        if len(calls) == batch:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(state, iterator)
+
+    model.train_function = broken
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=2, verbose=0, shuffle=False)
+    assert int(model.optimizer.iterations) == batch
+    for a, b in zip(weights_of(model), weights_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_weights_outlive_data_that_do_not_fit(call):
+    model = network()
+    before = weights_of(model)
+    x, y = data()
+    model.evaluate(x, y, verbose=0)
+    bad = {"evaluate": (x[:, :7], y), "predict": (x[:, :7],)}[call]
+    with pytest.raises(ValueError):
+        getattr(model, call)(*bad, verbose=0)
+    for a, b in zip(weights_of(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_model_can_be_looked_at_between_batches():
+    """Also not through `self.model`, for which Keras gives values back."""
+    x, y = data()
+    expected, model = network(), network()
+    seen = []
+
+    def look(batch, logs):
+        model.project()
+        rows = kft.sparsity_summary(model, print_fn=False)
+        masks = [r.mask.numpy() for r in model.connections]
+        seen.append((model.density, sum(r.active for r in rows), masks))
+
+    looking = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    for trained, others in ((expected, []), (model, [looking])):
+        callback = kft.callbacks.DropAndGrow(Method(1, growth="random"))
+        options = {"epochs": 2, "batch_size": 4, "shuffle": False, "verbose": 0}
+        trained.fit(x, y, callbacks=[callback, *others], **options)
+    for a, b in zip(weights_of(model), weights_of(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(seen) == 4
+    densities, _, masks = zip(*seen)
+    assert set(densities) == {expected.density}
+    assert all((a != b).any() for a, b in zip(masks[0], masks[1]))
+    for mask, record in zip(masks[-1], expected.connections, strict=True):
+        np.testing.assert_array_equal(mask, record.mask.numpy())
