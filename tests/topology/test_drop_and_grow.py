@@ -3,6 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from backends import examples
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -69,7 +70,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     growth=st.sampled_from(["gradient", "random"]),
     seed=st.integers(0, 2**31 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_counts_are_exact_and_the_rest_is_zero(
     size, active, parts, growth, seed
 ):
@@ -120,7 +121,7 @@ SHAPES = st.lists(
     growth=st.sampled_from(["gradient", "random"]),
     initial=st.sampled_from([0.0, 0.1]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_promises_1_and_2_over_several_updates(
     shapes, sparsity, rule, schedule, growth, initial
 ):
