@@ -4,13 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test torture lint bazel-check clean
+# What is ours in training on JAX; the whole suite there takes long, as each
+# new shape is compiled.
+JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
+	tests/models/test_sparse_model.py tests/models/test_ensemble.py \
+	tests/callbacks/test_drop_and_grow.py tests/integration/test_docs.py
+
+.PHONY: demo test test-jax-core test-jax test-all torture lint bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
 
 test: $(VENV)/test.stamp lint
-	$(BIN)/python -m pytest -q
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q
+
+test-jax-core: $(VENV)/test.stamp
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q $(JAX_CORE)
+
+test-jax: $(VENV)/test.stamp
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -q
+
+test-all: test test-jax
 
 torture: $(VENV)/test.stamp
 	$(BIN)/python tests/helpers/torture.py --kills=20

@@ -18,12 +18,13 @@ EXAMPLES = [
     "importlib_resources",
 ]
 PLOTS = ["matplotlib"]
+JAX = ["jax>=0.10.2,<0.11"]
 EXTRAS = {
     "examples": EXAMPLES,
     "plots": PLOTS,
     "tfmot": ["tensorflow-model-optimization", "tf_keras"],
-    "jax": ["jax"],
-    "test": [*EXAMPLES, *PLOTS, "hypothesis", "pytest", "ruff"],
+    "jax": JAX,
+    "test": [*EXAMPLES, *PLOTS, *JAX, "hypothesis", "pytest", "ruff"],
 }
 
 setuptools.setup(
