@@ -72,6 +72,21 @@ class Monotone(DropFraction):
     A subclass has `decay_steps` and defines `_value(progress, library)`, where
     `progress` in [0, 1] is a float tensor or a `float64` array and `library`
     the module of its functions, `keras.ops` or `numpy`.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class Linear(Monotone):
+        def __init__(self, decay_steps):
+            self.decay_steps = decay_steps
+
+        def _value(self, progress, library):
+            return 0.5 * (1.0 - progress)
+
+        def get_config(self):
+            return {"decay_steps": self.decay_steps}
+    ```
     """
 
     def __call__(self, step):
