@@ -207,6 +207,9 @@ def test_ratio_of_wrn_28_10_with_erk(density, ratio):
     assert sparse / dense == pytest.approx(ratio, abs=5e-5)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's profiler"
+)
 def test_dense_model_by_the_profiler_of_tensorflow():
     inputs = keras.Input((12, 12, 3))
     x = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
