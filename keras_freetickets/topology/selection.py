@@ -206,7 +206,7 @@ def _sample(keys):
         stride = (size // length - 1) | 1
         samples.append(key[:, ::stride][:, :length])
         lengths += [length] * rows
-        shares += [length / size] * rows
+        shares += [length / max(size, 1)] * rows
     width = max(lengths)
     samples = [
         ops.pad(s, [[0, 0], [0, width - s.shape[1]]], constant_values=_LOWEST)

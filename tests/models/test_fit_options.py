@@ -267,7 +267,9 @@ def test_several_inputs_and_outputs():
     check_p1(model)
     for record in model.connections:
         same = (before[record.name] == record.mask.numpy()).all()
-        assert same == record.name.startswith("unused")
+        # JAX knows no gradient that is missing, only one that is 0.
+        rests = keras.backend.backend() == "tensorflow"
+        assert same == (rests and record.name.startswith("unused"))
 
 
 def test_a_layer_frozen_after_compile_rests():

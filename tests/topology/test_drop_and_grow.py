@@ -246,3 +246,52 @@ def test_grown_value():
     alive = ops.convert_to_tensor([True, False, False])
     value = updates.projected(kernel, alive, mask, 0.0, grown=0.5)
     np.testing.assert_array_equal(np.asarray(value), [1.0, 0.5, 0.0])
+
+
+SCORES = ["constant", "NaN", "infinite", "negative infinite", "mixed"]
+
+
+def scored(name, generator):
+    """A criterion of scores that decide nothing, or mislead."""
+    values = {"constant": 2.0, "NaN": np.nan, "infinite": np.inf}
+    values["negative infinite"] = -np.inf
+
+    def score(connections):
+        shape = tuple(connections.kernel.shape)
+        if name == "mixed":
+            pick = generator.choice([0.0, -1.0, np.nan, np.inf, 1e30], shape)
+            return ops.convert_to_tensor(pick.astype("float32"))
+        return ops.full(shape, values[name])
+
+    return score
+
+
+@given(
+    shape=st.sampled_from(
+        [(0,), (0, 3), (1, 1), (1,), (2, 3), (1, 1, 1, 1, 1), (2, 1, 3, 2, 2)]
+    ),
+    sparsity=st.sampled_from([0.0, 1e-9, 0.01, 0.5, 0.99, 1 - 1e-9]),
+    parts=st.sampled_from([0, 1, 5000, 9999, 10_000]),
+    drop=st.sampled_from(SCORES),
+    growth=st.sampled_from(SCORES),
+)
+@settings(max_examples=50, deadline=None)
+def test_counts_stay_exact_at_every_border(
+    shape, sparsity, parts, drop, growth
+):
+    generator = np.random.default_rng(0)
+    size = math.prod(shape)
+    count = distributions.active_count(size, 1.0 - sparsity)
+    mask = generator.permutation(np.arange(size) < count).reshape(shape)
+    kernel = np.where(mask, 1.0, 0.0).astype("float32")
+    method = Method(
+        drop_fraction=parts / 10_000,
+        drop=scored(drop, generator),
+        growth=scored(growth, generator),
+    )
+    new, alive, _, done = update(method, kernel, mask, np.ones_like(kernel))
+    assert done and new.shape == shape
+    assert new.sum() == count
+    assert not (alive & ~(new & mask)).any()
+    replaced = math.ceil(Fraction(parts, 10_000) * int(count))
+    assert (mask & ~new).sum() <= replaced
