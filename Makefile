@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Files are shared out to as many processes; each takes about 2 GiB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # What is ours in training on JAX; the whole suite there takes long, as each
@@ -16,13 +19,13 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
 
 test: $(VENV)/test.stamp lint
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -q
+	KERAS_BACKEND=tensorflow $(PYTEST)
 
 test-jax-core: $(VENV)/test.stamp
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q $(JAX_CORE)
+	KERAS_BACKEND=jax $(PYTEST) $(JAX_CORE)
 
 test-jax: $(VENV)/test.stamp
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -q
+	KERAS_BACKEND=jax $(PYTEST)
 
 test-all: test test-jax
 

@@ -24,7 +24,15 @@ EXTRAS = {
     "plots": PLOTS,
     "tfmot": ["tensorflow-model-optimization", "tf_keras"],
     "jax": JAX,
-    "test": [*EXAMPLES, *PLOTS, *JAX, "hypothesis", "pytest", "ruff"],
+    "test": [
+        *EXAMPLES,
+        *PLOTS,
+        *JAX,
+        "hypothesis",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+    ],
 }
 
 setuptools.setup(

@@ -80,7 +80,31 @@ class Seconds:
         return Clock()
 
 
-_MODELS = ("small_cnn", "lenet_300_100", "wide_resnet")
+class ForwardFlops:
+    """A callback that logs the theoretical FLOPs of a forward pass."""
+
+    def __new__(cls):
+        import keras
+
+        from keras_freetickets.metrics import flops
+
+        class Counter(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                densities = density_of(self.model)
+                logs["forward_flops"] = flops.forward_flops(
+                    self.model, densities
+                )
+
+        return Counter()
+
+
+_MODELS = (
+    "small_cnn",
+    "lenet_300_100",
+    "wide_resnet",
+    "spiking_vgg16",
+    "spiking_resnet19",
+)
 
 
 def define_training_flags(output_dir):
@@ -144,7 +168,8 @@ def config():
     return {name: getattr(flags.FLAGS, name) for name in sorted(names - _FREE)}
 
 
-def load():
+def load(**kwargs):
+    """The data set that the flags name."""
     import keras_freetickets as kft
 
     try:
@@ -155,6 +180,7 @@ def load():
             seed=flags.FLAGS.seed,
             data_dir=flags.FLAGS.data_dir,
             download=flags.FLAGS.download,
+            **kwargs,
         )
     except ValueError as error:
         raise SystemExit(
@@ -189,6 +215,8 @@ def network(input_shape, classes):
     name = flags.FLAGS.model
     if name == "lenet_300_100":
         return kft.applications.lenet_300_100(input_shape, classes)
+    if name.startswith("spiking"):
+        return getattr(kft.applications, name)(input_shape, classes)
     penalty = {"weight_decay": flags.FLAGS.weight_decay}
     if name == "small_cnn":
         return kft.applications.small_cnn(input_shape, classes, **penalty)
@@ -254,6 +282,14 @@ def costs(dense, model, epochs, reference_epochs, growth, update_interval):
         "train_flops": sample * epochs / (reference * reference_epochs),
         "mac_cost": used / whole * epochs / reference_epochs,
     }
+
+
+def relative_flops(dense, model):
+    """Theoretical FLOPs of a prediction, relative to the dense network."""
+    from keras_freetickets.metrics import flops
+
+    used = flops.forward_flops(model, density_of(model))
+    return used / flops.forward_flops(dense)
 
 
 def flag_costs(dense, model, epochs):

@@ -4,12 +4,17 @@ from keras_freetickets import applications
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
 from keras_freetickets import layers
+from keras_freetickets import losses
 from keras_freetickets import metrics
+from keras_freetickets import spiking
 from keras_freetickets import topology
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.quality import count_units
+from keras_freetickets.models.quality import mask_overlap
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.statistics import reestimate_batch_normalization
 from keras_freetickets.models.summary import sparsity_summary
 from keras_freetickets.version import __version__
 
@@ -19,11 +24,16 @@ __all__ = [
     "__version__",
     "applications",
     "callbacks",
+    "count_units",
     "datasets",
     "layers",
+    "losses",
+    "mask_overlap",
     "metrics",
+    "reestimate_batch_normalization",
     "sparsify",
     "sparsity_summary",
+    "spiking",
     "strip",
     "topology",
 ]

@@ -438,3 +438,29 @@ def begin_at_epoch(model, epoch):
     Keras keeps the number for the next `fit`, unless it is set to `None`.
     """
     model._initial_epoch = epoch
+
+
+@contextlib.contextmanager
+def momentum(layers, value):
+    """Another momentum of batch-normalization layers, for a while."""
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, old in zip(layers, kept):
+            layer.momentum = old
+
+
+def updated_by_call(model, x, variables):
+    """Values that a call in training mode gives variables; none is changed."""
+    others = model.non_trainable_variables
+    place = {id(v): i for i, v in enumerate(others)}
+    _, values = model.stateless_call(
+        [v.value for v in model.trainable_variables],
+        [v.value for v in others],
+        ops.convert_to_tensor(x) if hasattr(x, "shape") else x,
+        training=True,
+    )
+    return [values[place[id(v)]] for v in variables]

@@ -30,6 +30,8 @@ PLACES = [
     models,
     plots,
     summary,
+    kft.losses,
+    kft.spiking,
     topology,
     topology.criteria,
     topology.distributions,

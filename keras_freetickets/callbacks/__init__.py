@@ -1,10 +1,41 @@
-"""Callbacks: methods in `fit`, tickets, and an atomic backup."""
+"""Callbacks: methods in `fit`, tickets, averages and an atomic backup."""
 
+from keras_freetickets.callbacks.agent import AGENT
+from keras_freetickets.callbacks.averaged import MOON
+from keras_freetickets.callbacks.averaged import CigL
+from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.backup import Backup
 from keras_freetickets.callbacks.drop_and_grow import SET
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.callbacks.drop_and_grow import RigL
+from keras_freetickets.callbacks.presets import DSTEE
+from keras_freetickets.callbacks.presets import GMP
+from keras_freetickets.callbacks.presets import ITOP
+from keras_freetickets.callbacks.presets import NDSNN
+from keras_freetickets.callbacks.presets import NM
+from keras_freetickets.callbacks.presets import SNFS
+from keras_freetickets.callbacks.presets import GraNet
+from keras_freetickets.callbacks.presets import SRigL
 from keras_freetickets.callbacks.tickets import DST
 from keras_freetickets.callbacks.tickets import EDST
 
-__all__ = ["Backup", "DST", "DropAndGrow", "EDST", "RigL", "SET"]
+__all__ = [
+    "AGENT",
+    "Backup",
+    "CigL",
+    "DST",
+    "DSTEE",
+    "DropAndGrow",
+    "EDST",
+    "GMP",
+    "GraNet",
+    "ITOP",
+    "MOON",
+    "NDSNN",
+    "NM",
+    "RigL",
+    "SET",
+    "SNFS",
+    "SRigL",
+    "WeightAveraging",
+]

@@ -5,6 +5,7 @@ import warnings
 import keras
 from keras import ops
 
+from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import methods
 
@@ -80,7 +81,20 @@ class DropAndGrow(keras.callbacks.Callback):
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
         self._warn_if_never_updated()
+        self._warn_of_dead_layers()
         self.model.release()
+
+    def _warn_of_dead_layers(self):
+        """A layer that lets little through is seldom wanted."""
+        for kernel in count_units(self.model):
+            if kernel.dead > kernel.units / 2:
+                warnings.warn(
+                    f"{kernel.dead} of {kernel.units} units of kernel "
+                    f"'{kernel.name}' have lost all their inputs. A lower "
+                    "sparsity of this layer, or another distribution, may "
+                    "serve better.",
+                    stacklevel=3,
+                )
 
     def _warn_if_never_updated(self):
         topology = self.model.topology

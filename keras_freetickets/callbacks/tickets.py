@@ -287,6 +287,8 @@ class EDST(_TicketCallback):
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
             `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
+        method: A `keras_freetickets.topology.Method` in place of `growth`,
+            `update_interval` and `drop_fraction`, e.g. `DSTEE()`.
         **kwargs: As for `keras_freetickets.topology.Method`.
 
     Attributes:
@@ -329,6 +331,7 @@ class EDST(_TicketCallback):
         directory="tickets",
         mode="auto",
         track_ever_active=False,
+        method=None,
         **kwargs,
     ):
         _check_positive("exploration_epochs", exploration_epochs)
@@ -342,12 +345,18 @@ class EDST(_TicketCallback):
                 f"global_drop_fraction={global_drop_fraction}"
             )
         self.factors = _check_factors(learning_rate)
-        method = Method(
-            update_interval=update_interval,
-            drop_fraction=drop_fraction,
-            growth=growth,
-            **kwargs,
-        )
+        if method is None:
+            method = Method(
+                update_interval=update_interval,
+                drop_fraction=drop_fraction,
+                growth=growth,
+                **kwargs,
+            )
+        elif kwargs:
+            raise ValueError(
+                "Give either `method` or its arguments. "
+                f"Received: method={method} and {sorted(kwargs)}"
+            )
         super().__init__(method, directory, monitor, mode, track_ever_active)
         self.global_drop_fraction = global_drop_fraction
         self.num_tickets = num_tickets
@@ -463,6 +472,8 @@ class DST(_TicketCallback):
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
             `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
+        method: A `keras_freetickets.topology.Method` in place of `growth`,
+            `update_interval` and `drop_fraction`, e.g. `DSTEE()`.
         **kwargs: As for `keras_freetickets.topology.Method`.
 
     Raises:
@@ -491,6 +502,7 @@ class DST(_TicketCallback):
         monitor="val_accuracy",
         mode="auto",
         track_ever_active=False,
+        method=None,
         **kwargs,
     ):
         if not isinstance(ticket_name, str) or os.sep in ticket_name:
@@ -498,12 +510,18 @@ class DST(_TicketCallback):
                 "`ticket_name` must be the name of a file, without a folder. "
                 f"Received: ticket_name={ticket_name}"
             )
-        method = Method(
-            update_interval=update_interval,
-            drop_fraction=drop_fraction,
-            growth=growth,
-            **kwargs,
-        )
+        if method is None:
+            method = Method(
+                update_interval=update_interval,
+                drop_fraction=drop_fraction,
+                growth=growth,
+                **kwargs,
+            )
+        elif kwargs:
+            raise ValueError(
+                "Give either `method` or its arguments. "
+                f"Received: method={method} and {sorted(kwargs)}"
+            )
         super().__init__(method, directory, monitor, mode, track_ever_active)
         self.ticket_name = ticket_name
 

@@ -472,6 +472,7 @@ def load(
     augment="auto",
     image_size=None,
     download=False,
+    num_examples=None,
 ):
     """Loads an image classification set of TensorFlow Datasets.
 
@@ -498,6 +499,8 @@ def load(
         image_size: Tuple (height, width) to resize to. `None` for the size of
             the set.
         download: Boolean, whether TFDS may download the set.
+        num_examples: Positive integer, to train on the first ones only.
+            `None` for all.
 
     Returns:
         A `Datasets`. Pass its `epoch_order()` among the callbacks of `fit`.
@@ -521,11 +524,15 @@ def load(
     ```
     """
     _check(batch_size, validation_fraction, augment, seed)
+    _check_num_examples(num_examples)
     source = _Source(name, _builder(name, data_dir, download), image_size)
     _require(source, "train", "; `load_test` reads test splits alone")
     train_split, validation_split = _split_names(source, validation_fraction)
     examples = source.read(train_split)
     count = source.count(train_split)
+    if num_examples is not None:
+        count = min(count, num_examples)
+        examples = examples.take(count)
     cached = source.fits_memory(train_split)
     # Whole where the images are kept, so that this fills the cache.
     sample = examples if cached else examples.take(_STATISTICS_EXAMPLES)
@@ -558,6 +565,15 @@ def _evaluation(plan, source, split):
     if split is None or not source.has(split.partition("[")[0]):
         return None, 0
     return plan.evaluation(source.read(split)), source.count(split)
+
+
+def _check_num_examples(number):
+    integer = isinstance(number, numbers.Integral)
+    if number is not None and (not integer or number < 1):
+        raise ValueError(
+            "`num_examples` must be a positive integer or None. "
+            f"Received: num_examples={number}"
+        )
 
 
 def load_test(

@@ -39,6 +39,7 @@ class MaskedKernel:
         state: Dict of variables, a method's own state per connection.
         active: Integer, how many entries the mask keeps: those that it was
             made with, or had when a method was attached.
+        initial: Integer, how many entries the mask was made with.
     """
 
     name: str
@@ -46,6 +47,7 @@ class MaskedKernel:
     mask: typing.Any
     state: dict
     active: int
+    initial: int
 
     @property
     def size(self):
@@ -221,8 +223,10 @@ class Sparse(keras.layers.Wrapper):
             kernels.
         mask_initializer: `"random"`, `"magnitude"` or a callable
             `(kernel, count, generator) -> mask` over NumPy arrays, with
-            exactly `count` true entries. The masks themselves are saved; a
-            callable is only if it is registered with Keras.
+            exactly `count` true entries; with a method
+            `active_count(shape, density)` it decides on `count`. The masks
+            themselves are saved; a callable is only if it is registered with
+            Keras.
         seed: Natural number for the random mask. `None` for one drawn now.
         state: Dict from the name to the dtype of further state for each
             connection, as `add_state` adds it.
@@ -310,8 +314,8 @@ class Sparse(keras.layers.Wrapper):
 
     def _mask(self, place, sparsity, generator):
         value = keras_adapter.first_value(place.variable)
-        count = active_count(value.size, 1.0 - sparsity)
         initializer = check_mask_initializer(self.mask_initializer)
+        count = _active_count(initializer, value.shape, 1.0 - sparsity)
         initial = np.asarray(initializer(value, count, generator), bool)
         if initial.shape != value.shape or initial.sum() != count:
             raise ValueError(
@@ -333,7 +337,7 @@ class Sparse(keras.layers.Wrapper):
         masked = np.where(initial, value, np.zeros_like(value))
         keras_adapter.set_first_value(place.variable, masked)
         name = f"{self.name}/{place.name}"
-        return MaskedKernel(name, place.variable, mask, {}, count)
+        return MaskedKernel(name, place.variable, mask, {}, count, count)
 
     @property
     def connections(self):
@@ -418,6 +422,14 @@ class Sparse(keras.layers.Wrapper):
             config["mask_initializer"], custom_objects=custom_objects
         )
         return cls(layer, **config)
+
+
+def _active_count(initializer, shape, density):
+    """The count of a mask; an initializer with a pattern has its own."""
+    own = getattr(initializer, "active_count", None)
+    if own is not None:
+        return own(shape, density)
+    return active_count(math.prod(shape), density)
 
 
 def _saved(initializer):

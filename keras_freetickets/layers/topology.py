@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
+
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Topology(keras.layers.Layer):
@@ -22,6 +24,7 @@ class Topology(keras.layers.Layer):
         global_drop: Drop fraction of the next step, 0 for none.
         replaced: Share of connections replaced at the last update.
         seed: Seed of ties and random growth.
+        state: Dict from name to the variables of `add_state`, `add_scalar`.
 
     Example:
 
@@ -38,7 +41,49 @@ class Topology(keras.layers.Layer):
         self.global_drop = self._scalar("global_drop", "float32")
         self.replaced = self._scalar("replaced", "float32")
         self.seed = self._scalar("seed", "int32")
+        self._saved = list(self.weights)
+        self.state = {}
         self.built = True
+
+    def add_state(self, name, variables):
+        """Adds variables of a run: one of the shape of each of a list.
+
+        They start at zero and are part of a backup, but not of a saved model.
+
+        Args:
+            name: String.
+            variables: List of variables, e.g. the trainable ones of a model.
+        """
+        if name in self.state:
+            return
+        with keras_adapter.unlocked(self):
+            self.state[name] = [
+                self.add_weight(
+                    name=f"{name}_{i}",
+                    shape=variable.shape,
+                    initializer="zeros",
+                    dtype=variable.dtype,
+                    trainable=False,
+                    autocast=False,
+                )
+                for i, variable in enumerate(variables)
+            ]
+
+    def add_scalar(self, name, initial):
+        """Adds a float variable of a run; see `add_state`."""
+        if name in self.state:
+            return
+        with keras_adapter.unlocked(self):
+            self.state[name] = self._scalar(name, "float32")
+        self.state[name].assign(initial)
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(self._saved):
+            store[f"{i}"] = variable
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self._saved):
+            variable.assign(store[f"{i}"])
 
     def _scalar(self, name, dtype):
         return self.add_weight(
@@ -62,12 +107,15 @@ class Topology(keras.layers.Layer):
     def step_of(self, optimizer):
         """Optimizer updates so far, as an `int32` tensor."""
         count = optimizer.iterations  # no variable under accumulation
-        return ops.cast(getattr(count, "value", count), "int32")
+        # A copy is read now; TensorFlow's casts and conversions may give the
+        # variable itself, which is read when it is used.
+        return ops.cast(ops.copy(getattr(count, "value", count)), "int32")
 
     def is_due(self, optimizer, method):
         """Whether this step updates the topology, as a boolean tensor."""
         step = self.step_of(optimizer)
         due = ops.greater_equal(step, self.next_update.value)
+        due = ops.logical_and(due, ops.greater_equal(step, method.start))
         if method.stop is not None:
             due = ops.logical_and(due, ops.less_equal(step, method.stop))
         return ops.logical_or(due, ops.greater(self.global_drop.value, 0.0))

@@ -166,7 +166,7 @@ def _last_layer(model):
         tensor = inputs[0]
 
 
-def _gives_logits(model):
+def gives_logits(model):
     """Whether the last layer's activation leaves logits, not probabilities."""
     layer = _last_layer(model)
     activation = getattr(layer, "activation", None)
@@ -240,7 +240,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         model = _revive(template)
         self._template = _Untracked(model)
         if from_logits is None:
-            from_logits = _gives_logits(model)
+            from_logits = gives_logits(model)
         if not isinstance(from_logits, bool):
             raise ValueError(
                 "`from_logits` must be True, False or None. "

@@ -8,6 +8,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
 
 
@@ -69,6 +70,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
 
     def _prepare(self):
         self._method = None
+        self._objective = None
         self._deferred = []
         self.topology = Topology(name="topology")
 
@@ -130,15 +132,33 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             )
         keras_adapter.synchronize(self)
         for layer in self.sparse_layers:
-            for name, dtype in method.connection_state.items():
-                layer.add_state(name, dtype)
+            self._add_connection_state(layer, method)
         for record in self.connections:
             # Loaded masks may have another count than those made here.
             record.active = int(np.sum(ops.convert_to_numpy(record.mask.value)))
+        method.begin(self.connections)
+        self._add_variable_state(method)
         self.project()
         self._method = method
         self.topology.begin(self.optimizer, method)
         keras_adapter.reset_train_function(self)
+
+    def _add_connection_state(self, layer, method):
+        for name, dtype in method.connection_state.items():
+            if name in layer.state:
+                continue
+            layer.add_state(name, dtype)
+            for record in layer.connections:
+                mask = ops.convert_to_numpy(record.mask.value)
+                initial = method.initial_state(mask)
+                if name in initial:
+                    record.state[name].assign(initial[name])
+
+    def _add_variable_state(self, method):
+        for name in method.variable_state:
+            self.topology.add_state(name, self.trainable_variables)
+        for name, initial in method.scalar_state.items():
+            self.topology.add_scalar(name, initial)
 
     def fit(self, *args, **kwargs):
         trainer = get_trainer()
@@ -174,6 +194,28 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         self._method = None
         keras_adapter.reset_train_function(self)
 
+    def set_objective(self, objective):
+        """Trains with a loss that has a state, in place of the compiled one.
+
+        Args:
+            objective: A `keras_freetickets.losses.MOON`, or `None` for the
+                compiled loss.
+        """
+        self._objective = objective
+        if objective is not None:
+            for name, initial in objective.scalar_state.items():
+                self.topology.add_scalar(name, initial)
+        keras_adapter.reset_train_function(self)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        if self._objective is None or not training:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        state = self.topology.state
+        loss = self._objective(y, y_pred, state, sample_weight)
+        return sum(self.losses, loss)
+
     def track_ever_active(self):
         """Keeps for each connection whether it was ever active (R_s)."""
         keras_adapter.synchronize(self)
@@ -204,7 +246,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
     def train_step(self, *args, **kwargs):
         return get_trainer().train_step(self, *args, **kwargs)
 
-    def apply_gradients(self, gradients):
+    def apply_gradients(self, gradients, batch=None):
         """One sparse optimizer step, for a training loop of your own.
 
         Args:
@@ -212,6 +254,8 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
                 `optimizer.scale_loss` under mixed float16) with respect to
                 `model.trainable_variables`, `None` where the loss does not
                 reach.
+            batch: Tuple `(x, y, sample_weight)`, the batch of these
+                gradients, for methods that look at it again (AGENT).
 
         Raises:
             ValueError: If the model is not compiled, or `gradients` has not
@@ -226,7 +270,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         ```
         """
         _check_gradients(self, gradients)
-        get_trainer().apply_gradients(self, gradients)
+        get_trainer().apply_gradients(self, gradients, batch)
 
     def stateless_call(self, *args, **kwargs):
         with keras_adapter.in_call_of(self):
@@ -238,6 +282,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         non_trainable_variables,
         optimizer_variables,
         gradients,
+        batch=None,
     ):
         """`apply_gradients` as a pure function, for a loop of your own on JAX.
 
@@ -247,6 +292,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
                 among them).
             optimizer_variables: List of values of `optimizer.variables`.
             gradients: As for `apply_gradients`.
+            batch: As for `apply_gradients`.
 
         Returns:
             The three lists after the step.
@@ -261,6 +307,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             non_trainable_variables,
             optimizer_variables,
             gradients,
+            batch,
         )
 
     def gradients_at(self, kernels, x, y, sample_weight=None):
@@ -287,7 +334,23 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
                 "for each of `model.connections`. "
                 f"Received: {len(kernels)} tensors"
             )
-        return get_trainer().gradients_at(self, kernels, x, y, sample_weight)
+        batch = (x, y, sample_weight)
+        return step.gradients_at(get_trainer(), self, kernels, batch)
+
+    def forward_values(self):
+        """What the last step computed with: values of the trained variables.
+
+        They are the variables' own, unless the attached method has kernels of
+        its own in the forward pass (CigL).
+
+        Returns:
+            List of tensors, one for each of `trainable_variables`.
+        """
+        stand_ins = {}
+        if self._method is not None:
+            kernels = step.forward_kernels(self, steps_ago=1)
+            stand_ins = {id(kernel): value for kernel, value in kernels}
+        return [stand_ins.get(id(v), v.value) for v in self.trainable_variables]
 
     def project(self):
         """Clears what lies outside the masks: kernels and optimizer slots."""

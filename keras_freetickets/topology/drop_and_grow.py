@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 
+import numpy as np
 from keras import ops
 
 from keras_freetickets.topology.randomness import bits_of
@@ -14,6 +15,8 @@ from keras_freetickets.topology.selection import sort_keys
 # integers: 0.3 of 10 is 3 on every backend, and float32 would lose counts
 # beyond 2^24.
 PARTS = 10_000
+# Selections that one update may make of one kernel.
+STAGES = 4
 
 
 @dataclasses.dataclass
@@ -31,6 +34,8 @@ class Connections:
         state: Dict of tensors, the method's own state per connection.
         step: Integer tensor, optimizer updates so far.
         update: Integer tensor, topology updates so far.
+        seed: Integer tensor for random decisions and ties.
+        layer: Integer, the kernel's place among the model's connections.
 
     Example:
 
@@ -48,6 +53,12 @@ class Connections:
     state: dict
     step: typing.Any
     update: typing.Any
+    seed: typing.Any = 0
+    layer: int = 0
+
+    def count(self):
+        """How many connections are active, as an `int32` scalar."""
+        return ops.sum(ops.cast(self.mask, "int32"))
 
 
 def fraction_of(count, fraction, rounding="ceil"):
@@ -56,64 +67,84 @@ def fraction_of(count, fraction, rounding="ceil"):
     Args:
         count: `int32` tensor below 2^31.
         fraction: Float tensor in [0, 1]; rounded to 1/10,000.
-        rounding: `"ceil"` (FreeTickets, ITOP) or `"floor"` (RigL).
+        rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
+            `"nearest"` (NDSNN; halves go up).
 
     Returns:
-        `int32` tensor, `ceil(fraction * count)` or `floor(...)`.
+        `int32` tensor, the rounded `fraction * count`.
     """
     parts = ops.cast(ops.round(ops.cast(fraction, "float32") * PARTS), "int32")
     count = ops.cast(count, "int32")
     # 31,234 at 0.3: 3 * 3,000 + (1,234 * 3,000) / 10,000 = 9,000 + 370.2
     thousands, rest = count // PARTS, count % PARTS
     rest = rest * parts
-    if rounding == "ceil":
-        rest = rest + (PARTS - 1)
+    rest = (
+        rest + {"ceil": PARTS - 1, "floor": 0, "nearest": PARTS // 2}[rounding]
+    )
     return thousands * parts + rest // PARTS
 
 
-def drop_and_grow(connections, drop_counts, grow_counts, scores, seed):
-    """Drops the worst active connections, then grows the best absent ones.
-
-    Connections dropped here may grow again at once (RigL, issue 5 of
-    google-research/rigl): they are absent when growth is decided.
+def tie_bits(connections, stage):
+    """Random bits that rank equal scores in one selection of an update.
 
     Args:
         connections: List of `Connections`.
-        drop_counts: List of `int32` scalars, how many to drop of each.
-        grow_counts: List of `int32` scalars, how many to grow of each.
-        scores: Pair of callables `(drop_score, grow_score)` of one
-            `Connections`, returning a tensor of the kernel's shape.
-        seed: Integer tensor; ties are broken by a hash of it, the update
-            and the layer.
+        stage: Integer that tells the selections of one update apart.
 
     Returns:
-        List of pairs of boolean tensors `(kept, grown)`; the new mask is
-        their union.
+        List of `uint32` tensors of the kernels' shapes.
     """
-    drop_score, grow_score = scores
-    active = [ops.sum(ops.cast(c.mask, "int32")) for c in connections]
-    keep_counts = [a - d for a, d in zip(active, drop_counts)]
-    masks = [c.mask for c in connections]
-    kept = _best(connections, drop_score, masks, keep_counts, seed, 0)
-    absent = [ops.logical_not(k) for k in kept]
-    grown = _best(connections, grow_score, absent, grow_counts, seed, 1)
-    return list(zip(kept, grown))
-
-
-def _best(connections, score, eligible, counts, seed, stage):
-    def row(array):
-        return ops.reshape(array, (1, -1))
-
-    keys = [row(sort_keys(score(c), e)) for c, e in zip(connections, eligible)]
-    layers = [2 * i + stage for i in range(len(connections))]
-    ties = random_keys(seed, connections[0].update, layers)
-    ties = [
-        row(bits_of(tuple(c.kernel.shape), ties[i]))
+    first = connections[0]
+    layers = [STAGES * c.layer + stage for c in connections]
+    keys = random_keys(first.seed, first.update, layers)
+    return [
+        bits_of(tuple(c.kernel.shape), keys[i])
         for i, c in enumerate(connections)
     ]
-    counts = [ops.reshape(ops.cast(c, "int32"), (1,)) for c in counts]
-    chosen = select_rows(keys, counts, ties)
-    return [
-        ops.reshape(mask, tuple(c.kernel.shape))
-        for mask, c in zip(chosen, connections)
+
+
+def best(connections, scores, eligible, counts, stage, scope="layer"):
+    """Masks of the eligible connections with the highest scores.
+
+    Args:
+        connections: List of `Connections`.
+        scores: List of float tensors of the kernels' shapes.
+        eligible: List of boolean tensors, which may be chosen.
+        counts: List of `int32` scalars, how many to choose of each; with
+            `scope="global"` only their sum counts.
+        stage: Integer that tells the selections of one update apart: ties
+            are broken by a hash of the seed, the update, the layer and it.
+        scope: `"layer"` or `"global"`: whether connections compete with those
+            of their own kernel or with those of all.
+
+    Returns:
+        List of boolean tensors of the kernels' shapes.
+    """
+    if not connections:
+        return []
+    shapes = [tuple(c.kernel.shape) for c in connections]
+    keys = [
+        ops.reshape(sort_keys(score, e), (1, -1))
+        for score, e in zip(scores, eligible)
     ]
+    counts = [ops.reshape(ops.cast(c, "int32"), (1,)) for c in counts]
+
+    if scope == "global":
+        chosen = _best_of_all(connections[0], keys, sum(counts), stage)
+    else:
+        ties = tie_bits(connections, stage)
+        ties = [ops.reshape(tie, (1, -1)) for tie in ties]
+        chosen = select_rows(keys, counts, ties)
+    return [ops.reshape(mask, shape) for mask, shape in zip(chosen, shapes)]
+
+
+def _best_of_all(first, keys, count, stage):
+    """One selection over all kernels."""
+    sizes = [key.shape[1] for key in keys]
+    number = [STAGES * first.layer + stage]
+    keys_of_ties = random_keys(first.seed, first.update, number)
+    ties = bits_of((1, sum(sizes)), keys_of_ties[0])
+    joined = ops.concatenate(keys, axis=1)
+    (chosen,) = select_rows([joined], [count], [ties])
+    ends = np.cumsum(sizes)
+    return [chosen[:, end - n : end] for end, n in zip(ends, sizes)]

@@ -323,6 +323,26 @@ def select_rows(keys, counts, ties):
     return chosen
 
 
+def rank_in_groups(keys, ties):
+    """The place of each entry in its row, 0 for the best.
+
+    Compares all pairs of a row: for short rows, as of N:M masks.
+
+    Args:
+        keys: `int32` tensor of shape `(rows, size)`.
+        ties: `uint32` tensor of the same shape that ranks equal keys.
+
+    Returns:
+        `int32` tensor of shape `(rows, size)`.
+    """
+    ties = _signed(ties)
+    higher = keys[:, None, :] > keys[:, :, None]
+    equal = ops.equal(keys[:, None, :], keys[:, :, None])
+    first = ties[:, None, :] > ties[:, :, None]
+    beaten = ops.logical_or(higher, ops.logical_and(equal, first))
+    return ops.sum(_int32(beaten), axis=-1)
+
+
 def select(scores, k, groups=None, eligible=None, ties=None):
     """Returns the mask of the k best scores.
 

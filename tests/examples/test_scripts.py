@@ -224,3 +224,46 @@ def test_dst_killed_resumed_and_collected(tmp_path):
     done = run("train_dst.py", *mine, "--collect")
     rows = results(killed / "metrics.json")["rows"]
     assert [row["model"] for row in rows] == ["seed 2", "seed 10", "ensemble"]
+
+
+SHORT = ("--verbose=0", "--epochs=2", "--update_interval=5")
+
+
+@pytest.mark.parametrize("method", ["dst_ee", "moon"])
+def test_a_method_of_the_family(tmp_path, method):
+    flags = (f"--method={method}", f"--data_dir={tmp_path / 'data'}")
+    directory = tmp_path / "out"
+    more = ("--epochs=4",) if method == "moon" else ()
+    done = run(
+        "train_sparse.py", *SHORT, *flags, *more, f"--output_dir={directory}"
+    )
+    assert method in done.stdout
+    (row,) = results(directory / "metrics.json")["rows"]
+    assert 0.3 < row["accuracy"] <= 1 and 0 < row["train_flops"] < 1
+    assert (directory / "model.keras").stat().st_size > 0
+
+
+def test_methods_are_compared(tmp_path):
+    flags = (
+        "--methods=dense,rigl",
+        "--sparsities=0.8",
+        "--num_seeds=2",
+        "--epochs=1",
+        "--num_examples=300",
+        "--update_interval=1",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    first = run("compare_methods.py", *flags)
+    assert (
+        "| dense | 0.0 |" in first.stdout and "| rigl | 0.8 |" in first.stdout
+    )
+    # Finished runs are not made again.
+    kept = tmp_path / "out" / "rigl_0.8_1" / "metrics.json"
+    before = kept.stat().st_mtime_ns
+    again = run("compare_methods.py", *flags)
+    assert kept.stat().st_mtime_ns == before
+    assert again.stdout.splitlines() == [
+        line for line in first.stdout.splitlines() if not line.endswith(" ...")
+    ]
+    assert len(results(tmp_path / "out" / "summary.json")) == 2

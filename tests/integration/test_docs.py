@@ -156,3 +156,25 @@ def test_own_training_loop_on_jax():
     assert int(model.topology.update_count.numpy()) == 2
     for record in model.connections:
         assert not record.kernel.numpy()[~record.mask.numpy()].any()
+
+
+@on_tensorflow
+@pytest.mark.filterwarnings("ignore:The topology was never updated")
+def test_methods_page():
+    import tensorflow as tf
+
+    train = tf.data.Dataset.from_tensor_slices(vectors()).batch(16)
+    model = kft.sparsify(dense_model(), 0.5)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    held = {"kft": kft, "model": model, "train": train}
+    held.update(keras=keras, dense_model=dense_model())
+    shorter = {"update_interval=100, drop_fraction=0.3)": "update_interval=2)"}
+    for block in blocks_of("docs/methods.md", shorter):
+        exec(compile(block, "docs/methods.md", "exec"), held)
+    model = held["model"]
+    assert int(model.topology.update_count.numpy()) == 2
+    rest = [r.state["rest"].numpy() for r in model.connections]
+    for record, state in zip(model.connections, rest):
+        mask = record.mask.numpy()
+        assert (state[mask] == 3).all() and (state[~mask] < 3).all()
+    assert any((state == 2).any() for state in rest)  # just dropped

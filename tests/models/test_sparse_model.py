@@ -121,7 +121,7 @@ def test_promise_1_after_every_step(name):
         moved = record.kernel.numpy() != kernel
         assert not moved[~mask].any()
         if name not in ("lion", "accumulated"):
-            assert moved[mask].mean() > 0.3  # some units are dead
+            assert moved[mask].mean() > 0.2  # some units are dead
 
 
 def test_weights_that_were_set_are_cleared():

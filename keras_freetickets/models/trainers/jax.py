@@ -35,7 +35,7 @@ def train_step(model, state, data):
         model.compute_loss_and_updates, has_aux=True
     )
     (_, outcome), gradients = loss_and_gradients(
-        trainable,
+        forward_values(model, state),
         others,
         metrics,
         x,
@@ -46,7 +46,7 @@ def train_step(model, state, data):
     )
     loss, y_pred, others, metrics = outcome
     trainable, others, slots = stateless_apply(
-        model, trainable, others, slots, gradients
+        model, trainable, others, slots, gradients, (x, y, sample_weight)
     )
     logs, metrics = keras_adapter.updated_metrics(
         model, metrics, loss, (x, y, y_pred, sample_weight)
@@ -54,56 +54,54 @@ def train_step(model, state, data):
     return logs, (trainable, others, slots, metrics)
 
 
-def stateless_apply(model, trainable, others, slots, gradients):
-    """The rest of a step, from dense gradients on, as values to values."""
-    groups = (
+def _groups(model):
+    return (
         model.trainable_variables,
         model.non_trainable_variables,
         model.optimizer.variables,
     )
-    variables = [v for group in groups for v in group]
-    values = [*trainable, *others, *slots]
-    scope = keras.StatelessScope(state_mapping=list(zip(variables, values)))
+
+
+def _scope(model, values):
+    variables = [v for group in _groups(model) for v in group]
+    values = [v for group in values for v in group]
+    return keras.StatelessScope(state_mapping=list(zip(variables, values)))
+
+
+def forward_values(model, state):
+    """The trainable values of a step, with those that stand in for kernels."""
+    with _scope(model, state[:3]):
+        stand_ins = {id(k): value for k, value in step.forward_kernels(model)}
+    return [
+        stand_ins.get(id(variable), value)
+        for variable, value in zip(model.trainable_variables, state[0])
+    ]
+
+
+def stateless_apply(model, trainable, others, slots, gradients, batch=None):
+    """The rest of a step, from dense gradients on, as values to values."""
+    scope = _scope(model, (trainable, others, slots))
     with scope:
-        apply_gradients(model, gradients)
+        apply_gradients(model, gradients, batch)
     return tuple(
         [scope.get_current_value(variable) for variable in group]
-        for group in groups
+        for group in _groups(model)
     )
 
 
-def apply_gradients(model, gradients):
+def apply_gradients(model, gradients, batch=None):
     """The rest of a step, from dense gradients on."""
-    step.apply_gradients(sys.modules[__name__], model, gradients)
+    step.apply_gradients(sys.modules[__name__], model, gradients, batch)
 
 
-def gradients_at(model, kernels, x, y, sample_weight):
-    """Gradients of the loss at other kernel values, leaving no trace."""
-    variables = model.trainable_variables
-    values = [v.value for v in variables]
-    place = {id(v): i for i, v in enumerate(variables)}
-    places = [place[id(record.kernel)] for record in model.connections]
-    others = [v.value for v in model.non_trainable_variables]
-    metrics = [v.value for v in model.metrics_variables]
+def function(python_function):
+    """Compiled once; for what is called with many batches between steps."""
+    return jax.jit(python_function)
 
-    def loss_at(kernels):
-        moved = list(values)
-        for i, kernel in zip(places, kernels):
-            moved[i] = kernel
-        y_pred, _ = model.stateless_call(moved, others, x, training=True)
-        loss, _ = model.stateless_compute_loss(
-            moved,
-            others,
-            metrics,
-            x=x,
-            y=y,
-            y_pred=y_pred,
-            sample_weight=sample_weight,
-            training=True,
-        )
-        return loss
 
-    return jax.grad(loss_at)(list(kernels))
+def value_and_gradients(function, values):
+    """A function's value at a list of tensors, and its gradients there."""
+    return jax.value_and_grad(function)(list(values))
 
 
 def mean_over_replicas(gradients):

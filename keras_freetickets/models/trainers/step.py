@@ -8,15 +8,102 @@ differs between backends (the optimizer's call, control flow, compilation,
 replicas) is in their modules, one of which is handed in here.
 """
 
+import dataclasses
 import functools
+import typing
 
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.models.trainers import update as updates
+from keras_freetickets.topology.methods import Method
 
 
-def apply_gradients(backend, model, gradients):
+def forward_kernels(model, steps_ago=0):
+    """What the layers compute with in this step, where it is not the kernels.
+
+    Args:
+        model: A `SparseModel`.
+        steps_ago: Integer, 1 for the step before.
+
+    Returns:
+        List of pairs of a kernel and the tensor that stands in for it.
+    """
+    method = model.method
+    if method is None or not overrides(method, "forward_kernels"):
+        return []
+    records = model.connections
+    topology = model.topology
+    inputs = updates.Inputs(
+        [ops.convert_to_tensor(r.kernel.value) for r in records],
+        [ops.convert_to_tensor(r.mask.value) for r in records],
+        [None for _ in records],
+        [_state_of(r) for r in records],
+        step=topology.step_of(model.optimizer) - steps_ago,
+        update=ops.copy(topology.update_count.value),
+        seed=ops.copy(topology.seed.value),
+    )
+    values = method.forward_kernels(inputs.connections())
+    return [
+        (record.kernel, ops.cast(value, record.kernel.dtype))
+        for record, value in zip(records, values)
+    ]
+
+
+def overrides(method, name):
+    """Whether a method has a hook of its own."""
+    return getattr(type(method), name) is not getattr(Method, name)
+
+
+def other_values(model):
+    """Values of all variables of a model that are not trained."""
+    groups = (model.non_trainable_variables, model.metrics_variables)
+    return tuple([v.value for v in group] for group in groups)
+
+
+def loss_at(model, values, batch, others=None):
+    """The loss of a batch at other values of the trainable variables.
+
+    It is that of training, but leaves batch-normalization statistics, seeds
+    and all other variables as they are.
+
+    Args:
+        model: A `SparseModel`.
+        values: List of tensors, one for each of `model.trainable_variables`.
+        batch: Tuple `(x, y, sample_weight)`.
+        others: What `other_values` returns; `None` for the values of now.
+    """
+    x, y, sample_weight = batch
+    others, metrics = others or other_values(model)
+    y_pred, _ = model.stateless_call(values, others, x, training=True)
+    loss, _ = model.stateless_compute_loss(
+        values,
+        others,
+        metrics,
+        x=x,
+        y=y,
+        y_pred=y_pred,
+        sample_weight=sample_weight,
+        training=True,
+    )
+    return loss
+
+
+def gradients_at(backend, model, kernels, batch):
+    """Gradients of the loss of a batch at other values of masked kernels."""
+    variables = model.trainable_variables
+    values = [ops.convert_to_tensor(v.value) for v in variables]
+    place = {id(v): i for i, v in enumerate(variables)}
+    places = [place[id(record.kernel)] for record in model.connections]
+    for i, kernel in zip(places, kernels):
+        values[i] = kernel
+    _, gradients = backend.value_and_gradients(
+        lambda values: loss_at(model, values, batch), values
+    )
+    return [gradients[i] for i in places]
+
+
+def apply_gradients(backend, model, gradients, batch=None):
     """One optimizer step of a sparse model.
 
     Args:
@@ -25,6 +112,8 @@ def apply_gradients(backend, model, gradients):
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
+        batch: Tuple `(x, y, sample_weight)` of which they are the gradients,
+            for methods that look at it once more.
     """
     optimizer = model.optimizer
     if not optimizer.built:
@@ -33,30 +122,50 @@ def apply_gradients(backend, model, gradients):
         None if g is None else ops.convert_to_tensor(g) for g in gradients
     ]
     gradients = backend.mean_over_replicas(gradients)
-    Step(backend, model, gradients).run(model.method, model.topology)
+    Step(backend, model, gradients, batch).run(model.method, model.topology)
+
+
+@dataclasses.dataclass
+class Context:
+    """What `Method.transform_gradients` may look at.
+
+    Attributes:
+        connections: List of `Connections` of the masked kernels.
+        places: List of integers, where their gradients are in the list.
+        state: Dict from the names of `Method.variable_state` to lists with a
+            variable for each trainable variable, and of
+            `Method.scalar_state` to variables.
+        gradients_at: Callable that takes values of all trainable variables
+            and returns the gradients of the same batch there.
+    """
+
+    connections: list
+    places: list
+    state: dict
+    gradients_at: typing.Callable
 
 
 class Step:
     """The variables of one step, matched by identity."""
 
-    def __init__(self, backend, model, gradients):
+    def __init__(self, backend, model, gradients, batch):
         self.backend = backend
+        self.model = model
+        self.batch = batch
         self.optimizer = model.optimizer
         self.variables = model.trainable_variables
         self.gradients = gradients
         place = {id(v): i for i, v in enumerate(self.variables)}
+        connections = model.connections
         # A frozen layer, or a kernel that the loss does not reach, rests.
-        self.records = [
-            r
-            for r in model.connections
+        self.layers = [
+            i
+            for i, r in enumerate(connections)
             if id(r.kernel) in place
             and gradients[place[id(r.kernel)]] is not None
         ]
+        self.records = [connections[i] for i in self.layers]
         self.places = [place[id(r.kernel)] for r in self.records]
-        # Kernels of density 1 are left alone.
-        self.changing = [
-            i for i, r in enumerate(self.records) if r.active < r.size
-        ]
         kernels = [r.kernel for r in self.records]
         self.slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
         self.masks = [ops.convert_to_tensor(r.mask.value) for r in self.records]
@@ -64,37 +173,39 @@ class Step:
         self.window = Window(self.optimizer, kernels)
 
     def run(self, method, topology):
-        states = self.states()
-        if method is None or not self.changing:
-            self.apply_masked(method, states)
+        changing = self.changing(method)
+        if not changing:
+            self.apply_masked(method, topology)
         else:
             closes = self.window.closes()
             mean = self.mean_gradients()
             states = self.observe(method, mean, closes)
+            inputs = (changing, mean, states)
             update = functools.partial(
-                self.update_topology, method, topology, states, mean, closes
+                self.update_topology, method, topology, inputs, closes
             )
             if method.apply_on_update:
-                self.apply_masked(method, states)
+                self.apply_masked(method, topology)
                 update()
             else:
                 # The update does not wait for the optimizer, which rests
                 # in this step if it takes place.
-                self.apply_masked(method, states, skip=update())
+                self.apply_masked(method, topology, skip=update())
         self.clear_strays()
+
+    def changing(self, method):
+        """The places of kernels whose masks the method may change."""
+        if method is None:
+            return []
+        return [
+            i
+            for i, r in enumerate(self.records)
+            if method.takes_part(r.active, r.size)
+        ]
 
     def is_due(self, method, topology, closes):
         due = topology.is_due(self.optimizer, method)
         return due if closes is None else ops.logical_and(due, closes)
-
-    def states(self):
-        return [
-            {
-                name: ops.convert_to_tensor(v.value)
-                for name, v in r.state.items()
-            }
-            for r in self.records
-        ]
 
     def mean_gradients(self):
         """Dense gradients without loss scale, the mean over micro-batches."""
@@ -106,10 +217,10 @@ class Step:
 
     def observe(self, method, gradients, closes):
         """Updates and returns the method's state of each connection."""
-        states = self.states()
-        if not method.connection_state:
+        states = [_state_of(r) for r in self.records]
+        if not overrides(method, "observe"):
             return states
-        inputs = self.inputs(gradients, states)
+        inputs = self.inputs(self.model.topology, gradients, states)
         new = method.observe(inputs.connections())
         for record, old, state in zip(self.records, states, new):
             for name in method.connection_state:
@@ -118,47 +229,109 @@ class Step:
                 record.state[name].assign(state[name])
         return new
 
-    def inputs(self, gradients, states, **scalars):
-        kernels = [ops.convert_to_tensor(r.kernel.value) for r in self.records]
-        return updates.Inputs(kernels, self.masks, gradients, states, **scalars)
+    def inputs(self, topology, gradients, states):
+        """All that an update depends on, as it is now."""
+        return updates.Inputs(
+            [ops.convert_to_tensor(r.kernel.value) for r in self.records],
+            self.masks,
+            gradients,
+            states,
+            step=topology.step_of(self.optimizer),
+            update=ops.copy(topology.update_count.value),
+            seed=ops.copy(topology.seed.value),
+            layers=self.layers,
+        )
 
-    def apply_masked(self, method, states, skip=None):
+    def apply_masked(self, method, topology, skip=None):
         """Gives the optimizer the gradients of the active connections."""
-        gradients = list(self.gradients)
-        given = self.dense
-        if method is not None and self.records:
-            inputs = self.inputs(self.mean_gradients(), states)
-            given = method.transform_gradients(given, inputs.connections())
+        gradients = self.transformed(method, topology)
         closes = self.window.closes()
-        for place, gradient, mask in zip(self.places, given, self.masks):
+        for place, mask in zip(self.places, self.masks):
             if closes is not None:
                 # Until the last micro-batch the sums stay dense, for growth.
                 mask = ops.logical_or(mask, ops.logical_not(closes))
-            gradients[place] = self.backend.masked(gradient, mask)
+            gradients[place] = self.backend.masked(gradients[place], mask)
         self.window.mask(self.masks)
+        before = None
+        if method is not None and overrides(method, "after_apply"):
+            states = [_state_of(r) for r in self.records]
+            before = self.inputs(topology, self.dense, states)
+            # Read now, as they are about to change.
+            before.kernels = [ops.copy(kernel) for kernel in before.kernels]
         self.backend.apply(self.optimizer, gradients, self.variables, skip)
         if skip is not None:
             self.window.restart(skip)
+        if before is not None:
+            self.after_apply(method, before)
 
-    def update_topology(self, method, topology, states, gradients, closes):
+    def transformed(self, method, topology):
+        """The gradients that the optimizer gets, before they are masked."""
+        gradients = list(self.gradients)
+        if method is None or not overrides(method, "transform_gradients"):
+            return gradients
+        states = [_state_of(r) for r in self.records]
+        inputs = self.inputs(topology, self.mean_gradients(), states)
+        context = Context(
+            inputs.connections(),
+            self.places,
+            topology.state,
+            self.gradients_of_batch,
+        )
+        scale = keras_adapter.loss_scale(self.optimizer)
+        if scale is None:
+            return list(method.transform_gradients(gradients, context))
+        plain = [_times(g, 1.0 / scale) for g in gradients]
+        plain = method.transform_gradients(plain, context)
+        return [_times(g, scale) for g in plain]
+
+    def gradients_of_batch(self, values):
+        """Gradients of this step's batch at other values of all variables."""
+        if self.batch is None:
+            raise ValueError(
+                f"{type(self.model.method).__name__} looks at the batch a "
+                "second time: pass it, model.apply_gradients(gradients, "
+                "batch=(x, y, sample_weight)). Received: batch=None"
+            )
+        _, gradients = self.backend.value_and_gradients(
+            lambda values: loss_at(self.model, values, self.batch), values
+        )
+        return gradients
+
+    def after_apply(self, method, before):
+        old = [c.kernel for c in before.connections()]
+        new = [ops.convert_to_tensor(r.kernel.value) for r in self.records]
+        kernels = method.after_apply(old, new, before.connections())
+        for record, kernel in zip(self.records, kernels):
+            record.kernel.assign(ops.cast(kernel, record.kernel.dtype))
+
+    def update_topology(self, method, topology, inputs, closes):
         """Changes masks, kernels and slots if that is due.
+
+        Args:
+            method: A `Method`.
+            topology: The model's `Topology`.
+            inputs: Tuple of the places of the kernels that may change, the
+                mean gradients and the method's states of all kernels.
+            closes: As `Window.closes` returns it.
 
         Returns:
             Boolean tensor, whether it took place.
         """
-        rooms = [self._room(i) for i in self.changing]
+        changing, gradients, states = inputs
+        rooms = [Room(self.records[i], self.slots[i], method) for i in changing]
 
         def update(values):
             kernels, masks = [[v[j] for v in values] for j in (0, 1)]
             inputs = updates.Inputs(
                 kernels,
                 masks,
-                [gradients[i] for i in self.changing],
-                [states[i] for i in self.changing],
+                [gradients[i] for i in changing],
+                [states[i] for i in changing],
                 fraction=topology.fraction(self.optimizer, method),
                 step=topology.step_of(self.optimizer),
                 update=topology.update_count.value,
                 seed=topology.seed.value,
+                layers=[self.layers[i] for i in changing],
             )
             # One compiled program, also inside a step that is not one.
             compiled = self.backend.compiled(
@@ -168,7 +341,7 @@ class Step:
             )
             new, alive, share, done = compiled(dict(vars(inputs)))
             moved = [
-                room.moved(value, mask, kept, method.grown_value)
+                room.moved(value, mask, kept)
                 for room, value, mask, kept in zip(rooms, values, new, alive)
             ]
             counted = topology.counted(self.optimizer, method, share, done)
@@ -180,9 +353,6 @@ class Step:
             [*variables, topology.counters],
             update,
         )
-
-    def _room(self, i):
-        return Room(self.records[i], self.slots[i])
 
     def clear_strays(self):
         """Clears what the optimizer leaves outside the masks, if it does."""
@@ -199,34 +369,46 @@ class Room:
     """The variables of one kernel that change in an update.
 
     Attributes:
-        variables: List of variables: kernel, mask, slots and, where it is
-            tracked, which connections were ever active.
+        variables: List of variables: kernel, mask, slots, what the method
+            notes of an update and, where it is tracked, which connections
+            were ever active.
     """
 
-    def __init__(self, record, slots):
+    def __init__(self, record, slots, method):
+        self.method = method
         self.fills = [initial for _, initial in slots]
+        self.notes = []
+        if overrides(method, "after_update"):
+            self.notes = list(method.connection_state)
         self.variables = [record.kernel, record.mask, *(s for s, _ in slots)]
+        self.variables += [record.state[name] for name in self.notes]
         if "ever_active" in record.state:
             self.variables.append(record.state["ever_active"])
 
-    def moved(self, values, mask, alive, grown_value):
+    def moved(self, values, mask, alive):
         """The values after an update.
 
         Args:
             values: List of tensors, the values of `variables` before it.
             mask: Boolean tensor, the mask from now on.
             alive: Boolean tensor, where values are kept.
-            grown_value: Float, the value of new connections.
         """
         kernel, _, *rest = values
-        slots, ever_active = rest[: len(self.fills)], rest[len(self.fills) :]
+        slots, rest = rest[: len(self.fills)], rest[len(self.fills) :]
+        notes, ever_active = rest[: len(self.notes)], rest[len(self.notes) :]
+        if notes:
+            state = dict(zip(self.notes, notes))
+            state = self.method.after_update(state, mask)
+            notes = [state[name] for name in self.notes]
+        grown = self.method.grown_value
         return [
-            updates.projected(kernel, alive, mask, 0.0, grown_value),
+            updates.projected(kernel, alive, mask, 0.0, grown),
             mask,
             *(
                 updates.projected(slot, alive, mask, fill)
                 for slot, fill in zip(slots, self.fills)
             ),
+            *notes,
             *(ops.logical_or(ever, mask) for ever in ever_active),
         ]
 
@@ -273,3 +455,16 @@ class Window:
             total.assign(ops.where(skipped, 0, total.value))
         back = ops.cast(skipped, self.count.dtype) * (self.steps - 1)
         self.count.assign(self.count.value - back)
+
+
+def _state_of(record):
+    return {
+        name: ops.convert_to_tensor(variable.value)
+        for name, variable in record.state.items()
+    }
+
+
+def _times(gradient, factor):
+    if gradient is None:
+        return None
+    return gradient * ops.cast(factor, gradient.dtype)

@@ -46,13 +46,19 @@ def train_step(model, data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if not model.built:
         keras_adapter.build_from_batch(model, x)
+    stand_ins = step.forward_kernels(model)
+    kernels = [tf.identity(kernel.value) for kernel, _ in stand_ins]
+    for kernel, value in stand_ins:
+        kernel.assign(value)
     with tf.GradientTape() as tape:
         y_pred = keras_adapter.call_model(model, x)
         loss = keras_adapter.compute_loss(model, x, y, y_pred, sample_weight)
         _track_loss(model, loss, x)
         loss = model.optimizer.scale_loss(loss)
     gradients = tape.gradient(loss, model.trainable_weights)
-    model.apply_gradients(gradients)
+    for (kernel, _), value in zip(stand_ins, kernels):
+        kernel.assign(value)
+    model.apply_gradients(gradients, batch=(x, y, sample_weight))
     return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
@@ -62,28 +68,23 @@ def _track_loss(model, loss, x):
     keras_adapter.track_loss(model, loss * replicas, tf.shape(first)[0])
 
 
-def apply_gradients(model, gradients):
+def apply_gradients(model, gradients, batch=None):
     """The rest of a step, from dense gradients on."""
-    step.apply_gradients(sys.modules[__name__], model, gradients)
+    step.apply_gradients(sys.modules[__name__], model, gradients, batch)
 
 
-def gradients_at(model, kernels, x, y, sample_weight):
-    """Gradients of the loss at other kernel values, leaving no trace."""
-    variables = model.trainable_variables
-    values = [v.value for v in variables]
-    place = {id(v): i for i, v in enumerate(variables)}
-    for record, kernel in zip(model.connections, kernels):
-        values[place[id(record.kernel)]] = kernel
+def function(python_function):
+    """Traced once; for what is called with many batches between steps."""
+    return tf.function(python_function, autograph=False)
+
+
+def value_and_gradients(function, values):
+    """A function's value at a list of tensors, and its gradients there."""
     values = [tf.convert_to_tensor(value) for value in values]
-    others = [v.value for v in model.non_trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(values)
-        y_pred, _ = model.stateless_call(values, others, x, training=True)
-        loss = model.compute_loss(
-            x, y, y_pred, sample_weight=sample_weight, training=True
-        )
-    wanted = [values[place[id(r.kernel)]] for r in model.connections]
-    return tape.gradient(loss, wanted)
+        result = function(values)
+    return result, tape.gradient(result, values)
 
 
 def mean_over_replicas(gradients):

@@ -25,6 +25,8 @@ class Inputs:
         step: `int32` tensor, optimizer updates so far.
         update: `int32` tensor, topology updates so far.
         seed: `int32` tensor.
+        layers: List of integers, the kernels' places in the model; `None` if
+            they are all.
     """
 
     kernels: typing.Any
@@ -35,21 +37,31 @@ class Inputs:
     step: typing.Any = 0
     update: typing.Any = 0
     seed: typing.Any = 0
+    layers: typing.Any = None
 
     def connections(self):
+        layers = self.layers or range(len(self.kernels))
         return [
             Connections(
                 ops.cast(kernel, "float32"),
                 mask,
-                ops.cast(gradient, "float32"),
+                None if gradient is None else ops.cast(gradient, "float32"),
                 state,
                 self.step,
                 self.update,
+                self.seed,
+                layer,
             )
-            for kernel, mask, gradient, state in zip(
-                self.kernels, self.masks, self.gradients, self.states
+            for kernel, mask, gradient, state, layer in zip(
+                self.kernels, self.masks, self.gradients, self.states, layers
             )
         ]
+
+    def part(self, places):
+        """The inputs of some of the kernels."""
+        names = ("kernels", "masks", "gradients", "states", "layers")
+        parts = {n: [getattr(self, n)[i] for i in places] for n in names}
+        return dataclasses.replace(self, **parts)
 
 
 def all_finite(gradients):
@@ -71,7 +83,7 @@ def new_masks(method, inputs):
         whether the update took place.
     """
     finite = all_finite(inputs.gradients)
-    pairs = method.update(inputs.connections(), inputs.fraction, inputs.seed)
+    pairs = method.update(inputs.connections(), inputs.fraction)
     masks, survivors = [], []
     replaced = ops.cast(0, "int32")
     active = ops.cast(0, "int32")

@@ -1,25 +1,34 @@
-"""Sparse-training methods: each is its difference to `Method`."""
+"""What all sparse-training methods share: each is its difference to it."""
 
 import math
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
-from keras_freetickets.topology.drop_and_grow import drop_and_grow
+from keras_freetickets.topology.drop_and_grow import best
 from keras_freetickets.topology.drop_and_grow import fraction_of
 
 _REGROWN = ("keep", "reset")
-_ROUNDING = ("ceil", "floor")
+_ROUNDING = ("ceil", "floor", "nearest")
+_SCOPES = ("layer", "global")
+# The selections of one update, for the hash that breaks ties.
+DROP, GROW, PRUNE, REGROW = range(4)
+_FLOAT_MAX = float(np.finfo("float32").max)
 
 
-def _is_integer(value):
+def is_integer(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _check_choice(name, value, choices):
+def is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(
             f"`{name}` must be one of {list(choices)}. Received: {name}={value}"
@@ -46,9 +55,13 @@ class Method:
 
     Every `update_interval` optimizer updates each layer drops a fraction of
     its active connections and grows as many. Subclasses change a hook:
-    `budget`, `drop_score`, `grow_score`, `observe`, `transform_gradients`;
-    what they keep for each connection is declared in `connection_state`, a
-    dict from name to dtype.
+
+    - which connections: `drop_score`, `grow_score`, or all of `keep`, `grow`;
+    - how many: `budget`;
+    - what is remembered of each connection: `connection_state` with
+      `initial_state`, `observe` (every step) and `after_update`;
+    - what the weights do: `forward_kernels`, `transform_gradients`,
+      `after_apply`.
 
     Args:
         update_interval: Positive integer, optimizer updates (not
@@ -64,6 +77,12 @@ class Method:
             callable of `Connections`.
         growth: `"gradient"` (default: RigL, FreeTickets' README), `"random"`
             or a callable of `Connections`.
+        scope: `"layer"` (all code bases' default): connections compete within
+            their kernel, whose number of connections stays. `"global"`: they
+            compete with those of all kernels, and connections move from one
+            to another; each kernel keeps one at least.
+        start: Integer, no topology update comes before this many optimizer
+            updates. Defaults to 0.
         stop: Integer, no topology update comes after this many optimizer
             updates; `None` for no end (FreeTickets, ITOP).
         regrown: Whether a connection that is dropped and grown by one update
@@ -71,8 +90,8 @@ class Method:
             ITOP) or starts anew (`"reset"`: FreeTickets' CIFAR code).
         grown_value: Float, the value of new connections. Defaults to 0 (all
             code bases). Their optimizer slots start at the initial value.
-        rounding: `"ceil"` (FreeTickets, ITOP) or `"floor"` (RigL) of the
-            number of replaced connections.
+        rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
+            `"nearest"` of the number of replaced connections.
         apply_on_update: Whether the optimizer also moves the weights in a
             step that updates the topology (FreeTickets, ITOP: yes; RigL: no).
         seed: Integer in [0, 2**31) that makes random growth and ties
@@ -94,6 +113,10 @@ class Method:
 
     # Name -> dtype of what the method keeps for each connection.
     connection_state = {}
+    # Names of what it keeps for each trainable variable, in its dtype.
+    variable_state = ()
+    # Name -> initial value of the floats that it keeps.
+    scalar_state = {}
 
     def __init__(
         self,
@@ -101,6 +124,8 @@ class Method:
         drop_fraction=0.5,
         drop="magnitude",
         growth="gradient",
+        scope="layer",
+        start=0,
         stop=None,
         regrown="keep",
         grown_value=0.0,
@@ -108,19 +133,25 @@ class Method:
         apply_on_update=True,
         seed=0,
     ):
-        if not _is_integer(update_interval) or update_interval < 1:
+        if not is_integer(update_interval) or update_interval < 1:
             raise ValueError(
                 "`update_interval` must be a positive number of optimizer "
                 f"updates. Received: update_interval={update_interval}"
             )
-        _check_choice("regrown", regrown, _REGROWN)
-        _check_choice("rounding", rounding, _ROUNDING)
-        if stop is not None and (not _is_integer(stop) or stop < 0):
+        check_choice("regrown", regrown, _REGROWN)
+        check_choice("rounding", rounding, _ROUNDING)
+        check_choice("scope", scope, _SCOPES)
+        if not is_integer(start) or start < 0:
+            raise ValueError(
+                "`start` must be a number of optimizer updates. "
+                f"Received: start={start}"
+            )
+        if stop is not None and (not is_integer(stop) or stop < 0):
             raise ValueError(
                 "`stop` must be a number of optimizer updates or None. "
                 f"Received: stop={stop}"
             )
-        if not _is_integer(seed) or not 0 <= seed < 2**31:
+        if not is_integer(seed) or not 0 <= seed < 2**31:
             raise ValueError(
                 "`seed` must be an integer in [0, 2**31). "
                 f"Received: seed={seed}"
@@ -141,6 +172,8 @@ class Method:
         _check_schedule(self.drop_fraction)
         self.drop = drop
         self.growth = growth
+        self.scope = scope
+        self.start = start
         self.stop = stop
         self.regrown = regrown
         self.grown_value = grown_value
@@ -149,6 +182,22 @@ class Method:
         self.seed = int(seed)
         self._drop_score = criteria.get_drop(drop)
         self._grow_score = criteria.get_growth(growth)
+
+    def begin(self, records):
+        """Called when the method is attached to a model.
+
+        Args:
+            records: List of `MaskedKernel`, the model's connections.
+        """
+
+    def takes_part(self, active, size):
+        """Whether a kernel's mask may change. Those of density 1 rest.
+
+        Args:
+            active: Integer, its active connections.
+            size: Integer, its entries.
+        """
+        return active < size
 
     def drop_score(self, connections):
         """Scores active connections; those with the lowest score are dropped.
@@ -186,23 +235,68 @@ class Method:
     def budget(self, connections, fraction):
         """How many connections each layer drops and grows.
 
-        A hook. By default both are the fraction of the active connections, so
-        that counts stay what they are.
+        Args:
+            connections: List of `Connections`.
+            fraction: Float tensor, the share to replace.
+
+        Returns:
+            Two lists of `int32` scalars, dropped and grown. With
+            `scope="global"` only their sums count.
+        """
+        counts = [
+            fraction_of(c.count(), fraction, self.rounding) for c in connections
+        ]
+        return counts, counts
+
+    def keep(self, connections, drop_counts):
+        """Boolean tensors: the active connections that are not dropped."""
+        masks = [c.mask for c in connections]
+        counts = [c.count() - d for c, d in zip(connections, drop_counts)]
+        scores = [self.drop_score(c) for c in connections]
+        return self.strongest(connections, scores, masks, counts, DROP)
+
+    def strongest(self, connections, scores, masks, counts, stage):
+        """`best` in the method's scope; no layer loses all connections."""
+        if self.scope == "global":
+            scores = [first_wins(s, m) for s, m in zip(scores, masks)]
+        return best(connections, scores, masks, counts, stage, self.scope)
+
+    def grow(self, connections, kept, grow_counts):
+        """Boolean tensors: the connections that come.
+
+        Those just dropped may grow again at once (RigL, issue 5 of
+        google-research/rigl): they are absent when growth is decided.
+        """
+        absent = [ops.logical_not(k) for k in kept]
+        scores = [self.grow_score(c) for c in connections]
+        return best(connections, scores, absent, grow_counts, GROW, self.scope)
+
+    def update(self, connections, fraction):
+        """One update of the topology.
 
         Args:
             connections: List of `Connections`.
             fraction: Float tensor, the share to replace.
 
         Returns:
-            Two lists of `int32` scalars, dropped and grown.
+            List of pairs of boolean tensors `(kept, grown)`; the new mask is
+            their union.
         """
-        counts = [
-            fraction_of(
-                ops.sum(ops.cast(c.mask, "int32")), fraction, self.rounding
-            )
-            for c in connections
-        ]
-        return counts, counts
+        drop_counts, grow_counts = self.budget(connections, fraction)
+        kept = self.keep(connections, drop_counts)
+        grown = self.grow(connections, kept, grow_counts)
+        return list(zip(kept, grown))
+
+    def initial_state(self, mask):
+        """Values of `connection_state` when the method is first attached.
+
+        Args:
+            mask: Boolean array.
+
+        Returns:
+            Dict of arrays of the mask's shape; what is missing starts at 0.
+        """
+        return {}
 
     def observe(self, connections):
         """New state of each connection; a hook called in every step.
@@ -216,36 +310,46 @@ class Method:
         """
         return [c.state for c in connections]
 
-    def transform_gradients(self, gradients, connections):
-        """What the optimizer gets in place of the dense gradients; a hook.
+    def after_update(self, state, mask):
+        """New state of one kernel's connections after an update.
 
         Args:
-            gradients: List of dense gradients, one for each masked kernel. It
-                is masked after this.
-            connections: List of `Connections`.
+            state: Dict of tensors.
+            mask: Boolean tensor, the new mask.
+        """
+        return state
+
+    def forward_kernels(self, connections):
+        """What the layers compute with in a step in place of the kernels.
+
+        Args:
+            connections: List of `Connections`, without gradients.
 
         Returns:
-            List of tensors of the same shapes.
+            List of tensors. The gradients are those at them.
+        """
+        return [c.kernel for c in connections]
+
+    def transform_gradients(self, gradients, context):
+        """What the optimizer gets in place of the gradients.
+
+        Args:
+            gradients: List of dense gradients, one for each trainable
+                variable; `None` where the loss does not reach.
+            context: A `keras_freetickets.models.trainers.step.Context`:
+                connections, variables of the method, gradients elsewhere.
         """
         return gradients
 
-    def update(self, connections, fraction, seed):
-        """Chooses which connections stay and which come.
+    def after_apply(self, old, new, connections):
+        """The kernels that the optimizer's step is to leave.
 
         Args:
-            connections: List of `Connections` of the kernels that change.
-            fraction: Float tensor, the share to replace.
-            seed: Integer tensor, of ties and random growth.
-
-        Returns:
-            List of pairs `(kept, grown)` of boolean tensors; the new mask is
-            their union.
+            old: List of kernels before it.
+            new: List of kernels after it.
+            connections: List of `Connections`, as they were before it.
         """
-        drop_counts, grow_counts = self.budget(connections, fraction)
-        scores = (self.drop_score, self.grow_score)
-        return drop_and_grow(
-            connections, drop_counts, grow_counts, scores, seed
-        )
+        return new
 
     def get_config(self):
         return {
@@ -255,6 +359,8 @@ class Method:
             ),
             "drop": self.drop,
             "growth": self.growth,
+            "scope": self.scope,
+            "start": self.start,
             "stop": self.stop,
             "regrown": self.regrown,
             "grown_value": self.grown_value,
@@ -268,72 +374,10 @@ class Method:
         return cls(**config)
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class RigL(Method):
-    """Drop by magnitude, grow by the dense gradient.
-
-    The paper lets the drop fraction fall along a cosine and stops after 75 %
-    of the optimizer updates. Both need the length of the run, so the defaults
-    here are those of RigL's code, a constant and no end; the example shows
-    the paper's for a run of 100,000 updates.
-
-    Args:
-        update_interval: Defaults to 100 (RigL's flag).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
-            flag, constant there too).
-        **kwargs: As in `Method`; `rounding="floor"` and
-            `apply_on_update=False` are RigL's own and the defaults here.
-
-    Raises:
-        ValueError: As for `Method`.
-
-    Example:
-
-    ```python
-    steps = 100_000 * 3 // 4
-    cosine = schedules.Cosine(0.3, decay_steps=steps)
-    model.attach(RigL(update_interval=100, drop_fraction=cosine, stop=steps))
-    ```
-
-    Reference:
-        Evci et al., 2020, arXiv:1911.11134; google-research/rigl.
-    """
-
-    def __init__(self, update_interval=100, drop_fraction=0.3, **kwargs):
-        kwargs.setdefault("growth", "gradient")
-        kwargs.setdefault("rounding", "floor")
-        kwargs.setdefault("apply_on_update", False)
-        super().__init__(update_interval, drop_fraction, **kwargs)
-
-
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class SET(Method):
-    """Drop by magnitude, grow at random.
-
-    The original drops a fraction of the positive weights and the same
-    fraction of the negative ones, each the closest to zero; here, as in RigL's
-    and JaxPruner's SET, the sign does not matter.
-
-    Args:
-        update_interval: Defaults to 1500 (ITOP's setting for SET at batches
-            of 128; the original updates once an epoch).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
-            code).
-        **kwargs: As in `Method`.
-
-    Raises:
-        ValueError: As for `Method`.
-
-    Example:
-
-    ```python
-    model.attach(SET(update_interval=1500))
-    ```
-
-    Reference:
-        Mocanu et al., 2018, arXiv:1707.04780.
-    """
-
-    def __init__(self, update_interval=1500, drop_fraction=0.3, **kwargs):
-        kwargs.setdefault("growth", "random")
-        super().__init__(update_interval, drop_fraction, **kwargs)
+def first_wins(score, mask):
+    """Lifts the best active score above all others, of whatever layer."""
+    flat = ops.reshape(ops.where(mask, score, -_FLOAT_MAX), (-1,))
+    place = ops.arange(flat.shape[0], dtype="int32")
+    is_first = ops.equal(place, ops.cast(ops.argmax(flat), "int32"))
+    lifted = ops.where(is_first, _FLOAT_MAX, flat)
+    return ops.reshape(lifted, score.shape)

@@ -1,0 +1,164 @@
+"""Spiking networks for small images: VGG-16 and ResNet-19."""
+
+import keras
+
+from keras_freetickets import spiking
+
+# Configuration "D" of VGG; "pool" halves the image.
+_VGG_16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
+_VGG_16 += (512, 512, 512, "pool", 512, 512, 512, "pool")
+# Blocks and channels of ResNet-19's stages, each halving the image.
+_RESNET_19 = ((3, 128), (3, 256), (2, 512))
+
+
+class _Builder:
+    """Adds layers to a graph whose steps are merged into the batch."""
+
+    def __init__(self, steps, neuron):
+        self.steps = steps
+        self.neuron = neuron
+
+    def fire(self, x, name):
+        x = spiking.SplitSteps(self.steps, name=f"{name}_split")(x)
+        x = spiking.LIF(**self.neuron, name=name)(x)
+        return spiking.MergeSteps(name=f"{name}_merge")(x)
+
+    def convolve(self, x, filters, name, size=3, strides=1):
+        x = keras.layers.Conv2D(
+            filters,
+            size,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=f"{name}_conv",
+        )(x)
+        return keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+        )(x)
+
+    def begin(self, x, filters):
+        """The first layer sees the image once; its output is repeated."""
+        x = self.convolve(x, filters, "stem")
+        x = spiking.RepeatSteps(self.steps, name="repeat")(x)
+        x = spiking.LIF(**self.neuron, name="stem_lif")(x)
+        return spiking.MergeSteps(name="stem_merge")(x)
+
+    def end(self, x, classes, activation):
+        """The mean of the logits over the steps."""
+        x = keras.layers.Dense(classes, name="logits")(x)
+        x = spiking.SplitSteps(self.steps, name="logits_split")(x)
+        x = keras.layers.GlobalAveragePooling1D(name="mean_over_steps")(x)
+        return keras.layers.Activation(activation, name="probabilities")(x)
+
+
+def spiking_vgg16(
+    input_shape=(32, 32, 3),
+    classes=10,
+    steps=5,
+    width=64,
+    activation="softmax",
+    **neuron,
+):
+    """VGG-16 with spiking neurons in place of ReLUs.
+
+    The first convolution sees the image once and its output is fed at every
+    step (direct coding). The outputs are those of the mean logits.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`, 16 pixels at least;
+            images so small are pooled as often as they allow.
+        classes: Positive integer.
+        steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
+        width: Positive integer, channels of the first layer. Defaults to 64
+            (VGG-16).
+        activation: Of the outputs; `"linear"` for logits.
+        **neuron: As for `keras_freetickets.spiking.LIF`.
+
+    Returns:
+        A `keras.Model`.
+
+    Example:
+
+    ```python
+    model = spiking_vgg16(classes=10, steps=5)
+    ```
+
+    Reference:
+        Kim et al., 2022, arXiv:2207.01382; Huang et al., arXiv:2304.12214.
+    """
+    builder = _Builder(steps, neuron)
+    inputs = keras.Input(input_shape)
+    x = builder.begin(inputs, width)
+    for i, item in enumerate(_VGG_16[1:], 1):
+        if item == "pool":
+            if min(x.shape[1:3]) > 1:
+                x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
+            continue
+        name = f"block_{i}"
+        x = builder.convolve(x, item * width // 64, name)
+        x = builder.fire(x, f"{name}_lif")
+    x = keras.layers.Flatten(name="flatten")(x)
+    outputs = builder.end(x, classes, activation)
+    return keras.Model(inputs, outputs, name="spiking_vgg16")
+
+
+def spiking_resnet19(
+    input_shape=(32, 32, 3),
+    classes=10,
+    steps=5,
+    width=64,
+    activation="softmax",
+    **neuron,
+):
+    """ResNet-19 with spiking neurons.
+
+    A stem of 64 channels and stages of 3, 3 and 2 blocks with 128, 256 and
+    512, each halving the image; neurons fire after the residual sum.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`.
+        classes: Positive integer.
+        steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
+        width: Positive integer, channels of the stem. Defaults to 64.
+        activation: Of the outputs; `"linear"` for logits.
+        **neuron: As for `keras_freetickets.spiking.LIF`.
+
+    Returns:
+        A `keras.Model`.
+
+    Example:
+
+    ```python
+    model = spiking_resnet19(classes=10, steps=5)
+    ```
+
+    Reference:
+        Kim et al., 2022, arXiv:2207.01382; Huang et al., arXiv:2304.12214.
+    """
+    builder = _Builder(steps, neuron)
+    inputs = keras.Input(input_shape)
+    x = builder.begin(inputs, width)
+    for i, (blocks, channels) in enumerate(_RESNET_19, 1):
+        for j in range(1, blocks + 1):
+            strides = 2 if j == 1 else 1
+            filters = channels * width // 64
+            x = _block(builder, x, filters, strides, f"stage_{i}_block_{j}")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = keras.layers.Dense(4 * width, name="hidden")(x)
+    x = builder.fire(x, "hidden_lif")
+    outputs = builder.end(x, classes, activation)
+    return keras.Model(inputs, outputs, name="spiking_resnet19")
+
+
+def _block(builder, x, filters, strides, name):
+    shortcut = x
+    if strides != 1 or x.shape[-1] != filters:
+        shortcut = builder.convolve(
+            x, filters, f"{name}_shortcut", size=1, strides=strides
+        )
+    y = builder.convolve(x, filters, f"{name}_1", strides=strides)
+    y = builder.fire(y, f"{name}_1_lif")
+    y = builder.convolve(y, filters, f"{name}_2")
+    y = keras.layers.Add(name=f"{name}_add")([y, shortcut])
+    return builder.fire(y, f"{name}_2_lif")

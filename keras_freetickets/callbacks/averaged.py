@@ -1,0 +1,157 @@
+"""Presets that end with an average of late weights: CigL and MOON."""
+
+from keras import ops
+
+from keras_freetickets.callbacks.averaging import WeightAveraging
+from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.losses.moon import MOON as MoonLoss
+from keras_freetickets.models.ensemble import gives_logits
+from keras_freetickets.topology import methods
+
+
+class _Averaged(DropAndGrow):
+    """`DropAndGrow`, and `WeightAveraging` from some epoch on."""
+
+    def __init__(self, method, begin, data, track_ever_active=False):
+        super().__init__(method, track_ever_active=track_ever_active)
+        self.averaging = WeightAveraging(begin, data)
+
+    def set_params(self, params):
+        super().set_params(params)
+        self.averaging.set_params(params)
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.averaging.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        self.averaging.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.averaging.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.averaging.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self.averaging.on_train_end(logs)
+        super().on_train_end(logs)
+
+
+class CigL(_Averaged):
+    """Calibrated sparse training: a random second mask, and averaging.
+
+    In every step a few active weights are switched off at random. From an
+    epoch on, what the steps computed with is averaged; the model is left with
+    the average when training ends. Validation during the training is of the
+    model that trains, not of the average.
+
+    Args:
+        begin: Natural number, the first epoch to be averaged, from 0, after
+            the topology has come to rest. The released code begins with the
+            200th of 250.
+        data: Training data for the statistics of batch normalization, as for
+            `keras_freetickets.reestimate_batch_normalization`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
+            `update_interval`, `drop_fraction`, `stop` ...
+
+    Example:
+
+    ```python
+    cigl = CigL(begin=200, data=train, random_drop=0.1, stop=66_000)
+    model.fit(train, epochs=250, callbacks=[cigl])
+    ```
+
+    Reference:
+        Lei et al., 2023, arXiv:2302.09369.
+    """
+
+    def __init__(self, begin, data=None, track_ever_active=False, **kwargs):
+        method = methods.CigL(**kwargs)
+        super().__init__(method, begin, data, track_ever_active)
+
+
+class MOON(_Averaged):
+    """Training that embraces the unknown: MOON's loss, and voting.
+
+    The model has one output more than there are classes, the last for the
+    unknown; `evaluate` and metrics take it for a class that never comes.
+
+    Args:
+        epochs: Positive integer, the epochs that `fit` runs.
+        data: Training data for the statistics of batch normalization, as for
+            `keras_freetickets.reestimate_batch_normalization`.
+        method: A `keras_freetickets.topology.Method`. `None` for RigL with
+            the arguments that follow.
+        voting_epochs: Natural number, how many of the last epochs are
+            averaged, besides the one before them. Defaults to 20 (the
+            released code, of 100). Once an epoch, as the paper has it; the
+            code averages more often.
+        learn_epochs: As for `keras_freetickets.losses.MOON`.
+        alpha: As for `keras_freetickets.losses.MOON`.
+        alpha_factor: As for `keras_freetickets.losses.MOON`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.RigL`.
+
+    Raises:
+        ValueError: If an argument is out of range, or `fit` runs another
+            number of epochs.
+
+    Example:
+
+    ```python
+    moon = MOON(epochs=100, data=train, update_interval=80, stop=27_000)
+    model.fit(train, epochs=100, callbacks=[moon])
+    ```
+
+    Reference:
+        Lei et al., 2024, arXiv:2403.20047.
+    """
+
+    def __init__(
+        self,
+        epochs,
+        data=None,
+        method=None,
+        voting_epochs=20,
+        learn_epochs=5,
+        alpha=1.0,
+        alpha_factor=64.0,
+        track_ever_active=False,
+        **kwargs,
+    ):
+        self.objective = MoonLoss(epochs, learn_epochs, alpha, alpha_factor)
+        method = methods.RigL(**kwargs) if method is None else method
+        begin = epochs - voting_epochs - 1
+        super().__init__(method, begin, data, track_ever_active)
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.objective.from_logits = gives_logits(model)
+        model.set_objective(self.objective)
+
+    def release(self):
+        super().release()
+        self.model.set_objective(None)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        epochs = self.params.get("epochs", self.objective.epochs)
+        if epochs != self.objective.epochs:
+            raise ValueError(
+                "`epochs` must be what `fit` runs. Received: "
+                f"MOON(epochs={self.objective.epochs}) and "
+                f"fit(epochs={epochs})"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.model.topology.state["moon_epoch"].assign(float(epoch + 1))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if logs is not None:
+            alpha = self.model.topology.state["moon_alpha"]
+            logs["alpha"] = float(ops.convert_to_numpy(alpha.value))

@@ -1,0 +1,105 @@
+"""Averages of the weights of late epochs, as one sparse model."""
+
+import numbers
+
+import keras
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.statistics import reestimate_batch_normalization
+
+
+class WeightAveraging(keras.callbacks.Callback):
+    """Averages the weights over epochs and leaves the model with the average.
+
+    At the end of each epoch from `begin` on, the trainable variables enter a
+    running mean; of masked kernels it is what the last step computed with
+    (CigL switches weights off). When training ends, the model is given the
+    mean, within its masks, and its batch-normalization statistics are
+    estimated anew. Let the topology rest by then (`stop` of the method): a
+    connection that came late is averaged with the zeros before.
+
+    Args:
+        begin: Natural number, the first epoch that counts, from 0.
+        data: Training data for the statistics of batch normalization, as for
+            `keras_freetickets.reestimate_batch_normalization`. `None` only
+            for models without it.
+
+    Raises:
+        ValueError: If the model is no `SparseModel`, is batch-normalized and
+            there is no `data`, or training ends before `begin`.
+
+    Example:
+
+    ```python
+    average = keras_freetickets.callbacks.WeightAveraging(200, data=train)
+    model.fit(train, epochs=250, callbacks=[rigl, average])
+    ```
+
+    Reference:
+        Weight and mask averaging of CigL, arXiv:2302.09369; voting of MOON,
+        arXiv:2403.20047.
+    """
+
+    def __init__(self, begin, data=None):
+        super().__init__()
+        if not isinstance(begin, numbers.Integral) or begin < 0:
+            raise ValueError(
+                "`begin` must be a natural number, the first epoch that "
+                f"counts. Received: begin={begin}"
+            )
+        self.begin = int(begin)
+        self.data = data
+
+    def set_model(self, model):
+        super().set_model(model)
+        if not isinstance(model, SparseModel):
+            raise ValueError(
+                f"{type(self).__name__} needs a SparseModel. "
+                f"Received: model of type {type(model).__name__}"
+            )
+        if self.data is None and any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            for layer in keras_adapter.sublayers(model)
+        ):
+            raise ValueError(
+                "`data` must be the training data: averaged weights need new "
+                "batch-normalization statistics. Received: data=None"
+            )
+        model.topology.add_state("average", model.trainable_variables)
+        model.topology.add_scalar("averaged", 0.0)
+
+    def on_train_begin(self, logs=None):
+        epochs = self.params.get("epochs", self.begin + 1)
+        if self.begin >= epochs:
+            raise ValueError(
+                f"`begin` must be an epoch of the training, less than {epochs}"
+                f". Received: begin={self.begin}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch <= self.begin:
+            self.model.topology.state["averaged"].assign(0.0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch < self.begin:
+            return
+        state = self.model.topology.state
+        count = float(ops.convert_to_numpy(state["averaged"].value))
+        for mean, value in zip(state["average"], self.model.forward_values()):
+            old = mean.value
+            mean.assign(old + (ops.cast(value, old.dtype) - old) / (count + 1))
+        state["averaged"].assign(count + 1.0)
+
+    def on_train_end(self, logs=None):
+        state = self.model.topology.state
+        if not float(ops.convert_to_numpy(state["averaged"].value)):
+            return  # training was stopped before the first epoch that counts
+        for variable, mean in zip(
+            self.model.trainable_variables, state["average"]
+        ):
+            variable.assign(mean.value)
+        self.model.project()
+        if self.data is not None:
+            reestimate_batch_normalization(self.model, self.data)

@@ -1,0 +1,186 @@
+"""MOON's loss: a class for the unknown."""
+
+import numbers
+
+import keras
+from keras import ops
+
+_ALMOST_ONE = 1.0 - 1e-7
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class MOON:
+    """Cross-entropy that teaches a class for the unknown, with no examples.
+
+    The model has one output more than there are classes, the last one. After
+    `learn_epochs`, a wrongly classified example weighs
+    `1 + alpha / (1 + alpha * q)`, where `q` is the probability of that last
+    class: to call an example unknown makes an error cheaper. `alpha` starts
+    from the running loss and grows from epoch to epoch.
+
+    It is no `keras.losses.Loss`, since it has a state and differs in
+    training; `keras_freetickets.callbacks.MOON` puts it in place.
+
+    Args:
+        epochs: Positive integer, the epochs of the training.
+        learn_epochs: Natural number less than `epochs`, with plain
+            cross-entropy. Defaults to 5 (the released code).
+        alpha: Positive float, `alpha` in the last epoch. Defaults to 1 (the
+            released README).
+        alpha_factor: Positive float, by which the running loss is divided for
+            the first `alpha`. Defaults to 64 (the released README).
+        smoothing: Float in (0, 1], the weight of a batch in the running loss.
+            Defaults to 0.05 (the released code).
+        from_logits: Whether the model's outputs are logits.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    loss = MOON(epochs=100, from_logits=True)
+    model.set_objective(loss)
+    ```
+
+    Reference:
+        Lei et al., 2024, arXiv:2403.20047; StevenBoys/MOON.
+    """
+
+    # Name -> initial value of what it keeps; the epoch is counted from 1.
+    scalar_state = {
+        "moon_epoch": 1.0,
+        "moon_mean": 0.0,
+        "moon_batches": 0.0,
+        "moon_alpha": 0.0,
+        "moon_step": 0.0,
+        "moon_raised": 0.0,
+    }
+
+    def __init__(
+        self,
+        epochs,
+        learn_epochs=5,
+        alpha=1.0,
+        alpha_factor=64.0,
+        smoothing=0.05,
+        from_logits=False,
+    ):
+        for name, value in (("epochs", epochs), ("learn_epochs", learn_epochs)):
+            if not isinstance(value, numbers.Integral) or value < 0:
+                raise ValueError(
+                    f"`{name}` must be a natural number. Received: "
+                    f"{name}={value}"
+                )
+        if epochs <= learn_epochs + 1:
+            raise ValueError(
+                "`epochs` must be greater than `learn_epochs` + 1, so that "
+                f"alpha can grow. Received: epochs={epochs}, "
+                f"learn_epochs={learn_epochs}"
+            )
+        for name, value in (
+            ("alpha", alpha),
+            ("alpha_factor", alpha_factor),
+            ("smoothing", smoothing),
+        ):
+            if not isinstance(value, numbers.Real) or value <= 0:
+                raise ValueError(
+                    f"`{name}` must be positive. Received: {name}={value}"
+                )
+        self.epochs = int(epochs)
+        self.learn_epochs = int(learn_epochs)
+        self.alpha = float(alpha)
+        self.alpha_factor = float(alpha_factor)
+        self.smoothing = float(smoothing)
+        self.from_logits = bool(from_logits)
+
+    def __call__(self, y, y_pred, state, sample_weight=None):
+        """The loss of a batch in training; moves the state on.
+
+        Args:
+            y: Labels, integers of shape `(batch,)` or `(batch, 1)`, or
+                one-hot rows of the classes, with the unknown one or without.
+            y_pred: Outputs of shape `(batch, classes + 1)`.
+            state: Dict from the names of `scalar_state` to variables.
+            sample_weight: Tensor of shape `(batch,)`, or `None`.
+        """
+        entropy, unknown, correct = self.parts(y, y_pred)
+        alpha = self._next_alpha(entropy, unknown, state)
+        losses = weighted(entropy, unknown, correct, alpha)
+        if sample_weight is not None:
+            losses = losses * ops.cast(
+                ops.reshape(sample_weight, (-1,)), losses.dtype
+            )
+        return ops.mean(losses)
+
+    def parts(self, y, y_pred):
+        """Cross-entropy, probability of the unknown, and what is right."""
+        if self.from_logits:
+            log_p = ops.log_softmax(ops.cast(y_pred, "float32"))
+        else:
+            tiny = keras.config.epsilon()
+            log_p = ops.log(ops.clip(ops.cast(y_pred, "float32"), tiny, 1.0))
+        labels = _labels(y, y_pred)
+        classes = y_pred.shape[-1]
+        entropy = -ops.sum(log_p * ops.one_hot(labels, classes), axis=-1)
+        unknown = ops.minimum(ops.exp(log_p[:, -1]), _ALMOST_ONE)
+        predicted = ops.cast(ops.argmax(log_p, axis=-1), "int32")
+        return entropy, unknown, ops.equal(predicted, labels)
+
+    def _next_alpha(self, entropy, unknown, state):
+        mean = ops.stop_gradient(ops.mean((1.0 - unknown) * entropy))
+        old, batches = state["moon_mean"].value, state["moon_batches"].value
+        moved = self.smoothing * mean + (1.0 - self.smoothing) * old
+        running = ops.where(batches > 0, moved, mean)
+        state["moon_mean"].assign(running)
+        state["moon_batches"].assign(batches + 1.0)
+        epoch, raised = state["moon_epoch"].value, state["moon_raised"].value
+        learned = epoch > self.learn_epochs
+        begins = ops.logical_and(learned, ops.equal(raised, 0.0))
+        rises = ops.logical_and(learned, epoch > raised)
+        first = running / self.alpha_factor
+        epochs_left = self.epochs - (self.learn_epochs + 1)
+        step = ops.where(
+            begins, (self.alpha - first) / epochs_left, state["moon_step"].value
+        )
+        alpha = state["moon_alpha"].value
+        alpha = ops.where(rises, alpha + step, alpha)
+        alpha = ops.where(begins, first, alpha)
+        state["moon_step"].assign(step)
+        state["moon_alpha"].assign(alpha)
+        state["moon_raised"].assign(ops.where(rises, epoch, raised))
+        return ops.where(learned, alpha, 0.0)
+
+    def get_config(self):
+        return {
+            "epochs": self.epochs,
+            "learn_epochs": self.learn_epochs,
+            "alpha": self.alpha,
+            "alpha_factor": self.alpha_factor,
+            "smoothing": self.smoothing,
+            "from_logits": self.from_logits,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def weighted(entropy, unknown, correct, alpha):
+    """The losses of examples, those classified wrongly weighted up.
+
+    Args:
+        entropy: Cross-entropies, tensor of shape `(batch,)`.
+        unknown: Probabilities of the unknown class.
+        correct: Booleans, whether the right class is predicted.
+        alpha: Float tensor; 0 for plain cross-entropy.
+    """
+    factor = 1.0 + alpha / (1.0 + alpha * unknown)
+    return ops.where(correct, entropy, factor * entropy)
+
+
+def _labels(y, y_pred):
+    y = ops.convert_to_tensor(y)
+    if len(y.shape) == 2 and y.shape[-1] >= y_pred.shape[-1] - 1 > 1:
+        return ops.cast(ops.argmax(y, axis=-1), "int32")
+    return ops.cast(ops.reshape(y, (-1,)), "int32")

@@ -1,0 +1,69 @@
+"""Batch-normalization statistics of a model, estimated anew."""
+
+import keras
+from keras import ops
+
+from keras_freetickets import keras_adapter
+
+
+def reestimate_batch_normalization(model, data, batch_size=128):
+    """Sets moving means and variances to those of a pass over data.
+
+    Averaged or otherwise edited weights do not fit the statistics that were
+    gathered while training. Each batch counts by its size; nothing else of
+    the model changes. Layers that are frozen keep their statistics.
+
+    Args:
+        model: A built `keras.Model`.
+        data: A `tf.data.Dataset` or list of batches, each an input or a tuple
+            that begins with one, or an array of inputs.
+        batch_size: Integer, the size of batches cut from an array.
+
+    Returns:
+        Integer, the number of layers that were given new statistics.
+
+    Raises:
+        ValueError: If `data` holds no batch.
+
+    Example:
+
+    ```python
+    keras_freetickets.reestimate_batch_normalization(model, train)
+    ```
+
+    Reference:
+        Izmailov et al., 2018, arXiv:1803.05407 (SWA); cumulative weights
+        `b / (n + b)` as in StevenBoys/CigL.
+    """
+    layers = [
+        layer
+        for layer in keras_adapter.sublayers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]
+    if not layers:
+        return 0
+    moving = [v for la in layers for v in (la.moving_mean, la.moving_variance)]
+    with keras_adapter.momentum(layers, 0.0):
+        # A momentum of 0 leaves the statistics of the batch itself.
+        sums, seen = [], 0
+        for x in _batches(data, batch_size):
+            size = len(keras.tree.flatten(x)[0])
+            found = keras_adapter.updated_by_call(model, x, moving)
+            parts = [ops.convert_to_numpy(f) * size for f in found]
+            sums = [a + b for a, b in zip(sums, parts)] if seen else parts
+            seen += size
+    if not seen:
+        raise ValueError("`data` must hold a batch. Received: none")
+    for variable, total in zip(moving, sums):
+        variable.assign(total / seen)
+    return len(layers)
+
+
+def _batches(data, batch_size):
+    if hasattr(data, "shape"):
+        data = [
+            data[i : i + batch_size] for i in range(0, len(data), batch_size)
+        ]
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch

@@ -1,0 +1,255 @@
+"""Spiking neurons as plain Keras layers.
+
+Activations have a time axis after the batch axis. Layers without memory
+(convolution, normalization) see the steps as more examples: `MergeTime` and
+`SplitTime` stand around them.
+"""
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+
+@ops.custom_gradient
+def spike(x):
+    """1 where `x` is not negative, 0 elsewhere; with a surrogate gradient.
+
+    The gradient is that of arctan, `1 / (1 + (pi * x)^2)`: spikingjelly's
+    `ATan` at its default width of 2.
+
+    Args:
+        x: Tensor, membrane potentials less the threshold.
+
+    Example:
+
+    ```python
+    spike(keras.ops.array([-0.5, 0.0, 2.0]))  # [0, 1, 1]
+    ```
+    """
+
+    def gradient(*args, upstream=None):
+        if upstream is None:
+            (upstream,) = args
+        return upstream / (1.0 + ops.square(math.pi * x))
+
+    return ops.cast(x >= 0, x.dtype), gradient
+
+
+def _check_positive(name, value):
+    if not isinstance(value, numbers.Real) or value <= 0:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class LIF(keras.layers.Layer):
+    """Leaky integrate-and-fire neurons.
+
+    With `reset="soft"` the potential is
+    `v[t] = leak * v[t-1] + x[t] - threshold * o[t-1]`; with `"hard"` it is
+    `h = v + (x - v) / tau`, and neurons that fire return to 0 (their reset is
+    left out of the gradient). They fire, `o = 1`, where the potential reaches
+    the threshold. Every call begins with potentials of 0.
+
+    Args:
+        reset: `"soft"` (default, as NDSNN describes; not verified) or
+            `"hard"` (as in the code of arXiv:2207.01382, whose setting NDSNN
+            compares with). The two scale their inputs differently.
+        leak: Float in (0, 1], for `"soft"`. Defaults to 0.5 (could not be
+            verified).
+        tau: Float of 1 at least, for `"hard"`. Defaults to 4/3 (code of
+            arXiv:2207.01382).
+        threshold: Positive float. Defaults to 1 (likewise).
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, steps, ...)`, the number of steps known.
+
+    Output shape:
+        As the input; entries are exactly 0 or 1.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    spikes = LIF()(keras.ops.full((1, 8, 1), 0.6))
+    # fires at the third and the seventh step
+    ```
+
+    Reference:
+        Huang et al., 2023, arXiv:2304.12214 (NDSNN).
+    """
+
+    def __init__(
+        self, reset="soft", leak=0.5, tau=4 / 3, threshold=1.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        if reset not in ("soft", "hard"):
+            raise ValueError(
+                f'`reset` must be "soft" or "hard". Received: reset={reset}'
+            )
+        if not isinstance(leak, numbers.Real) or not 0.0 < leak <= 1.0:
+            raise ValueError(f"`leak` must be in (0, 1]. Received: leak={leak}")
+        if not isinstance(tau, numbers.Real) or tau < 1.0:
+            raise ValueError(f"`tau` must be 1 or more. Received: tau={tau}")
+        _check_positive("threshold", threshold)
+        self.reset = reset
+        self.leak = float(leak)
+        self.tau = float(tau)
+        self.threshold = float(threshold)
+
+    def build(self, input_shape):
+        if len(input_shape) < 2 or input_shape[1] is None:
+            raise ValueError(
+                f"Layer '{self.name}' must know the number of steps. "
+                f"Received: inputs of shape {tuple(input_shape)}"
+            )
+
+    def call(self, inputs):
+        step = self._soft if self.reset == "soft" else self._hard
+        potential = ops.zeros_like(inputs[:, 0])
+        output = potential
+        outputs = []
+        for time in range(inputs.shape[1]):
+            potential, output = step(inputs[:, time], potential, output)
+            outputs.append(output)
+        return ops.stack(outputs, axis=1)
+
+    def _soft(self, x, potential, output):
+        potential = self.leak * potential + x - self.threshold * output
+        return potential, spike(potential - self.threshold)
+
+    def _hard(self, x, potential, output):
+        potential = potential + (x - potential) / self.tau
+        output = spike(potential - self.threshold)
+        return (1.0 - ops.stop_gradient(output)) * potential, output
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "reset": self.reset,
+            "leak": self.leak,
+            "tau": self.tau,
+            "threshold": self.threshold,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class RepeatSteps(keras.layers.Layer):
+    """Feeds the same input at every step: direct coding of static images.
+
+    Args:
+        steps: Positive integer.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, ...)`
+
+    Output shape:
+        `(batch, steps, ...)`
+
+    Raises:
+        ValueError: If `steps` is no positive integer.
+
+    Example:
+
+    ```python
+    RepeatSteps(5)(keras.ops.ones((2, 32, 32, 3))).shape  # (2, 5, 32, 32, 3)
+    ```
+    """
+
+    def __init__(self, steps, **kwargs):
+        super().__init__(**kwargs)
+        _check_steps(steps)
+        self.steps = int(steps)
+
+    def call(self, inputs):
+        return ops.repeat(ops.expand_dims(inputs, 1), self.steps, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.steps, *input_shape[1:])
+
+    def get_config(self):
+        return {**super().get_config(), "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class MergeSteps(keras.layers.Layer):
+    """Makes every step an example of its own, for layers without memory.
+
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, steps, ...)`
+
+    Output shape:
+        `(batch * steps, ...)`
+
+    Example:
+
+    ```python
+    MergeSteps()(keras.ops.ones((2, 5, 8))).shape  # (10, 8)
+    ```
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def call(self, inputs):
+        return ops.reshape(inputs, (-1, *inputs.shape[2:]))
+
+    def compute_output_shape(self, input_shape):
+        return (None, *input_shape[2:])
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SplitSteps(keras.layers.Layer):
+    """Undoes `MergeSteps`.
+
+    Args:
+        steps: Positive integer.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch * steps, ...)`
+
+    Output shape:
+        `(batch, steps, ...)`
+
+    Raises:
+        ValueError: If `steps` is no positive integer.
+
+    Example:
+
+    ```python
+    SplitSteps(5)(keras.ops.ones((10, 8))).shape  # (2, 5, 8)
+    ```
+    """
+
+    def __init__(self, steps, **kwargs):
+        super().__init__(**kwargs)
+        _check_steps(steps)
+        self.steps = int(steps)
+
+    def call(self, inputs):
+        return ops.reshape(inputs, (-1, self.steps, *inputs.shape[1:]))
+
+    def compute_output_shape(self, input_shape):
+        return (None, self.steps, *input_shape[1:])
+
+    def get_config(self):
+        return {**super().get_config(), "steps": self.steps}
+
+
+def _check_steps(steps):
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(
+            f"`steps` must be a positive integer. Received: steps={steps}"
+        )

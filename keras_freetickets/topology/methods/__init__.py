@@ -1,0 +1,35 @@
+"""Sparse-training methods: each is its difference to `Method`."""
+
+from keras_freetickets.topology.methods.agent import AGENT
+from keras_freetickets.topology.methods.cigl import CigL
+from keras_freetickets.topology.methods.dst_ee import DSTEE
+from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.ramp import GMP
+from keras_freetickets.topology.methods.ramp import NDSNN
+from keras_freetickets.topology.methods.ramp import GraNet
+from keras_freetickets.topology.methods.rigl import ITOP
+from keras_freetickets.topology.methods.rigl import RigL
+from keras_freetickets.topology.methods.set import SET
+from keras_freetickets.topology.methods.snfs import SNFS
+from keras_freetickets.topology.methods.structured import NM
+from keras_freetickets.topology.methods.structured import ConstantFanInMask
+from keras_freetickets.topology.methods.structured import NMMask
+from keras_freetickets.topology.methods.structured import SRigL
+
+__all__ = [
+    "AGENT",
+    "CigL",
+    "ConstantFanInMask",
+    "DSTEE",
+    "GMP",
+    "GraNet",
+    "ITOP",
+    "Method",
+    "NDSNN",
+    "NM",
+    "NMMask",
+    "RigL",
+    "SET",
+    "SNFS",
+    "SRigL",
+]

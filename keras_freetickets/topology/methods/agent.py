@@ -1,0 +1,109 @@
+"""AGENT: gradients corrected by those of the epoch's beginning."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.topology.methods.rigl import RigL
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class AGENT(RigL):
+    """Sparse training with an adaptive gradient correction.
+
+    The optimizer gets `g + scale * tau * (mean - g_snapshot)`: the gradient
+    of the batch, corrected by how the mean gradient of the data at the
+    epoch's beginning differs from the batch's gradient there. `tau`
+    estimates how well the two correlate. Growth uses the plain gradient.
+    `keras_freetickets.callbacks.AGENT` takes the snapshots.
+
+    Args:
+        scale: Float in [0, 1], damps the correction. Defaults to 0.1 (the
+            released code).
+        smoothing: Float in (0, 1], the weight of an epoch's new estimate of
+            `tau`. Defaults to 0.3 (the released code).
+        update_interval: Defaults to 100 (RigL's flag).
+        drop_fraction: Defaults to 0.3 (RigL's flag).
+        **kwargs: As in `RigL`. Keeps two floats for each trainable weight.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    agent = keras_freetickets.callbacks.AGENT(data=train)
+    model.fit(train, epochs=250, callbacks=[agent])
+    ```
+
+    Reference:
+        Lei et al., 2023, arXiv:2301.03573; StevenBoys/AGENT.
+    """
+
+    variable_state = ("snapshot", "mean_gradient")
+    # The factor of the correction in this epoch, and the running estimate
+    # (0.1 at first in the released code).
+    scalar_state = {"correction": 0.0, "tau": 0.1, "snapshots": 0.0}
+
+    def __init__(
+        self,
+        scale=0.1,
+        smoothing=0.3,
+        update_interval=100,
+        drop_fraction=0.3,
+        **kwargs,
+    ):
+        for name, value in (("scale", scale), ("smoothing", smoothing)):
+            if not is_real(value) or not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"`{name}` must be in [0, 1]. Received: {name}={value}"
+                )
+        super().__init__(update_interval, drop_fraction, **kwargs)
+        self.scale = float(scale)
+        self.smoothing = float(smoothing)
+
+    def transform_gradients(self, gradients, context):
+        at_snapshot = context.gradients_at(
+            [v.value for v in context.state["snapshot"]]
+        )
+        factor = context.state["correction"].value
+        means = [v.value for v in context.state["mean_gradient"]]
+        return [
+            _corrected(gradient, mean, old, factor)
+            for gradient, mean, old in zip(gradients, means, at_snapshot)
+        ]
+
+    def next_tau(self, tau, losses, losses_at_snapshot):
+        """The running estimate after an epoch's pass over the data.
+
+        Args:
+            tau: Float, the estimate so far.
+            losses: Array of the batches' losses now.
+            losses_at_snapshot: Array of their losses at the last snapshot.
+
+        Returns:
+            Float, `(1 - smoothing) * tau + smoothing * Cov / Var`, or `tau`
+            where the variance is zero.
+        """
+        if len(losses) < 2:
+            return tau
+        covariance = np.cov(losses, losses_at_snapshot)
+        if not covariance[1, 1] > 0:
+            return tau
+        estimate = covariance[0, 1] / covariance[1, 1]
+        return (1.0 - self.smoothing) * tau + self.smoothing * estimate
+
+    def get_config(self):
+        return {
+            "scale": self.scale,
+            "smoothing": self.smoothing,
+            **super().get_config(),
+        }
+
+
+def _corrected(gradient, mean, at_snapshot, factor):
+    if gradient is None or at_snapshot is None:
+        return gradient
+    factor = ops.cast(factor, gradient.dtype)
+    return gradient + factor * (ops.cast(mean, gradient.dtype) - at_snapshot)

@@ -1,0 +1,79 @@
+"""CigL: a random mask beside the deterministic one."""
+
+import keras
+from keras import ops
+
+from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.topology.methods.rigl import RigL
+from keras_freetickets.topology.randomness import random_bits
+
+# Tells these random bits from those of ties, whose numbers are small.
+_STREAM = 1 << 20
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CigL(RigL):
+    """RigL whose active weights are switched off at random, step by step.
+
+    In every step each active weight is 0 in the forward pass with a
+    probability, and stays as it is then. Nothing is rescaled. Late in the
+    training, once the masks rest, what the steps computed with is averaged
+    over epochs: `keras_freetickets.callbacks.CigL` does both.
+
+    Args:
+        random_drop: Float in [0, 1), the probability for a weight to be
+            switched off in a step. Defaults to 0.01, what the released code
+            always uses; the paper's example is 0.1.
+        update_interval: Defaults to 100 (CigL's configuration).
+        drop_fraction: Defaults to 0.3 (CigL's configuration, along
+            `schedules.Cosine(0.3, stop)`).
+        **kwargs: As in `RigL`; `stop` is 75 % of the training in the code.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    model.attach(CigL(random_drop=0.1, stop=66_000))
+    ```
+
+    Reference:
+        Lei et al., 2023, arXiv:2302.09369; StevenBoys/CigL.
+    """
+
+    def __init__(
+        self, random_drop=0.01, update_interval=100, drop_fraction=0.3, **kwargs
+    ):
+        if not is_real(random_drop) or not 0.0 <= random_drop < 1.0:
+            raise ValueError(
+                "`random_drop` must be in [0, 1): the probability for a "
+                "weight to be switched off in a step. "
+                f"Received: random_drop={random_drop}"
+            )
+        super().__init__(update_interval, drop_fraction, **kwargs)
+        self.random_drop = float(random_drop)
+
+    def stays(self, connections):
+        """Boolean tensor: the weights that are not switched off."""
+        c = connections
+        number = _STREAM + c.layer
+        bits = random_bits(tuple(c.kernel.shape), c.seed, c.step, number)
+        least = ops.cast(int(self.random_drop * 2**32), "uint32")
+        return bits >= least
+
+    def forward_kernels(self, connections):
+        return [ops.where(self.stays(c), c.kernel, 0.0) for c in connections]
+
+    def transform_gradients(self, gradients, context):
+        gradients = list(gradients)
+        for place, c in zip(context.places, context.connections):
+            gradients[place] = ops.where(self.stays(c), gradients[place], 0)
+        return gradients
+
+    def after_apply(self, old, new, connections):
+        stays = [self.stays(c) for c in connections]
+        return [ops.where(s, b, a) for s, a, b in zip(stays, old, new)]
+
+    def get_config(self):
+        return {"random_drop": self.random_drop, **super().get_config()}

@@ -1,0 +1,97 @@
+"""DST-EE: grow by the gradient and by how seldom a connection was active."""
+
+import keras
+from keras import ops
+
+from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.topology.methods.rigl import RigL
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class DSTEE(RigL):
+    """Growth that balances exploitation and exploration.
+
+    Absent connections are ranked by
+    `|gradient| + exploration * ln(t) / (visits + epsilon)`, where `t` is the
+    number of optimizer updates and `visits` the number of masks so far in
+    which the connection was active. `exploration=0` is RigL; a large value
+    sweeps through all connections.
+
+    Args:
+        exploration: Non-negative float, the weight of the bonus. Defaults to
+            1e-3 (the paper studies it; its value could not be verified).
+        epsilon: Positive float. Defaults to 1 (could not be verified either).
+        score_norm: `None` for the raw gradient (default), or `"layer"` to
+            divide it by its mean over the layer, so that one `exploration`
+            suits layers of any gradient scale (not the paper's).
+        update_interval: Defaults to 100 (RigL's flag; DST-EE's own could not
+            be verified).
+        drop_fraction: Defaults to 0.3 (RigL's flag; likewise).
+        **kwargs: As in `RigL`. Keeps an `int32` for each maskable weight.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    model.attach(DSTEE(exploration=1e-3, update_interval=100))
+    ```
+
+    Reference:
+        Huang et al., 2023, arXiv:2211.16667.
+    """
+
+    connection_state = {"visits": "int32"}
+
+    def __init__(
+        self,
+        exploration=1e-3,
+        epsilon=1.0,
+        score_norm=None,
+        update_interval=100,
+        drop_fraction=0.3,
+        **kwargs,
+    ):
+        if not is_real(exploration) or exploration < 0:
+            raise ValueError(
+                "`exploration` must be a non-negative number. "
+                f"Received: exploration={exploration}"
+            )
+        if not is_real(epsilon) or epsilon <= 0:
+            raise ValueError(
+                "`epsilon` must be a positive number. "
+                f"Received: epsilon={epsilon}"
+            )
+        if score_norm not in (None, "layer"):
+            raise ValueError(
+                '`score_norm` must be None or "layer". '
+                f"Received: score_norm={score_norm}"
+            )
+        super().__init__(update_interval, drop_fraction, **kwargs)
+        self.exploration = float(exploration)
+        self.epsilon = float(epsilon)
+        self.score_norm = score_norm
+
+    def grow_score(self, connections):
+        steepness = super().grow_score(connections)
+        if self.score_norm == "layer":
+            steepness = steepness / ops.maximum(ops.mean(steepness), 1e-30)
+        time = ops.log(ops.maximum(ops.cast(connections.step, "float32"), 1.0))
+        visits = ops.cast(connections.state["visits"], "float32")
+        return steepness + self.exploration * time / (visits + self.epsilon)
+
+    def initial_state(self, mask):
+        return {"visits": mask.astype("int32")}
+
+    def after_update(self, state, mask):
+        visits = state["visits"] + ops.cast(mask, "int32")
+        return {**state, "visits": visits}
+
+    def get_config(self):
+        return {
+            "exploration": self.exploration,
+            "epsilon": self.epsilon,
+            "score_norm": self.score_norm,
+            **super().get_config(),
+        }

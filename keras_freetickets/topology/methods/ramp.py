@@ -1,0 +1,448 @@
+"""Methods whose networks become sparser while they train."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.topology import distributions
+from keras_freetickets.topology.drop_and_grow import best
+from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.methods.method import PRUNE
+from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import first_wins
+from keras_freetickets.topology.methods.method import is_integer
+from keras_freetickets.topology.methods.method import is_real
+
+
+class Ramp(Method):
+    """A number of connections that falls to a final one along a cubic.
+
+    At the q-th of R updates each layer is to have the sparsity
+    `final - (final - initial) * (1 - q / R) ** power` of its entries. The
+    counts are worked out once, in integers.
+
+    Args:
+        final_sparsity: Float in [0, 1), over all maskable weights.
+        end: Positive integer, the optimizer update with the last step of the
+            ramp.
+        begin: Integer, the optimizer update after which the ramp begins.
+            Defaults to 0.
+        distribution: `"erk"`, `"er"`, `"uniform"` or a callable `(shapes,
+            sparsity) -> densities`: how the final sparsity is spread.
+        power: Positive float. Defaults to 3 (Zhu & Gupta, arXiv:1710.01878).
+        update_interval: Optimizer updates from one step to the next.
+        **kwargs: As in `Method`.
+
+    Raises:
+        ValueError: If the ramp has no update, or the model is sparser than
+            `final_sparsity` when training begins.
+    """
+
+    def __init__(
+        self,
+        final_sparsity,
+        end,
+        begin=0,
+        distribution="erk",
+        power=3.0,
+        update_interval=1000,
+        **kwargs,
+    ):
+        if not is_real(final_sparsity) or not 0.0 <= final_sparsity < 1.0:
+            raise ValueError(
+                "`final_sparsity` must be in [0, 1): the fraction of weights "
+                f"to remove. Received: final_sparsity={final_sparsity}"
+            )
+        super().__init__(update_interval, start=begin, **kwargs)
+        if not is_integer(end) or end - begin < update_interval:
+            raise ValueError(
+                "`end` must be an optimizer update at least one "
+                f"`update_interval` ({update_interval}) after `begin` "
+                f"({begin}). Received: end={end}"
+            )
+        if not is_real(power) or power <= 0:
+            raise ValueError(
+                f"`power` must be positive. Received: power={power}"
+            )
+        self.final_sparsity = float(final_sparsity)
+        self.end = int(end)
+        self.distribution = distribution
+        self.power = float(power)
+        self._distribution = distributions.get(distribution)
+        self._targets = None
+
+    @property
+    def rounds(self):
+        """The number of updates in the ramp."""
+        return self.end // self.update_interval - self._first
+
+    @property
+    def _first(self):
+        return self.start // self.update_interval
+
+    def begin(self, records):
+        """Works out the counts of every update and layer."""
+        sizes = np.array([r.size for r in records], np.int64)
+        initial = np.array([r.initial for r in records]) / sizes
+        final = self.final_densities([tuple(r.kernel.shape) for r in records])
+        self._check(records, initial, final)
+        densities = [
+            self.densities(number, initial, final)
+            for number in range(self.rounds + 1)
+        ]
+        counts = np.clip(np.rint(sizes * np.array(densities)), 1, sizes)
+        self._targets = counts.astype("int32")
+
+    def final_densities(self, shapes):
+        """An array, the density of each kernel when the ramp ends."""
+        return np.array(self._distribution(shapes, self.final_sparsity))
+
+    def densities(self, number, initial, final):
+        """An array, the density of each kernel after `number` updates."""
+        left = (1.0 - number / self.rounds) ** self.power
+        return final + left * (initial - final)
+
+    def _check(self, records, initial, final):
+        for record, have, want in zip(records, initial, final):
+            if have < want - 0.5 / record.size:
+                raise ValueError(
+                    f"Kernel '{record.name}' has a density of {have:.4g}, "
+                    f"less than the {want:.4g} that the ramp ends with: give "
+                    "`sparsify` a lower sparsity than `final_sparsity`, or "
+                    "the same `distribution`. Received: "
+                    f"final_sparsity={self.final_sparsity}"
+                )
+
+    def takes_part(self, active, size):
+        return True
+
+    def number(self, step):
+        """Which update of the ramp a step belongs to, 0 to `rounds`."""
+        number = ops.cast(step, "int32") // self.update_interval - self._first
+        return ops.clip(number, 0, self.rounds)
+
+    def targets(self, connections):
+        """`int32` scalars: how many connections each layer is to have."""
+        if self._targets is None:
+            raise RuntimeError(
+                f"{type(self).__name__} must be attached to a model before it "
+                "updates one: `model.attach(method)`."
+            )
+        row = self.number(connections[0].step)
+        table = ops.convert_to_tensor(self._targets)
+        return [ops.take(table[:, c.layer], row) for c in connections]
+
+    def get_config(self):
+        config = super().get_config()
+        config["begin"] = config.pop("start")
+        return {
+            "final_sparsity": self.final_sparsity,
+            "end": self.end,
+            "distribution": self.distribution,
+            "power": self.power,
+            **config,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class GMP(Ramp):
+    """Gradual magnitude pruning: a dense network becomes sparse.
+
+    Sparsify the model with a sparsity of 0 first. Weights that are pruned
+    never return.
+
+    Args:
+        final_sparsity: Float in [0, 1).
+        end: Positive integer, the optimizer update of the last pruning.
+        begin: Integer, the optimizer update after which pruning begins.
+            Defaults to 0.
+        distribution: How the final sparsity is spread: `"uniform"` (default,
+            as in Zhu & Gupta and tfmot), `"erk"`, `"er"` or a callable.
+        update_interval: Defaults to 100 (tfmot's `frequency`).
+        sparsities: List of floats, the sparsity of every layer from `begin`
+            on at each multiple of `update_interval`, in place of the cubic.
+        **kwargs: As in `Method`, and `power`, by default 3 (Zhu & Gupta). With
+            `scope="global"` the smallest weights of all layers go.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model is sparser
+            than `final_sparsity` when training begins.
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(dense_model, sparsity=0.0)
+    model.attach(GMP(final_sparsity=0.9, end=20_000))
+    ```
+
+    Reference:
+        Zhu & Gupta, 2017, arXiv:1710.01878.
+    """
+
+    def __init__(
+        self,
+        final_sparsity,
+        end,
+        begin=0,
+        distribution="uniform",
+        update_interval=100,
+        sparsities=None,
+        **kwargs,
+    ):
+        kwargs.setdefault("stop", end)
+        super().__init__(
+            final_sparsity,
+            end,
+            begin,
+            distribution,
+            update_interval=update_interval,
+            **kwargs,
+        )
+        self.sparsities = None if sparsities is None else list(sparsities)
+        if sparsities is not None and len(sparsities) != self.rounds + 1:
+            raise ValueError(
+                f"`sparsities` must have {self.rounds + 1} values, one for "
+                "each update from `begin` to `end`. Received: "
+                f"{len(sparsities)} values"
+            )
+
+    @classmethod
+    def from_schedule(cls, schedule, **kwargs):
+        """Takes over a `PruningSchedule` of tensorflow-model-optimization.
+
+        Args:
+            schedule: A schedule with `begin_step`, `end_step` and
+                `frequency`; called with a step, it returns whether to prune
+                and the sparsity of each layer. Pruning falls on multiples of
+                `frequency`.
+            **kwargs: As in `Method`.
+
+        Returns:
+            A `Method`.
+
+        Example:
+
+        ```python
+        GMP.from_schedule(tfmot.sparsity.keras.PolynomialDecay(
+            initial_sparsity=0.0, final_sparsity=0.9,
+            begin_step=0, end_step=20_000,
+        ))
+        ```
+        """
+        interval = schedule.frequency
+        first = -(-schedule.begin_step // interval)
+        # A schedule without an end has one value from its first step on.
+        last = max(schedule.end_step // interval, first + 1)
+        sparsities = [
+            float(schedule(np.int64(number * interval))[1])
+            for number in range(first, last + 1)
+        ]
+        return cls(
+            sparsities[-1],
+            end=last * interval,
+            begin=first * interval,
+            update_interval=interval,
+            sparsities=sparsities,
+            **kwargs,
+        )
+
+    def densities(self, number, initial, final):
+        if self.sparsities is None:
+            return super().densities(number, initial, final)
+        return np.full_like(initial, 1.0 - self.sparsities[number])
+
+    def get_config(self):
+        return {"sparsities": self.sparsities, **super().get_config()}
+
+    def budget(self, connections, fraction):
+        return _pruned(connections, self.targets(connections))
+
+
+def _pruned(connections, targets):
+    dropped = [
+        ops.maximum(c.count() - t, 0) for c, t in zip(connections, targets)
+    ]
+    return dropped, [ops.zeros_like(count) for count in dropped]
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class GraNet(Ramp):
+    """Gradual pruning in which every step also regrows connections.
+
+    Each update prunes the smallest weights of all layers together, down to
+    the ramp's total, then drops and regrows a fraction of what is left in each
+    layer. Begin sparse (0.5) or dense (0).
+
+    Args:
+        final_sparsity: Float in [0, 1), over all maskable weights together.
+        end: Positive integer, the optimizer update with the last pruning.
+        begin: Integer, the optimizer update after which pruning begins.
+            Defaults to 0.
+        update_interval: Defaults to 1000 (GraNet's README, CIFAR).
+        drop_fraction: Defaults to 0.5; GraNet's code lets it fall along
+            `schedules.Cosine(0.5, total_steps, minimum=0.005)`.
+        **kwargs: As in `Method`, and `power`, by default 3.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model is sparser
+            than `final_sparsity` when training begins.
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(dense_model, sparsity=0.5)
+    model.attach(GraNet(final_sparsity=0.9, end=40_000))
+    ```
+
+    Reference:
+        Liu et al., 2021, arXiv:2106.10404; VITA-Group/GraNet.
+    """
+
+    def __init__(
+        self,
+        final_sparsity,
+        end,
+        begin=0,
+        update_interval=1000,
+        drop_fraction=0.5,
+        **kwargs,
+    ):
+        kwargs.setdefault("distribution", "uniform")  # only the total counts
+        super().__init__(
+            final_sparsity,
+            end,
+            begin,
+            update_interval=update_interval,
+            drop_fraction=drop_fraction,
+            **kwargs,
+        )
+
+    def final_densities(self, shapes):
+        return np.full(len(shapes), 1.0 - self.final_sparsity)
+
+    def _check(self, records, initial, final):
+        sizes = np.array([record.size for record in records])
+        total = np.sum(initial * sizes) / np.sum(sizes)
+        if total < 1.0 - self.final_sparsity:
+            raise ValueError(
+                "`final_sparsity` must be at least the model's when training "
+                f"begins, {1.0 - total:.4g}. Received: "
+                f"final_sparsity={self.final_sparsity}"
+            )
+
+    def update(self, connections, fraction):
+        # A layer may hold fewer than its part of the total: the sum counts.
+        masks = [c.mask for c in connections]
+        scores = [first_wins(self.drop_score(c), c.mask) for c in connections]
+        active = sum(c.count() for c in connections)
+        total = ops.minimum(sum(self.targets(connections)), active)
+        counts = [total] + [ops.zeros_like(total)] * (len(connections) - 1)
+        kept = best(connections, scores, masks, counts, PRUNE, "global")
+        pruned = [
+            dataclasses.replace(c, mask=mask)
+            for c, mask in zip(connections, kept)
+        ]
+        return super().update(pruned, fraction)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class NDSNN(Ramp):
+    """Sparse to sparser: grow fewer connections than are dropped.
+
+    The sparsity rises along a cubic from the model's to a final one while the
+    share that is dropped falls along a cosine. Made for spiking networks, but
+    it knows nothing of spikes. With the model's own sparsity as the final one
+    it is RigL.
+
+    Args:
+        final_sparsity: Float in [0, 1), over all maskable weights.
+        end: Positive integer, the optimizer update with the last step of the
+            ramp (75 % of the training is a fair choice; the paper's could not
+            be verified). The masks stay after it.
+        begin: Integer, the optimizer update after which the ramp begins.
+            Defaults to 0.
+        distribution: How the final sparsity is spread. Defaults to `"erk"`.
+        update_interval: Defaults to 1000 (GraNet's README; NDSNN's own could
+            not be verified).
+        drop_fraction: The share dropped at first. Defaults to 0.5 (could not
+            be verified).
+        minimum_drop_fraction: The share dropped at the end. Defaults to 0.05
+            (could not be verified).
+        **kwargs: As in `Method`, and `power`, by default 3.
+
+    Raises:
+        ValueError: If an argument is out of range, or the model is sparser
+            than `final_sparsity` when training begins.
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(spiking_vgg16(...), sparsity=0.8)
+    model.attach(NDSNN(final_sparsity=0.98, end=75_000))
+    ```
+
+    Reference:
+        Huang et al., 2023, arXiv:2304.12214.
+    """
+
+    def __init__(
+        self,
+        final_sparsity,
+        end,
+        begin=0,
+        distribution="erk",
+        update_interval=1000,
+        drop_fraction=0.5,
+        minimum_drop_fraction=0.05,
+        **kwargs,
+    ):
+        kwargs.setdefault("stop", end)
+        kwargs.setdefault("rounding", "nearest")
+        for name, value in (
+            ("drop_fraction", drop_fraction),
+            ("minimum_drop_fraction", minimum_drop_fraction),
+        ):
+            if not is_real(value) or not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"`{name}` must be in [0, 1]. Received: {name}={value}"
+                )
+        super().__init__(
+            final_sparsity,
+            end,
+            begin,
+            distribution,
+            update_interval=update_interval,
+            drop_fraction=drop_fraction,
+            **kwargs,
+        )
+        self.first_drop_fraction = float(drop_fraction)
+        self.minimum_drop_fraction = float(minimum_drop_fraction)
+
+    def budget(self, connections, fraction):
+        targets = self.targets(connections)
+        number = self.number(connections[0].step)
+        fraction = ops.take(self._drop_fractions(), number)
+        dropped, grown = [], []
+        for c, target in zip(connections, targets):
+            active = c.count()
+            least = ops.maximum(active - target, 0)
+            share = fraction_of(active, fraction, self.rounding)
+            dropped.append(ops.maximum(share, least))
+            grown.append(target - (active - dropped[-1]))
+        return dropped, grown
+
+    def _drop_fractions(self):
+        low, high = self.minimum_drop_fraction, self.first_drop_fraction
+        progress = np.arange(self.rounds + 1) / self.rounds
+        cosine = 1.0 + np.cos(np.pi * progress)
+        table = low + (high - low) / 2.0 * cosine
+        return ops.convert_to_tensor(table.astype("float32"))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "drop_fraction": self.first_drop_fraction,
+            "minimum_drop_fraction": self.minimum_drop_fraction,
+        }

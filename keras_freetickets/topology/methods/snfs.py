@@ -1,0 +1,155 @@
+"""SNFS, sparse momentum: grow where the momentum is, and move weights there."""
+
+import keras
+from keras import ops
+
+from keras_freetickets.topology.drop_and_grow import PARTS
+from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import is_real
+
+# Layers less sparse than this do not grow at their full drop fraction, and a
+# layer is filled to this share of its room at first (sparse_learning).
+_NEARLY_DENSE = 0.2
+_FILL = 99
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SNFS(Method):
+    """Sparse momentum: growth by a dense momentum, across layers.
+
+    What all layers drop is given to them anew in proportion to the mean
+    momentum of their active weights; within a layer the absent connections of
+    the largest momentum grow. The total stays exact.
+
+    Args:
+        momentum: Float in [0, 1), the decay of the average of the dense
+            gradients. Defaults to 0.9 (the optimizer's in SNFS's code; the
+            average is the method's own here, as an optimizer's is sparse).
+        redistribution: Whether layers exchange connections. Defaults to
+            `True`; `False` is RigL's variant of momentum growth.
+        update_interval: Optimizer updates; the original updates once an epoch.
+        drop_fraction: Defaults to 0.5 (SNFS's code, with a cosine over the
+            training: `schedules.Cosine(0.5, total_steps)`).
+        **kwargs: As in `Method`. Keeps a float for each maskable weight.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    schedule = schedules.Cosine(0.5, decay_steps=88_000)
+    model.attach(SNFS(update_interval=352, drop_fraction=schedule))
+    ```
+
+    Reference:
+        Dettmers & Zettlemoyer, 2019, arXiv:1907.04840;
+        TimDettmers/sparse_learning.
+    """
+
+    connection_state = {"momentum": "float32"}
+
+    def __init__(
+        self,
+        momentum=0.9,
+        redistribution=True,
+        update_interval=1000,
+        drop_fraction=0.5,
+        **kwargs,
+    ):
+        if not is_real(momentum) or not 0.0 <= momentum < 1.0:
+            raise ValueError(
+                f"`momentum` must be in [0, 1). Received: momentum={momentum}"
+            )
+        super().__init__(update_interval, drop_fraction, **kwargs)
+        self.momentum = float(momentum)
+        self.redistribution = bool(redistribution)
+
+    def observe(self, connections):
+        decay = self.momentum
+        return [
+            {"momentum": decay * c.state["momentum"] + (1 - decay) * c.gradient}
+            for c in connections
+        ]
+
+    def grow_score(self, connections):
+        return ops.abs(connections.state["momentum"])
+
+    def budget(self, connections, fraction):
+        if not self.redistribution:
+            return super().budget(connections, fraction)
+        active = ops.stack([c.count() for c in connections])
+        size = ops.stack(
+            [ops.cast(ops.size(c.mask), "int32") for c in connections]
+        )
+        shares = self._shares(connections, active)
+        sparsity = 1.0 - ops.cast(active, "float32") / ops.cast(size, "float32")
+        gains = shares * len(connections) > 1.0
+        slow = ops.logical_and(gains, sparsity < _NEARLY_DENSE)
+        fraction = ops.where(slow, ops.minimum(sparsity, fraction), fraction)
+        dropped = fraction_of(active, fraction, self.rounding)
+        # One connection is left at least.
+        dropped = ops.minimum(dropped, active - 1)
+        grown = allocate(ops.sum(dropped), shares, size - active + dropped)
+        return ops.unstack(dropped), ops.unstack(grown)
+
+    def _shares(self, connections, active):
+        """Each layer's part of the mean momenta of active weights."""
+        sums = [
+            ops.sum(ops.where(c.mask, self.grow_score(c), 0.0))
+            for c in connections
+        ]
+        means = ops.stack(sums) / ops.cast(active, "float32")
+        total = ops.sum(means)
+        even = ops.ones_like(means) / len(connections)
+        return ops.where(total > 0, means / ops.maximum(total, 1e-38), even)
+
+    def get_config(self):
+        return {
+            "momentum": self.momentum,
+            "redistribution": self.redistribution,
+            **super().get_config(),
+        }
+
+
+def allocate(total, shares, room):
+    """Splits an integer in proportion to shares, with a limit for each part.
+
+    Parts are cut to 99 % of their room; the rest goes evenly to the others,
+    and only if there is none left, to the last percent. The sum is exact.
+
+    Args:
+        total: `int32` scalar, at most the sum of `room`.
+        shares: Float tensor of shape `(n,)`, non-negative, with sum 1.
+        room: `int32` tensor of shape `(n,)`.
+
+    Returns:
+        `int32` tensor of shape `(n,)`.
+    """
+    parts = ops.cast(ops.floor(shares * PARTS), "int32")
+    wanted = (total // PARTS) * parts + (total % PARTS) * parts // PARTS
+    limit = room // 100 * _FILL + room % 100 * _FILL // 100
+    given = ops.minimum(wanted, limit)
+    for limit in (limit, room):
+        given = _spread(total, given, limit)
+    return given
+
+
+def _spread(total, given, limit):
+    """Gives what is left evenly to those below their limit."""
+
+    def is_open(given):
+        return ops.logical_and(total > ops.sum(given), ops.any(given < limit))
+
+    def give(given):
+        left = total - ops.sum(given)
+        below = given < limit
+        each = left // ops.sum(ops.cast(below, "int32"))
+        # The last few go to the first ones.
+        rank = ops.cumsum(ops.cast(below, "int32"))
+        one = ops.cast(ops.logical_and(below, rank <= left), "int32")
+        more = ops.where(each > 0, ops.cast(below, "int32") * each, one)
+        return ops.minimum(given + more, limit)
+
+    return ops.while_loop(is_open, give, given)

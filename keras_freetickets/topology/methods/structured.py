@@ -1,0 +1,371 @@
+"""Masks with a pattern: N of M, and constant fan-in."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.topology.drop_and_grow import tie_bits
+from keras_freetickets.topology.methods.method import GROW
+from keras_freetickets.topology.methods.method import PRUNE
+from keras_freetickets.topology.methods.method import REGROW
+from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import is_integer
+from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.topology.methods.rigl import RigL
+from keras_freetickets.topology.selection import rank_in_groups
+from keras_freetickets.topology.selection import select_rows
+from keras_freetickets.topology.selection import sort_keys
+
+
+def check_pattern(n, m):
+    """Refuses what is no N:M pattern."""
+    if not is_integer(n) or not is_integer(m) or not 1 <= n < m:
+        raise ValueError(
+            "`n` and `m` must be integers with 1 <= n < m: of m consecutive "
+            f"weights n are kept. Received: n={n}, m={m}"
+        )
+
+
+def to_groups(array, m, axis):
+    """Reshapes a kernel to rows of `m` consecutive entries along an axis."""
+    moved = ops.moveaxis(array, axis, -1)
+    return ops.reshape(moved, (-1, m))
+
+
+def from_groups(groups, shape, axis):
+    """Undoes `to_groups`."""
+    shape = list(shape)
+    shape.append(shape.pop(axis))
+    return ops.moveaxis(ops.reshape(groups, shape), -1, axis)
+
+
+def check_divisible(name, shape, m, axis):
+    """Refuses a kernel whose axis is no multiple of `m`."""
+    rank = len(shape)
+    if not -rank <= axis < rank or shape[axis] % m:
+        raise ValueError(
+            f"The axis {axis} of kernel '{name}' must be a multiple of m={m}. "
+            f"Received: a kernel of shape {tuple(shape)}. Leave the layer out "
+            "with `sparsify(..., filters=...)`, or choose another `axis`."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class NMMask:
+    """Initial masks that keep `n` of every `m` consecutive weights.
+
+    Args:
+        n: Positive integer, how many are kept.
+        m: Integer greater than `n`.
+        axis: Integer, the kernel's axis along which the weights are counted.
+            Defaults to -2, the inputs of Dense and convolution kernels, as
+            hardware with 2:4 sparsity wants it.
+        magnitude: Whether the largest of each group are kept, or random ones
+            (default).
+
+    Raises:
+        ValueError: If a kernel's axis is no multiple of `m`, or its sparsity
+            is not `1 - n / m`.
+
+    Example:
+
+    ```python
+    mask = NMMask(2, 4)
+    model = keras_freetickets.sparsify(
+        dense, sparsity=mask.sparsity, distribution="uniform",
+        mask_initializer=mask,
+    )
+    model.attach(NM(2, 4))
+    ```
+    """
+
+    def __init__(self, n, m, axis=-2, magnitude=False):
+        check_pattern(n, m)
+        self.n, self.m, self.axis, self.magnitude = n, m, axis, magnitude
+
+    @property
+    def sparsity(self):
+        return 1.0 - self.n / self.m
+
+    def __call__(self, kernel, count, generator):
+        check_divisible("to be masked", kernel.shape, self.m, self.axis)
+        if count != kernel.size // self.m * self.n:
+            raise ValueError(
+                f"`sparsity` must be {self.sparsity} for every layer, with "
+                'distribution="uniform", when `mask_initializer` keeps '
+                f"{self.n} of {self.m}. Received: {count} of {kernel.size} "
+                "weights"
+            )
+        scores = np.abs(kernel)
+        if not self.magnitude:
+            scores = generator.random(kernel.shape)
+        moved = np.moveaxis(scores, self.axis, -1)
+        mask = _largest(moved.reshape(-1, self.m), self.n)
+        return np.moveaxis(mask.reshape(moved.shape), -1, self.axis)
+
+    def get_config(self):
+        return {
+            "n": self.n,
+            "m": self.m,
+            "axis": self.axis,
+            "magnitude": self.magnitude,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _largest(rows, count):
+    """The mask of the `count` largest entries of each row."""
+    order = np.argsort(-rows, axis=1, kind="stable")
+    mask = np.zeros(rows.shape, bool)
+    np.put_along_axis(mask, order[:, :count], True, axis=1)
+    return mask
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class NM(Method):
+    """Drop-and-grow that keeps `n` of every `m` consecutive weights.
+
+    The smallest weights of a layer are dropped, whatever their group; each
+    group then grows as many as it lost.
+
+    Args:
+        n: Positive integer, how many of a group are active.
+        m: Integer greater than `n`, the size of a group.
+        axis: Integer, the kernel's axis along which groups lie. Defaults to
+            -2, the inputs.
+        **kwargs: As in `Method`.
+
+    Raises:
+        ValueError: If a kernel's axis is no multiple of `m`, or its mask is
+            not `n` of `m` (see `NMMask`).
+
+    Example:
+
+    ```python
+    model.attach(NM(2, 4, update_interval=100))
+    ```
+    """
+
+    def __init__(self, n, m, axis=-2, **kwargs):
+        check_pattern(n, m)
+        super().__init__(**kwargs)
+        self.n, self.m, self.axis = n, m, axis
+
+    def begin(self, records):
+        for record in records:
+            if record.active == record.size:
+                continue
+            shape = tuple(record.kernel.shape)
+            check_divisible(record.name, shape, self.m, self.axis)
+            mask = ops.convert_to_numpy(record.mask.value)
+            rows = ops.convert_to_numpy(to_groups(mask, self.m, self.axis))
+            if not np.all(rows.sum(axis=1) == self.n):
+                raise ValueError(
+                    f"The mask of kernel '{record.name}' does not keep "
+                    f"{self.n} of every {self.m} weights along axis "
+                    f"{self.axis}. Pass mask_initializer=NMMask({self.n}, "
+                    f"{self.m}, axis={self.axis}) to `sparsify`."
+                )
+
+    def grow(self, connections, kept, grow_counts):
+        return [self._grow(c, mask) for c, mask in zip(connections, kept)]
+
+    def _grow(self, connections, kept):
+        shape = tuple(connections.kernel.shape)
+        (ties,) = tie_bits([connections], GROW)
+        keys = sort_keys(self.grow_score(connections), ops.logical_not(kept))
+        rows = [to_groups(a, self.m, self.axis) for a in (keys, ties, kept)]
+        lost = self.n - ops.sum(ops.cast(rows[2], "int32"), axis=1)
+        grown = rank_in_groups(*rows[:2]) < lost[:, None]
+        return from_groups(grown, shape, self.axis)
+
+    def get_config(self):
+        return {
+            "n": self.n,
+            "m": self.m,
+            "axis": self.axis,
+            **super().get_config(),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class ConstantFanInMask:
+    """Initial masks with the same number of inputs for every output unit.
+
+    The units are the kernel's last axis. The density of a layer is rounded to
+    a whole number of inputs, at least one.
+
+    Args:
+        magnitude: Whether the largest weights of each unit are kept, or
+            random ones (default).
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(
+        dense, sparsity=0.9, mask_initializer=ConstantFanInMask()
+    )
+    model.attach(SRigL())
+    ```
+
+    Reference:
+        Lasby et al., 2024, arXiv:2305.02299 (SRigL).
+    """
+
+    def __init__(self, magnitude=False):
+        self.magnitude = magnitude
+
+    def active_count(self, shape, density):
+        """How many weights of a kernel stay."""
+        units = shape[-1]
+        inputs = int(np.prod(shape[:-1]))
+        return units * min(inputs, max(1, round(inputs * density)))
+
+    def __call__(self, kernel, count, generator):
+        units = kernel.shape[-1]
+        scores = np.abs(kernel)
+        if not self.magnitude:
+            scores = generator.random(kernel.shape)
+        rows = scores.reshape(-1, units).T
+        return _largest(rows, count // units).T.reshape(kernel.shape)
+
+    def get_config(self):
+        return {"magnitude": self.magnitude}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SRigL(RigL):
+    """RigL with the same number of inputs for every output unit.
+
+    Within a layer the smallest weights are dropped; each unit then grows what
+    it lacks. A unit to which few of the layer's salient connections (those
+    kept, and those RigL would grow) belong is removed for good, and its
+    inputs go to the others.
+
+    Args:
+        ablation: Float in [0, 1): units with fewer salient connections than
+            this share of the fan-in are removed; 0 for none. Defaults to 0.3
+            (SRigL's code). Units of the model's last masked kernel stay.
+        update_interval: Defaults to 100 (SRigL, CIFAR).
+        drop_fraction: Defaults to 0.3 (SRigL, along `schedules.Cosine`).
+        **kwargs: As in `RigL`.
+
+    Raises:
+        ValueError: If a mask has units of different fan-in (see
+            `ConstantFanInMask`).
+
+    Example:
+
+    ```python
+    model.attach(SRigL(ablation=0.3, stop=75_000))
+    ```
+
+    Reference:
+        Lasby et al., 2024, arXiv:2305.02299; calgaryml/condensed-sparsity.
+    """
+
+    def __init__(
+        self, ablation=0.3, update_interval=100, drop_fraction=0.3, **kwargs
+    ):
+        if not is_real(ablation) or not 0.0 <= ablation < 1.0:
+            raise ValueError(
+                f"`ablation` must be in [0, 1). Received: ablation={ablation}"
+            )
+        kwargs.setdefault("apply_on_update", True)
+        super().__init__(update_interval, drop_fraction, **kwargs)
+        self.ablation = float(ablation)
+        self._last = None
+
+    def begin(self, records):
+        self._last = len(records) - 1
+        for record in records:
+            mask = ops.convert_to_numpy(record.mask.value)
+            inputs = mask.reshape(-1, mask.shape[-1]).sum(axis=0)
+            if len(set(inputs[inputs > 0].tolist())) > 1:
+                raise ValueError(
+                    f"The units of kernel '{record.name}' have between "
+                    f"{inputs.min()} and {inputs.max()} inputs. Pass "
+                    "mask_initializer=ConstantFanInMask() to `sparsify`."
+                )
+
+    def update(self, connections, fraction):
+        drop_counts, grow_counts = self.budget(connections, fraction)
+        kept = self.keep(connections, drop_counts)
+        grown = self.grow(connections, kept, grow_counts)
+        return self._with_constant_fan_in(connections, kept, grown)
+
+    def _with_constant_fan_in(self, connections, kept, grown):
+        kept = [_by_unit(k) for k in kept]
+        salient = [ops.logical_or(k, _by_unit(g)) for k, g in zip(kept, grown)]
+        units = [self._units(c, s) for c, s in zip(connections, salient)]
+        fan_ins = [self._fan_in(c, u) for c, u in zip(connections, units)]
+        kept_counts = [
+            ops.where(u, ops.minimum(_count(k), f), 0)
+            for k, u, f in zip(kept, units, fan_ins)
+        ]
+        scores = [self.drop_score(c) for c in connections]
+        kept = self._select(connections, scores, kept, kept_counts, PRUNE)
+        absent = [ops.logical_not(k) for k in kept]
+        grow_counts = [
+            ops.where(u, f - n, 0)
+            for u, f, n in zip(units, fan_ins, kept_counts)
+        ]
+        scores = [self.grow_score(c) for c in connections]
+        grown = self._select(connections, scores, absent, grow_counts, REGROW)
+        shapes = [tuple(c.kernel.shape) for c in connections]
+        return [
+            (_by_position(k, shape), _by_position(g, shape))
+            for k, g, shape in zip(kept, grown, shapes)
+        ]
+
+    def _units(self, connections, salient):
+        """Boolean tensor: which units a layer goes on with."""
+        before = _count(_by_unit(connections.mask))
+        alive = before > 0
+        if not self.ablation or connections.layer == self._last:
+            return alive
+        least = self.ablation * ops.cast(ops.max(before), "float32")
+        counts = ops.where(alive, _count(salient), 0)
+        # The most salient unit stays in any case.
+        strong = ops.logical_or(
+            ops.cast(counts, "float32") >= least,
+            ops.equal(counts, ops.max(counts)),
+        )
+        return ops.logical_and(alive, strong)
+
+    def _fan_in(self, connections, units):
+        """The inputs of each unit: the layer's connections, shared out."""
+        left = ops.sum(ops.cast(units, "int32"))
+        inputs = _by_unit(connections.mask).shape[1]
+        return ops.minimum(connections.count() // ops.maximum(left, 1), inputs)
+
+    def _select(self, connections, scores, eligible, counts, stage):
+        keys = [
+            sort_keys(_by_unit(score), e) for score, e in zip(scores, eligible)
+        ]
+        ties = [_by_unit(tie) for tie in tie_bits(connections, stage)]
+        return select_rows(keys, counts, ties)
+
+    def get_config(self):
+        return {"ablation": self.ablation, **super().get_config()}
+
+
+def _count(rows):
+    return ops.sum(ops.cast(rows, "int32"), axis=1)
+
+
+def _by_unit(array):
+    """A kernel as rows, one for each output unit."""
+    units = array.shape[-1]
+    return ops.transpose(ops.reshape(array, (-1, units)))
+
+
+def _by_position(rows, shape):
+    return ops.reshape(ops.transpose(rows), shape)

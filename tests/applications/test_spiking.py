@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_freetickets as kft
+from keras_freetickets.applications import spiking_resnet19
+from keras_freetickets.applications import spiking_vgg16
+
+
+def kernels(model):
+    return [w for w in model.trainable_weights if w.name == "kernel"]
+
+
+def test_layers_of_vgg16():
+    model = spiking_vgg16()
+    shapes = [tuple(k.shape) for k in kernels(model)]
+    channels = [3, 64, 64, 128, 128, 256, 256, 256] + [512] * 6
+    expected = [(3, 3, a, b) for a, b in zip(channels, channels[1:])]
+    assert shapes == [*expected, (512, 10)]
+    neurons = [la for la in model.layers if isinstance(la, kft.spiking.LIF)]
+    assert len(neurons) == 13
+
+
+def test_layers_of_resnet19():
+    model = spiking_resnet19()
+    convolutions = [k for k in kernels(model) if tuple(k.shape)[:2] == (3, 3)]
+    # A stem and 8 blocks of two; the two dense layers make 19.
+    assert len(convolutions) == 17
+    dense = [tuple(k.shape) for k in kernels(model) if len(k.shape) == 2]
+    assert dense == [(512, 256), (256, 10)]
+
+
+@pytest.mark.parametrize("build", [spiking_vgg16, spiking_resnet19])
+def test_a_small_one_trains_sparse_and_is_saved(build, tmp_path):
+    keras.utils.set_random_seed(0)
+    dense = build((16, 16, 1), classes=3, steps=2, width=4)
+    model = kft.sparsify(dense, 0.8)
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        "sparse_categorical_crossentropy",
+    )
+    x = np.random.default_rng(0).normal(size=(12, 16, 16, 1)).astype("float32")
+    y = np.arange(12) % 3
+    before = kernel_values(model)
+    model.fit(
+        x,
+        y,
+        batch_size=6,
+        epochs=2,
+        shuffle=False,
+        callbacks=[kft.callbacks.NDSNN(0.9, end=4, update_interval=2)],
+        verbose=0,
+    )
+    # The gradient reaches every layer through the neurons; that of the last
+    # is zero where none fires before it.
+    for old, record in zip(before[:-1], model.connections[:-1]):
+        assert (old != np.asarray(record.kernel.value)).any(), record.name
+    sizes = [r.size for r in model.connections]
+    active = sum(np.asarray(r.mask.value).sum() for r in model.connections)
+    assert active == pytest.approx(0.1 * sum(sizes), abs=len(sizes))
+    path = tmp_path / "snn.keras"
+    model.save(path)
+    again = keras.saving.load_model(path)
+    expected = np.asarray(model(x))
+    np.testing.assert_allclose(np.asarray(again(x)), expected, atol=1e-6)
+    # Potentials are not carried over.
+    np.testing.assert_array_equal(np.asarray(model(x)), expected)
+    np.testing.assert_allclose(expected.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def kernel_values(model):
+    return [np.array(r.kernel.value) for r in model.connections]

@@ -1,0 +1,108 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+
+def network():
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((6,))
+    x = layers.Dense(20, activation="relu", name="a")(inputs)
+    outputs = layers.Dense(4, activation="softmax")(x)  # 3 classes, 1 unknown
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.5, seed=1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(48, 6)).astype("float32")
+    return x, generator.integers(3, size=48)
+
+
+def fit(model, callback, epochs, **kwargs):
+    return model.fit(
+        *data(),
+        batch_size=16,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+        **kwargs,
+    )
+
+
+def test_alpha_rises_once_an_epoch():
+    moon = kft.callbacks.MOON(
+        epochs=9, voting_epochs=2, learn_epochs=3, update_interval=1000
+    )
+    model = network()
+    history = fit(model, moon, 9).history
+    alpha = np.array(history["alpha"])
+    assert (alpha[:3] == 0).all() and 0 < alpha[3] < 0.05
+    steps = np.diff(alpha[3:])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-4)
+    assert alpha[-1] == pytest.approx(1.0, abs=1e-5)
+    # What is left is a plain model: the compiled loss again.
+    x, y = data()
+    p = model.predict(x, verbose=0)
+    plain = -np.log(p[np.arange(48), y]).mean()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(plain, rel=1e-4)
+
+
+def test_plain_cross_entropy_at_first():
+    moon = kft.callbacks.MOON(
+        epochs=8, voting_epochs=1, learn_epochs=6, update_interval=1000
+    )
+    rigl = kft.callbacks.RigL(update_interval=1000)
+    ours = fit(network(), moon, 8).history["loss"]
+    plain = fit(network(), rigl, 8).history["loss"]
+    np.testing.assert_allclose(ours[:6], plain[:6], rtol=1e-5)
+    assert ours[6] > plain[6]
+
+
+def test_epochs_must_agree():
+    with pytest.raises(ValueError, match="`epochs` must be what `fit` runs"):
+        fit(network(), kft.callbacks.MOON(epochs=30), 40)
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    def run(epochs_first, directory):
+        results = None
+        for stop in (epochs_first, 8):
+            model = network()
+            moon = kft.callbacks.MOON(
+                epochs=8, voting_epochs=3, learn_epochs=2, update_interval=4
+            )
+            backup = kft.callbacks.Backup(directory, callbacks=[])
+            stopper = Stop(stop)
+            try:
+                model.fit(
+                    *data(),
+                    batch_size=16,
+                    epochs=8,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[moon, backup, stopper],
+                )
+            except KeyboardInterrupt:
+                continue
+            results = [np.array(w.value) for w in model.weights]
+        return results
+
+    whole = run(99, tmp_path / "whole")
+    again = run(6, tmp_path / "killed")
+    for a, b in zip(whole, again):
+        np.testing.assert_array_equal(a, b)
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt

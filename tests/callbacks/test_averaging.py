@@ -1,0 +1,121 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets.callbacks import WeightAveraging
+
+
+def network(normalize=False, rate=0.05, random_seed=2):
+    keras.utils.set_random_seed(random_seed)
+    inputs = keras.Input((6,))
+    x = layers.Dense(20, name="a")(inputs)
+    if normalize:
+        x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Activation("relu")(x)
+    model = kft.sparsify(keras.Model(inputs, layers.Dense(3)(x)), 0.5, seed=1)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse")
+    return model
+
+
+def data(rows=64):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(rows, 6)).astype("float32")
+    return x, generator.normal(size=(rows, 3)).astype("float32")
+
+
+class Snapshots(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.values.append([np.array(v) for v in self.model.forward_values()])
+
+
+def fit(model, callbacks, epochs=5):
+    model.fit(
+        *data(),
+        batch_size=16,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+
+
+def test_the_average_of_the_snapshots():
+    model, snapshots = network(), Snapshots()
+    fit(model, [snapshots, WeightAveraging(2)])
+    expected = [np.mean(v, axis=0) for v in zip(*snapshots.values[2:])]
+    for variable, value in zip(model.trainable_variables, expected):
+        np.testing.assert_allclose(
+            np.asarray(variable.value), value, rtol=1e-5, atol=1e-7
+        )
+
+
+def test_what_cigl_computed_with_is_averaged():
+    model, snapshots = network(), Snapshots()
+    cigl = kft.callbacks.CigL(begin=1, random_drop=0.3, update_interval=1000)
+    fit(model, [snapshots, cigl])
+    last = snapshots.values[-1]
+    kernels = [id(r.kernel) for r in model.connections]
+    for i, variable in enumerate(model.trainable_variables):
+        values = [v[i] for v in snapshots.values[1:]]
+        found = np.asarray(variable.value)
+        np.testing.assert_allclose(
+            found, np.mean(values, axis=0), rtol=1e-5, atol=1e-7
+        )
+        if id(variable) in kernels:
+            # Switched off in the last step, but not in all.
+            assert ((last[i] == 0) & (found != 0)).any()
+    # The random masks leave the density alone.
+    for record in model.connections:
+        active = np.asarray(record.kernel.value) != 0
+        assert not (active & ~np.asarray(record.mask.value)).any()
+
+
+def test_statistics_are_estimated_anew():
+    model, x = network(normalize=True), data()[0]
+    fit(model, [WeightAveraging(1, data=x)])
+    hidden = x @ np.asarray(model.trainable_variables[0].value)
+    hidden += np.asarray(model.trainable_variables[1].value)
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(
+        np.asarray(norm.moving_mean.value), hidden.mean(axis=0), atol=1e-4
+    )
+
+
+def test_a_ridge_regression_on_average():
+    # CigL's stationary mean for least squares: (G + (1 - keep) / keep diag G)
+    # A = b, here (.62069, .62069); without the random mask (.66667, .66667).
+    gram = np.array([[1.0, 0.5], [0.5, 1.0]])
+    root = np.linalg.cholesky(gram).T * np.sqrt(2)  # X'X / 2 = gram
+    y = np.linalg.solve(root.T, 2 * np.ones(2))
+    x, y = root.astype("float32"), y[:, None].astype("float32")
+    inputs = keras.Input((2,))
+    dense = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
+    model = kft.sparsify(dense, 0.0, seed=0)
+    model.compile(keras.optimizers.SGD(0.02), "mse")
+    model.attach(kft.topology.CigL(0.1, update_interval=10**6))
+    total = np.zeros(2)
+    steps = 6000
+    for number in range(500 + steps):
+        model.train_on_batch(x, y)
+        if number >= 500:
+            total += np.asarray(model.forward_values()[0])[:, 0]
+    np.testing.assert_allclose(total / steps, 0.62069, atol=0.015)
+
+
+@pytest.mark.parametrize("begin", [-1, 2.5])
+def test_bad_begin(begin):
+    with pytest.raises(ValueError, match="`begin` must be"):
+        WeightAveraging(begin)
+
+
+def test_what_is_refused_before_training():
+    with pytest.raises(ValueError, match="`data` must be the training data"):
+        fit(network(normalize=True), [WeightAveraging(1)])
+    with pytest.raises(ValueError, match="`begin` must be an epoch"):
+        fit(network(), [WeightAveraging(5)])

@@ -1,0 +1,79 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+
+
+def network(seed=0, sparsity=0.5):
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(6, 3, name="conv")(inputs)
+    x = layers.Dense(5, name="hidden")(layers.Flatten()(x))
+    dense = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    return kft.sparsify(dense, sparsity, distribution="uniform", seed=seed)
+
+
+def set_mask(record, mask):
+    record.mask.assign(mask)
+
+
+def test_units_by_hand():
+    model = network()
+    conv, hidden, out = model.connections
+    mask = np.zeros((3, 3, 3, 6), bool)
+    mask[1, 2, 0, 4] = mask[0, 0, 0, 5] = mask[2, 2, 2, 5] = True
+    set_mask(conv, mask)
+    mask = np.ones((24, 5), bool)
+    mask[:, 2] = False
+    set_mask(hidden, mask)
+    set_mask(out, np.eye(5, 2).astype(bool))
+    found = kft.count_units(model)
+    assert [(c.name, c.dead, c.units) for c in found] == [
+        ("conv/kernel", 4, 6),
+        ("hidden/kernel", 1, 5),
+        ("out/kernel", 0, 2),
+    ]
+    assert [(c.unread, c.inputs) for c in found] == [(1, 3), (0, 24), (3, 5)]
+
+
+def test_overlap():
+    one, other = network(0), network(1)
+    assert kft.mask_overlap(one, one) == 1.0
+    masks = [
+        [np.asarray(r.mask.value) for r in m.connections] for m in (one, other)
+    ]
+    joined = [np.concatenate([a.ravel() for a in part]) for part in masks]
+    expected = (joined[0] & joined[1]).sum() / (joined[0] | joined[1]).sum()
+    assert kft.mask_overlap(one, other) == pytest.approx(expected)
+    assert expected == pytest.approx(0.5 / 1.5, abs=0.08)
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match="`one` must be a SparseModel"):
+        kft.mask_overlap(keras.Sequential(), network())
+    inputs = keras.Input((4,))
+    other = kft.sparsify(keras.Model(inputs, layers.Dense(2)(inputs)), 0.5)
+    with pytest.raises(ValueError, match="same shapes"):
+        kft.mask_overlap(network(), other)
+
+
+def test_a_layer_without_inputs_is_told():
+    model = network(sparsity=0.9)
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 4, 4, 3), "float32"), np.ones((8, 2), "float32")
+    mask = np.zeros((24, 5), bool)
+    mask[:4, 0] = True
+    set_mask(model.connections[1], mask)
+    callback = kft.callbacks.DropAndGrow(
+        kft.topology.Method(2, drop_fraction=0.0)
+    )
+    with pytest.warns(UserWarning, match="4 of 5 units of kernel 'hidden"):
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])
+    model = network(sparsity=0.1)
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])

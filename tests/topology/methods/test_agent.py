@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets.topology import AGENT
+
+
+def test_tau_of_identical_losses():
+    # tau_now = 1: tau = 1 - 0.9 * 0.7^n from 0.1.
+    method, tau = AGENT(), 0.1
+    losses = np.array([1.0, 2.0, 4.0])
+    for n in range(1, 11):
+        tau = method.next_tau(tau, losses, losses)
+        assert tau == pytest.approx(1 - 0.9 * 0.7**n)
+    assert tau == pytest.approx(0.97458, abs=1e-5)
+
+
+def test_tau_against_numpy():
+    generator = np.random.default_rng(0)
+    now, before = generator.normal(size=(2, 50))
+    estimate = np.cov(now, before)[0, 1] / np.var(before, ddof=1)
+    found = AGENT(smoothing=0.3).next_tau(0.5, now, before)
+    assert found == pytest.approx(0.7 * 0.5 + 0.3 * estimate)
+    assert AGENT().next_tau(0.5, now, np.ones(50)) == 0.5
+    assert AGENT().next_tau(0.5, now[:1], before[:1]) == 0.5
+
+
+def network(dropout=0.0, sparsity=0.5):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((5,))
+    x = layers.Dense(16, name="a")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Dropout(dropout, seed=3)(layers.Activation("relu")(x))
+    dense = keras.Model(inputs, layers.Dense(2)(x))
+    model = kft.sparsify(dense, sparsity, seed=1)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    return model
+
+
+def batches(count=4):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(count, 8, 5)).astype("float32")
+    y = generator.normal(size=(count, 8, 2)).astype("float32")
+    return list(zip(x, y))
+
+
+def arrays(variables):
+    return [np.array(v.value) for v in variables]
+
+
+def train(model, callback, epochs=2):
+    x, y = (np.concatenate(part) for part in zip(*batches()))
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+    )
+
+
+def test_without_a_correction_it_is_rigl():
+    ours, rigl = network(dropout=0.3), network(dropout=0.3)
+    agent = kft.callbacks.AGENT(batches(), scale=0.0, update_interval=3)
+    train(ours, agent, epochs=3)
+    train(rigl, kft.callbacks.RigL(update_interval=3), epochs=3)
+    # The passes over the data leave no trace: not in the statistics of batch
+    # normalization, nor in the order of dropout.
+    for a, b in zip(arrays(ours.weights), arrays(rigl.weights)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Recorder(AGENT):
+    """Keeps, on the host, what goes in and out of the correction."""
+
+    def transform_gradients(self, gradients, context):
+        corrected = super().transform_gradients(gradients, context)
+        self.seen = (gradients, corrected)
+        return corrected
+
+
+@pytest.mark.parametrize("kappa", [0.1, 1.0])
+def test_the_correction_by_hand(kappa):
+    model = network()
+    method = Recorder(update_interval=1000)
+    model.attach(method)
+    model.run_eagerly = True
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("reads tensors within a step")
+    state = model.topology.state
+    x, y = batches(1)[0]
+    generator = np.random.default_rng(5)
+    for held, variable in zip(state["snapshot"], model.trainable_variables):
+        held.assign(variable.value)
+    means = [
+        generator.normal(size=v.shape).astype("float32")
+        for v in model.trainable_variables
+    ]
+    for held, mean in zip(state["mean_gradient"], means):
+        held.assign(mean)
+    state["correction"].assign(kappa)
+    model.train_on_batch(x, y)
+    # At the snapshot itself: d = (1 - kappa) g + kappa u.
+    for g, d, u in zip(*method.seen, means):
+        expected = (1 - kappa) * np.asarray(g) + kappa * u
+        np.testing.assert_allclose(np.asarray(d), expected, atol=1e-5)
+
+
+def test_snapshots_and_mean_gradients():
+    model = network()
+    agent = kft.callbacks.AGENT(batches(), update_interval=1000)
+    history = train(model, agent, epochs=1)
+    assert history.history["tau"] == [pytest.approx(0.1)]
+    fresh = network()
+    held = arrays(model.topology.state["snapshot"])
+    for a, b in zip(held, arrays(fresh.trainable_variables)):
+        np.testing.assert_array_equal(a, b)
+    # The mean of the batches' gradients at the weights of the beginning.
+    kernels = [r.kernel.value for r in fresh.connections]
+    found = [fresh.gradients_at(kernels, x, y) for x, y in batches()]
+    means = [np.mean(part, axis=0) for part in zip(*found)]
+    place = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    for record, mean in zip(model.connections, means):
+        held = model.topology.state["mean_gradient"][place[id(record.kernel)]]
+        np.testing.assert_allclose(np.asarray(held.value), mean, atol=1e-5)
+
+
+def test_tau_moves_from_the_second_epoch_on():
+    model = network()
+    agent = kft.callbacks.AGENT(batches(), update_interval=1000)
+    taus = train(model, agent, epochs=3).history["tau"]
+    assert taus[0] == pytest.approx(0.1) and taus[1] != taus[0] != taus[2]
+    state = model.topology.state
+    expected = 0.1 * float(np.asarray(state["tau"].value))
+    assert float(np.asarray(state["correction"].value)) == pytest.approx(
+        expected
+    )
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="`scale` must be in"):
+        AGENT(scale=2)
+    with pytest.raises(ValueError, match="`data` must allow a pass"):
+        kft.callbacks.AGENT(iter(batches()))
+    with pytest.raises(ValueError, match="either `method` or its arguments"):
+        kft.callbacks.AGENT(batches(), method=AGENT(), scale=0.1)
+    with pytest.raises(ValueError, match="`method` must be a"):
+        kft.callbacks.AGENT(batches(), method=kft.topology.RigL())
+    with pytest.raises(ValueError, match="`data` must hold a batch"):
+        train(network(), kft.callbacks.AGENT([]))
+    if keras.backend.backend() == "tensorflow":
+        model = network()
+        model.attach(AGENT())
+        gradients = [v.value for v in model.trainable_variables]
+        with pytest.raises(ValueError, match="looks at the batch a second"):
+            model.apply_gradients(gradients)

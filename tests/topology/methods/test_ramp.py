@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import updates
+
+from keras_freetickets.topology import GMP
+from keras_freetickets.topology import NDSNN
+from keras_freetickets.topology import GraNet
+from keras_freetickets.topology import RigL
+
+
+def dense(shapes, seed=0):
+    return updates.network(shapes, [1.0] * len(shapes), seed)
+
+
+def test_gmp_follows_the_cubic():
+    kernels, masks, gradients = dense([(100, 100), (99, 10)])
+    method = GMP(0.9, end=1000, update_interval=100)
+    updates.begin(method, kernels, masks)
+    for number in range(1, 13):
+        masks, kept = updates.run(
+            method, kernels, masks, gradients, step=100 * number
+        )
+        left = max(0.0, 1 - number / 10) ** 3
+        for mask, kernel in zip(masks, kernels):
+            count = round(kernel.size * (0.1 + 0.9 * left))
+            assert mask.sum() == count
+            assert np.abs(kernel[mask]).min() >= np.abs(kernel[~mask]).max()
+
+
+def test_gmp_prunes_across_layers():
+    kernels, masks, gradients = dense([(100, 100), (100, 10), (3, 2)])
+    kernels[1] = kernels[1] * 10
+    kernels[2] = kernels[2] * 0
+    method = GMP(0.9, end=100, update_interval=100, scope="global")
+    updates.begin(method, kernels, masks)
+    new, _ = updates.run(method, kernels, masks, gradients, step=100)
+    # Rounded layer by layer: 1000 + 100 + 1 (the least).
+    assert sum(m.sum() for m in new) == 1101
+    assert new[1].mean() > 0.5 > new[0].mean()
+    assert new[2].sum() == 1  # no layer is emptied
+    values = np.concatenate([np.abs(k).ravel() for k in kernels[:2]])
+    taken = np.concatenate([m.ravel() for m in new[:2]])
+    np.testing.assert_array_equal(
+        np.sort(values[taken]), np.sort(values)[-1100:]
+    )
+
+
+class Schedule:
+    """Shaped as a PruningSchedule of tfmot."""
+
+    begin_step, end_step, frequency = 200, 600, 100
+
+    def __call__(self, step):
+        done = (step - self.begin_step) / (self.end_step - self.begin_step)
+        return True, 0.8 + (0.2 - 0.8) * (1 - done) ** 2
+
+
+def test_gmp_takes_a_pruning_schedule_over():
+    schedule = Schedule()
+    method = GMP.from_schedule(schedule)
+    again = GMP.from_config(method.get_config())
+    kernels, masks, gradients = dense([(50, 40)])
+    for method in (method, again):
+        updates.begin(method, kernels, masks)
+        assert (method.start, method.stop) == (200, 600)
+        for step in (200, 300, 400, 500, 600):
+            new, _ = updates.run(method, kernels, masks, gradients, step=step)
+            sparsity = schedule(step)[1]
+            assert new[0].sum() == round(2000 * (1 - sparsity))
+
+
+def test_ndsnn_worked_case():
+    # n = 10,000, sparsity .8 to .98 in 20 updates, drop fraction .5 to .05.
+    kernels, masks, gradients = updates.network([(100, 100)], [0.2])
+    method = NDSNN(0.98, end=2000, update_interval=100)
+    updates.begin(method, kernels, masks)
+    expected = {  # update: dropped, active after, grown
+        1: (994, 1743, 737),
+        2: (852, 1512, 621),
+        10: (137, 425, 63),
+        20: (10, 200, 10),
+    }
+    mask = masks[0]
+    for number in range(1, 21):
+        before = mask
+        (mask,), (kept,) = updates.run(
+            method, kernels, [mask], gradients, step=100 * number
+        )
+        dropped = before.sum() - kept.sum()
+        grown = (mask & ~kept).sum()
+        assert grown <= dropped
+        if number in expected:
+            assert (dropped, mask.sum(), grown) == expected[number]
+
+
+def test_ndsnn_drops_enough_for_a_steep_ramp():
+    # Without the guard the first updates would have to grow a negative number.
+    kernels, masks, gradients = updates.network([(100, 100)], [0.2])
+    method = NDSNN(0.99, end=300, update_interval=100, drop_fraction=0.1)
+    updates.begin(method, kernels, masks)
+    for number in (1, 2, 3):
+        masks, _ = updates.run(
+            method, kernels, masks, gradients, step=100 * number
+        )
+        left = (1 - number / 3) ** 3
+        assert masks[0].sum() == round(10_000 * (0.01 + 0.19 * left))
+
+
+def test_ndsnn_at_constant_sparsity_is_rigl():
+    kernels, masks, gradients = updates.network([(40, 50), (50, 10)], [0.2] * 2)
+    method = NDSNN(
+        0.8,
+        end=1000,
+        update_interval=100,
+        drop_fraction=0.3,
+        minimum_drop_fraction=0.3,
+        distribution="uniform",
+        rounding="floor",
+    )
+    updates.begin(method, kernels, masks)
+    ours, _ = updates.run(method, kernels, masks, gradients, step=100)
+    rigl, _ = updates.run(RigL(), kernels, masks, gradients, fraction=0.3)
+    for a, b in zip(ours, rigl):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_granet_prunes_all_layers_together_and_regrows_in_each():
+    shapes, densities = [(60, 50), (50, 20)], [0.5, 0.5]
+    kernels, masks, gradients = updates.network(shapes, densities)
+    kernels[1] = kernels[1] * 3
+    method = GraNet(0.9, end=400, update_interval=100)
+    updates.begin(method, kernels, masks)
+    totals = []
+    for number in (1, 2, 3, 4, 5):
+        masks, kept = updates.run(
+            method, kernels, masks, gradients, step=100 * number, fraction=0.5
+        )
+        totals.append(sum(int(m.sum()) for m in masks))
+        for mask, k in zip(masks, kept):
+            # Half of what pruning left was dropped, rounded up, and regrown.
+            assert k.sum() == mask.sum() - -(-mask.sum() // 2)
+    left = [(1 - q / 4) ** 3 for q in (1, 2, 3, 4, 4)]
+    by_layer = [
+        [round(n * (0.1 + 0.4 * x)) for n in (3000, 1000)] for x in left
+    ]
+    assert totals == [sum(counts) for counts in by_layer]
+    assert masks[1].mean() > masks[0].mean()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: GMP(1.0, end=10), "`final_sparsity` must be"),
+        (lambda: GMP(0.9, end=50), "`end` must be"),
+        (lambda: GMP(0.9, end=500, power=0), "`power` must be"),
+        (lambda: GMP(0.9, end=500, sparsities=[0.1]), "`sparsities` must have"),
+        (lambda: NDSNN(0.9, 5000, drop_fraction=2), "`drop_fraction` must"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("method", [GMP, NDSNN, GraNet])
+def test_a_network_that_is_sparser_already(method):
+    kernels, masks, _ = updates.network([(40, 50)], [0.05])
+    with pytest.raises(ValueError, match="`?final_sparsity"):
+        updates.begin(method(0.9, end=5000), kernels, masks)
+
+
+def test_a_method_must_be_attached_first():
+    arrays = updates.network([(4, 5)], [0.5])
+    with pytest.raises(RuntimeError, match="must be attached"):
+        updates.run(GMP(0.9, end=500), *arrays)
