@@ -7,6 +7,7 @@ import time
 
 from absl import app
 from absl import flags
+from absl import logging
 
 flags.DEFINE_integer(
     "seed", 0, "Seed of weights, masks and data order.", 0, 2**31 - 1
@@ -261,6 +262,7 @@ def save(model, path):
 def export(model, path):
     from keras_freetickets.files import atomic_path
 
+    logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every file
     with atomic_path(path) as temporary:
         model.export(temporary, verbose=False)
 
