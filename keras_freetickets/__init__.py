@@ -1,18 +1,20 @@
 """Sparse training and cheap, calibrated ensembles for Keras 3."""
 
 from keras_freetickets import applications
+from keras_freetickets import attacks
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
+from keras_freetickets import post_hoc
 from keras_freetickets import spiking
 from keras_freetickets import topology
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.overlap import mask_overlap
 from keras_freetickets.models.quality import count_units
-from keras_freetickets.models.quality import mask_overlap
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.statistics import reestimate_batch_normalization
 from keras_freetickets.models.summary import sparsity_summary
@@ -23,6 +25,7 @@ __all__ = [
     "SparseModel",
     "__version__",
     "applications",
+    "attacks",
     "callbacks",
     "count_units",
     "datasets",
@@ -30,6 +33,7 @@ __all__ = [
     "losses",
     "mask_overlap",
     "metrics",
+    "post_hoc",
     "reestimate_batch_normalization",
     "sparsify",
     "sparsity_summary",

@@ -150,6 +150,11 @@ def origin(tensor):
     return operation, operation._inbound_nodes[node].input_tensors
 
 
+def set_direction(metric, direction):
+    """Tells callbacks in mode "auto" whether "up" or "down" is better."""
+    metric._direction = direction
+
+
 def reset_train_function(model):
     """Forgets the traced step, which Keras keeps from one `fit` to the next."""
     model.train_function = None

@@ -18,6 +18,7 @@ from keras_freetickets.models import summary
 PLACES = [
     kft,
     kft.applications,
+    kft.attacks,
     kft.callbacks,
     kft.callbacks.backup,
     kft.callbacks.drop_and_grow,
@@ -31,6 +32,7 @@ PLACES = [
     plots,
     summary,
     kft.losses,
+    kft.post_hoc,
     kft.spiking,
     topology,
     topology.criteria,

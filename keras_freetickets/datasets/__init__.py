@@ -3,8 +3,18 @@
 TensorFlow Datasets is imported when a set is loaded, not with this package.
 """
 
+from keras_freetickets.datasets.corruptions import CORRUPTIONS
+from keras_freetickets.datasets.corruptions import corrupt
+from keras_freetickets.datasets.corruptions import corrupt_dataset
 from keras_freetickets.datasets.pipelines import Datasets
 from keras_freetickets.datasets.pipelines import load
 from keras_freetickets.datasets.pipelines import load_test
 
-__all__ = ["Datasets", "load", "load_test"]
+__all__ = [
+    "CORRUPTIONS",
+    "Datasets",
+    "corrupt",
+    "corrupt_dataset",
+    "load",
+    "load_test",
+]

@@ -1,45 +1,136 @@
 """How well confidence matches accuracy."""
 
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
+from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.grid import DOUBT
+from keras_freetickets.metrics.grid import histogram
 
-def _check_num_bins(num_bins):
-    whole = isinstance(num_bins, numbers.Integral)
-    if not whole or isinstance(num_bins, bool) or num_bins < 1:
-        raise ValueError(
-            "`num_bins` must be a positive integer. "
-            f"Received: num_bins={num_bins}"
+_BINNINGS = ("equal_width", "equal_mass", "freetickets")
+
+
+class _TopClassCalibration(keras.metrics.Metric):
+    """Sums of confidence and hits over bins of confidence."""
+
+    def __init__(self, num_bins, from_logits, binning, name, dtype):
+        super().__init__(name=name, dtype=dtype)
+        _check_bins(num_bins, binning)
+        self.num_bins = num_bins
+        self.from_logits = from_logits
+        self.binning = binning
+        keras_adapter.set_direction(self, "down")
+        self.confidence = self._cells("confidence")
+        self.correct = self._cells("correct")
+        self.weight = self._cells("weight")
+
+    def _cells(self, name):
+        size = len(_inner_edges(self.num_bins, self.binning)) + 1
+        if self.binning == "equal_mass":
+            size = DOUBT.size
+        return self.add_variable(
+            shape=(size,), initializer="zeros", dtype="float32", name=name
         )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = inputs.read_predictions(y_pred, self.from_logits)
+        labels = inputs.read_labels(y_true, y_pred)
+        confidence = ops.max(y_pred, axis=-1)
+        labels = ops.cast(labels, "int32")
+        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        hit = ops.cast(ops.equal(guess, labels), "float32")
+        weight = inputs.read_weights(sample_weight, confidence)
+        self.weight.assign_add(self._sums(confidence, weight))
+        if self.binning == "freetickets":
+            # A confidence that was rounded above 1 falls in no bin there, but
+            # is counted among the examples.
+            weight = ops.where(confidence > 1, 0.0, weight)
+        self.confidence.assign_add(self._sums(confidence, weight * confidence))
+        self.correct.assign_add(self._sums(confidence, weight * hit))
+
+    def _sums(self, confidence, values):
+        if self.binning == "equal_mass":
+            return histogram(DOUBT, 1.0 - confidence, values)
+        # 0.5 of 10 bins: 4 inner edges lie below it, so bin 4: closed on the
+        # right. A product with the number of bins would round past an edge.
+        edges = _inner_edges(self.num_bins, self.binning)
+        place = ops.searchsorted(
+            ops.convert_to_tensor(edges), confidence, side="left"
+        )
+        return ops.segment_sum(values, place, num_segments=len(edges) + 1)
+
+    def _gaps(self):
+        """|correct - confidence| summed over each bin, and the bins' mass."""
+        gaps = self.correct.value - self.confidence.value
+        mass = self.weight.value
+        if self.binning != "equal_mass":
+            return ops.abs(gaps), mass
+        edges = _mass_edges(ops.sum(mass), self.num_bins)
+        gaps = _interpolate(edges, mass, gaps)
+        return ops.abs(gaps[1:] - gaps[:-1]), edges[1:] - edges[:-1]
+
+    def error_bound(self):
+        """How far `result` of equal mass may be from the value of all examples.
+
+        Returns:
+            Float, 0 for bins of equal width, which are exact.
+        """
+        mass = ops.convert_to_numpy(self.weight.value).astype("float64")
+        if self.binning != "equal_mass" or not mass.sum():
+            return 0.0
+        # Inside the cell that an edge cuts the order is not known: the sum of
+        # gaps up to the edge is off by half the mass of the cell at most, and
+        # the edge has two neighbours. No error is above 1.
+        edges = mass.sum() * np.arange(1, self.num_bins) / self.num_bins
+        cut = np.searchsorted(np.cumsum(mass), edges, side="left")
+        return min(1.0, float(mass[cut].sum() / mass.sum()))
+
+    def get_config(self):
+        return {
+            "num_bins": self.num_bins,
+            "from_logits": self.from_logits,
+            "binning": self.binning,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class ExpectedCalibrationError(keras.metrics.Metric):
+class ExpectedCalibrationError(_TopClassCalibration):
     """Expected calibration error (ECE) of class probabilities.
 
     The confidence of an example is its largest probability. Examples are
-    sorted into equal bins of confidence, `(i / n, (i + 1) / n]`; the error is
-    the mean over the examples of a bin's |accuracy - confidence|. 0 is
-    perfect, 1 the worst. Exact: only sums of each bin are kept.
+    sorted into bins of confidence; the error is the mean over the examples of
+    their bin's |accuracy - confidence|. 0 is perfect, 1 the worst. Exact for
+    bins of equal width. Bins of equal mass are cut from a fine histogram
+    (cells of 1/1024 of 1 - confidence): `error_bound()` says how far the value
+    may be off, `expected_calibration_error` is exact.
 
     Args:
         num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
             arXiv:1706.04599).
         from_logits: Whether predictions are logits.
+        binning: `"equal_width"`: `(i / n, (i + 1) / n]`. `"equal_mass"`: each
+            bin holds the same number of examples; one that an edge cuts
+            counts in both bins in proportion, and equal confidences are
+            shared alike. `"freetickets"`: as the scripts of
+            VITA-Group/FreeTickets have it, `num_bins` edges and so one bin
+            less (14 for 15), a confidence rounded above 1 in none of them.
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
-
-    Raises:
-        ValueError: If `num_bins` is no positive integer.
 
     Call arguments:
         y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
             `(batch, classes)`.
         y_pred: Probabilities or logits, `(batch, classes)`.
         sample_weight: Optional weights `(batch,)`.
+
+    Raises:
+        ValueError: If an argument is out of range, `y_pred` is not
+            `(batch, classes)` or, called eagerly, rows do not sum to one or
+            labels are not classes.
 
     Example:
 
@@ -50,48 +141,162 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     ```
     """
 
-    def __init__(self, num_bins=15, from_logits=False, name="ece", dtype=None):
-        super().__init__(name=name, dtype=dtype)
-        _check_num_bins(num_bins)
-        self.num_bins = int(num_bins)
-        self.from_logits = from_logits
-        self.confidence = self._bins("confidence")
-        self.correct = self._bins("correct")
-        self.weight = self._bins("weight")
+    def __init__(
+        self,
+        num_bins=15,
+        from_logits=False,
+        binning="equal_width",
+        name="ece",
+        dtype=None,
+    ):
+        super().__init__(num_bins, from_logits, binning, name, dtype)
 
-    def _bins(self, name):
-        return self.add_variable(
-            shape=(self.num_bins,), initializer="zeros", name=name
+    def result(self):
+        gaps, _ = self._gaps()
+        return ops.divide_no_nan(ops.sum(gaps), ops.sum(self.weight.value))
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class MaximumCalibrationError(_TopClassCalibration):
+    """Maximum calibration error (MCE): the worst bin's gap.
+
+    As `ExpectedCalibrationError`, but the largest |accuracy - confidence| of
+    the bins that hold examples in place of their mean. A bin of one example
+    weighs as much as one of a thousand: prefer few bins, or equal mass.
+
+    Args:
+        num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
+            arXiv:1706.04599).
+        from_logits: Whether predictions are logits.
+        binning: As for `ExpectedCalibrationError`.
+        name: Name of the metric.
+        dtype: Unused; sums are kept in float32.
+
+    Raises:
+        ValueError: As `ExpectedCalibrationError`.
+
+    Example:
+
+    ```python
+    metric = MaximumCalibrationError(num_bins=10)
+    metric.update_state([0, 1], [[0.8, 0.2], [0.6, 0.4]])
+    metric.result()  # max(|1 - 0.8|, |0 - 0.6|) = 0.6
+    ```
+    """
+
+    def __init__(
+        self,
+        num_bins=15,
+        from_logits=False,
+        binning="equal_width",
+        name="mce",
+        dtype=None,
+    ):
+        super().__init__(num_bins, from_logits, binning, name, dtype)
+
+    def result(self):
+        gaps, mass = self._gaps()
+        return ops.max(ops.divide_no_nan(gaps, mass))
+
+    def error_bound(self):
+        """How far `result` of equal mass may be from the value of all examples.
+
+        Returns:
+            Float, 0 for bins of equal width, which are exact.
+        """
+        # The worst bin has two edges and 1 / num_bins of the mass.
+        return min(1.0, super().error_bound() * self.num_bins)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class ClasswiseCalibrationError(keras.metrics.Metric):
+    """Mean over the classes of each class's calibration error.
+
+    For class k the confidence of every example is its probability of k, and
+    it is a hit if its label is k. The pooled error hides rare classes; this
+    does not. Exact, bins of equal width; `classwise_calibration_errors` has
+    equal mass too and gives the classes one by one.
+
+    Args:
+        num_classes: Integer, at least 2.
+        num_bins: Positive integer. Defaults to 15, as the pooled error.
+        from_logits: Whether predictions are logits.
+        name: Name of the metric.
+        dtype: Unused; sums are kept in float32.
+
+    Raises:
+        ValueError: If `y_pred` has not `num_classes` classes, and as
+            `ExpectedCalibrationError`.
+
+    Example:
+
+    ```python
+    metric = ClasswiseCalibrationError(num_classes=2, num_bins=10)
+    metric.update_state([0, 1], [[0.8, 0.2], [0.6, 0.4]])
+    metric.result()  # ((0.2 + 0.6) / 2 + (0.2 + 0.6) / 2) / 2 = 0.4
+    ```
+
+    Reference:
+        Kull et al., 2019, arXiv:1910.12656.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        num_bins=15,
+        from_logits=False,
+        name="classwise_ece",
+        dtype=None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        inputs.check_count("num_classes", num_classes, least=2)
+        _check_bins(num_bins, "equal_width")
+        self.num_classes = num_classes
+        self.num_bins = num_bins
+        self.from_logits = from_logits
+        keras_adapter.set_direction(self, "down")
+        self.gaps = self.add_variable(
+            shape=(num_classes * num_bins,),
+            initializer="zeros",
+            dtype="float32",
+            name="gaps",
+        )
+        self.weight = self.add_variable(
+            shape=(), initializer="zeros", dtype="float32", name="weight"
         )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
-        if self.from_logits:
-            y_pred = ops.softmax(y_pred)
-        confidence = ops.max(y_pred, axis=-1)
-        hit = ops.equal(ops.argmax(y_pred, axis=-1), _labels(y_true, y_pred))
-        weight = ops.ones_like(confidence)
-        if sample_weight is not None:
-            weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-            weight = ops.broadcast_to(
-                ops.reshape(weight, (-1,)), ops.shape(confidence)
+        y_pred = inputs.read_predictions(y_pred, self.from_logits)
+        if y_pred.shape[-1] != self.num_classes:
+            raise ValueError(
+                "`y_pred` must have as many classes as `num_classes`. "
+                f"Received: y_pred of shape {tuple(y_pred.shape)}, "
+                f"num_classes={self.num_classes}"
             )
-        # 0.5 of 10 bins: 4 inner edges lie below it, so bin 4: closed on the
-        # right. A product with the number of bins would round past an edge.
+        labels = inputs.read_labels(y_true, y_pred)
+        weight = inputs.read_weights(sample_weight, y_pred[:, 0])
         edges = ops.convert_to_tensor(_inner_edges(self.num_bins))
-        place = ops.searchsorted(edges, confidence, side="left")
-        member = ops.one_hot(place, self.num_bins) * weight[:, None]
-        hit = ops.cast(hit, "float32")
-        self.confidence.assign_add(ops.sum(member * confidence[:, None], 0))
-        self.correct.assign_add(ops.sum(member * hit[:, None], 0))
-        self.weight.assign_add(ops.sum(member, 0))
+        place = ops.searchsorted(edges, ops.reshape(y_pred, (-1,)), "left")
+        # Row k of the bins belongs to class k.
+        row = ops.arange(self.num_classes, dtype="int32") * self.num_bins
+        place = ops.reshape(place, (-1, self.num_classes)) + row
+        gap = ops.one_hot(labels, self.num_classes) - y_pred
+        self.gaps.assign_add(
+            ops.segment_sum(
+                ops.reshape(gap * weight[:, None], (-1,)),
+                ops.reshape(place, (-1,)),
+                num_segments=self.num_classes * self.num_bins,
+            )
+        )
+        self.weight.assign_add(ops.sum(weight))
 
     def result(self):
-        gaps = ops.abs(self.correct.value - self.confidence.value)
-        return ops.divide_no_nan(ops.sum(gaps), ops.sum(self.weight.value))
+        total = ops.sum(ops.abs(self.gaps.value))
+        return ops.divide_no_nan(total, self.weight.value * self.num_classes)
 
     def get_config(self):
         return {
+            "num_classes": self.num_classes,
             "num_bins": self.num_bins,
             "from_logits": self.from_logits,
             "name": self.name,
@@ -99,34 +304,106 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         }
 
 
-def _inner_edges(num_bins):
+def _check_bins(num_bins, binning):
+    inputs.check_choice("binning", binning, _BINNINGS)
+    inputs.check_count("num_bins", num_bins)
+    if binning == "freetickets" and num_bins < 2:
+        raise ValueError(
+            "`num_bins` must be 2 or more for `binning='freetickets'`, which "
+            f"makes one bin less. Received: num_bins={num_bins}"
+        )
+
+
+def _inner_edges(num_bins, binning="equal_width"):
     """Upper edges of all bins but the last: equal ones over [0, 1]."""
+    if binning == "freetickets":
+        num_bins = num_bins - 1
     return np.arange(1, num_bins, dtype="float32") / np.float32(num_bins)
 
 
-def _labels(y_true, y_pred):
-    y_true = ops.convert_to_tensor(y_true)
-    if len(y_true.shape) == 2 and y_true.shape[-1] == y_pred.shape[-1] > 1:
-        return ops.argmax(y_true, axis=-1)
-    return ops.cast(ops.reshape(y_true, (-1,)), "int32")
+def _mass_edges(total, num_bins):
+    steps = ops.arange(num_bins + 1, dtype="float32") / num_bins
+    return total * steps
 
 
-def reliability_bins(probabilities, labels, num_bins=15):
+def _interpolate(edges, mass, values):
+    """The sum of `values` up to each edge of the accumulated mass.
+
+    A cell that an edge cuts gives as much of its value as of its mass.
+    """
+    ends = ops.cumsum(mass)
+    cell = ops.searchsorted(ends, edges, side="left")
+    cell = ops.minimum(cell, mass.shape[0] - 1)
+    inside = ops.take(mass, cell)
+    part = edges - (ops.take(ends, cell) - inside)
+    share = ops.clip(ops.divide_no_nan(part, inside), 0.0, 1.0)
+    value = ops.take(values, cell)
+    return ops.take(ops.cumsum(values), cell) - (1.0 - share) * value
+
+
+def _bin_sums(confidence, hit, num_bins, binning):
+    """Count, summed confidence and summed hits of each bin."""
+    if binning == "equal_mass":
+        return _equal_mass_sums(confidence, hit, num_bins)
+    edges = _inner_edges(num_bins, binning)
+    place = np.searchsorted(edges, confidence, side="left")
+    counted = np.ones(len(confidence), bool)
+    if binning == "freetickets":
+        counted = confidence <= 1
+
+    def total(values):
+        values = np.asarray(values, "float64")[counted]
+        return np.bincount(
+            place[counted], weights=values, minlength=len(edges) + 1
+        )
+
+    return total(np.ones(len(place))), total(confidence), total(hit)
+
+
+def _equal_mass_sums(confidence, hit, num_bins):
+    # Equal confidences are one step, so that the order of examples is no
+    # matter; highest first, as the metric has it.
+    _, place, count = np.unique(
+        -confidence, return_inverse=True, return_counts=True
+    )
+    ends = np.concatenate([[0], np.cumsum(count)])
+    edges = len(confidence) * np.arange(num_bins + 1) / num_bins
+
+    def total(values):
+        steps = np.bincount(
+            place, weights=np.asarray(values, "float64"), minlength=len(count)
+        )
+        accumulated = np.concatenate([[0], np.cumsum(steps)])
+        return np.diff(np.interp(edges, ends, accumulated))
+
+    # Lowest confidence first.
+    sums = np.diff(edges), total(confidence), total(hit)
+    return tuple(values[::-1] for values in sums)
+
+
+def _top_class_sums(probabilities, labels, num_bins, binning):
+    _check_bins(num_bins, binning)
+    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    confidence = probabilities.max(axis=-1)
+    hit = probabilities.argmax(axis=-1) == labels
+    return _bin_sums(confidence, hit, num_bins, binning)
+
+
+def reliability_bins(probabilities, labels, num_bins=15, binning="equal_width"):
     """What a reliability diagram draws.
 
     Args:
         probabilities: Array `(examples, classes)`.
         labels: Integer array `(examples,)`.
-        num_bins: Positive integer. Defaults to 15, as for
-            `ExpectedCalibrationError`.
+        num_bins: Positive integer.
+        binning: As for `ExpectedCalibrationError`.
 
     Returns:
         Tuple of arrays `(confidence, accuracy, count)` of shape
         `(num_bins,)`; NaN where a bin is empty.
 
     Raises:
-        ValueError: If `num_bins` is no positive integer, or there is not one
-            label for each row of probabilities.
+        ValueError: If rows do not sum to one or labels are not classes.
 
     Example:
 
@@ -134,27 +411,18 @@ def reliability_bins(probabilities, labels, num_bins=15):
     confidence, accuracy, count = reliability_bins(p, y)
     ```
     """
-    _check_num_bins(num_bins)
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    if probabilities.ndim != 2 or labels.size != len(probabilities):
-        raise ValueError(
-            "`labels` must have one integer for each row of `probabilities`, "
-            f"an array (examples, classes). Received: {labels.shape} labels "
-            f"for probabilities of shape {probabilities.shape}"
-        )
-    confidence = probabilities.max(axis=-1).astype("float32")
-    hit = probabilities.argmax(axis=-1) == labels.reshape(-1)
-    place = np.searchsorted(_inner_edges(num_bins), confidence, side="left")
-    count = np.bincount(place, minlength=num_bins)
-
-    def mean(values):
-        total = np.bincount(place, weights=values, minlength=num_bins)
-        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-    return mean(confidence), mean(hit), count
+    count, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning
+    )
+    filled = np.where(count > 0, count, np.nan)
+    if binning != "equal_mass":
+        count = count.astype(int)
+    return confidence / filled, hits / filled, count
 
 
-def expected_calibration_error(probabilities, labels, num_bins=15):
+def expected_calibration_error(
+    probabilities, labels, num_bins=15, binning="equal_width"
+):
     """Expected calibration error of arrays, see `ExpectedCalibrationError`.
 
     Args:
@@ -162,20 +430,124 @@ def expected_calibration_error(probabilities, labels, num_bins=15):
         labels: Integer array `(examples,)`.
         num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
             arXiv:1706.04599).
+        binning: As for `ExpectedCalibrationError`; exact for all.
 
     Returns:
-        Float in [0, 1].
+        Float in [0, 1]; 0 for no examples.
 
     Raises:
-        ValueError: As for `reliability_bins`.
+        ValueError: If rows do not sum to one or labels are not classes.
 
     Example:
 
     >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     0.25
     """
-    bins = reliability_bins(probabilities, labels, num_bins)
-    confidence, accuracy, count = bins
+    _, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning
+    )
+    return float(np.abs(hits - confidence).sum() / max(len(labels), 1))
+
+
+def maximum_calibration_error(
+    probabilities, labels, num_bins=15, binning="equal_width"
+):
+    """Maximum calibration error of arrays, see `MaximumCalibrationError`.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Integer array `(examples,)`.
+        num_bins: Positive integer. Defaults to 15, as for the expected error.
+        binning: As for `ExpectedCalibrationError`; exact for all.
+
+    Returns:
+        Float in [0, 1]; 0 for no examples.
+
+    Raises:
+        ValueError: If rows do not sum to one or labels are not classes.
+
+    Example:
+
+    >>> maximum_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
+    0.25
+    """
+    count, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning
+    )
     filled = count > 0
-    gaps = np.abs(accuracy - confidence)[filled]
-    return float(np.sum(gaps * count[filled]) / max(count.sum(), 1))
+    gaps = np.abs(hits - confidence)[filled] / count[filled]
+    return float(gaps.max(initial=0.0))
+
+
+def classwise_calibration_errors(
+    probabilities, labels, num_bins=15, binning="equal_width"
+):
+    """Calibration error of the probabilities of each class.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Integer array `(examples,)`.
+        num_bins: Positive integer. Defaults to 15, as for the pooled error.
+        binning: As for `ExpectedCalibrationError`; exact for all.
+
+    Returns:
+        Array `(classes,)`; its mean is `ClasswiseCalibrationError`.
+
+    Raises:
+        ValueError: If rows do not sum to one or labels are not classes.
+
+    Example:
+
+    >>> errors = classwise_calibration_errors([[0.8, 0.2], [0.6, 0.4]], [0, 1])
+    >>> errors.round(4).tolist()
+    [0.4, 0.4]
+    """
+    _check_bins(num_bins, binning)
+    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    errors = []
+    for k in range(probabilities.shape[-1]):
+        _, confidence, hits = _bin_sums(
+            probabilities[:, k], labels == k, num_bins, binning
+        )
+        total = np.abs(hits - confidence).sum()
+        errors.append(total / max(len(labels), 1))
+    return np.array(errors)
+
+
+def calibration_errors_by_label(
+    probabilities, labels, num_bins=15, binning="equal_width"
+):
+    """Expected calibration error among the examples of each label.
+
+    A model that gives a rare class its share of the data and no more is well
+    calibrated on the whole and wrong about every example of that class.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Integer array `(examples,)`.
+        num_bins: Positive integer. Defaults to 15, as for the pooled error.
+        binning: As for `ExpectedCalibrationError`; exact for all.
+
+    Returns:
+        Array `(classes,)`; NaN for a class without examples.
+
+    Raises:
+        ValueError: If rows do not sum to one or labels are not classes.
+
+    Example:
+
+    >>> errors = calibration_errors_by_label([[0.9, 0.1]] * 10, [0] * 9 + [1])
+    >>> errors.round(4).tolist()
+    [0.1, 0.9]
+
+    Reference:
+        Wu et al., 2023, arXiv:2307.09858.
+    """
+    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    errors = np.full(probabilities.shape[-1], np.nan)
+    for k in np.unique(labels):
+        own = labels == k
+        errors[k] = expected_calibration_error(
+            probabilities[own], labels[own], num_bins, binning
+        )
+    return errors

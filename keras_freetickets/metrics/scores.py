@@ -1,10 +1,13 @@
-"""Accuracy and likelihood, of labels as integers or one-hot.
+"""Accuracy, likelihood and Brier score, of labels as integers or one-hot.
 
 Keras' own metrics are for the one or for the other.
 """
 
 import keras
 from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.metrics import inputs
 
 
 def _is_one_hot(y_true, y_pred):
@@ -65,7 +68,7 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
 
     def __init__(self, name="accuracy", dtype=None):
         super().__init__(_matches, name=name, dtype=dtype)
-        self._direction = "up"
+        keras_adapter.set_direction(self, "up")
 
     def get_config(self):
         return {"name": self.name, "dtype": self.dtype}
@@ -88,7 +91,65 @@ class NegativeLogLikelihood(keras.metrics.MeanMetricWrapper):
 
     def __init__(self, name="nll", dtype=None):
         super().__init__(negative_log_likelihood, name=name, dtype=dtype)
-        self._direction = "down"
+        keras_adapter.set_direction(self, "down")
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+def brier_score(y_true, y_pred):
+    """Squared distance of predicted probabilities from the one-hot label.
+
+    Args:
+        y_true: Integer tensor of shape `(batch,)` or `(batch, 1)`, or one-hot
+            of shape `(batch, classes)`.
+        y_pred: Probabilities of shape `(batch, classes)`.
+
+    Returns:
+        Tensor of shape `(batch,)`, in [0, 2]: the sum over the classes, as
+        Brier defined it. For two classes it is twice what is often given.
+
+    Raises:
+        ValueError: If `y_pred` is not `(batch, classes)` or, called eagerly,
+            rows do not sum to one or labels are not classes.
+
+    Example:
+
+    >>> score = brier_score([1], [[0.25, 0.75]])  # 0.25^2 + 0.25^2
+    >>> round(float(score[0]), 4)
+    0.125
+
+    Reference:
+        Brier, 1950, Monthly Weather Review 78(1).
+    """
+    y_pred = inputs.read_predictions(y_pred, from_logits=False)
+    labels = inputs.read_labels(y_true, y_pred)
+    one_hot = ops.one_hot(labels, y_pred.shape[-1])
+    return ops.sum(ops.square(y_pred - one_hot), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Brier(keras.metrics.MeanMetricWrapper):
+    """Mean of `brier_score` over examples: 0 is perfect, 2 the worst.
+
+    Args:
+        name: Name of the metric.
+        dtype: Dtype of the result.
+
+    Raises:
+        ValueError: As `brier_score`.
+
+    Example:
+
+    ```python
+    model.compile(metrics=[Brier()])
+    ```
+    """
+
+    def __init__(self, name="brier", dtype=None):
+        super().__init__(brier_score, name=name, dtype=dtype)
+        keras_adapter.set_direction(self, "down")
 
     def get_config(self):
         return {"name": self.name, "dtype": self.dtype}

@@ -1,4 +1,4 @@
-"""What masks are like: units without inputs, overlap of two networks."""
+"""What masks are like: units without inputs, inputs that none reads."""
 
 import dataclasses
 
@@ -79,39 +79,3 @@ def count_units(model):
             )
         )
     return counts
-
-
-def mask_overlap(one, other):
-    """The share of connections that two networks have in common.
-
-    Args:
-        one: A `SparseModel`.
-        other: A `SparseModel` of the same architecture.
-
-    Returns:
-        Float in [0, 1]: connections that both have over those that either
-        has. Two random masks of density `d` have `d / (2 - d)`.
-
-    Raises:
-        TypeError: If one is no `SparseModel`.
-        ValueError: If the kernels differ in number or shape.
-
-    Example:
-
-    ```python
-    tickets = [keras.saving.load_model(path) for path in paths]
-    keras_freetickets.mask_overlap(tickets[0], tickets[1])
-    ```
-    """
-    _check_sparse("one", one)
-    _check_sparse("other", other)
-    masks = [[mask for _, mask in _masks(model)] for model in (one, other)]
-    shapes = [[mask.shape for mask in part] for part in masks]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            "`one` and `other` must have masked kernels of the same shapes. "
-            f"Received: {shapes[0]} and {shapes[1]}"
-        )
-    common = sum(int(np.sum(a & b)) for a, b in zip(*masks))
-    either = sum(int(np.sum(a | b)) for a, b in zip(*masks))
-    return common / either

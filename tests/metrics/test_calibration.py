@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_freetickets import metrics
 from keras_freetickets.metrics import ExpectedCalibrationError
 from keras_freetickets.metrics import expected_calibration_error
 from keras_freetickets.metrics import reliability_bins
@@ -157,3 +158,178 @@ def test_one_label_for_each_row():
         reliability_bins([[0.5, 0.5], [0.5, 0.5]], [0])
     with pytest.raises(ValueError, match="`labels` must have one integer"):
         expected_calibration_error([0.5, 0.5], [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["expected", "maximum"])
+@pytest.mark.parametrize("num_bins", [1, 4, 10])
+def test_equal_mass_against_numpy(kind, num_bins):
+    """Without ties, and equal parts: split the sorted examples."""
+    _, probabilities, labels = _random_predictions(count=400)
+    confidence = probabilities.max(axis=1)
+    hit = probabilities.argmax(axis=1) == labels
+    order = np.argsort(confidence)
+    assert len(np.unique(confidence)) == 400
+    gaps = [
+        abs(hit[part].mean() - confidence[part].mean())
+        for part in np.split(order, num_bins)
+    ]
+    function, metric = {
+        "expected": (
+            metrics.expected_calibration_error,
+            ExpectedCalibrationError,
+        ),
+        "maximum": (
+            metrics.maximum_calibration_error,
+            metrics.MaximumCalibrationError,
+        ),
+    }[kind]
+    expected = np.mean(gaps) if kind == "expected" else np.max(gaps)
+    value = function(probabilities, labels, num_bins, "equal_mass")
+    assert value == pytest.approx(expected, abs=1e-6)
+    metric = metric(num_bins, binning="equal_mass")
+    metric.update_state(labels, probabilities)
+    bound = metric.error_bound()
+    assert abs(float(metric.result()) - expected) <= bound + 1e-6
+    # A cell holds few of 400 examples.
+    assert bound <= 0.02 * num_bins * (num_bins if kind == "maximum" else 1)
+
+
+def test_equal_mass_by_hand():
+    # Three examples in two bins: the middle one counts half in each.
+    predictions = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]
+    # Gaps 1 - 0.9, 0 - 0.8, 1 - 0.6; low: 0.4 - 0.4, high: 0.1 - 0.4.
+    value = expected_calibration_error(predictions, [0, 1, 0], 2, "equal_mass")
+    assert value == pytest.approx(0.3 / 3)
+    assert _value(
+        [0, 1, 0], predictions, num_bins=2, binning="equal_mass"
+    ) == pytest.approx(0.3 / 3, abs=1e-6)
+    bins = reliability_bins(predictions, [0, 1, 0], 2, "equal_mass")
+    np.testing.assert_allclose(bins[2], [1.5, 1.5])
+    np.testing.assert_allclose(bins[1], [1 / 1.5, 1 / 1.5])
+    np.testing.assert_allclose(bins[0], [1.0 / 1.5, 1.3 / 1.5])
+
+
+def test_equal_mass_of_equal_confidences():
+    """All tied: one gap, whatever the order and the number of bins."""
+    predictions = [[0.75, 0.25]] * 6
+    for labels in ([0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]):
+        for num_bins in (1, 2, 5):
+            value = expected_calibration_error(
+                predictions, labels, num_bins, "equal_mass"
+            )
+            assert value == pytest.approx(0.25)
+
+
+def test_bins_of_the_published_scripts():
+    """15 edges are 14 bins; what rounds above 1 is counted, in no bin."""
+    _, probabilities, labels = _random_predictions()
+    value = _value(labels, probabilities, binning="freetickets")
+    assert value == pytest.approx(
+        _reference(probabilities, labels, 14), abs=1e-6
+    )
+    edges = np.linspace(0, 1, 15)
+    confidence = probabilities.max(axis=1)
+    hit = probabilities.argmax(axis=1) == labels
+    place = np.digitize(confidence, edges, right=True)
+    published = sum(
+        abs((hit[place == i] - confidence[place == i]).sum())
+        for i in range(1, 15)
+    )
+    assert value == pytest.approx(published / len(labels), abs=1e-6)
+    above = np.array([[1 + 1e-6, 0.0], [0.75, 0.25]], "float32")
+    for value in (
+        _value([1, 0], above, binning="freetickets"),
+        expected_calibration_error(above, [1, 0], binning="freetickets"),
+    ):
+        assert value == pytest.approx(0.25 / 2, abs=1e-6)
+    # The standard bins put it into the last one, where it is wrong.
+    assert _value([1, 0], above) == pytest.approx(1.25 / 2, abs=1e-5)
+
+
+def test_maximum_by_hand():
+    predictions = [[0.8, 0.2], [0.6, 0.4], [0.62, 0.38]]
+    metric = metrics.MaximumCalibrationError(num_bins=10)
+    metric.update_state([0, 1, 0], predictions)
+    # Bin (0.6, 0.7]: |1 - 0.62|; bin (0.5, 0.6]: |0 - 0.6|.
+    assert float(metric.result()) == pytest.approx(0.6)
+    assert metrics.maximum_calibration_error(
+        predictions, [0, 1, 0], 10
+    ) == pytest.approx(0.6)
+    assert float(metrics.MaximumCalibrationError().result()) == 0.0
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_classwise_against_numpy(binning):
+    _, probabilities, labels = _random_predictions(count=600)
+    errors = metrics.classwise_calibration_errors(
+        probabilities, labels, 5, binning
+    )
+    for k in range(4):
+        p, own = probabilities[:, k], labels == k
+        if binning == "equal_mass":
+            parts = np.split(np.argsort(p), 5)
+        else:
+            place = np.ceil(np.maximum(p, 1e-9) * 5)
+            parts = [place == i for i in range(1, 6)]
+        expected = sum(abs((own[part] - p[part]).sum()) for part in parts) / 600
+        assert errors[k] == pytest.approx(expected, abs=1e-6)
+    if binning == "equal_width":
+        metric = metrics.ClasswiseCalibrationError(4, 5)
+        for start in range(0, 600, 100):
+            part = slice(start, start + 100)
+            metric.update_state(labels[part], probabilities[part])
+        assert float(metric.result()) == pytest.approx(errors.mean(), abs=1e-6)
+
+
+def test_classwise_weights():
+    _, probabilities, labels = _random_predictions(count=20)
+    weights = np.arange(20) % 3
+    metric = metrics.ClasswiseCalibrationError(4, 5)
+    metric.update_state(labels, probabilities, weights)
+    copies = np.repeat(np.arange(20), weights)
+    errors = metrics.classwise_calibration_errors(
+        probabilities[copies], labels[copies], 5
+    )
+    assert float(metric.result()) == pytest.approx(errors.mean(), abs=1e-6)
+
+
+def test_a_rare_class_shows_by_label_only():
+    """A base rate for all: calibrated, and wrong on every rare example."""
+    predictions, labels = np.tile([0.9, 0.1], (50, 1)), np.arange(50) % 10 == 0
+    pooled = expected_calibration_error(predictions, labels.astype(int))
+    assert pooled == pytest.approx(0.0, abs=1e-6)
+    for binning in ("equal_width", "equal_mass"):
+        errors = metrics.calibration_errors_by_label(
+            predictions, labels.astype(int), binning=binning
+        )
+        np.testing.assert_allclose(errors, [0.1, 0.9], atol=1e-6)
+    missing = metrics.calibration_errors_by_label(predictions[:5], [0] * 5)
+    assert np.isnan(missing[1])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: ExpectedCalibrationError(binning="odd"),
+            "`binning` must be one of",
+        ),
+        (
+            lambda: ExpectedCalibrationError(1, binning="freetickets"),
+            "`num_bins` must be 2 or more",
+        ),
+        (
+            lambda: metrics.ClasswiseCalibrationError(1),
+            "`num_classes` must be at least 2",
+        ),
+        (
+            lambda: metrics.ClasswiseCalibrationError(3).update_state(
+                [0], [[0.5, 0.5]]
+            ),
+            "as many classes as `num_classes`",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

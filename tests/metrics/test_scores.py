@@ -1,9 +1,13 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
+from sklearn.metrics import log_loss
 
 from keras_freetickets.metrics import Accuracy
+from keras_freetickets.metrics import Brier
 from keras_freetickets.metrics import NegativeLogLikelihood
+from keras_freetickets.metrics import brier_score
 from keras_freetickets.metrics import negative_log_likelihood
 
 PROBABILITIES = np.array([[0.25, 0.75], [0.5, 0.5]], "float32")
@@ -31,7 +35,43 @@ def test_accuracy(labels):
     assert float(metric.result()) == 0.5
 
 
-@pytest.mark.parametrize("kind", [Accuracy, NegativeLogLikelihood])
+@pytest.mark.parametrize("kind", [Accuracy, Brier, NegativeLogLikelihood])
 def test_config_round_trip(kind):
     config = keras.saving.serialize_keras_object(kind(name="mine"))
     assert keras.saving.deserialize_keras_object(config).name == "mine"
+
+
+@pytest.mark.parametrize("labels", [[1, 0], [[1], [0]], [[0, 1], [1, 0]]])
+def test_brier_by_hand(labels):
+    # 0.25^2 + 0.25^2 and 0.5^2 + 0.5^2.
+    values = brier_score(np.array(labels), PROBABILITIES)
+    np.testing.assert_allclose(values, [0.125, 0.5], atol=1e-6)
+
+
+def test_against_scikit_learn():
+    generator = np.random.default_rng(0)
+    p = generator.dirichlet(np.ones(4), 300).astype("float32")
+    labels, weights = (
+        generator.integers(4, size=300),
+        generator.uniform(size=300),
+    )
+    for metric, reference in (
+        (NegativeLogLikelihood(), log_loss),
+        (
+            Brier(),
+            lambda *a, **k: brier_score_loss(*a, **k, scale_by_half=False),
+        ),
+    ):
+        metric.update_state(labels, p, weights)
+        exact = p.astype("float64")
+        exact /= exact.sum(axis=1, keepdims=True)
+        expected = reference(
+            labels, exact, sample_weight=weights, labels=range(4)
+        )
+        assert float(metric.result()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_brier_ends():
+    metric = Brier()
+    metric.update_state([0, 1], [[1.0, 0.0], [1.0, 0.0]])
+    assert float(metric.result()) == pytest.approx((0 + 2) / 2)

@@ -39,25 +39,9 @@ def test_units_by_hand():
     assert [(c.unread, c.inputs) for c in found] == [(1, 3), (0, 24), (3, 5)]
 
 
-def test_overlap():
-    one, other = network(0), network(1)
-    assert kft.mask_overlap(one, one) == 1.0
-    masks = [
-        [np.asarray(r.mask.value) for r in m.connections] for m in (one, other)
-    ]
-    joined = [np.concatenate([a.ravel() for a in part]) for part in masks]
-    expected = (joined[0] & joined[1]).sum() / (joined[0] | joined[1]).sum()
-    assert kft.mask_overlap(one, other) == pytest.approx(expected)
-    assert expected == pytest.approx(0.5 / 1.5, abs=0.08)
-
-
 def test_what_is_refused():
-    with pytest.raises(TypeError, match="`one` must be a SparseModel"):
-        kft.mask_overlap(keras.Sequential(), network())
-    inputs = keras.Input((4,))
-    other = kft.sparsify(keras.Model(inputs, layers.Dense(2)(inputs)), 0.5)
-    with pytest.raises(ValueError, match="same shapes"):
-        kft.mask_overlap(network(), other)
+    with pytest.raises(TypeError, match="`model` must be a SparseModel"):
+        kft.count_units(keras.Sequential())
 
 
 def test_a_layer_without_inputs_is_told():

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from keras_freetickets import plots
@@ -15,14 +14,6 @@ def test_learning_curve(tmp_path):
     history = {"accuracy": [0.1, 0.5, 0.6, 0.7], "val_accuracy": [0.1] * 4}
     plots.learning_curve(history, phases, tmp_path / "curve.png")
     assert is_picture(tmp_path / "curve.png")
-
-
-def test_reliability_diagram(tmp_path):
-    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], 50)
-    labels = np.zeros(50, int)
-    both = {"a": (probabilities, labels), "b": (probabilities, labels)}
-    plots.reliability_diagram(both, tmp_path / "r.png")
-    assert is_picture(tmp_path / "r.png")
 
 
 def test_density_per_layer(tmp_path):

@@ -1,0 +1,407 @@
+r"""Measures how far a model can be trusted, and draws it.
+
+Accuracy, likelihood and calibration on the test images of a set, on
+corruptions of them, and how well images of other sets are told apart; for an
+ensemble what its members differ in. Writes `report.html`, one page that holds
+its pictures, `report.md` and, at the end, `report.json` to --output_dir.
+
+    python examples/evaluate.py --model=run/ensemble.keras \
+        --baseline=run/dense.keras --dataset=fashion_mnist \
+        --ood=mnist,kmnist,noise --corruptions=all --output_dir=report/
+
+The images are standardized as in training, so --validation_fraction must be
+that of the training script. All test images are held in memory.
+"""
+
+import dataclasses
+import os
+import typing
+
+import common
+import measures
+import report
+import sections
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "A .keras file, such as an ensemble's.")
+flags.DEFINE_string("baseline", None, "Another .keras file to compare with.")
+flags.DEFINE_string("dataset", "fashion_mnist", "A TFDS set, or optdigits.")
+flags.DEFINE_list(
+    "ood", "noise", "TFDS sets of unknown images, and noise; empty: none."
+)
+flags.DEFINE_list(
+    "corruptions", "", "Names of corruptions, or all; empty: none."
+)
+flags.DEFINE_enum(
+    "calibration",
+    "none",
+    ["none", "temperature", "vector", "isotonic"],
+    "Also evaluate the models calibrated on the validation images.",
+)
+flags.DEFINE_integer(
+    "limit", None, "Use only the first test images.", lower_bound=2
+)
+flags.DEFINE_bool("resize", False, "Resize images to the model's size.")
+flags.DEFINE_string("output_dir", "report", "Where everything goes.")
+flags.DEFINE_string("data_dir", None, "Where the prepared sets lie.")
+flags.DEFINE_bool("download", False, "Let TFDS download and prepare them.")
+flags.DEFINE_float(
+    "validation_fraction", 0.1, "Last part of training images.", 0.0, 0.9
+)
+flags.mark_flag_as_required("model")
+flags.register_validator(
+    "model", lambda path: os.path.isfile(path or ""), "must be a .keras file"
+)
+flags.register_validator(
+    "baseline",
+    lambda path: path is None or os.path.isfile(path),
+    "must be a .keras file",
+)
+flags.register_validator(
+    "dataset", lambda name: bool(name), "must name a data set"
+)
+
+# Floats that were standardized come back within rounding.
+_SLACK = 1e-3
+
+
+# What is evaluated.
+
+
+@dataclasses.dataclass
+class Predictions:
+    """What a model says of images; `None` for what it has not."""
+
+    probabilities: typing.Any
+    members: typing.Any = None
+    logits: typing.Any = None
+
+
+@dataclasses.dataclass
+class Network:
+    """A model, with the flag that named it for messages."""
+
+    name: str
+    model: typing.Any
+    flag: str
+
+    @property
+    def is_ensemble(self):
+        return hasattr(self.model, "predict_members")
+
+    def predict(self, images):
+        """Predictions, checked to be finite."""
+        import numpy as np
+        from keras import ops
+
+        from keras_freetickets.metrics import inputs
+
+        size = FLAGS.batch_size
+        if self.is_ensemble:
+            members = self.model.predict_members(images, batch_size=size)
+            made = Predictions(members.mean(axis=0), members)
+        else:
+            values = self.model.predict(images, batch_size=size, verbose=0)
+            made = Predictions(values)
+        if not np.isfinite(made.probabilities).all():
+            raise SystemExit(f"{self.flag} predicts NaN or infinite values")
+        if not inputs.is_distribution(made.probabilities):
+            made.logits = made.probabilities
+            made.probabilities = ops.convert_to_numpy(ops.softmax(made.logits))
+        return made
+
+
+def load_network(name, flag, path):
+    """Loads a model and refuses what is no classifier of images."""
+    import keras
+
+    import keras_freetickets  # noqa: F401, whose classes are loaded
+
+    flag = f"--{flag}={path}"
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:
+        raise SystemExit(f"{flag} cannot be loaded: {error}") from error
+    shape = input_shape(model)
+    outputs = model.compute_output_shape((None, *shape))
+    if len(shape) != 3 or len(outputs) != 2 or outputs[1] == 1:
+        raise SystemExit(
+            f"{flag} must map images (height, width, channels) to scores of "
+            f"two classes or more, and maps {shape} to {outputs[1:]}"
+        )
+    return Network(name, model, flag)
+
+
+def input_shape(model):
+    """Shape of one image that a model takes."""
+    member = model.member(0) if hasattr(model, "member") else model
+    return tuple(member.inputs[0].shape[1:])
+
+
+def check_alike(networks):
+    """Refuses models that take images of different shapes."""
+    shapes = {n.flag: input_shape(n.model) for n in networks}
+    if len(set(shapes.values())) > 1:
+        taken = " and ".join(f"{flag} {s}" for flag, s in shapes.items())
+        raise SystemExit(
+            f"--model and --baseline must take the same images: {taken}"
+        )
+
+
+def calibrated(networks, data):
+    """The networks behind calibrators fitted to the validation images."""
+    import keras_freetickets as kft
+
+    if FLAGS.calibration == "none":
+        return []
+    if data.validation is None:
+        raise SystemExit(
+            f"--calibration={FLAGS.calibration} needs validation images: "
+            "--validation_fraction must be above 0"
+        )
+    made = []
+    for network in networks:
+        orders = ["pool_first"]
+        orders += ["members_first"] if network.is_ensemble else []
+        for order in orders:
+            model = kft.post_hoc.calibrate(
+                network.model, data.validation, None, FLAGS.calibration, order
+            )
+            name = f"{network.name}, {FLAGS.calibration}"
+            if network.is_ensemble:
+                name = f"{name}, {order.replace('_', ' ')}"
+            made.append(Network(name, model, network.flag))
+    return made
+
+
+# Images.
+
+
+@dataclasses.dataclass
+class Images:
+    """Test images as the models take them, as pixels, and their labels."""
+
+    data: typing.Any
+    x: typing.Any
+    pixels: typing.Any
+    labels: typing.Any
+
+    def standardized(self, pixels):
+        import numpy as np
+
+        values = (pixels / np.float32(255) - self.data.mean) / self.data.std
+        return values.astype("float32")
+
+
+def load_images(shape):
+    """The set and its test images; anything unfit is refused by name."""
+    import keras_freetickets as kft
+
+    flag = f"--dataset={FLAGS.dataset}"
+    try:
+        data = kft.datasets.load(
+            FLAGS.dataset,
+            batch_size=FLAGS.batch_size,
+            validation_fraction=FLAGS.validation_fraction,
+            seed=FLAGS.seed,
+            data_dir=FLAGS.data_dir,
+            image_size=shape[:2] if FLAGS.resize else None,
+            download=FLAGS.download,
+        )
+    except ValueError as error:
+        raise SystemExit(f"{flag}: {error}") from error
+    check_shape(flag, data.input_shape, shape)
+    x, labels = read(flag, data.test)
+    return Images(data, x, as_pixels(flag, x, data), labels)
+
+
+def check_shape(flag, shape, wanted):
+    if tuple(shape) != tuple(wanted):
+        advice = "" if FLAGS.resize else " (--resize changes height and width)"
+        raise SystemExit(
+            f"{flag} has images of shape {tuple(shape)} and --model takes "
+            f"{tuple(wanted)}{advice}"
+        )
+
+
+def read(flag, batches):
+    """The first images and labels of a data set as arrays."""
+    import numpy as np
+
+    images, labels, count = [], [], 0
+    for batch in [] if batches is None else batches.as_numpy_iterator():
+        images.append(batch[0])
+        labels.append(batch[1])
+        count += len(batch[0])
+        if FLAGS.limit and count >= FLAGS.limit:
+            break
+    if not count:
+        raise SystemExit(f"{flag} has no test images")
+    whole = [np.concatenate(parts) for parts in (images, labels)]
+    return [array[: FLAGS.limit] for array in whole]
+
+
+def as_pixels(flag, x, data):
+    """Standardized images as uint8."""
+    import numpy as np
+
+    values = x * np.float32(data.std) + np.float32(data.mean)
+    low, high = values.min(), values.max()
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
+        raise SystemExit(
+            f"{flag} must have pixels from 0 to 255, and has them from "
+            f"{255 * low:.4g} to {255 * high:.4g}"
+        )
+    return np.rint(255 * values.clip(0, 1)).astype("uint8")
+
+
+def check_labels(labels, networks):
+    """Refuses labels that a model cannot predict, and those of one class."""
+    import numpy as np
+
+    for network in networks:
+        shape = network.model.compute_output_shape(
+            (None, *input_shape(network.model))
+        )
+        if labels.min() < 0 or labels.max() >= shape[1]:
+            raise SystemExit(
+                f"--dataset={FLAGS.dataset} has labels from {labels.min()} to "
+                f"{labels.max()}, and {network.flag} predicts {shape[1]} "
+                "classes"
+            )
+    if len(np.unique(labels)) < 2:
+        raise SystemExit(
+            f"--dataset={FLAGS.dataset} --limit={FLAGS.limit} has test images "
+            f"of one class only, {labels[0]}; two or more are needed"
+        )
+
+
+def load_unknown(name, images):
+    """Images of no known class: of another set, or noise."""
+    import numpy as np
+
+    import keras_freetickets as kft
+
+    if name == "noise":
+        # As FreeTickets has it: normal, of mean 1/2, deviation 1/4, cut off.
+        generator = np.random.default_rng(FLAGS.seed)
+        noise = generator.normal(0.5, 0.25, images.pixels.shape).clip(0, 1)
+        return images.standardized(np.rint(255 * noise))
+    flag = f"--ood={name}"
+    shape = images.x.shape[1:]
+    try:
+        batches = kft.datasets.load_test(
+            name,
+            like=images.data,
+            batch_size=FLAGS.batch_size,
+            data_dir=FLAGS.data_dir,
+            image_size=shape[:2] if FLAGS.resize else None,
+            download=FLAGS.download,
+        )
+    except ValueError as error:
+        raise SystemExit(f"{flag}: {error}") from error
+    check_shape(flag, batches.element_spec[0].shape[1:], shape)
+    return read(flag, batches)[0]
+
+
+def chosen_corruptions(pixels):
+    """The corruptions that the flag names, if they fit the images."""
+    import keras_freetickets as kft
+
+    names = FLAGS.corruptions
+    names = kft.datasets.CORRUPTIONS if names == ["all"] else names
+    for name in names:
+        try:
+            kft.datasets.corrupt(pixels[:1], name, 1)
+        except ValueError as error:
+            raise SystemExit(f"--corruptions={name}: {error}") from error
+    return list(names)
+
+
+# The evaluation.
+
+
+def evaluate(networks, images, names):
+    """All figures, for report.json, and the sections that show them."""
+    labels = images.labels
+    made = {network.name: network.predict(images.x) for network in networks}
+    rows = {}
+    for name, one in made.items():
+        for i, member in enumerate([] if one.members is None else one.members):
+            rows[f"{name}: ticket {i}"] = measures.scores(member, labels)
+        rows[name] = measures.scores(one.probabilities, labels)
+    results = {"clean": rows}
+    parts = [sections.clean_images(rows, made, labels)]
+    if FLAGS.ood:
+        results["ood"], section = evaluate_unknown(networks, images, made)
+        parts.append(section)
+    if names:
+        found = measures.under_corruption(networks, images, names)
+        results["corruptions"] = found
+        parts.append(sections.corrupted_images(found, rows))
+    for network in networks:
+        members = made[network.name].members
+        if members is not None and len(members) > 1:
+            found = measures.diversity(network, members, labels)
+            results.setdefault("diversity", {})[network.name] = found
+            parts.append(
+                sections.members_apart(network.name, found, members, labels)
+            )
+    return results, parts
+
+
+def evaluate_unknown(networks, images, made):
+    classes = images.data.num_classes
+    known = {
+        name: measures.confidences(one, classes) for name, one in made.items()
+    }
+    unknown, found = {}, {}
+    for name in FLAGS.ood:
+        print(f"Unknown images: {name}", flush=True)
+        x = load_unknown(name, images)
+        unknown[name] = {
+            n.name: measures.confidences(n.predict(x), classes)
+            for n in networks
+        }
+        found[name] = {
+            model: {
+                score: measures.detection(known[model][score], values)
+                for score, values in kinds.items()
+            }
+            for model, kinds in unknown[name].items()
+        }
+    return found, sections.unknown_images(found, known, unknown)
+
+
+def main(argv):
+    common.no_arguments(argv)
+    networks = [load_network("model", "model", FLAGS.model)]
+    if FLAGS.baseline:
+        networks.insert(0, load_network("baseline", "baseline", FLAGS.baseline))
+    check_alike(networks)
+    images = load_images(input_shape(networks[-1].model))
+    check_labels(images.labels, networks)
+    names = chosen_corruptions(images.pixels)
+    networks += calibrated(networks, images.data)
+    results, parts = evaluate(networks, images, names)
+    write(results, parts)
+
+
+def write(results, parts):
+    """The page, its Markdown and, as the sign that all is done, the JSON."""
+    folder = FLAGS.output_dir
+    title = f"How far to trust {os.path.basename(FLAGS.model)}"
+    text = report.markdown(title, parts)
+    report.write_text(os.path.join(folder, "report.md"), text)
+    text = report.page(title, parts, folder)
+    report.write_text(os.path.join(folder, "report.html"), text)
+    results = {"config": common.config(), **results}
+    common.write_json(os.path.join(folder, "report.json"), results)
+    print(f"Files: {folder}")
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(common)
+    app.run(main)

@@ -1,0 +1,150 @@
+"""Adversarial inputs: changed by little, to be misread."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.metrics import inputs
+
+# Float arithmetic on standardized images may leave the range by this much.
+_SLACK = 1e-3
+
+
+def fast_gradient_sign(
+    model,
+    x,
+    y,
+    epsilon=8 / 255,
+    from_logits=None,
+    mean=None,
+    std=None,
+    batch_size=128,
+):
+    """Moves each input value by epsilon so as to raise the model's loss.
+
+    `x + epsilon * sign(d loss / d x)`, clipped to the range of images. For an
+    ensemble the loss is that of the mean of its members; to attack with one
+    member alone pass `ensemble.member(i)`.
+
+    A model that is so sure that float32 rounds its probability to 1 has no
+    gradient, and its images come back unchanged: of a model that returns
+    logits the gradient is taken through them and does not vanish so.
+
+    Args:
+        model: Keras model with one output `(batch, classes)`.
+        x: Array of images in [0, 1], or standardized ones with `mean` and
+            `std`.
+        y: Labels `(examples,)`, integers, or one-hot.
+        epsilon: Float, not negative, in the units of images in [0, 1].
+            Defaults to 8 / 255, as for FreeTickets (Liu et al., 2022,
+            arXiv:2106.14568).
+        from_logits: Whether the model returns logits; `None` to tell by
+            whether its outputs are distributions.
+        mean: Mean of each channel that was subtracted, e.g. `Datasets.mean`.
+        std: Standard deviation of each channel that was divided by.
+        batch_size: Positive integer.
+
+    Returns:
+        Float32 array of the shape of `x`.
+
+    Raises:
+        ValueError: If an argument is out of range, images are not in [0, 1],
+            or labels are not classes.
+        RuntimeError: On a backend that is neither TensorFlow nor JAX.
+
+    Example:
+
+    ```python
+    attacked = fast_gradient_sign(ensemble, x, y)
+    ensemble.evaluate(attacked, y)
+    ```
+
+    Reference:
+        Goodfellow et al., 2015, arXiv:1412.6572.
+    """
+    if not epsilon >= 0:
+        raise ValueError(
+            f"`epsilon` must not be negative. Received: epsilon={epsilon}"
+        )
+    inputs.check_count("batch_size", batch_size)
+    x, y = np.asarray(x, "float32"), np.asarray(y)
+    low, high, step = _units(x, epsilon, mean, std)
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(
+            "`x` and `y` must be equally many, one or more. "
+            f"Received: {len(x)} inputs and {len(y)} labels"
+        )
+    predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
+    y = _labels(y, predictions.shape[-1])
+    if from_logits is None:
+        from_logits = not inputs.is_distribution(predictions)
+    gradient = _gradient_function(model, from_logits)
+    attacked = []
+    for start in range(0, len(x), batch_size):
+        part = slice(start, start + batch_size)
+        sign = np.sign(ops.convert_to_numpy(gradient(x[part], y[part])))
+        attacked.append(np.clip(x[part] + step * sign, low, high))
+    return np.concatenate(attacked).astype("float32")
+
+
+def _units(x, epsilon, mean, std):
+    """The range of images and the step, standardized as the images are."""
+    if (mean is None) != (std is None):
+        raise ValueError(
+            "`mean` and `std` must be given both or neither. "
+            f"Received: mean={mean}, std={std}"
+        )
+    mean = np.asarray(0.0 if mean is None else mean, "float32")
+    std = np.asarray(1.0 if std is None else std, "float32")
+    low, high = (0 - mean) / std, (1 - mean) / std
+    if not (np.all(x >= low - _SLACK) and np.all(x <= high + _SLACK)):
+        raise ValueError(
+            "`x` must hold images in [0, 1], or such images standardized by "
+            f"`mean` and `std`. Received: x in [{x.min():.4g}, {x.max():.4g}]"
+        )
+    return low, high, epsilon / std
+
+
+def _labels(y, num_classes):
+    if y.ndim == 2 and y.shape[-1] == num_classes > 1:
+        y = y.argmax(axis=-1)
+    inputs.check_labels(y, num_classes, "y")
+    return y.reshape(-1).astype("int32")
+
+
+def _gradient_function(model, from_logits):
+    """Gradient of the summed loss by the inputs, compiled."""
+
+    def loss(x, y):
+        scores = ops.cast(model(x, training=False), "float32")
+        # Keras' cross-entropy clips probabilities, which stops the gradient.
+        if from_logits:
+            logs = ops.log_softmax(scores)
+        else:
+            logs = ops.log(ops.maximum(scores, np.finfo("float32").tiny))
+        return -ops.sum(logs * ops.one_hot(y, scores.shape[-1]))
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return _of_tensorflow(loss)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(jax.grad(loss))
+    raise RuntimeError(
+        "Attacks need the backend tensorflow or jax. "
+        f"Received: backend {backend!r}"
+    )
+
+
+def _of_tensorflow(loss):
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x, y)
+        return tape.gradient(value, x)
+
+    return lambda x, y: gradient(tf.constant(x), tf.constant(y))

@@ -1,0 +1,608 @@
+"""Scores that tell inputs of other distributions, and how well they do so.
+
+Every score is higher for inputs that look familiar: in-distribution is the
+positive class. The metrics keep a histogram of the scores of each kind, over
+cells of 1/1024 of a score's size, so that batches and replicas can be added;
+the functions on arrays are exact.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.metrics import diversity
+from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.grid import LogGrid
+from keras_freetickets.metrics.grid import histogram
+
+# From below what float32 resolves of 1 - p to logits of absurd size.
+_SCORE_GRID = LogGrid(1024, -24, 16, signed=True)
+
+
+def maximum_probability(probabilities):
+    """The largest probability.
+
+    Args:
+        probabilities: Tensor `(examples, classes)`.
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If rows do not sum to one.
+
+    Example:
+
+    >>> score = maximum_probability([[0.75, 0.25]])
+    >>> round(float(score[0]), 4)
+    0.75
+
+    Reference:
+        Hendrycks and Gimpel, 2017, arXiv:1610.02136.
+    """
+    return ops.max(inputs.read_predictions(probabilities, False), axis=-1)
+
+
+def negative_entropy(probabilities):
+    """Minus the entropy of the probabilities, in nats.
+
+    Args:
+        probabilities: Tensor `(examples, classes)`.
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If rows do not sum to one.
+
+    Example:
+
+    >>> score = negative_entropy([[0.5, 0.5]])  # -log 2
+    >>> round(float(score[0]), 4)
+    -0.6931
+    """
+    probabilities = inputs.read_predictions(probabilities, False)
+    return -diversity.predictive_entropy(probabilities[:, None])
+
+
+def negative_energy(logits, temperature=1.0):
+    """Minus the energy, `T log sum_k exp(z_k / T)`.
+
+    Args:
+        logits: Tensor `(examples, classes)`.
+        temperature: Positive float. Defaults to 1 (Liu et al., 2020).
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+
+    Example:
+
+    >>> score = negative_energy([[0.0, 0.0]])  # log 2
+    >>> round(float(score[0]), 4)
+    0.6931
+
+    Reference:
+        Liu et al., 2020, arXiv:2010.03759.
+    """
+    if not temperature > 0:
+        raise ValueError(
+            "`temperature` must be positive. "
+            f"Received: temperature={temperature}"
+        )
+    logits = ops.cast(ops.convert_to_tensor(logits), "float32")
+    return temperature * ops.logsumexp(logits / temperature, axis=-1)
+
+
+def maximum_logit(logits):
+    """The largest logit.
+
+    Args:
+        logits: Tensor `(examples, classes)`.
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Example:
+
+    >>> score = maximum_logit([[3.0, -1.0]])
+    >>> round(float(score[0]), 4)
+    3.0
+
+    Reference:
+        Hendrycks et al., 2022, arXiv:1911.11132.
+    """
+    logits = ops.cast(ops.convert_to_tensor(logits), "float32")
+    return ops.max(logits, axis=-1)
+
+
+def negative_mutual_information(members, members_axis=1):
+    """Minus the mutual information of an ensemble's members, in nats.
+
+    Args:
+        members: Probabilities `(examples, members, classes)`.
+        members_axis: 1, or 0 for `(members, examples, classes)`.
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If the shape is another or rows do not sum to one.
+
+    Example:
+
+    >>> score = negative_mutual_information([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> round(float(score[0]), 4)  # -log 2
+    -0.6931
+    """
+    return -diversity.mutual_information(members, members_axis)
+
+
+def unknown_aware_score(probabilities):
+    """MOON's score: the largest probability of all classes but the last.
+
+    The last output stands for "unknown"; what it takes lowers the score.
+
+    Args:
+        probabilities: Tensor `(examples, classes + 1)`, summing to one with
+            the unknown.
+
+    Returns:
+        Tensor `(examples,)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If rows do not sum to one.
+
+    Example:
+
+    >>> score = unknown_aware_score([[0.3, 0.2, 0.5]])
+    >>> round(float(score[0]), 4)
+    0.3
+
+    Reference:
+        Lei et al., 2024, arXiv:2403.20047.
+    """
+    probabilities = inputs.read_predictions(probabilities, False)
+    return ops.max(probabilities[:, :-1], axis=-1)
+
+
+# What each score reads: probabilities, logits or members' probabilities.
+_SCORES = {
+    "maximum_probability": ("probabilities", maximum_probability),
+    "entropy": ("probabilities", negative_entropy),
+    "unknown_aware": ("probabilities", unknown_aware_score),
+    "energy": ("logits", negative_energy),
+    "maximum_logit": ("logits", maximum_logit),
+    "mutual_information": ("members", negative_mutual_information),
+}
+# Probabilities are told apart best near 1, the grid is finest near 0.
+_SHIFTS = {"maximum_probability": -1.0, "unknown_aware": -1.0}
+
+
+class _DetectionMetric(keras.metrics.Metric):
+    """Histograms of the scores of known and unknown inputs."""
+
+    def __init__(self, score, from_logits, name, dtype):
+        super().__init__(name=name, dtype=dtype)
+        if score is not None:
+            inputs.check_choice("score", score, _SCORES)
+            kind = _SCORES[score][0]
+            if kind == "logits" and not from_logits:
+                raise ValueError(
+                    f"`from_logits` must be True for `score={score!r}`: it is "
+                    "made of logits, and probabilities do not tell them. "
+                    f"Received: from_logits={from_logits}"
+                )
+            if kind == "members" and from_logits:
+                raise ValueError(
+                    f"`from_logits` must be False for `score={score!r}`, made "
+                    "of the members' probabilities. "
+                    f"Received: from_logits={from_logits}"
+                )
+        self.score = score
+        self.from_logits = from_logits
+        self.known = self._histogram("known")
+        self.unknown = self._histogram("unknown")
+
+    def _histogram(self, name):
+        return self.add_variable(
+            shape=(_SCORE_GRID.size,),
+            initializer="zeros",
+            dtype="float32",
+            name=name,
+        )
+
+    def _scores(self, y_pred):
+        if self.score is None:
+            y_pred = ops.convert_to_tensor(y_pred)
+            return ops.reshape(ops.cast(y_pred, "float32"), (-1,))
+        kind, function = _SCORES[self.score]
+        if kind == "probabilities":
+            y_pred = inputs.read_predictions(y_pred, self.from_logits)
+        return function(y_pred) + _SHIFTS.get(self.score, 0.0)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        scores = self._scores(y_pred)
+        known = ops.reshape(ops.convert_to_tensor(y_true), (-1,))
+        values = inputs.concrete(known)
+        if values is not None and not np.isin(values, (0, 1)).all():
+            raise ValueError(
+                "`y_true` must be 1 for known inputs and 0 for others. "
+                f"Received: y_true with the values {np.unique(values)[:5]}"
+            )
+        known = ops.cast(known, "float32")
+        weight = inputs.read_weights(sample_weight, scores)
+        self.known.assign_add(histogram(_SCORE_GRID, scores, known * weight))
+        self.unknown.assign_add(
+            histogram(_SCORE_GRID, scores, (1.0 - known) * weight)
+        )
+
+    def _arrays(self):
+        return [
+            ops.convert_to_numpy(v.value).astype("float64")
+            for v in (self.known, self.unknown)
+        ]
+
+    def get_config(self):
+        return {
+            "score": self.score,
+            "from_logits": self.from_logits,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class AUROC(_DetectionMetric):
+    """Area under the ROC curve of known against unknown inputs.
+
+    The chance that a known input scores higher than an unknown one, ties
+    counting half. Scores of one cell of the histogram count as ties:
+    `error_bound()` says how far the value may be off; the function `auroc` is
+    exact. NaN unless both kinds have been seen.
+
+    Args:
+        score: What to make of the predictions: `"maximum_probability"`,
+            `"entropy"`, `"energy"`, `"maximum_logit"`, `"unknown_aware"`
+            (MOON's), `"mutual_information"`, or `None` for predictions that
+            are scores, `(batch,)` or `(batch, 1)`, higher for known inputs.
+            Scores are told apart by 1/1024 of their size, so a score near 1
+            is better given as what it lacks of 1, below zero.
+        from_logits: Whether predictions are logits. Energy and maximum logit
+            need them.
+        name: Name of the metric.
+        dtype: Unused; sums are kept in float32.
+
+    Call arguments:
+        y_true: 1 for known inputs, 0 for others.
+        y_pred: Predictions `(batch, classes)`; for mutual information those
+            of the members, `(batch, members, classes)`.
+        sample_weight: Optional weights `(batch,)`.
+
+    Raises:
+        ValueError: If an argument is out of range or, called eagerly, rows do
+            not sum to one or `y_true` is not 0 or 1.
+
+    Example:
+
+    ```python
+    metric = AUROC(score=None)
+    metric.update_state([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.2])
+    metric.result()  # 3 of 4 pairs are in order: 0.75
+    ```
+    """
+
+    def __init__(
+        self,
+        score="maximum_probability",
+        from_logits=False,
+        name="auroc",
+        dtype=None,
+    ):
+        super().__init__(score, from_logits, name, dtype)
+        keras_adapter.set_direction(self, "up")
+
+    def result(self):
+        known = self.known.value / ops.sum(self.known.value)
+        unknown = self.unknown.value / ops.sum(self.unknown.value)
+        below = ops.cumsum(unknown) - unknown / 2
+        return ops.sum(known * below)
+
+    def error_bound(self):
+        """How far `result` may be from the value of all scores, at most.
+
+        Returns:
+            Float: half the chance that a known and an unknown input share a
+            cell.
+        """
+        known, unknown = self._arrays()
+        return float(np.sum(known * unknown) / known.sum() / unknown.sum() / 2)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class AUPR(_DetectionMetric):
+    """Area under the precision-recall curve, as average precision.
+
+    The sum over thresholds of precision times the recall gained, without
+    interpolation. `error_bound()` says how far the histogram may be off; the
+    function `aupr` is exact. NaN unless both kinds have been seen.
+
+    Args:
+        positive: `"in"`: known inputs are to be found, by high scores;
+            `"out"`: unknown ones, by low scores.
+        score: As for `AUROC`.
+        from_logits: As for `AUROC`.
+        name: Name of the metric, `"aupr_in"` or `"aupr_out"` if `None`.
+        dtype: Unused; sums are kept in float32.
+
+    Raises:
+        ValueError: As `AUROC`.
+
+    Example:
+
+    ```python
+    metric = AUPR(score=None)
+    metric.update_state([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.2])
+    metric.result()  # 1/2 * 1 + 1/2 * 2/3 = 0.8333
+    ```
+    """
+
+    def __init__(
+        self,
+        positive="in",
+        score="maximum_probability",
+        from_logits=False,
+        name=None,
+        dtype=None,
+    ):
+        inputs.check_choice("positive", positive, ("in", "out"))
+        name = name or f"aupr_{positive}"
+        super().__init__(score, from_logits, name, dtype)
+        self.positive = positive
+        keras_adapter.set_direction(self, "up")
+
+    def _ranked(self, known, unknown):
+        """Positives and negatives in each cell, the surest cell first."""
+        if self.positive == "in":
+            return known[::-1], unknown[::-1]
+        return unknown, known
+
+    def result(self):
+        found, wrong = self._ranked(self.known.value, self.unknown.value)
+        hits = ops.cumsum(found)
+        precision = ops.divide_no_nan(hits, hits + ops.cumsum(wrong))
+        total = ops.sum(found)
+        one_kind = ops.minimum(total, ops.sum(wrong)) == 0
+        value = ops.sum(found * precision) / total
+        return ops.where(one_kind, float("nan"), value)
+
+    def error_bound(self):
+        """How far `result` may be from the value of all scores, at most.
+
+        Returns:
+            Float: positives of a cell may all come before or all after its
+            negatives. For examples of weight 1.
+        """
+        found, wrong = self._ranked(*self._arrays())
+        filled = found > 0
+        hits, misses = np.cumsum(found)[filled], np.cumsum(wrong)[filled]
+        found, wrong = found[filled], wrong[filled]
+        best = hits / (hits + misses - wrong)
+        worst = (hits - found + 1) / (hits - found + 1 + misses)
+        return float(np.sum(found * (best - worst)) / found.sum())
+
+    def get_config(self):
+        return {"positive": self.positive, **super().get_config()}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class FPRAtTPR(_DetectionMetric):
+    """Share of unknown inputs accepted where most known ones are.
+
+    The threshold is the highest at which at least `level` of the known inputs
+    score as high or higher. `error_bound()` says how far the histogram may be
+    off, always to the high side; the function `fpr_at_tpr` is exact. NaN
+    unless both kinds have been seen.
+
+    Args:
+        level: Float in (0, 1], the share of known inputs to accept. Defaults
+            to 0.95, the FPR@95 of the literature.
+        score: As for `AUROC`.
+        from_logits: As for `AUROC`.
+        name: Name of the metric, e.g. `"fpr_at_95"` if `None`.
+        dtype: Unused; sums are kept in float32.
+
+    Raises:
+        ValueError: If `level` is out of range, and as `AUROC`.
+
+    Example:
+
+    ```python
+    metric = FPRAtTPR(score=None)
+    metric.update_state([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.2])
+    metric.result()  # 0.5 is accepted along with 0.4: 0.5
+    ```
+    """
+
+    def __init__(
+        self,
+        level=0.95,
+        score="maximum_probability",
+        from_logits=False,
+        name=None,
+        dtype=None,
+    ):
+        _check_level(level)
+        name = name or f"fpr_at_{100 * level:g}"
+        super().__init__(score, from_logits, name, dtype)
+        self.level = level
+        keras_adapter.set_direction(self, "down")
+
+    def result(self):
+        accepted = ops.cumsum(self.known.value[::-1])
+        wrongly = ops.cumsum(self.unknown.value[::-1])
+        # A hair less, for 19 of 20 to be 0.95 in float32 too.
+        wanted = self.level * (1 - 1e-6) * accepted[-1]
+        reached = accepted >= wanted
+        rate = ops.min(ops.where(reached, wrongly, wrongly[-1])) / wrongly[-1]
+        return ops.where(accepted[-1] > 0, rate, float("nan"))
+
+    def error_bound(self):
+        """How far `result` may be above the value of all scores, at most.
+
+        Returns:
+            Float: the share of unknown inputs in the cell of the threshold.
+        """
+        known, unknown = self._arrays()
+        accepted = np.cumsum(known[::-1])
+        wanted = self.level * (1 - 1e-6) * accepted[-1]
+        cell = np.searchsorted(accepted, wanted, side="left")
+        return float(unknown[::-1][cell] / unknown.sum())
+
+    def get_config(self):
+        return {"level": self.level, **super().get_config()}
+
+
+def _check_level(level):
+    if not 0 < level <= 1:
+        raise ValueError(f"`level` must be in (0, 1]. Received: level={level}")
+
+
+def _read_scores(known, unknown):
+    arrays = []
+    for name, scores in (("known", known), ("unknown", unknown)):
+        scores = np.asarray(scores, "float64").reshape(-1)
+        if not scores.size or np.isnan(scores).any():
+            what = "no scores" if not scores.size else "NaN among the scores"
+            raise ValueError(
+                f"`{name}` must hold one number or more, no NaN. "
+                f"Received: {name} with {what}"
+            )
+        arrays.append(scores)
+    return arrays
+
+
+def _curve(positive, negative):
+    """Positives and negatives at or above each score, the highest first."""
+    scores = np.concatenate([positive, negative])
+    place = np.unique(-scores, return_inverse=True)[1]
+    counts = [
+        np.bincount(part, minlength=place.max() + 1)
+        for part in np.split(place, [len(positive)])
+    ]
+    return [np.cumsum(count) for count in counts]
+
+
+def auroc(known, unknown):
+    """Exact area under the ROC curve, see `AUROC`.
+
+    Args:
+        known: Array of the scores of known inputs.
+        unknown: Array of the scores of other inputs.
+
+    Returns:
+        Float in [0, 1]; 0.5 for scores that tell nothing.
+
+    Raises:
+        ValueError: If an array is empty or holds NaN.
+
+    Example:
+
+    >>> auroc([0.9, 0.8, 0.7, 0.6], [0.75, 0.5, 0.4, 0.3])  # 14 of 16 pairs
+    0.875
+    """
+    known, unknown = _read_scores(known, unknown)
+    hits, misses = _curve(known, unknown)
+    hits = np.diff(hits, prepend=0)
+    # Each known input beats the unknown ones below it and half of its equals.
+    above = misses - np.diff(misses, prepend=0) / 2
+    return float(1 - np.sum(hits * above) / (len(known) * len(unknown)))
+
+
+def roc_curve(known, unknown):
+    """Shares of unknown and of known inputs accepted, for each threshold.
+
+    Args:
+        known: Array of the scores of known inputs.
+        unknown: Array of the scores of other inputs.
+
+    Returns:
+        Tuple of rising arrays `(unknown_accepted, known_accepted)` of as many
+        points as there are scores that differ, and (0, 0) before them.
+
+    Raises:
+        ValueError: If an array is empty or holds NaN.
+
+    Example:
+
+    >>> curve = roc_curve([0.9, 0.4], [0.5, 0.2])
+    >>> [part.tolist() for part in curve]
+    [[0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0]]
+    """
+    known, unknown = _read_scores(known, unknown)
+    hits, misses = _curve(known, unknown)
+    return (
+        np.concatenate([[0.0], misses / len(unknown)]),
+        np.concatenate([[0.0], hits / len(known)]),
+    )
+
+
+def aupr(known, unknown, positive="in"):
+    """Exact average precision, see `AUPR`.
+
+    Args:
+        known: Array of the scores of known inputs.
+        unknown: Array of the scores of other inputs.
+        positive: `"in"` or `"out"`, which of them are to be found.
+
+    Returns:
+        Float in (0, 1].
+
+    Raises:
+        ValueError: If an array is empty or holds NaN.
+
+    Example:
+
+    >>> area = aupr([0.9, 0.4], [0.5, 0.2])  # 1/2 * 1 + 1/2 * 2/3
+    >>> round(area, 4)
+    0.8333
+    """
+    inputs.check_choice("positive", positive, ("in", "out"))
+    known, unknown = _read_scores(known, unknown)
+    if positive == "out":
+        known, unknown = -unknown, -known
+    hits, misses = _curve(known, unknown)
+    gained = np.diff(hits, prepend=0) / len(known)
+    return float(np.sum(gained * hits / (hits + misses)))
+
+
+def fpr_at_tpr(known, unknown, level=0.95):
+    """Exact share of unknown inputs accepted, see `FPRAtTPR`.
+
+    Args:
+        known: Array of the scores of known inputs.
+        unknown: Array of the scores of other inputs.
+        level: Float in (0, 1], the share of known inputs to accept. Defaults
+            to 0.95, the FPR@95 of the literature.
+
+    Returns:
+        Float in [0, 1].
+
+    Raises:
+        ValueError: If an array is empty or holds NaN, or `level` is out of
+            range.
+
+    Example:
+
+    >>> fpr_at_tpr([0.9, 0.8, 0.7, 0.6], [0.75, 0.5, 0.4, 0.3])
+    0.25
+    """
+    _check_level(level)
+    known, unknown = _read_scores(known, unknown)
+    # 0.95 of 20 is 19, also where rounding makes it 19.000000000000004.
+    wanted = max(1, int(np.ceil(level * len(known) * (1 - 1e-12))))
+    threshold = np.sort(known)[::-1][wanted - 1]
+    return float(np.mean(unknown >= threshold))

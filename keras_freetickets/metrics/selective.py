@@ -1,0 +1,195 @@
+"""Selective prediction: errors left when the least sure are turned away."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.grid import DOUBT
+from keras_freetickets.metrics.grid import histogram
+
+
+def _harmonic_steps(before, count):
+    """`sum(1 / k)` for k in (before, before + count].
+
+    By the expansion log(x + 1/2) + 1/24 (x + 1/2)^-2 - 7/960 (x + 1/2)^-4 of
+    the harmonic numbers: within 1e-3 from before = 1 on and better above.
+    """
+    low, high = before + 0.5, before + count + 0.5
+
+    def rest(x):
+        return 1 / (24 * x**2) - 7 / (960 * x**4)
+
+    return ops.log1p(count / low) + rest(high) - rest(low)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class AURC(keras.metrics.Metric):
+    """Area under the risk-coverage curve.
+
+    Examples are taken in the order of their largest probability. The risk at
+    coverage k / n is the share of errors among the k surest; the area is its
+    mean over k. 0 is perfect. Equal confidences share their errors, as a mean
+    over their orders. Kept is a histogram of confidence (cells of 1/1024 of
+    1 - confidence): `error_bound()` says how far the value may be off; the
+    function `area_under_risk_coverage` is exact.
+
+    Args:
+        from_logits: Whether predictions are logits.
+        name: Name of the metric.
+        dtype: Unused; sums are kept in float32.
+
+    Call arguments:
+        y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
+            `(batch, classes)`.
+        y_pred: Probabilities or logits, `(batch, classes)`.
+        sample_weight: Optional weights `(batch,)`; an example of weight 2
+            counts as two.
+
+    Raises:
+        ValueError: If `y_pred` is not `(batch, classes)` or, called eagerly,
+            rows do not sum to one or labels are not classes.
+
+    Example:
+
+    ```python
+    metric = AURC()
+    metric.update_state([0, 1], [[0.9, 0.1], [0.8, 0.2]])
+    metric.result()  # (0/1 + 1/2) / 2 = 0.25
+    ```
+
+    Reference:
+        Geifman et al., 2019, arXiv:1805.08206.
+    """
+
+    def __init__(self, from_logits=False, name="aurc", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.from_logits = from_logits
+        keras_adapter.set_direction(self, "down")
+        self.count = self._histogram("count")
+        self.errors = self._histogram("errors")
+
+    def _histogram(self, name):
+        return self.add_variable(
+            shape=(DOUBT.size,),
+            initializer="zeros",
+            dtype="float32",
+            name=name,
+        )
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = inputs.read_predictions(y_pred, self.from_logits)
+        labels = inputs.read_labels(y_true, y_pred)
+        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        wrong = ops.cast(
+            ops.not_equal(guess, ops.cast(labels, "int32")), "float32"
+        )
+        doubt = 1.0 - ops.max(y_pred, axis=-1)
+        weight = inputs.read_weights(sample_weight, doubt)
+        self.count.assign_add(histogram(DOUBT, doubt, weight))
+        self.errors.assign_add(histogram(DOUBT, doubt, weight * wrong))
+
+    def result(self):
+        count, errors = self.count.value, self.errors.value
+        before = ops.cumsum(count) - count
+        rate = ops.divide_no_nan(errors, count)
+        # Errors rise along a line inside a cell: E + (k - K) r of k examples.
+        # Its share of k, summed: r m + (E - K r) sum(1 / k).
+        start = ops.cumsum(errors) - errors - before * rate
+        steps = _harmonic_steps(before, count)
+        total = ops.sum(rate * count + start * steps)
+        return ops.divide_no_nan(total, ops.sum(count))
+
+    def error_bound(self):
+        """How far `result` may be from the value of all examples, at most.
+
+        Returns:
+            Float: errors of a cell may come before or after its hits.
+        """
+        count = ops.convert_to_numpy(self.count.value).astype("float64")
+        errors = ops.convert_to_numpy(self.errors.value).astype("float64")
+        filled = count > 0
+        if not filled.any():
+            return 0.0
+        before = (np.cumsum(count) - count)[filled]
+        count, errors = count[filled], errors[filled]
+        # The line is missed by e (m - e) / m at most, at each k of the cell.
+        spread = errors * (count - errors) / count
+        steps = ops.convert_to_numpy(_harmonic_steps(before, count))
+        return float(np.sum(spread * steps) / count.sum())
+
+    def get_config(self):
+        return {
+            "from_logits": self.from_logits,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+
+def risk_coverage_curve(probabilities, labels, scores=None):
+    """The share of errors among the surest examples, for each number of them.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Integer array `(examples,)`.
+        scores: Array `(examples,)`, higher for surer examples; the largest
+            probability if `None`.
+
+    Returns:
+        Tuple of arrays `(coverage, risk)` of shape `(examples,)`, the coverage
+        rising from 1 / examples to 1. Equal scores share their errors.
+
+    Raises:
+        ValueError: If there are no examples, rows do not sum to one, labels
+            are not classes, or scores are NaN or of another number.
+
+    Example:
+
+    >>> curve = risk_coverage_curve([[0.9, 0.1], [0.8, 0.2]], [0, 1])
+    >>> [part.tolist() for part in curve]
+    [[0.5, 1.0], [0.0, 0.5]]
+    """
+    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    if not len(labels):
+        raise ValueError(
+            "`labels` must hold one example or more. Received: labels=[]"
+        )
+    wrong = probabilities.argmax(axis=-1) != labels
+    scores = probabilities.max(axis=-1) if scores is None else scores
+    scores = np.asarray(scores).reshape(-1)
+    if scores.shape != labels.shape or np.isnan(scores).any():
+        raise ValueError(
+            "`scores` must hold one number for each example, no NaN. "
+            f"Received: {len(scores)} scores for {len(labels)} examples"
+        )
+    _, place, count = np.unique(
+        -scores, return_inverse=True, return_counts=True
+    )
+    errors = np.bincount(place, weights=wrong)
+    ends = np.concatenate([[0], np.cumsum(count)])
+    ranks = np.arange(1, len(labels) + 1)
+    up_to = np.interp(ranks, ends, np.concatenate([[0], np.cumsum(errors)]))
+    return ranks / len(labels), up_to / ranks
+
+
+def area_under_risk_coverage(probabilities, labels, scores=None):
+    """Exact area under the risk-coverage curve, see `AURC`.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Integer array `(examples,)`.
+        scores: As for `risk_coverage_curve`.
+
+    Returns:
+        Float in [0, 1].
+
+    Raises:
+        ValueError: As `risk_coverage_curve`.
+
+    Example:
+
+    >>> area_under_risk_coverage([[0.9, 0.1], [0.8, 0.2]], [0, 1])
+    0.25
+    """
+    return float(np.mean(risk_coverage_curve(probabilities, labels, scores)[1]))

@@ -1,0 +1,360 @@
+"""Pictures of how far a model may be trusted."""
+
+import numpy as np
+
+from keras_freetickets.metrics import area_under_risk_coverage
+from keras_freetickets.metrics import auroc
+from keras_freetickets.metrics import reliability_bins
+from keras_freetickets.metrics import risk_coverage_curve
+from keras_freetickets.metrics import roc_curve
+from keras_freetickets.plots import figures
+
+_COLUMNS = 3
+# Lines that lie on each other stay apart to the eye.
+_DASHES = ("-", "--", "-.", ":")
+# Of a logarithm of probabilities, as Keras clips them.
+_LEAST = 1e-7
+
+
+def _panels(count, columns=_COLUMNS, **kwargs):
+    """A figure of at most so many columns, and its axes, one a panel."""
+    columns = max(1, min(count, columns))
+    rows = max(1, -(-count // columns))
+    figure = figures.new(figsize=(4.2 * columns, 3.8 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def _dashes(count):
+    return [_DASHES[i % len(_DASHES)] for i in range(count)]
+
+
+def _legend_below(figure, axes):
+    """The legend of one panel, which is that of all, below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, fontsize=8
+    )
+
+
+def reliability_diagram(predictions, path, num_bins=15):
+    """Draws accuracy against confidence, one panel for each model.
+
+    Args:
+        predictions: Dict from a name to `(probabilities, labels)`.
+        path: The picture to write.
+        num_bins: Integer, as for `ExpectedCalibrationError`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    reliability_diagram({"dense": (p, y), "ensemble": (q, y)}, "r.png")
+    ```
+    """
+    figure, panels = _panels(len(predictions), sharey=True)
+    for axes, (name, (probabilities, labels)) in zip(
+        panels, predictions.items()
+    ):
+        bins = reliability_bins(probabilities, labels, num_bins)
+        confidence, accuracy, count = bins
+        used = count > 0
+        gap = np.abs(accuracy - confidence)[used] * count[used]
+        left = np.arange(num_bins) / num_bins
+        axes.bar(
+            left[used],
+            accuracy[used],
+            width=1 / num_bins,
+            align="edge",
+            edgecolor="white",
+            label="accuracy",
+        )
+        # The area of a dot is the share of images in its bin.
+        axes.scatter(
+            confidence[used],
+            accuracy[used],
+            s=4 + 200 * count[used] / count.sum(),
+            color="black",
+            clip_on=False,
+            zorder=3,
+            label="mean (area: images)",
+        )
+        axes.plot([0, 1], [0, 1], "--", color="gray", label="perfect")
+        axes.set_title(f"{name}\nECE {gap.sum() / count.sum():.4f}")
+        axes.set_xlabel("confidence")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+    panels[0].set_ylabel("accuracy")
+    _legend_below(figure, panels[0])
+    figures.save(figure, path)
+
+
+def risk_coverage_curves(predictions, path):
+    """Draws the errors among the surest examples against their share.
+
+    Args:
+        predictions: Dict from a name to `(probabilities, labels)`.
+        path: The picture to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    risk_coverage_curves({"dense": (p, y), "ensemble": (q, y)}, "c.png")
+    ```
+    """
+    figure, (axes,) = _panels(1)
+    for dashes, (name, (probabilities, labels)) in zip(
+        _dashes(len(predictions)), predictions.items()
+    ):
+        coverage, risk = risk_coverage_curve(probabilities, labels)
+        area = area_under_risk_coverage(probabilities, labels)
+        axes.plot(coverage, risk, dashes, label=f"{name}: AURC {area:.4f}")
+    axes.set_xlabel("coverage: share of images answered")
+    axes.set_ylabel("risk: share of errors among them")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=8)
+    figures.save(figure, path)
+
+
+def score_histograms(scores, path, label="maximum probability", num_bins=30):
+    """Draws how a score is distributed over known and unknown inputs.
+
+    Args:
+        scores: Dict from the title of a panel to a dict from the name of a
+            set to the array of its scores. The first set, that of known
+            inputs, is filled.
+        path: The picture to write.
+        label: Name of the score.
+        num_bins: Positive integer.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    score_histograms({"dense": {"test": known, "noise": unknown}}, "h.png")
+    ```
+    """
+    figure, panels = _panels(len(scores))
+    for axes, (title, sets) in zip(panels, scores.items()):
+        every = np.concatenate(list(sets.values()))
+        edges = np.linspace(every.min(), every.max(), num_bins + 1)
+        for i, (name, values) in enumerate(sets.items()):
+            # Each set's shares, so that sets of other sizes compare.
+            weights = np.full(len(values), 1 / len(values))
+            style = {"histtype": "stepfilled", "alpha": 0.3} if i == 0 else {}
+            axes.hist(
+                values,
+                edges,
+                weights=weights,
+                label=name,
+                **{"histtype": "step", "linewidth": 1.5, **style},
+            )
+        axes.set_title(title)
+        axes.set_xlabel(label)
+        axes.set_yscale("log")
+    panels[0].set_ylabel("share of images")
+    _legend_below(figure, panels[0])
+    figures.save(figure, path)
+
+
+def roc_curves(scores, path):
+    """Draws known inputs accepted against unknown ones accepted.
+
+    Args:
+        scores: Dict from the title of a panel, e.g. a set of unknown inputs,
+            to a dict from a model's name to the scores `(known, unknown)`,
+            higher for known inputs.
+        path: The picture to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    roc_curves({"kmnist": {"dense": (known, unknown)}}, "roc.png")
+    ```
+    """
+    figure, panels = _panels(len(scores), sharex=True, sharey=True)
+    for axes, (title, models) in zip(panels, scores.items()):
+        for dashes, (name, (known, unknown)) in zip(
+            _dashes(len(models)), models.items()
+        ):
+            area = auroc(known, unknown)
+            accepted = roc_curve(known, unknown)
+            axes.plot(*accepted, dashes, label=f"{name}: AUROC {area:.4f}")
+        axes.plot([0, 1], [0, 1], "--", color="gray")
+        axes.set_title(title)
+        axes.set_xlabel("unknown images accepted")
+        axes.legend(loc="lower right", fontsize=8)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("known images accepted")
+    figures.save(figure, path)
+
+
+def severity_curves(values, path, labels=("accuracy",)):
+    """Draws scores against the severity of corruptions, a panel for each.
+
+    The line is the mean over corruptions; half of them lie in the band.
+
+    Args:
+        values: Dict from a model's name to an array
+            `(scores, corruptions, severities + 1)`, the first column that of
+            clean images.
+        path: The picture to write.
+        labels: Names of the scores.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    severity_curves({"dense": accuracies[None]}, "severity.png")
+    ```
+    """
+    figure, panels = _panels(len(labels))
+    for axes, label, i in zip(panels, labels, range(len(labels))):
+        for dashes, (name, scores) in zip(_dashes(len(values)), values.items()):
+            scores = np.asarray(scores)[i]
+            severities = np.arange(scores.shape[-1])
+            low, high = np.quantile(scores, [0.25, 0.75], axis=0)
+            (line,) = axes.plot(
+                severities, scores.mean(axis=0), f"o{dashes}", label=name
+            )
+            axes.fill_between(
+                severities, low, high, alpha=0.12, color=line.get_color()
+            )
+        axes.set_xlabel("severity (0: clean)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    _legend_below(figure, panels[0])
+    figures.save(figure, path)
+
+
+def matrices(values, path, names=None):
+    """Draws square matrices of members against members.
+
+    Args:
+        values: Dict from a title to an array `(members, members)`. The
+            diagonal is left blank: a member agrees with itself.
+        path: The picture to write.
+        names: List of the members' names, numbers if `None`.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+
+    Example:
+
+    ```python
+    matrices({"disagreement": disagreement_matrix(members)}, "m.png")
+    ```
+    """
+    figure, panels = _panels(len(values))
+    for axes, (title, matrix) in zip(panels, values.items()):
+        matrix = np.array(matrix, "float64")
+        count = len(matrix)
+        others = np.where(np.eye(count, dtype=bool), np.nan, matrix)
+        image = axes.imshow(others, cmap="Blues", vmin=0)
+        middle = image.get_clim()[1] / 2
+        for i, j in zip(*np.nonzero(~np.isnan(others))):
+            color = "white" if others[i, j] > middle else "black"
+            text = f"{others[i, j]:.3f}"
+            axes.text(j, i, text, ha="center", va="center", color=color)
+        axes.set_xticks(range(count), names)
+        axes.set_yticks(range(count), names)
+        axes.set_title(title)
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    figures.save(figure, path)
+
+
+def predictions_in_plane(members, labels, path, names=None, seed=0):
+    """Draws the predictions of members in the plane, by t-SNE.
+
+    All members' log-probabilities are laid out together: an image's points
+    lie in the same place in all panels where the members agree. Colours are
+    labels; images that some member reads otherwise than others are ringed.
+
+    Args:
+        members: Probabilities `(members, examples, classes)`. A few hundred
+            examples are enough, and thousands slow.
+        labels: Integer array `(examples,)`.
+        path: The picture to write.
+        names: List of the members' names, numbers if `None`.
+        seed: Integer, of t-SNE.
+
+    Raises:
+        ImportError: If matplotlib or scikit-learn is not installed.
+        ValueError: If there are fewer than 4 predictions.
+
+    Example:
+
+    ```python
+    members = ensemble.predict_members(x[:300])
+    predictions_in_plane(members, y[:300], "tsne.png")
+    ```
+
+    Reference:
+        van der Maaten and Hinton, 2008, JMLR 9.
+    """
+    members = np.asarray(members)
+    count = len(members)
+    points = _embed(members.reshape(-1, members.shape[-1]), seed)
+    points = points.reshape(count, -1, 2)
+    chosen = members.argmax(axis=-1)
+    disputed = (chosen != chosen[0]).any(axis=0)
+    classes = members.shape[-1]
+    colors = {"cmap": figures.colors(classes), "vmin": 0, "vmax": classes}
+    figure, panels = _panels(count, sharex=True, sharey=True)
+    for i, (axes, place) in enumerate(zip(panels, points)):
+        dots = axes.scatter(*place.T, c=labels, s=9, **colors)
+        axes.scatter(
+            *place[disputed].T,
+            s=36,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=0.7,
+            label="disputed",
+        )
+        axes.set_title(names[i] if names else str(i))
+        axes.set_xticks([])
+        axes.set_yticks([])
+    _legend_below(figure, panels[0])
+    bar = figure.colorbar(dots, ax=list(panels), label="label", shrink=0.8)
+    ticks = np.unique(np.linspace(0, classes - 1, min(classes, 10)).astype(int))
+    bar.set_ticks(ticks + 0.5, labels=ticks)
+    figures.save(figure, path)
+
+
+def _embed(probabilities, seed):
+    try:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ImportError(
+            "t-SNE needs scikit-learn: pip install keras_freetickets[examples]"
+        ) from error
+    if len(probabilities) < 4:
+        raise ValueError(
+            "`members` must hold 4 predictions or more for t-SNE. "
+            f"Received: {len(probabilities)} predictions"
+        )
+    logs = np.log(np.maximum(probabilities, _LEAST))
+    # scikit-learn's own default, less where there are few.
+    perplexity = min(30.0, (len(logs) - 1) / 3)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # Its threads wait for each other thousands of times, in a spin: on a busy
+    # machine two take many times as long as one.
+    with threadpool_limits(1):
+        return layout.fit_transform(logs.astype("float32"))

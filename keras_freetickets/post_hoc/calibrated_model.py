@@ -1,0 +1,263 @@
+"""A model and its calibration as one model."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.calibration import ExpectedCalibrationError
+from keras_freetickets.metrics.scores import Accuracy
+from keras_freetickets.metrics.scores import NegativeLogLikelihood
+from keras_freetickets.metrics.scores import negative_log_likelihood
+from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.post_hoc import calibrators as layers
+
+_ORDERS = ("pool_first", "members_first")
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CalibratedModel(keras.Model):
+    """A model whose predictions pass through fitted calibrators.
+
+    Returns probabilities, comes compiled with accuracy, negative
+    log-likelihood and calibration error, and cannot be trained. `calibrate`
+    makes one.
+
+    Args:
+        model: Built Keras model with one output `(batch, classes)`, or an
+            `EnsembleModel`.
+        calibrators: List of fitted `Calibrator`s: one, for what the model
+            returns, or as many as an ensemble has members.
+        order: `"pool_first"` or, for an ensemble, `"members_first"`: whether
+            the mean or each member is calibrated.
+        name: Name of the model.
+        **kwargs: What Keras adds when it loads a model.
+
+    Raises:
+        ValueError: If the calibrators do not fit the model.
+
+    Example:
+
+    ```python
+    model = CalibratedModel(ensemble, [TemperatureScaling().fit(p, y)])
+    model.export("saved_model")
+    ```
+    """
+
+    def __init__(
+        self, model, calibrators, order="pool_first", name=None, **kwargs
+    ):
+        kwargs.pop("trainable", None)
+        super().__init__(name=name, trainable=False, **kwargs)
+        _check_order(model, order)
+        wanted = model.num_members if order == "members_first" else 1
+        if len(calibrators) != wanted:
+            raise ValueError(
+                f"`calibrators` must be {wanted} for order={order!r}. "
+                f"Received: {len(calibrators)} calibrators"
+            )
+        self.model = model
+        self.calibrators = list(calibrators)
+        self.order = order
+        self.built = True
+        self.compile(
+            loss=negative_log_likelihood,
+            metrics=[
+                Accuracy(),
+                NegativeLogLikelihood(),
+                ExpectedCalibrationError(),
+            ],
+        )
+
+    def call(self, inputs, training=None):
+        if self.order == "pool_first":
+            return self.calibrators[0](self.model(inputs, training=False))
+        members = self.model._member_probabilities(inputs)
+        return ops.mean(
+            ops.stack([c(members[i]) for i, c in enumerate(self.calibrators)]),
+            axis=0,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return self.model.compute_output_shape(input_shape)
+
+    def train_step(self, *args, **kwargs):
+        raise RuntimeError(
+            "A CalibratedModel cannot be trained: train the model it was made "
+            "of, then call `calibrate` again."
+        )
+
+    def export(self, filepath, *args, **kwargs):
+        """Writes a SavedModel with the signature `serving_default`.
+
+        Args:
+            filepath: Directory to write.
+            *args: As for `keras.Model.export`.
+            **kwargs: As for `keras.Model.export`. `input_signature` defaults
+                to the model's inputs with a free batch dimension.
+        """
+        if not args and "input_signature" not in kwargs:
+            kwargs["input_signature"] = [_input_specs(self.model)]
+        kwargs.setdefault("verbose", False)
+        return super().export(filepath, *args, **kwargs)
+
+    def get_config(self):
+        config = keras.saving.serialize_keras_object(self.model)
+        config.pop("compile_config", None)
+        return {
+            "model": config,
+            "calibrators": [
+                keras.saving.serialize_keras_object(c) for c in self.calibrators
+            ],
+            "order": self.order,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        def revived(part):
+            return keras.saving.deserialize_keras_object(
+                part, custom_objects=custom_objects
+            )
+
+        parts = [revived(c) for c in config["calibrators"]]
+        model = revived(config["model"])
+        return cls(model, parts, config["order"], config["name"])
+
+
+def _check_order(model, order):
+    inputs.check_choice("order", order, _ORDERS)
+    if order == "members_first" and not isinstance(model, EnsembleModel):
+        raise ValueError(
+            "`order='members_first'` is for an EnsembleModel. "
+            f"Received: order={order!r} with a {type(model).__name__}"
+        )
+
+
+def _input_specs(model):
+    if isinstance(model, EnsembleModel):
+        return model._input_specs()
+    one = len(model.inputs) == 1
+
+    def spec(tensor):
+        return keras.InputSpec(
+            shape=(None, *tensor.shape[1:]),
+            dtype=tensor.dtype,
+            name="inputs" if one else tensor.name,
+        )
+
+    structure, _ = keras_adapter.ends_of_graph(model)
+    return keras.tree.map_structure(spec, structure)
+
+
+def calibrate(
+    model,
+    x,
+    y=None,
+    calibrator="temperature",
+    order="pool_first",
+    from_logits=None,
+    input_mask_ratio=0.0,
+    num_draws=10,
+    seed=0,
+    batch_size=128,
+):
+    """Fits a calibrator to held-out data and puts it behind a model.
+
+    Args:
+        model: Built Keras model with one output `(batch, classes)`, or an
+            `EnsembleModel`. It is left as it is.
+        x: Array of inputs that the model was not trained on, or a
+            `tf.data.Dataset` of batches of inputs and labels.
+        y: Labels `(examples,)`, integers, or one-hot. Not for a dataset.
+        calibrator: `"temperature"`, `"vector"`, `"isotonic"` or a
+            `Calibrator`.
+        order: For an ensemble `"pool_first"`: the mean of the members is
+            calibrated, or `"members_first"`: each member is, then the mean is
+            taken, which tends to leave it not sure enough.
+        from_logits: Whether the model returns logits; `None` to tell by
+            whether its outputs are distributions.
+        input_mask_ratio: Float in [0, 1). Above 0 this share of the input
+            values, each pixel and channel by itself, is set to zero: masked
+            temperature scaling, for when the only data are those that the
+            model was trained on. Inputs must be standardized, so that zero is
+            their mean. 0.3 is the published code's (arXiv:2307.12463).
+            Defaults to 0.
+        num_draws: Positive integer, maskings of each input. Defaults to 10
+            (ours; the published code has 1).
+        seed: Integer, of the masking.
+        batch_size: Positive integer.
+
+    Returns:
+        A `CalibratedModel`.
+
+    Raises:
+        ValueError: If an argument is out of range, there are no examples or
+            only of one class, or labels are not classes.
+
+    Example:
+
+    ```python
+    calibrated = calibrate(ensemble, x_validation, y_validation)
+    calibrated.evaluate(x_test, y_test)
+    ```
+
+    Reference:
+        Guo et al., 2017, arXiv:1706.04599; with masks Zhu et al., 2023,
+        arXiv:2307.12463.
+    """
+    _check_order(model, order)
+    if not 0 <= input_mask_ratio < 1:
+        raise ValueError(
+            "`input_mask_ratio` must be in [0, 1). "
+            f"Received: input_mask_ratio={input_mask_ratio}"
+        )
+    inputs.check_count("num_draws", num_draws)
+    x, y = _arrays(x, y)
+    members_first = order == "members_first"
+    predictions = []
+    for masked in _masked(x, input_mask_ratio, num_draws, seed):
+        if members_first:
+            predictions.append(model.predict_members(masked, batch_size))
+        else:
+            values = model.predict(masked, batch_size=batch_size, verbose=0)
+            predictions.append(values[None])
+    y = np.concatenate([y] * len(predictions))
+    predictions = np.concatenate(predictions, axis=1)
+    if from_logits is None:
+        from_logits = not inputs.is_distribution(predictions)
+    fitted = [
+        layers.get(calibrator, from_logits).fit(one, y) for one in predictions
+    ]
+    return CalibratedModel(model, fitted, order)
+
+
+def _arrays(x, y):
+    """Inputs and labels as arrays, of a dataset's batches put together."""
+    if y is None:
+        if isinstance(x, np.ndarray):
+            raise ValueError("`y` must be given with arrays. Received: y=None")
+        batches = [
+            [ops.convert_to_numpy(part) for part in batch[:2]] for batch in x
+        ]
+        if not batches:
+            raise ValueError("`x` must hold examples. Received: no batches")
+        x, y = (np.concatenate(part) for part in zip(*batches))
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(
+            "`x` and `y` must be equally many, one or more. "
+            f"Received: {len(x)} inputs and {len(y)} labels"
+        )
+    return x, y
+
+
+def _masked(x, ratio, num_draws, seed):
+    """The inputs, or several draws of them with values set to zero."""
+    if not ratio:
+        yield x
+        return
+    generator = np.random.default_rng(seed)
+    for _ in range(num_draws):
+        yield x * (generator.random(x.shape) >= ratio).astype(x.dtype)

@@ -1,0 +1,450 @@
+"""Layers that turn predictions into calibrated probabilities.
+
+They are fitted by NumPy, deterministically, and then are ordinary layers: they
+run on every backend, are saved with a model and exported with it.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.metrics import inputs
+
+# Where a temperature is looked for. On predictions that are all right, or that
+# tell nothing, the best one is 0 or infinite.
+_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 100.0
+_TINY = np.finfo("float32").tiny
+
+
+class Calibrator(keras.layers.Layer):
+    """Base of the layers that calibrate; a subclass fits and calls.
+
+    Args:
+        from_logits: Whether what it is given are logits.
+        name: Name of the layer.
+        **kwargs: Further arguments of `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    scaling = TemperatureScaling().fit(validation_probabilities, labels)
+    calibrated = scaling(test_probabilities)
+    ```
+    """
+
+    def __init__(self, from_logits=False, name=None, **kwargs):
+        kwargs["trainable"] = False
+        super().__init__(name=name, **kwargs)
+        self.from_logits = from_logits
+
+    def fit(self, predictions, labels):
+        """Fits the layer to held-out predictions.
+
+        Args:
+            predictions: Array `(examples, classes)` of probabilities, or of
+                logits if `from_logits`.
+            labels: Integer array `(examples,)`, or one-hot
+                `(examples, classes)`.
+
+        Returns:
+            The layer.
+
+        Raises:
+            ValueError: If there are no examples or only of one class, labels
+                are not classes, or rows of probabilities do not sum to one.
+        """
+        predictions, labels = _read(predictions, labels, self.from_logits)
+        self._fit(predictions, labels)
+        return self
+
+    def _fit(self, predictions, labels):
+        raise NotImplementedError
+
+    def _logits(self, predictions):
+        predictions = ops.cast(predictions, "float32")
+        if self.from_logits:
+            return predictions
+        return ops.log(ops.maximum(predictions, _TINY))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("trainable", None)
+        return {**config, "from_logits": self.from_logits}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class TemperatureScaling(Calibrator):
+    """Divides the logits by one number: `softmax(z / T)`.
+
+    T minimizes the cross-entropy of held-out predictions, which is convex in
+    1 / T; it is found by bisection in [0.01, 100]. The chosen class never
+    changes. Of probabilities their logarithms are taken.
+
+    Args:
+        from_logits: Whether what it is given are logits.
+        name: Name of the layer.
+        **kwargs: Further arguments of `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    scaling = TemperatureScaling(from_logits=True).fit(logits, labels)
+    scaling.temperature  # above 1 where the model is too sure of itself
+    probabilities = scaling(test_logits)
+    ```
+
+    Reference:
+        Guo et al., 2017, arXiv:1706.04599.
+    """
+
+    def build(self, input_shape=None):
+        self.scale = self.add_weight(
+            shape=(), initializer="ones", dtype="float32", name="temperature"
+        )
+
+    @property
+    def temperature(self):
+        """The temperature, a float; 1 before `fit`."""
+        return float(self.scale.value) if self.built else 1.0
+
+    def _fit(self, predictions, labels):
+        logits = _as_logits(predictions, self.from_logits)
+        value = _best_temperature(logits, labels)
+        if not self.built:
+            self.build(predictions.shape)
+            self.built = True
+        self.scale.assign(value)
+
+    def call(self, predictions):
+        return ops.softmax(self._logits(predictions) / self.scale)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class VectorScaling(Calibrator):
+    """Scales and shifts the logits of each class: `softmax(w * z + b)`.
+
+    Fitted by Newton's method to the cross-entropy of held-out predictions, a
+    convex function, plus a small penalty for being far from `w = 1, b = 0`,
+    without which predictions that are all right would have no best fit.
+
+    Args:
+        penalty: Float, not negative, times half the squared distance.
+            Defaults to 1e-4 (ours; Guo et al., 2017, have none).
+        from_logits: Whether what it is given are logits.
+        name: Name of the layer.
+        **kwargs: Further arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If the penalty is negative.
+
+    Example:
+
+    ```python
+    scaling = VectorScaling(from_logits=True).fit(logits, labels)
+    probabilities = scaling(test_logits)
+    ```
+
+    Reference:
+        Guo et al., 2017, arXiv:1706.04599.
+    """
+
+    def __init__(self, penalty=1e-4, from_logits=False, name=None, **kwargs):
+        super().__init__(from_logits, name=name, **kwargs)
+        if not penalty >= 0:
+            raise ValueError(
+                f"`penalty` must not be negative. Received: penalty={penalty}"
+            )
+        self.penalty = penalty
+
+    def build(self, input_shape):
+        self.scale, self.shift = (
+            self.add_weight(
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                dtype="float32",
+                name=name,
+            )
+            for name, initializer in (("scale", "ones"), ("shift", "zeros"))
+        )
+
+    def _fit(self, predictions, labels):
+        logits = _as_logits(predictions, self.from_logits)
+        scale, shift = _best_vectors(logits, labels, self.penalty)
+        if not self.built:
+            self.build(predictions.shape)
+            self.built = True
+        self.scale.assign(scale)
+        self.shift.assign(shift)
+
+    def call(self, predictions):
+        logits = self._logits(predictions)
+        return ops.softmax(self.scale * logits + self.shift)
+
+    def get_config(self):
+        return {**super().get_config(), "penalty": self.penalty}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class IsotonicCalibration(Calibrator):
+    """A rising curve for the probability of each class, then normalized.
+
+    Each class against the rest is fitted by scikit-learn's isotonic
+    regression; between the fitted points the curve is straight. A row to which
+    no class gives anything becomes uniform. Other than the scalings it may
+    change the chosen class, and it wants a thousand examples or more.
+
+    Args:
+        num_knots: Integer, fitted points of a curve; set by `fit`.
+        from_logits: Whether what it is given are logits.
+        name: Name of the layer.
+        **kwargs: Further arguments of `keras.layers.Layer`.
+
+    Example:
+
+    ```python
+    calibration = IsotonicCalibration().fit(probabilities, labels)
+    calibrated = calibration(test_probabilities)
+    ```
+
+    Reference:
+        Zadrozny and Elkan, 2002, "Transforming classifier scores into accurate
+        multiclass probability estimates".
+    """
+
+    def __init__(self, num_knots=2, from_logits=False, name=None, **kwargs):
+        super().__init__(from_logits, name=name, **kwargs)
+        inputs.check_count("num_knots", num_knots, least=2)
+        self.num_knots = num_knots
+
+    def build(self, input_shape):
+        # Before it is fitted a curve goes straight from (0, 0) to (1, 1).
+        line = np.linspace(0, 1, self.num_knots)
+        lines = np.tile(line, (input_shape[-1], 1)).astype("float32")
+        self.knots, self.heights = (
+            self.add_weight(
+                shape=lines.shape,
+                initializer=lambda shape, dtype: ops.convert_to_tensor(lines),
+                dtype="float32",
+                name=name,
+            )
+            for name in ("knots", "heights")
+        )
+
+    def _fit(self, predictions, labels):
+        if self.built:
+            raise ValueError(
+                "An IsotonicCalibration is fitted once, for its size depends "
+                "on the data: make a new one. Received: a layer that is built"
+            )
+        curves = _isotonic_curves(
+            _as_probabilities(predictions, self.from_logits), labels
+        )
+        self.num_knots = max(2, max(len(knots) for knots, _ in curves))
+        self.build(predictions.shape)
+        self.built = True
+        for variable, part in ((self.knots, 0), (self.heights, 1)):
+            variable.assign(_padded([c[part] for c in curves], self.num_knots))
+
+    def call(self, predictions):
+        predictions = ops.cast(predictions, "float32")
+        if self.from_logits:
+            predictions = ops.softmax(predictions)
+        columns = [
+            _interpolate(predictions[:, k], self.knots[k], self.heights[k])
+            for k in range(predictions.shape[-1])
+        ]
+        values = ops.stack(columns, axis=-1)
+        total = ops.sum(values, axis=-1, keepdims=True)
+        uniform = ops.ones_like(values) / len(columns)
+        return ops.where(total > 0, ops.divide_no_nan(values, total), uniform)
+
+    def get_config(self):
+        return {**super().get_config(), "num_knots": self.num_knots}
+
+
+_CALIBRATORS = {
+    "temperature": TemperatureScaling,
+    "vector": VectorScaling,
+    "isotonic": IsotonicCalibration,
+}
+
+
+def get(calibrator, from_logits=False):
+    """A fresh calibrator of a name, or like a given one.
+
+    Args:
+        calibrator: `"temperature"`, `"vector"`, `"isotonic"`, or a
+            `Calibrator`, whose settings are taken over, not its fit.
+        from_logits: Whether it is to be given logits.
+
+    Returns:
+        A `Calibrator` that is not fitted yet.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    ```python
+    get("temperature").fit(probabilities, labels)
+    ```
+    """
+    if isinstance(calibrator, Calibrator):
+        config = calibrator.get_config()
+        config.update(from_logits=from_logits)
+        config.pop("num_knots", None)
+        return type(calibrator).from_config(config)
+    if calibrator not in _CALIBRATORS:
+        raise ValueError(
+            f"`calibrator` must be one of {sorted(_CALIBRATORS)} or a "
+            f"Calibrator. Received: calibrator={calibrator!r}"
+        )
+    return _CALIBRATORS[calibrator](from_logits=from_logits)
+
+
+def _read(predictions, labels, from_logits):
+    predictions = np.asarray(predictions)
+    if from_logits:
+        # Checked as probabilities are, but for their sum.
+        if not np.isfinite(predictions).all():
+            raise ValueError(
+                "`predictions` must be finite. Received: predictions with NaN "
+                "or infinite values"
+            )
+        checked, labels = inputs.read_arrays(_softmax(predictions), labels)
+    else:
+        checked, labels = inputs.read_arrays(predictions, labels)
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            "`labels` must hold examples of two classes or more: one class "
+            "says nothing about confidence. "
+            f"Received: {len(labels)} examples of {np.unique(labels).tolist()}"
+        )
+    return predictions.astype("float64"), labels
+
+
+def _softmax(logits):
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+def _as_logits(predictions, from_logits):
+    return (
+        predictions if from_logits else np.log(np.maximum(predictions, _TINY))
+    )
+
+
+def _as_probabilities(predictions, from_logits):
+    return _softmax(predictions) if from_logits else predictions
+
+
+def _best_temperature(logits, labels):
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    wanted = np.take_along_axis(logits, labels[:, None], axis=-1).mean()
+
+    def too_sure(temperature):
+        # The derivative of the cross-entropy by 1 / T.
+        expected = (_softmax(logits / temperature) * logits).sum(axis=-1)
+        return expected.mean() > wanted
+
+    low, high = np.log([_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE])
+    for _ in range(60):
+        middle = (low + high) / 2
+        if too_sure(np.exp(middle)):
+            low = middle
+        else:
+            high = middle
+    best = float(np.exp(high))
+    if not 1.01 * _LOWEST_TEMPERATURE < best < 0.99 * _HIGHEST_TEMPERATURE:
+        warnings.warn(
+            f"The best temperature is at an end of its range, {best:.4g}: the "
+            "examples are all predicted right (were they trained on?) or not "
+            "told apart at all.",
+            stacklevel=4,
+        )
+    return best
+
+
+def _best_vectors(logits, labels, penalty, tolerance=1e-9, max_steps=100):
+    """Scale and shift of each class by Newton's method."""
+    count, classes = logits.shape
+    target = np.eye(classes)[labels]
+    start = np.repeat([1.0, 0.0], classes)
+
+    def loss(point):
+        shifted = point[:classes] * logits + point[classes:]
+        shifted = shifted - shifted.max(axis=-1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        distance = np.square(point - start).sum()
+        return -(logs * target).sum() / count + penalty / 2 * distance, logs
+
+    point, (value, logs) = start, loss(start)
+    for _ in range(max_steps):
+        p = np.exp(logs)
+        gap = (p - target) / count
+        slope = np.concatenate([(gap * logits).sum(0), gap.sum(0)])
+        slope += penalty * (point - start)
+        if np.abs(slope).max() < tolerance:
+            break
+        step = np.linalg.lstsq(
+            _curvature(p, logits, penalty), slope, rcond=None
+        )[0]
+        size = 1.0
+        # Half the step as long as it climbs; convex, so a small one does not.
+        while size > 1e-8 and loss(point - size * step)[0] > value:
+            size /= 2
+        point = point - size * step
+        value, logs = loss(point)
+    return point[:classes], point[classes:]
+
+
+def _curvature(p, logits, penalty):
+    count, classes = p.shape
+    moved = np.concatenate([p * logits, p], axis=1)
+    curvature = -moved.T @ moved / count
+    scale = np.arange(classes)
+    shift = scale + classes
+    both = (p * logits).mean(axis=0)
+    curvature[scale, scale] += (p * logits**2).mean(axis=0)
+    curvature[scale, shift] += both
+    curvature[shift, scale] += both
+    curvature[shift, shift] += p.mean(axis=0)
+    return curvature + penalty * np.eye(2 * classes)
+
+
+def _isotonic_curves(probabilities, labels):
+    try:
+        from sklearn.isotonic import IsotonicRegression
+    except ImportError as error:
+        raise ImportError(
+            "Isotonic calibration needs scikit-learn: "
+            "pip install keras_freetickets[examples]"
+        ) from error
+    curves = []
+    for k in range(probabilities.shape[-1]):
+        curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        curve.fit(probabilities[:, k], labels == k)
+        curves.append((curve.X_thresholds_, curve.y_thresholds_))
+    return curves
+
+
+def _padded(arrays, size):
+    """Arrays as rows of one, the last value of each repeated."""
+    rows = [np.pad(a, (0, size - len(a)), mode="edge") for a in arrays]
+    return np.stack(rows).astype("float32")
+
+
+def _interpolate(values, knots, heights):
+    """Heights on the straight lines between knots, level beyond them."""
+    size = knots.shape[0]
+    right = ops.searchsorted(knots, values, side="right")
+    right = ops.clip(right, 1, size - 1)
+    x0, x1 = ops.take(knots, right - 1), ops.take(knots, right)
+    y0, y1 = ops.take(heights, right - 1), ops.take(heights, right)
+    share = ops.where(x1 > x0, ops.divide_no_nan(values - x0, x1 - x0), 1.0)
+    return y0 + ops.clip(share, 0.0, 1.0) * (y1 - y0)

@@ -1,0 +1,333 @@
+"""examples/evaluate.py and the report that it writes."""
+
+import html.parser
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+import keras_freetickets as kft
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "evaluate.py"
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="pipelines of TensorFlow"
+)
+
+
+def network(seed, shape=(16, 16, 1), classes=10, activation="softmax"):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An ensemble, a baseline that returns logits, and the digits."""
+    folder = tmp_path_factory.mktemp("models")
+    members = [kft.sparsify(network(i), 0.5, seed=i) for i in range(3)]
+    kft.EnsembleModel(members).save(folder / "ensemble.keras")
+    network(3, activation=None).save(folder / "dense.keras")
+    data_dir = str(folder / "data")
+    data = kft.datasets.load(
+        "optdigits", data_dir=data_dir, image_size=(16,) * 2
+    )
+    batches = list(data.test.take(1).as_numpy_iterator())
+    x, y = (np.concatenate(part)[:60] for part in zip(*batches))
+    np.savez(folder / "digits.npz", x=x, y=y)
+    return folder
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *flags],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    done = run(
+        f"--model={folder / 'ensemble.keras'}",
+        f"--baseline={folder / 'dense.keras'}",
+        "--dataset=optdigits",
+        f"--data_dir={folder / 'data'}",
+        "--resize",
+        "--limit=60",
+        "--ood=noise,optdigits",
+        "--corruptions=fog,contrast",
+        f"--output_dir={folder / 'report'}",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "report"
+
+
+def test_figures(folder, report):
+    found = json.loads((report / "report.json").read_text())
+    assert found["config"]["corruptions"] == ["fog", "contrast"]
+    digits = np.load(folder / "digits.npz")
+    x, y = digits["x"], digits["y"]
+    ensemble = keras.saving.load_model(folder / "ensemble.keras")
+    logits = keras.saving.load_model(folder / "dense.keras").predict(x)
+    dense = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = {"model": ensemble.predict(x), "baseline": dense}
+    for i, member in enumerate(ensemble.predict_members(x)):
+        expected[f"model: ticket {i}"] = member
+    assert set(found["clean"]) == set(expected)
+    for name, p in expected.items():
+        row = found["clean"][name]
+        assert row["accuracy"] == pytest.approx(np.mean(p.argmax(1) == y))
+        picked = p[np.arange(60), y]
+        assert row["nll"] == pytest.approx(-np.log(picked).mean(), rel=1e-4)
+        brier = np.square(p - np.eye(10)[y]).sum(axis=1).mean()
+        assert row["brier"] == pytest.approx(brier, rel=1e-4)
+    # The digits are told from themselves by nothing.
+    for model in ("model", "baseline"):
+        for values in found["ood"]["optdigits"][model].values():
+            assert values["auroc"] == pytest.approx(0.5)
+    assert "mutual information" in found["ood"]["noise"]["model"]
+    assert "energy" in found["ood"]["noise"]["baseline"]
+    votes = ensemble.predict_members(x).argmax(axis=-1)
+    share = np.mean(votes[0] != votes[1])
+    diversity = found["diversity"]["model"]
+    matrix = diversity["disagreement_matrix"]
+    assert matrix[0][1] == pytest.approx(share)
+    masks = [ensemble.member(i).connections[0].mask.numpy() for i in range(2)]
+    overlap = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+    matrix = diversity["mask_overlap_matrix"]
+    assert matrix[0][1] == pytest.approx(overlap)
+
+
+def test_corruptions(folder, report):
+    """Of all put together, and by severity; as the library corrupts them."""
+    found = json.loads((report / "report.json").read_text())["corruptions"]
+    levels = [
+        one for rows in found["model"]["by_corruption"].values() for one in rows
+    ]
+    assert len(levels) == 2 * 5
+    for key in ("accuracy", "nll"):
+        mean = np.mean([level[key] for level in levels])
+        together = found["model"]["together"][key]
+        assert together == pytest.approx(mean, rel=1e-5)
+    data = kft.datasets.load(
+        "optdigits", data_dir=str(folder / "data"), image_size=(16, 16)
+    )
+    foggy = kft.datasets.corrupt_dataset(data.test, "fog", 5, like=data)
+    x, y = next(foggy.as_numpy_iterator())
+    p = keras.saving.load_model(folder / "ensemble.keras").predict(x[:60])
+    expected = np.mean(p.argmax(1) == y[:60])
+    row = found["model"]["by_corruption"]["fog"][4]
+    assert row["accuracy"] == pytest.approx(expected)
+
+
+class _Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes; raises at one left open."""
+
+    void = {"meta", "img"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.open = [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page(report):
+    text = (report / "report.html").read_text()
+    tags = _Page(text).found
+    sources = [attrs["src"] for tag, attrs in tags if tag == "img"]
+    assert len(sources) == 7
+    assert all(s.startswith("data:image/png;base64,iVBOR") for s in sources)
+    # Nothing is fetched from elsewhere.
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
+    assert "http" not in re.sub(r'src="[^"]*"', "", text)
+
+
+def test_markdown(report):
+    text = (report / "report.md").read_text()
+    pictures = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert len(pictures) == 7
+    for name in pictures:
+        assert (report / name).read_bytes()[:4] == b"\x89PNG"
+    found = json.loads((report / "report.json").read_text())
+    accuracy = found["clean"]["baseline"]["accuracy"]
+    assert f"| baseline | {accuracy:.4f} |" in text
+    assert {p.name for p in report.iterdir()} == {
+        "pictures",
+        "report.html",
+        "report.json",
+        "report.md",
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "--model"),
+        (["--model=none.keras"], "must be a .keras file"),
+        ([f"--model={SCRIPT}", "--baseline=none"], "must be a .keras file"),
+        ([f"--model={SCRIPT}", "--limit=1"], "--limit"),
+        ([f"--model={SCRIPT}", "--calibration=platt"], "--calibration"),
+    ],
+)
+def test_a_wrong_flag_is_refused_before_any_work(tmp_path, flags, message):
+    done = run(*flags, f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def script(monkeypatch, folder):
+    """The script as a module, with flags that fit the digits."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import evaluate
+
+    with flagsaver.flagsaver():
+        flags = {
+            "model": folder / "ensemble.keras",
+            "dataset": "optdigits",
+            "data_dir": folder / "data",
+        }
+        given = [f"--{name}={value}" for name, value in flags.items()]
+        evaluate.FLAGS(["evaluate.py", *given])
+        yield evaluate
+
+
+def test_models_that_do_not_fit(script, tmp_path, folder):
+    (tmp_path / "text.keras").write_text("no model")
+    network(0, classes=1).save(tmp_path / "one.keras")
+    network(0, shape=(16,)).save(tmp_path / "flat.keras")
+    for name, message in [
+        ("text", "cannot be loaded"),
+        ("one", "two classes or more"),
+        ("flat", r"must map images .* maps \(16,\)"),
+    ]:
+        path = tmp_path / f"{name}.keras"
+        with pytest.raises(SystemExit, match=f"--baseline=.*{message}"):
+            script.load_network("x", "baseline", str(path))
+
+
+def test_models_of_other_images(script):
+    pair = [
+        script.Network("baseline", network(0, (8, 8, 1)), "--baseline=b"),
+        script.Network("model", network(0), "--model=a"),
+    ]
+    with pytest.raises(SystemExit, match=r"baseline=b \(8, 8, 1\) and --model"):
+        script.check_alike(pair)
+    script.check_alike(pair[1:])
+
+
+def test_two_ensembles_have_a_section_each(script, folder, tmp_path):
+    script.FLAGS.output_dir = str(tmp_path)
+    model = keras.saving.load_model(folder / "ensemble.keras")
+    pair = [script.Network(name, model, "") for name in ("baseline", "model")]
+    script.FLAGS.ood = []
+    digits = np.load(folder / "digits.npz")
+    images = script.Images(None, digits["x"], None, digits["y"])
+    results, sections = script.evaluate(pair, images, [])
+    assert set(results["diversity"]) == {"baseline", "model"}
+    files = [one.file for section in sections for one in section.pictures]
+    assert len(files) == len(set(files)) == 2 + 2 * 2
+
+
+def test_predictions_that_are_not_finite(script):
+    model = network(0, activation=None)
+    model.layers[-1].bias.assign(np.full(10, np.nan))
+    broken = script.Network("model", model, "--model=a")
+    with pytest.raises(SystemExit, match="--model=a predicts NaN"):
+        broken.predict(np.zeros((2, 16, 16, 1), "float32"))
+
+
+def test_images_of_the_wrong_size(script):
+    with pytest.raises(SystemExit, match=r"\(8, 8, 1\) .*--resize"):
+        script.load_images((16, 16, 1))
+    script.FLAGS.resize = True
+    with pytest.raises(SystemExit, match=r"takes \(16, 16, 3\)$"):
+        script.load_images((16, 16, 3))
+
+
+def test_images_out_of_range(script):
+    class Data:
+        mean, std = (0.5,), (0.25,)
+
+    x = np.array([[[[-2.0], [2.0]]]], "float32")
+    np.testing.assert_array_equal(
+        script.as_pixels("", x, Data).ravel(), [0, 255]
+    )
+    with pytest.raises(SystemExit, match="--dataset=a .* to 510"):
+        script.as_pixels("--dataset=a", x + [[[[0], [4]]]], Data)
+
+
+def test_sets_without_images(script):
+    import tensorflow as tf
+
+    empty = tf.data.Dataset.from_tensors((np.zeros((2, 1)), [0, 1])).take(0)
+    for batches in (None, empty):
+        with pytest.raises(SystemExit, match="--ood=a has no test images"):
+            script.read("--ood=a", batches)
+
+
+def test_labels_that_do_not_fit(script):
+    one = script.Network("model", network(0, classes=5), "--model=a")
+    with pytest.raises(SystemExit, match="from 0 to 5, and --model=a .* 5 cl"):
+        script.check_labels(np.arange(6), [one])
+    with pytest.raises(SystemExit, match="one class only, 3"):
+        script.check_labels(np.array([3, 3]), [one])
+    script.check_labels(np.arange(5), [one])
+
+
+def test_sets_and_corruptions_of_other_names(script):
+    pixels = np.zeros((2, 16, 16, 1), "uint8")
+    script.FLAGS.corruptions = ["fog", "smog"]
+    with pytest.raises(SystemExit, match="--corruptions=smog: .* one of"):
+        script.chosen_corruptions(pixels)
+    script.FLAGS.corruptions = ["all"]
+    assert script.chosen_corruptions(pixels) == list(kft.datasets.CORRUPTIONS)
+    with pytest.raises(SystemExit, match="--corruptions=.*16 or more"):
+        script.chosen_corruptions(pixels[:, :8, :8])
+    images = script.Images(None, pixels, pixels, None)
+    with pytest.raises(SystemExit, match="--ood=kmnits: `name` must be"):
+        script.load_unknown("kmnits", images)
+
+
+def test_calibration_needs_validation_images(script, folder):
+    script.FLAGS.calibration = "temperature"
+    script.FLAGS.validation_fraction = 0.0
+    script.FLAGS.resize = True
+    images = script.load_images((16, 16, 1))
+    with pytest.raises(SystemExit, match="--validation_fraction must be above"):
+        script.calibrated([], images.data)
+    script.FLAGS.validation_fraction = 0.1
+    data = script.load_images((16, 16, 1)).data
+    model = keras.saving.load_model(folder / "ensemble.keras")
+    both = script.calibrated([script.Network("model", model, "")], data)
+    names = [one.name for one in both]
+    assert names == [
+        "model, temperature, pool first",
+        "model, temperature, members first",
+    ]
+    assert not any(one.is_ensemble for one in both)

@@ -1,0 +1,100 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_freetickets import metrics
+from keras_freetickets.metrics import inputs
+
+LABELS = np.array([0, 1])
+PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5]], "float32")
+OF_CLASSES = [
+    metrics.Brier,
+    metrics.ExpectedCalibrationError,
+    metrics.MaximumCalibrationError,
+    lambda: metrics.ClasswiseCalibrationError(2),
+    metrics.AURC,
+]
+FUNCTIONS = [
+    metrics.expected_calibration_error,
+    metrics.maximum_calibration_error,
+    metrics.classwise_calibration_errors,
+    metrics.calibration_errors_by_label,
+    metrics.reliability_bins,
+    metrics.area_under_risk_coverage,
+]
+BAD = [
+    ([[2.0, -1.0], [0.5, 0.5]], r"probabilities in \[0, 1\]"),
+    ([[0.3, 0.3], [0.5, 0.5]], "sum to one"),
+    ([[0.5, np.nan], [0.5, 0.5]], r"probabilities in \[0, 1\]"),
+    ([[0.5], [0.5]], "two classes or more"),
+    ([0.5, 0.5], "two classes or more"),
+]
+
+
+@pytest.mark.parametrize("make", OF_CLASSES)
+@pytest.mark.parametrize("predictions, message", BAD)
+def test_metrics_refuse_what_are_no_probabilities(make, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        make().update_state(LABELS, np.array(predictions, "float32"))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("predictions, message", BAD)
+def test_functions_refuse_them_too(function, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        function(np.array(predictions, "float32"), LABELS)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 0], [0.5, 1]])
+def test_labels_out_of_range(labels):
+    for make in OF_CLASSES:
+        with pytest.raises(ValueError, match=r"`y_true` must .* \[0, 2\)"):
+            make().update_state(np.array(labels), PROBABILITIES)
+    for function in FUNCTIONS:
+        with pytest.raises(ValueError, match=r"`labels` must .* \[0, 2\)"):
+            function(PROBABILITIES, labels)
+
+
+def test_as_many_labels_as_rows():
+    for function in FUNCTIONS:
+        with pytest.raises(ValueError, match="`labels` must have one integer"):
+            function(PROBABILITIES, [0, 1, 1])
+
+
+def test_half_precision_may_be_off_further():
+    predictions = np.full((1, 3), 0.332, "float16")
+    inputs.check_probabilities(predictions)
+    with pytest.raises(ValueError, match="sum to one"):
+        inputs.check_probabilities(predictions.astype("float32"))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_traced_step_goes_unchecked(jit_compile):
+    """Only shapes are known there; documented, and no crash."""
+    if keras.backend.backend() == "jax" and not jit_compile:
+        pytest.skip("a step of JAX that is not compiled is not traced")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    model.compile(
+        loss="sparse_categorical_crossentropy",
+        metrics=[metrics.Brier()],
+        jit_compile=jit_compile,
+    )
+    logs = model.evaluate(
+        np.array([[2.0, 0.0]], "float32"),
+        np.array([0]),
+        verbose=0,
+        return_dict=True,
+    )
+    assert logs["brier"] == pytest.approx(1.0)
+
+
+def test_concrete():
+    np.testing.assert_array_equal(inputs.concrete(ops.ones(2)), [1, 1])
+    assert inputs.concrete(keras.KerasTensor((2,))) is None
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
+def test_counts(value):
+    with pytest.raises(ValueError, match="`num_bins` must be"):
+        inputs.check_count("num_bins", value)

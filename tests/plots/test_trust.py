@@ -1,0 +1,121 @@
+"""What is drawn is asked of the axes, not of the pixels."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from keras_freetickets import plots
+from keras_freetickets.plots import figures
+
+GENERATOR = np.random.default_rng(0)
+PROBABILITIES = GENERATOR.dirichlet([1, 1, 1], 60)
+LABELS = GENERATOR.integers(3, size=60)
+BOTH = {"a": (PROBABILITIES, LABELS), "b": (PROBABILITIES[::-1], LABELS)}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, which are saved all the same."""
+    kept, save = [], figures.save
+
+    def keep(figure, path):
+        kept.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(figures, "save", keep)
+    return kept
+
+
+def panels(figure):
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def is_picture(path):
+    return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_reliability_diagram(tmp_path, drawn):
+    plots.reliability_diagram(BOTH, tmp_path / "r.png", num_bins=5)
+    assert is_picture(tmp_path / "r.png")
+    first, second = panels(drawn[0])
+    assert first.get_title().startswith("a\nECE 0.")
+    confidence = PROBABILITIES.max(axis=1)
+    hit = PROBABILITIES.argmax(axis=1) == LABELS
+    last = hit[confidence > 0.8].mean()
+    assert first.patches[-1].get_height() == pytest.approx(last)
+    assert second.get_title().startswith("b\n")
+
+
+def test_risk_coverage_curves(tmp_path, drawn):
+    plots.risk_coverage_curves(BOTH, tmp_path / "c.png")
+    line = drawn[0].axes[0].get_lines()[0]
+    risk = np.mean(PROBABILITIES.argmax(axis=1) != LABELS)
+    np.testing.assert_allclose(line.get_xydata()[-1], [1, risk])
+    assert line.get_label().startswith("a: AURC 0.")
+
+
+def test_score_histograms(tmp_path, drawn):
+    scores = {"net": {"known": [0.9, 0.8, 0.1, 0.75], "noise": [0.1, 0.2]}}
+    scores["net"] = {k: np.array(v) for k, v in scores["net"].items()}
+    plots.score_histograms(scores, tmp_path / "h.png", num_bins=4)
+    (axes,) = panels(drawn[0])
+    # Bins of 0.2 from 0.1 on: one known image in the first, three on top.
+    filled = axes.patches[0].get_xy()
+    assert filled[:, 1].max() == pytest.approx(0.75)
+    assert [text.get_text() for text in drawn[0].legends[0].texts] == [
+        "known",
+        "noise",
+    ]
+
+
+def test_roc_curves(tmp_path, drawn):
+    known, unknown = GENERATOR.normal(1, 1, 50), GENERATOR.normal(size=40)
+    plots.roc_curves({"set": {"net": (known, unknown)}}, tmp_path / "o.png")
+    (axes,) = panels(drawn[0])
+    line = axes.get_lines()[0]
+    kinds = np.repeat([1, 0], [50, 40])
+    area = reference.roc_auc_score(kinds, np.concatenate([known, unknown]))
+    assert line.get_label() == f"net: AUROC {area:.4f}"
+    assert np.trapezoid(*line.get_xydata().T[::-1]) == pytest.approx(area)
+
+
+def test_severity_curves(tmp_path, drawn):
+    values = np.array([[[1.0, 0.8, 0.6], [1.0, 0.6, 0.0]]])
+    plots.severity_curves({"net": values}, tmp_path / "s.png")
+    line = drawn[0].axes[0].get_lines()[0]
+    expected = [[0, 1.0], [1, 0.7], [2, 0.3]]
+    np.testing.assert_allclose(line.get_xydata(), expected)
+
+
+def test_matrices_leave_the_diagonal_blank(tmp_path, drawn):
+    matrix = [[0.0, 0.25], [0.5, 0.0]]
+    plots.matrices({"share": matrix}, tmp_path / "m.png", ["x", "y"])
+    (axes,) = panels(drawn[0])
+    assert {text.get_text() for text in axes.texts} == {"0.250", "0.500"}
+    shown = axes.images[0].get_array()
+    np.testing.assert_array_equal(np.ma.getmaskarray(shown), np.eye(2))
+
+
+@pytest.mark.parametrize("classes", [3, 12])
+def test_predictions_in_plane(tmp_path, drawn, classes):
+    members = np.random.default_rng(1).dirichlet(np.ones(classes), (2, 20))
+    labels = np.arange(20) % classes
+    plots.predictions_in_plane(members, labels, tmp_path / "t.png")
+    chosen = members.argmax(axis=-1)
+    for axes in panels(drawn[0]):
+        dots, rings = axes.collections
+        assert len(dots.get_offsets()) == 20
+        assert len(rings.get_offsets()) == np.sum(chosen[0] != chosen[1])
+        colors = dots.to_rgba(dots.get_array())
+        assert len(np.unique(colors, axis=0)) == classes
+
+
+def test_too_few_predictions_for_a_plane(tmp_path):
+    with pytest.raises(ValueError, match="`members` must hold 4 predictions"):
+        plots.predictions_in_plane(np.ones((3, 1, 2)) / 2, [0], tmp_path / "t")
+
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
+    with pytest.raises(ImportError, match=r"keras_freetickets\[examples\]"):
+        plots.predictions_in_plane(np.ones((3, 4, 2)) / 2, LABELS, tmp_path)
