@@ -19,6 +19,8 @@ reuse, only the first update of the process tells it: choose it by `--methods`
 and `--modes`.
 """
 
+import functools
+
 import common
 import keras
 import numpy as np
@@ -56,7 +58,11 @@ flags.DEFINE_float("drop_fraction", 0.3, "Share of connections to replace.")
 flags.DEFINE_integer("rounds", 7, "Updates of each way.", lower_bound=1)
 flags.DEFINE_integer("top_k_rounds", 2, "Updates of top_k, 0 for none.", 0)
 
-METHODS = {"RigL": RigL, "SET": SET}
+# Both signs together: one selection for dropping, as the figures have it.
+METHODS = {
+    "RigL": RigL,
+    "SET": functools.partial(SET, drop="magnitude"),
+}
 
 
 def arrays():
@@ -96,8 +102,9 @@ def with_top_k(method, actives):
         )
         return ops.reshape(chosen > 0, tuple(scores.shape))
 
-    def update(connections, fraction, seed):
+    def update(connections, fraction):
         pairs = []
+        seed = connections[0].seed
         for layer, (c, active) in enumerate(zip(connections, actives)):
             replaced = int(active * FLAGS.drop_fraction)
             kept = best(ops.abs(c.kernel), c.mask, active - replaced)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 from keras import ops
 
 from keras_freetickets.models.sparse_model import SparseModel

@@ -168,12 +168,14 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             self.project()  # weights may have been set, or loaded
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
-            return super().fit(*args, **kwargs)
+            history = super().fit(*args, **kwargs)
         finally:
             try:
                 keras_adapter.synchronize(self)
             finally:
                 self.release()
+        self.project()  # EarlyStopping restores masks, but no slots
+        return history
 
     def defer(self, action):
         """Has `action()` called when `fit` ends, be it by an exception.

@@ -105,7 +105,7 @@ def choice(method):
             ops.cast(method.seed, "int32"),
         )
         connections = inputs.connections()
-        pairs = method.update(connections, inputs.fraction, inputs.seed)
+        pairs = method.update(connections, inputs.fraction)
         return pairs, updates.new_masks(method, inputs)
 
     return choose

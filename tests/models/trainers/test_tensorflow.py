@@ -113,17 +113,6 @@ def test_growth_in_attention_follows_the_gradient_of_each_kernel():
         np.testing.assert_array_equal(record.mask.numpy().ravel(), expected)
 
 
-def test_several_hosts_are_refused(monkeypatch):
-    model = network()
-    kind = tf.distribute.MultiWorkerMirroredStrategy
-    strategy = object.__new__(kind)  # a real one wants a cluster
-    monkeypatch.setattr(
-        type(model), "distribute_strategy", strategy, raising=False
-    )
-    with pytest.raises(ValueError, match="under MultiWorkerMirroredStrategy"):
-        model.fit(*data())
-
-
 def test_own_loop():
     model = network()
     model.attach(SET(update_interval=1))
