@@ -271,8 +271,9 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         model.apply_gradients(tape.gradient(loss, model.trainable_variables))
         ```
         """
+        trainer = get_trainer()
         _check_gradients(self, gradients)
-        get_trainer().apply_gradients(self, gradients, batch)
+        trainer.apply_gradients(self, gradients, batch)
 
     def stateless_call(self, *args, **kwargs):
         with keras_adapter.in_call_of(self):

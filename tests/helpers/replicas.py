@@ -70,8 +70,7 @@ def callbacks_of(case, directory):
             directory=os.path.join(directory, "tickets"),
         )
         return [edst, kft.callbacks.Backup(os.path.join(directory, "backup"))]
-    # The sign of a weight near zero may depend on the order of a sum.
-    return [kft.callbacks.SET(1, drop="magnitude")]
+    return [kft.callbacks.SET(1)]
 
 
 def train(directory, case, parts, scope=contextlib.nullcontext):
