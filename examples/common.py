@@ -403,8 +403,12 @@ def active_parameters(model):
     return total
 
 
-def scores(probabilities, labels):
-    """Accuracy, negative log-likelihood and calibration error."""
+def scores(probabilities, labels, num_classes=None):
+    """Accuracy, negative log-likelihood and calibration error.
+
+    Where there are more outputs than classes, the others are of the unknown
+    (MOON): never the predicted class, but part of the distribution.
+    """
     import numpy as np
 
     import keras_freetickets as kft
@@ -412,8 +416,9 @@ def scores(probabilities, labels):
     ece = kft.metrics.ExpectedCalibrationError(num_bins=15)
     ece.update_state(labels, probabilities)
     picked = probabilities[np.arange(len(labels)), labels]
+    predicted = probabilities[:, :num_classes].argmax(-1)
     return {
-        "accuracy": float((probabilities.argmax(-1) == labels).mean()),
+        "accuracy": float((predicted == labels).mean()),
         "nll": float(-np.log(np.maximum(picked, 1e-12)).mean()),
         "ece": float(ece.result()),
     }

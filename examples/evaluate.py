@@ -325,13 +325,15 @@ def chosen_corruptions(pixels):
 
 def evaluate(networks, images, names):
     """All figures, for report.json, and the sections that show them."""
-    labels = images.labels
+    labels, classes = images.labels, images.data.num_classes
     made = {network.name: network.predict(images.x) for network in networks}
     rows = {}
     for name, one in made.items():
         for i, member in enumerate([] if one.members is None else one.members):
-            rows[f"{name}: ticket {i}"] = measures.scores(member, labels)
-        rows[name] = measures.scores(one.probabilities, labels)
+            rows[f"{name}: ticket {i}"] = measures.scores(
+                member, labels, classes
+            )
+        rows[name] = measures.scores(one.probabilities, labels, classes)
     results = {"clean": rows}
     parts = [sections.clean_images(rows, made, labels)]
     if FLAGS.ood:

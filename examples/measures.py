@@ -7,7 +7,7 @@ FLAGS = flags.FLAGS
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def scores(probabilities, labels):
+def scores(probabilities, labels, num_classes):
     """Accuracy, likelihood, calibration and selective prediction."""
     import numpy as np
 
@@ -17,7 +17,7 @@ def scores(probabilities, labels):
     ece = metrics.expected_calibration_error
     classwise = metrics.classwise_calibration_errors(probabilities, labels)
     return {
-        **common.scores(probabilities, labels),
+        **common.scores(probabilities, labels, num_classes),
         "brier": float(np.mean(brier)),
         "ece_equal_mass": ece(probabilities, labels, binning="equal_mass"),
         "ece_freetickets": ece(probabilities, labels, binning="freetickets"),
@@ -67,6 +67,7 @@ def under_corruption(networks, images, names):
 
     import keras_freetickets as kft
 
+    classes = images.data.num_classes
     labels = np.tile(images.labels, len(SEVERITIES))
     parts = {network.name: [] for network in networks}
     found = {network.name: {} for network in networks}
@@ -84,7 +85,7 @@ def under_corruption(networks, images, names):
             made = network.predict(x).probabilities
             parts[network.name].append(made)
             found[network.name][name] = [
-                common.scores(one, images.labels)
+                common.scores(one, images.labels, classes)
                 for one in np.split(made, len(SEVERITIES))
             ]
     return {
@@ -92,7 +93,7 @@ def under_corruption(networks, images, names):
             "by_corruption": found[name],
             # All predictions put together, as FreeTickets has it.
             "together": common.scores(
-                np.concatenate(made), np.tile(labels, len(names))
+                np.concatenate(made), np.tile(labels, len(names)), classes
             ),
         }
         for name, made in parts.items()

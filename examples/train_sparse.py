@@ -62,11 +62,6 @@ def train_flops(dense, recipe, history):
     return sum(spent) / (3.0 * whole * len(spent))
 
 
-def known(probabilities, data):
-    """Probabilities of the classes that exist, for scores of labels."""
-    return probabilities[:, : data.num_classes]
-
-
 def main(argv):
     common.no_arguments(argv)
     common.check_directory(FLAGS.output_dir, common.config())
@@ -83,10 +78,11 @@ def main(argv):
         FLAGS.seed,
     )
     dense, model, history = train(data, recipe, run)
-    probabilities = known(model.predict(data.test, verbose=0), data)
+    labels = common.labels_of(data.test)
+    probabilities = model.predict(data.test, verbose=0)
     row = {
         "model": FLAGS.method,
-        **common.scores(probabilities, common.labels_of(data.test)),
+        **common.scores(probabilities, labels, data.num_classes),
         "parameters": common.active_parameters(model),
         "inference_flops": common.relative_flops(dense, model),
         "train_flops": train_flops(dense, recipe, history),
