@@ -84,6 +84,14 @@ def fraction_of(count, fraction, rounding="ceil"):
     return thousands * parts + rest // PARTS
 
 
+def _tie_keys(connections, stage):
+    """Keys of the random bits that rank equal scores in one selection."""
+    first = connections[0]
+    layers = [STAGES * c.layer + stage for c in connections]
+    keys = random_keys(first.seed, first.update, layers)
+    return ops.unstack(keys, len(layers))
+
+
 def tie_bits(connections, stage):
     """Random bits that rank equal scores in one selection of an update.
 
@@ -94,12 +102,9 @@ def tie_bits(connections, stage):
     Returns:
         List of `uint32` tensors of the kernels' shapes.
     """
-    first = connections[0]
-    layers = [STAGES * c.layer + stage for c in connections]
-    keys = random_keys(first.seed, first.update, layers)
+    keys = _tie_keys(connections, stage)
     return [
-        bits_of(tuple(c.kernel.shape), keys[i])
-        for i, c in enumerate(connections)
+        bits_of(tuple(c.kernel.shape), k) for c, k in zip(connections, keys)
     ]
 
 
@@ -132,19 +137,14 @@ def best(connections, scores, eligible, counts, stage, scope="layer"):
     if scope == "global":
         chosen = _best_of_all(connections[0], keys, sum(counts), stage)
     else:
-        ties = tie_bits(connections, stage)
-        ties = [ops.reshape(tie, (1, -1)) for tie in ties]
-        chosen = select_rows(keys, counts, ties)
+        chosen = select_rows(keys, counts, _tie_keys(connections, stage))
     return [ops.reshape(mask, shape) for mask, shape in zip(chosen, shapes)]
 
 
 def _best_of_all(first, keys, count, stage):
     """One selection over all kernels."""
     sizes = [key.shape[1] for key in keys]
-    number = [STAGES * first.layer + stage]
-    keys_of_ties = random_keys(first.seed, first.update, number)
-    ties = bits_of((1, sum(sizes)), keys_of_ties[0])
     joined = ops.concatenate(keys, axis=1)
-    (chosen,) = select_rows([joined], [count], [ties])
+    (chosen,) = select_rows([joined], [count], _tie_keys([first], stage))
     ends = np.cumsum(sizes)
     return [chosen[:, end - n : end] for end, n in zip(ends, sizes)]

@@ -13,12 +13,14 @@ the result.
 """
 
 import functools
+import math
 import numbers
 
 import numpy as np
 from keras import backend
 from keras import ops
 
+from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
 
 _LOWEST = np.iinfo(np.int32).min
@@ -34,7 +36,7 @@ _COUNT_BITS = 6
 # XLA on CPUs splits sums of more than 32 terms in two and then writes the
 # terms to memory: twice the time.
 _BLOCK = 32
-_SAMPLE = 4096
+_SAMPLE = 512
 
 
 def _int32(value):
@@ -73,37 +75,32 @@ def _signed(bits):
     return ops.view(flipped, dtype="int32")
 
 
-def _count(thresholds, values, counted=None):
+def _count(thresholds, values):
     """How many values of each row reach each threshold.
 
     Args:
         thresholds: `int32` tensor of shape `(4, rows)`.
         values: `int32` tensor of shape `(rows, size)`.
-        counted: Boolean tensor shaped as `values`; what to count. `None` for
-            all.
 
     Returns:
         `int32` tensor of shape `(4, rows)`.
     """
     rows, size = values.shape
     whole = size - size % _BLOCK
+    thresholds = [t[:, None, None] for t in ops.unstack(thresholds, _TRIED)]
 
-    def block_counts(start, end, blocks):
-        shape = (rows, blocks, (end - start) // blocks)
-        block = ops.reshape(values[:, start:end], shape)
+    def block_counts(block):
         packed = 0
-        for i in range(_TRIED):
-            reached = block >= thresholds[i, :, None, None]
-            packed += _int32(reached) * (1 << (i * _COUNT_BITS))
-        if counted is not None:
-            packed *= _int32(ops.reshape(counted[:, start:end], shape))
+        for i, threshold in enumerate(thresholds):
+            packed += _int32(block >= threshold) * (1 << (i * _COUNT_BITS))
         return ops.sum(packed, axis=-1)
 
     parts = []
     if whole:
-        parts.append(block_counts(0, whole, whole // _BLOCK))
+        shape = (rows, whole // _BLOCK, _BLOCK)
+        parts.append(block_counts(ops.reshape(values[:, :whole], shape)))
     if size > whole:
-        parts.append(block_counts(whole, size, 1))
+        parts.append(block_counts(values[:, None, whole:]))
     packed = ops.concatenate(parts, axis=1)
     shifts = ops.reshape(ops.arange(_TRIED, dtype="int32"), (-1, 1, 1))
     counts = ops.right_shift(packed[None], shifts * _COUNT_BITS)
@@ -145,16 +142,19 @@ def _next_tried(low, high, reached, above, wanted):
     return ops.concatenate([low + steps, _split(low, high)[None]])
 
 
-def _search(count, wanted, total, first=None):
+def _search(count, wanted, known, first):
     """The largest thresholds that at least `wanted` values reach.
 
     Args:
         count: Callable that maps `(4, rows)` thresholds to the counts of
             values that reach them.
         wanted: `int32` tensor of shape `(rows,)`.
-        total: `int32` tensor of shape `(rows,)`, how many values there are.
-        first: `int32` tensor of shape `(4, rows)`, the thresholds to try
-            first. `None` to guess.
+        known: Tuple of `int32` tensors of shape `(rows,)`, as returned:
+            thresholds that `wanted` values reach at least. Where exactly as
+            many do, they stay.
+        first: Tuple of an `int32` tensor of shape `(4, rows)`, thresholds to
+            try first, and a boolean tensor, whether to do so. If not, they
+            are guessed.
 
     Returns:
         Tuple of `int32` tensors of shape `(rows,)`: the thresholds, how many
@@ -162,27 +162,26 @@ def _search(count, wanted, total, first=None):
         values reach the threshold, it may be lower than the largest such one
         and the third is a lower bound.
     """
+    first, is_first = first
+    low, reached, above = known
 
-    def pending(low, high, reached, above, tried):
+    def pending(low, high, reached, above, is_first):
         unsettled = ops.not_equal(reached, wanted)
         return ops.any(ops.logical_and(low < high, unsettled))
 
-    def narrow(low, high, reached, above, tried):
+    def narrow(low, high, reached, above, is_first):
+        tried = _next_tried(low, high, reached, above, wanted)
+        tried = ops.where(is_first, first, tried)
         counts = count(tried)
         enough = counts >= wanted
         low = ops.maximum(low, ops.max(ops.where(enough, tried, low), axis=0))
         high = ops.min(ops.where(enough, high, tried - 1), axis=0)
         reached = ops.min(ops.where(enough, counts, reached), axis=0)
         above = ops.max(ops.where(enough, above, counts), axis=0)
-        tried = _next_tried(low, high, reached, above, wanted)
-        return low, high, reached, above, tried
+        return low, high, reached, above, ops.zeros_like(is_first)
 
-    low = ops.where(wanted > 0, _int32(_LOWEST), _int32(_HIGHEST))
     high = ops.full_like(low, _HIGHEST)
-    above = ops.zeros_like(low)
-    if first is None:
-        first = _next_tried(low, high, total, above, wanted)
-    state = (low, high, total, above, first)
+    state = (low, high, reached, above, is_first)
     low, _, reached, above, _ = ops.while_loop(pending, narrow, state)
     return low, reached, above
 
@@ -196,25 +195,23 @@ def _sample(keys):
     Returns:
         Tuple of an `int32` tensor of shape `(all rows, width)`, filled up
         with the lowest key, how many keys of each row are in it and which
-        share of the row that is (`float32` tensors of shape `(all rows,)`).
+        share of the row that is (`float32` arrays of shape `(all rows,)`).
     """
-    samples, lengths, shares = [], [], []
-    for key in keys:
-        rows, size = key.shape
-        length = min(max(size // 16, 1), _SAMPLE)
+    # All pairs of a sample are compared: no more of them than keys.
+    sizes = [max(key.shape[1], 1) for key in keys]
+    lengths = [min(math.isqrt(size), _SAMPLE) for size in sizes]
+    width = max(lengths)
+    samples = []
+    for key, size, length in zip(keys, sizes, lengths):
         # An odd stride meets all channels if their number is a power of 2.
         stride = (size // length - 1) | 1
-        samples.append(key[:, ::stride][:, :length])
-        lengths += [length] * rows
-        shares += [length / max(size, 1)] * rows
-    width = max(lengths)
-    samples = [
-        ops.pad(s, [[0, 0], [0, width - s.shape[1]]], constant_values=_LOWEST)
-        for s in samples
-    ]
-    lengths = ops.convert_to_tensor(np.array(lengths, "float32"))
-    shares = ops.convert_to_tensor(np.array(shares, "float32"))
-    return ops.concatenate(samples), lengths, shares
+        sample = key[:, : stride * length : stride]
+        fill = [[0, 0], [0, width - sample.shape[1]]]
+        samples.append(ops.pad(sample, fill, constant_values=_LOWEST))
+    rows = [key.shape[0] for key in keys]
+    sizes = np.repeat(sizes, rows)
+    lengths = np.repeat(lengths, rows).astype("float32")
+    return ops.concatenate(samples), lengths, lengths / sizes.astype("float32")
 
 
 def _first_tried(keys, wanted):
@@ -228,22 +225,18 @@ def _first_tried(keys, wanted):
         `int32` tensor of shape `(4, all rows)`.
     """
     sample, length, share = _sample(keys)
-    width = sample.shape[1]
+    reached = sample[:, None, :] >= sample[:, :, None]
+    reached = ops.cast(ops.sum(_int32(reached), axis=-1), "float32")
     place = ops.cast(wanted, "float32") * share
     # Two standard deviations of the place in the sample, and rounding.
     chance = ops.clip(place / length, 0.0, 1.0)
     margin = 2.0 * ops.sqrt(place * (1.0 - chance)) + 1.0
-    after = place + margin
-    # All that was filled up as well: the lowest threshold.
-    after = ops.where(after < length, after, float(width))
-    places = _int32(ops.concatenate([place - margin, after]))
-    both = ops.concatenate([sample, sample])
-    total = ops.full_like(places, width)
-    limits, _, _ = _search(lambda tried: _count(tried, both), places, total)
-    high, low = ops.split(limits, 2)
+    # The sample's key at a place; the lowest key of all if it is too short.
+    places = ops.stack([place + margin, place - margin])[:, :, None]
+    both = ops.max(ops.where(reached >= places, sample, _LOWEST), axis=-1)
     # With the thresholds after them, as many keys may equal one of the two.
     # (The highest plus 1 is the lowest, which is as valid to try as any.)
-    return ops.stack([low, low + 1, high, high + 1])
+    return ops.concatenate([both, both + 1])
 
 
 def _compiled(function):
@@ -281,46 +274,72 @@ def select_rows(keys, counts, ties):
         counts: List of `int32` tensors of shape `(rows,)`, each within
             `[0, size]`.
         ties: List of `uint32` tensors shaped as `keys`, without equal entries
-            in a row, that rank equal keys.
+            in a row, that rank equal keys; or scalars, for `bits_of` them.
 
     Returns:
         List of boolean tensors shaped as `keys`.
     """
     rows = [key.shape[0] for key in keys]
     ends = np.cumsum(rows)
-    ties = [_signed(tie) for tie in ties]
+    wanted = ops.concatenate(counts)
+    sizes = np.repeat([key.shape[1] for key in keys], rows).astype("int32")
+    first = _first_tried(keys, wanted)
 
     def each(joined):
         return [joined[..., end - n : end] for end, n in zip(ends, rows)]
 
-    def count_keys(tried):
-        counted = [_count(t, key) for t, key in zip(each(tried), keys)]
-        return ops.concatenate(counted, axis=1)
+    def unsettled(is_first, low, reached, above, *values):
+        return ops.any(ops.not_equal(reached, wanted))
 
-    def count_ties(tried):
-        counted = [
-            _count(t, tie, ops.equal(key, limit[:, None]))
-            for t, tie, key, limit in zip(each(tried), ties, keys, each(limits))
+    def search(is_first, low, reached, above, *values):
+        def count(tried):
+            counts = [_count(t, value) for t, value in zip(each(tried), values)]
+            return ops.concatenate(counts, axis=1)
+
+        low, reached, above = _search(
+            count, wanted, (low, reached, above), (first, is_first)
+        )
+        done = ops.equal(reached, wanted)
+        values = [
+            _ranked(value, limit[:, None], settled[:, None], tie)
+            for value, limit, settled, tie in zip(
+                values, each(low), each(done), ties
+            )
         ]
-        return ops.concatenate(counted, axis=1)
+        low = ops.where(done, _int32(_HIGHEST), _int32(_LOWEST))
+        return ops.zeros_like(is_first), low, reached, above, *values
 
-    wanted = ops.concatenate(counts)
-    sizes = np.repeat([key.shape[1] for key in keys], rows).astype("int32")
-    total = ops.convert_to_tensor(sizes)
-    first = _first_tried(keys, wanted)
-    limits, reached, above = _search(count_keys, wanted, total, first)
-    # Where exactly as many as wanted reach the limit there is nothing to
-    # rank, and if that is so in all rows, this makes no pass.
-    missing = wanted - above
-    places, _, _ = _search(count_ties, missing, reached - above)
-    chosen = []
-    for key, tie, limit, place, some in zip(
-        keys, ties, each(limits), each(places), each(missing > 0)
-    ):
-        wins = ops.logical_and(tie >= place[:, None], some[:, None])
-        wins = ops.logical_and(wins, ops.equal(key, limit[:, None]))
-        chosen.append(ops.logical_or(key > limit[:, None], wins))
-    return chosen
+    # The keys are searched and then, where more than wanted equal the limit,
+    # what ranks those: a loop, so that the search is compiled once.
+    state = (
+        ops.convert_to_tensor(True),
+        ops.full_like(wanted, _LOWEST),
+        ops.where(wanted > 0, sizes, 0),
+        ops.zeros_like(wanted),
+        *keys,
+    )
+    _, low, _, _, *values = ops.while_loop(
+        unsettled, search, state, maximum_iterations=2
+    )
+    chosen = [
+        value >= limit[:, None] for value, limit in zip(values, each(low))
+    ]
+    some = [count[:, None] > 0 for count in counts]
+    return [ops.logical_and(*both) for both in zip(chosen, some)]
+
+
+def _ranked(values, limit, settled, tie):
+    """What to rank once `limit` is known: the values that equal it.
+
+    What is above comes first, and all that reach the limit of a settled row.
+    What is below comes last, with the value that it may share with the lowest
+    of the equal ones, which are not all chosen.
+    """
+    if len(tie.shape) == 0:
+        tie = bits_of(values.shape, tie)
+    equal = ops.where(settled, _int32(_HIGHEST), _signed(tie))
+    rest = ops.where(ops.equal(values, limit), equal, _int32(_LOWEST))
+    return ops.where(values > limit, _int32(_HIGHEST), rest)
 
 
 def rank_in_groups(keys, ties):

@@ -13,6 +13,7 @@ from keras import ops
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import select
 from keras_freetickets.topology import selection
+from keras_freetickets.topology.randomness import random_keys
 
 
 def to_numpy(tensor):
@@ -177,9 +178,9 @@ def test_misleading_scores(name, monkeypatch):
     ties = tie_bits(rng, *keys.shape)
     passes = []
 
-    def count(thresholds, values, *counted):
+    def count(thresholds, values):
         passes.append(values.shape)
-        return original(thresholds, values, *counted)
+        return original(thresholds, values)
 
     original = selection._count
     monkeypatch.setattr(selection, "_count", count)
@@ -229,17 +230,38 @@ def test_nothing_to_rank_takes_no_pass_over_the_random_bits(monkeypatch):
     counted = []
     original = selection._count
 
-    def count(thresholds, values, *mask):
-        counted.extend(mask)
-        return original(thresholds, values, *mask)
+    def count(thresholds, values):
+        counted.extend(np.unique(to_numpy(values)))
+        return original(thresholds, values)
 
     monkeypatch.setattr(selection, "_count", count)
     scores = np.r_[np.zeros(500), np.ones(500)].astype("float32")
     with one_by_one():
         assert to_numpy(select(scores, 500))[500:].all()
-        assert not counted
+        assert set(counted) == set(keys_of(scores))
         select(scores, 499)
-        assert counted
+        assert len(set(counted)) > 500
+
+
+@pytest.mark.parametrize("mode", ["one by one", "graph", "XLA"])
+def test_ties_may_be_given_as_the_key_of_their_bits(mode):
+    keys = [np.repeat([[3, 7]], 50, axis=1), np.full((1, 333), -4)]
+    keys = [np.asarray(k, "int32") for k in keys]
+    counts = [np.array([60], "int32"), np.array([100], "int32")]
+    numbers = random_keys(5, 6, [0, 4])
+    # The same bits, entry by entry.
+    ties = [random_bits(k.shape, 5, 6, 4 * i) for i, k in enumerate(keys)]
+    wanted = [
+        oracle(k[0], n[0], to_numpy(tie)[0])
+        for k, n, tie in zip(keys, counts, ties)
+    ]
+    run = selection.select_rows
+    if mode != "one by one":
+        run = in_graph(run, jit_compile=mode == "XLA")
+    columns = [list(map(ops.convert_to_tensor, c)) for c in (keys, counts)]
+    masks = run(*columns, [numbers[0], numbers[1]])
+    for mask, expected in zip(masks, wanted):
+        np.testing.assert_array_equal(to_numpy(mask)[0], expected)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
