@@ -23,12 +23,15 @@ from keras import ops
 from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
 
-_LOWEST = np.iinfo(np.int32).min
-_HIGHEST = np.iinfo(np.int32).max
+# Constants of NumPy's types, so that tracing needs no casts of them.
+_LOWEST = np.int32(np.iinfo(np.int32).min)
+_HIGHEST = np.int32(np.iinfo(np.int32).max)
 # The lowest two keys are kept for entries that must not win.
 _INELIGIBLE = _LOWEST
-_NOT_FINITE = _LOWEST + 1
+_NOT_FINITE = _LOWEST + np.int32(1)
 _INFINITE = 0x7F800000
+_SIGN = np.uint32(0x80000000)
+_SHIFTS = tuple(np.uint32(shift) for shift in (1, 2, 4, 8, 16))
 # Reading the scores costs the most. So a pass tries four thresholds, whose
 # counts within a block share the bits of one integer.
 _TRIED = 4
@@ -57,12 +60,12 @@ def sort_keys(scores, eligible=None):
     # Integer operations only: float ones take denormals for zero on some
     # backends.
     bits = ops.view(ops.cast(scores, "float32"), dtype="int32")
-    size = ops.bitwise_and(bits, _int32(_HIGHEST))
+    size = ops.bitwise_and(bits, _HIGHEST)
     keys = ops.where(bits < 0, -size, size)
-    keys = ops.where(size < _INFINITE, keys, _int32(_NOT_FINITE))
+    keys = ops.where(size < _INFINITE, keys, _NOT_FINITE)
     if eligible is None:
         return keys
-    return ops.where(eligible, keys, _int32(_INELIGIBLE))
+    return ops.where(eligible, keys, _INELIGIBLE)
 
 
 def _unsigned(integers):
@@ -71,7 +74,7 @@ def _unsigned(integers):
 
 def _signed(bits):
     """Unsigned bits as `int32` of the same order."""
-    flipped = ops.bitwise_xor(bits, ops.cast(0x80000000, "uint32"))
+    flipped = ops.bitwise_xor(bits, _SIGN)
     return ops.view(flipped, dtype="int32")
 
 
@@ -102,20 +105,19 @@ def _count(thresholds, values):
     if size > whole:
         parts.append(block_counts(values[:, None, whole:]))
     packed = ops.concatenate(parts, axis=1)
-    shifts = ops.reshape(ops.arange(_TRIED, dtype="int32"), (-1, 1, 1))
-    counts = ops.right_shift(packed[None], shifts * _COUNT_BITS)
-    counts = ops.bitwise_and(counts, _int32((1 << _COUNT_BITS) - 1))
+    shifts = _COUNT_BITS * np.arange(_TRIED, dtype="int32")
+    counts = ops.right_shift(packed[None], shifts[:, None, None])
+    counts = ops.bitwise_and(counts, np.int32((1 << _COUNT_BITS) - 1))
     return ops.sum(counts, axis=-1)
 
 
 def _split(low, high):
     """The integer in `(low, high]` with the most trailing zero bits."""
     below = _unsigned(ops.bitwise_xor(low, high))
-    for shift in (1, 2, 4, 8, 16):
-        shifted = ops.right_shift(below, ops.cast(shift, "uint32"))
-        below = ops.bitwise_or(below, shifted)
+    for shift in _SHIFTS:
+        below = ops.bitwise_or(below, ops.right_shift(below, shift))
     # Ones for all bits below the first in which the two differ.
-    below = ops.right_shift(below, ops.cast(1, "uint32"))
+    below = ops.right_shift(below, _SHIFTS[0])
     kept = ops.bitwise_not(ops.view(below, dtype="int32"))
     return ops.bitwise_and(high, kept)
 
@@ -135,7 +137,7 @@ def _next_tried(low, high, reached, above, wanted):
     steps = ops.cast(shares * ops.cast(width, "float32"), "uint32")
     # The threshold after `low` shows whether many values equal `low`.
     steps = ops.concatenate([steps, ops.zeros_like(steps[:1])])
-    steps = ops.maximum(steps, ops.cast(1, "uint32"))
+    steps = ops.maximum(steps, np.uint32(1))
     steps = ops.view(ops.minimum(steps, width), dtype="int32")
     # The split settles one more leading bit, whatever the values: at most 32
     # passes. And it soon meets values of few bits (0, rounded to bfloat16).
@@ -306,7 +308,7 @@ def select_rows(keys, counts, ties):
                 values, each(low), each(done), ties
             )
         ]
-        low = ops.where(done, _int32(_HIGHEST), _int32(_LOWEST))
+        low = ops.where(done, _HIGHEST, _LOWEST)
         return ops.zeros_like(is_first), low, reached, above, *values
 
     # The keys are searched and then, where more than wanted equal the limit,
@@ -337,9 +339,9 @@ def _ranked(values, limit, settled, tie):
     """
     if len(tie.shape) == 0:
         tie = bits_of(values.shape, tie)
-    equal = ops.where(settled, _int32(_HIGHEST), _signed(tie))
-    rest = ops.where(ops.equal(values, limit), equal, _int32(_LOWEST))
-    return ops.where(values > limit, _int32(_HIGHEST), rest)
+    equal = ops.where(settled, _HIGHEST, _signed(tie))
+    rest = ops.where(ops.equal(values, limit), equal, _LOWEST)
+    return ops.where(values > limit, _HIGHEST, rest)
 
 
 def rank_in_groups(keys, ties):
