@@ -39,7 +39,7 @@ _COUNT_BITS = 6
 # XLA on CPUs splits sums of more than 32 terms in two and then writes the
 # terms to memory: twice the time.
 _BLOCK = 32
-_SAMPLE = 512
+_SAMPLE = 256
 
 
 def _int32(value):
@@ -290,7 +290,7 @@ def select_rows(keys, counts, ties):
     def each(joined):
         return [joined[..., end - n : end] for end, n in zip(ends, rows)]
 
-    def unsettled(is_first, low, reached, above, *values):
+    def is_unsettled(is_first, low, reached, above, *values):
         return ops.any(ops.not_equal(reached, wanted))
 
     def search(is_first, low, reached, above, *values):
@@ -301,14 +301,23 @@ def select_rows(keys, counts, ties):
         low, reached, above = _search(
             count, wanted, (low, reached, above), (first, is_first)
         )
-        done = ops.equal(reached, wanted)
-        values = [
-            _ranked(value, limit[:, None], settled[:, None], tie)
-            for value, limit, settled, tie in zip(
-                values, each(low), each(done), ties
-            )
-        ]
-        low = ops.where(done, _HIGHEST, _LOWEST)
+        unsettled = ops.not_equal(reached, wanted)
+
+        def rank(pending, low, *values):
+            values = [
+                _ranked(value, limit[:, None], more[:, None], tie)
+                for value, limit, more, tie in zip(
+                    values, each(low), each(unsettled), ties
+                )
+            ]
+            low = ops.where(unsettled, _LOWEST, _HIGHEST)
+            return ops.zeros_like(pending), low, *values
+
+        # Not a conditional: a loop of at most one trip changes in place.
+        pending = ops.logical_and(is_first, ops.any(unsettled))
+        _, low, *values = ops.while_loop(
+            lambda pending, *_: pending, rank, (pending, low, *values)
+        )
         return ops.zeros_like(is_first), low, reached, above, *values
 
     # The keys are searched and then, where more than wanted equal the limit,
@@ -321,7 +330,7 @@ def select_rows(keys, counts, ties):
         *keys,
     )
     _, low, _, _, *values = ops.while_loop(
-        unsettled, search, state, maximum_iterations=2
+        is_unsettled, search, state, maximum_iterations=2
     )
     chosen = [
         value >= limit[:, None] for value, limit in zip(values, each(low))
@@ -330,7 +339,7 @@ def select_rows(keys, counts, ties):
     return [ops.logical_and(*both) for both in zip(chosen, some)]
 
 
-def _ranked(values, limit, settled, tie):
+def _ranked(values, limit, unsettled, tie):
     """What to rank once `limit` is known: the values that equal it.
 
     What is above comes first, and all that reach the limit of a settled row.
@@ -339,7 +348,7 @@ def _ranked(values, limit, settled, tie):
     """
     if len(tie.shape) == 0:
         tie = bits_of(values.shape, tie)
-    equal = ops.where(settled, _HIGHEST, _signed(tie))
+    equal = ops.where(unsettled, _signed(tie), _HIGHEST)
     rest = ops.where(ops.equal(values, limit), equal, _LOWEST)
     return ops.where(values > limit, _HIGHEST, rest)
 
