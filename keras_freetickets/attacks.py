@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
 
 # Float arithmetic on standardized images may leave the range by this much.
@@ -66,7 +67,7 @@ def fast_gradient_sign(
         raise ValueError(
             f"`epsilon` must not be negative. Received: epsilon={epsilon}"
         )
-    inputs.check_count("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     x, y = np.asarray(x, "float32"), np.asarray(y)
     low, high, step = _units(x, epsilon, mean, std)
     if len(x) == 0 or len(x) != len(y):

@@ -5,6 +5,7 @@ from keras_freetickets.callbacks.averaged import MOON
 from keras_freetickets.callbacks.averaged import CigL
 from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.backup import Backup
+from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.drop_and_grow import SET
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.callbacks.drop_and_grow import RigL
@@ -16,6 +17,7 @@ from keras_freetickets.callbacks.presets import NM
 from keras_freetickets.callbacks.presets import SNFS
 from keras_freetickets.callbacks.presets import GraNet
 from keras_freetickets.callbacks.presets import SRigL
+from keras_freetickets.callbacks.snapshot import Snapshot
 from keras_freetickets.callbacks.tickets import DST
 from keras_freetickets.callbacks.tickets import EDST
 
@@ -37,5 +39,7 @@ __all__ = [
     "SET",
     "SNFS",
     "SRigL",
+    "Snapshot",
+    "Ticket",
     "WeightAveraging",
 ]

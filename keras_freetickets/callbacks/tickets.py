@@ -3,17 +3,16 @@
 import dataclasses
 import math
 import numbers
-import os
 import warnings
 
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.collecting import Collector
+from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
-from keras_freetickets.files import atomic_path
-from keras_freetickets.files import read_sealed
-from keras_freetickets.files import write_sealed
 from keras_freetickets.topology.methods import Method
 
 # Factors of the compiled rate: exploration, first and second half of each
@@ -51,29 +50,6 @@ class Phase:
         return self.begin + math.ceil((self.end - self.begin) / 2)
 
 
-def _check_positive(name, value):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value}"
-        )
-
-
-def _check_directory(directory):
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            "`directory` must be a directory that can be written. "
-            f"Received: directory={directory} ({error})"
-        ) from error
-    if not os.access(directory, os.W_OK):
-        raise ValueError(
-            "`directory` must be a directory that can be written. "
-            f"Received: directory={directory}"
-        )
-
-
 def _check_factors(learning_rate):
     if learning_rate is None or learning_rate == "paper":
         return PAPER_FACTORS if learning_rate else None
@@ -91,172 +67,24 @@ def _check_factors(learning_rate):
     return factors
 
 
-_MONITOR_MODES = ("auto", "min", "max")
-
-
-def _check_mode(mode):
-    if mode not in _MONITOR_MODES:
-        raise ValueError(
-            f"`mode` must be one of {list(_MONITOR_MODES)}. "
-            f"Received: mode={mode}"
+def _method_of(method, growth, update_interval, drop_fraction, kwargs):
+    """The method that is given, or one of its arguments."""
+    if method is None:
+        return Method(
+            update_interval=update_interval,
+            drop_fraction=drop_fraction,
+            growth=growth,
+            **kwargs,
         )
+    if kwargs:
+        raise ValueError(
+            "Give either `method` or its arguments. "
+            f"Received: method={method} and {sorted(kwargs)}"
+        )
+    return method
 
 
-class TicketStore:
-    """Tickets on disk: one `.keras` file each, and an index of them.
-
-    Args:
-        directory: Path of a directory.
-
-    Example:
-
-    ```python
-    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
-    ```
-    """
-
-    INDEX = "tickets.json"
-
-    def __init__(self, directory):
-        self.directory = str(directory)
-
-    def read(self):
-        """Returns the index: a dict from file name to entry.
-
-        Raises:
-            ValueError: If the index is damaged or something else.
-        """
-        path = os.path.join(self.directory, self.INDEX)
-        if not os.path.exists(path):
-            return {}
-        try:
-            entries = read_sealed(path, {"tickets"})["tickets"]
-            return {entry["file"]: entry for entry in entries}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                "`directory` holds an index of tickets that cannot be read; "
-                "remove it to begin anew, or make an ensemble of the .keras "
-                f"files. Received: directory={self.directory} ({error})"
-            ) from error
-
-    def save(self, model, entry):
-        """Writes a model as the ticket `entry["file"]`, then the index."""
-        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
-            model.save(path)
-        self.write({**self.read(), entry["file"]: entry})
-
-    def write(self, entries):
-        """Writes the index."""
-        ordered = [entries[name] for name in sorted(entries)]
-        with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
-            write_sealed(path, {"tickets": ordered})
-
-    def forget_from(self, epoch):
-        """Drops the entries that a resumed run will write again."""
-        entries = self.read()
-        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
-        if entries and known != entries:
-            self.write(known)
-        if entries and epoch == 0:
-            warnings.warn(
-                f"'{self.directory}' holds the tickets of an earlier run; "
-                "they are replaced as this run reaches its own.",
-                stacklevel=3,
-            )
-
-
-class _TicketCallback(DropAndGrow):
-    """Saves, in each of its phases, the best epoch as a ticket."""
-
-    def __init__(self, method, directory, monitor, mode, track_ever_active):
-        super().__init__(method, track_ever_active=track_ever_active)
-        _check_directory(directory)
-        self.directory = str(directory)
-        self.monitor = monitor
-        self.mode = mode
-        self.store = TicketStore(directory)
-        _check_mode(mode)
-        self._improves = None
-        self._started = False
-
-    def ticket_file(self, epoch):
-        """The file that this epoch may become, or `None`."""
-        raise NotImplementedError  # abstract
-
-    def is_last(self, epoch):
-        """Whether no later epoch may become the same ticket."""
-        raise NotImplementedError  # abstract
-
-    def set_model(self, model):
-        if not getattr(model, "outputs", None):
-            raise ValueError(
-                f"{type(self).__name__} collects tickets of models that know "
-                "their graph. Make yours by keras_freetickets.sparsify or as "
-                "SparseModel(inputs, outputs). Received: model of type "
-                f"{type(model).__name__}"
-            )
-        super().set_model(model)
-
-    def on_train_begin(self, logs=None):
-        self._started = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if not self._started:
-            # Only now is it known where a resumed run goes on.
-            self.store.forget_from(epoch)
-            self._started = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        value = self._monitored(logs or {})
-        file = self.ticket_file(epoch)
-        if file is None:
-            return
-        stops = self.is_last(epoch) or self.model.stop_training
-        if self.monitor is None and not stops:
-            return
-        held = self.store.read().get(file)
-        if self.monitor is None or self._is_better(value, held):
-            self.store.save(self.model, self._entry(file, epoch, value))
-
-    def _monitored(self, logs):
-        """The monitored value of an epoch; `None` for NaN."""
-        if self.monitor is None:
-            return None
-        if self.monitor not in logs:
-            raise ValueError(
-                "`monitor` must be one of the epoch's logs, which are "
-                f"{sorted(logs)}; names with `val_` need `validation_data`. "
-                f"Received: monitor={self.monitor!r}"
-            )
-        if self._improves is None:
-            self._improves = keras_adapter.improvement_of(
-                self.model, self.monitor, self.mode
-            )
-        value = float(logs[self.monitor])
-        return None if math.isnan(value) else value
-
-    def _is_better(self, value, held):
-        if held is None or held["value"] is None:
-            return True
-        return value is not None and bool(self._improves(value, held["value"]))
-
-    def _entry(self, file, epoch, value):
-        phase = int(ops.convert_to_numpy(self.model.topology.phase.value))
-        return {
-            "file": file,
-            "phase": self.phase_name(phase),
-            "epoch": epoch,
-            "monitor": self.monitor,
-            "value": value,
-        }
-
-    def phase_name(self, index):
-        """The name of a phase, by its number."""
-        return "run"
-
-
-class EDST(_TicketCallback):
+class EDST(Collector, DropAndGrow):
     """Collects several tickets in one run: the EDST ensemble.
 
     An exploration phase at a high learning rate is followed by refinement
@@ -334,9 +162,9 @@ class EDST(_TicketCallback):
         method=None,
         **kwargs,
     ):
-        _check_positive("exploration_epochs", exploration_epochs)
-        _check_positive("refinement_epochs", refinement_epochs)
-        _check_positive("num_tickets", num_tickets)
+        check_count("exploration_epochs", exploration_epochs)
+        check_count("refinement_epochs", refinement_epochs)
+        check_count("num_tickets", num_tickets)
         number = isinstance(global_drop_fraction, numbers.Real)
         number = number and not isinstance(global_drop_fraction, bool)
         if not number or not 0.0 < global_drop_fraction <= 1.0:
@@ -345,19 +173,15 @@ class EDST(_TicketCallback):
                 f"global_drop_fraction={global_drop_fraction}"
             )
         self.factors = _check_factors(learning_rate)
-        if method is None:
-            method = Method(
-                update_interval=update_interval,
-                drop_fraction=drop_fraction,
-                growth=growth,
-                **kwargs,
-            )
-        elif kwargs:
-            raise ValueError(
-                "Give either `method` or its arguments. "
-                f"Received: method={method} and {sorted(kwargs)}"
-            )
-        super().__init__(method, directory, monitor, mode, track_ever_active)
+        super().__init__(
+            directory,
+            monitor,
+            mode,
+            method=_method_of(
+                method, growth, update_interval, drop_fraction, kwargs
+            ),
+            track_ever_active=track_ever_active,
+        )
         self.global_drop_fraction = global_drop_fraction
         self.num_tickets = num_tickets
         self._rate = None
@@ -378,8 +202,8 @@ class EDST(_TicketCallback):
                 return phase
         return self.phases[-1]
 
-    def phase_name(self, index):
-        return self.phases[index].name
+    def phase_name(self, epoch):
+        return self.phase_at(epoch).name
 
     def learning_rate_factor(self, epoch):
         """The factor of the compiled rate in an epoch, or `None`."""
@@ -438,12 +262,6 @@ class EDST(_TicketCallback):
         if factor is not None:
             self.model.optimizer.learning_rate = self._rate * factor
 
-    def ensemble(self):
-        """Returns the `EnsembleModel` of the collected tickets."""
-        from keras_freetickets.models.ensemble import EnsembleModel
-
-        return EnsembleModel.from_tickets(self.directory)
-
 
 def _compiled_rate(model):
     schedule = keras_adapter.learning_rate_schedule(model.optimizer)
@@ -456,7 +274,7 @@ def _compiled_rate(model):
     return float(ops.convert_to_numpy(model.optimizer.learning_rate))
 
 
-class DST(_TicketCallback):
+class DST(Ticket, DropAndGrow):
     """Collects one ticket of an independent run: a member of a DST ensemble.
 
     Args:
@@ -505,34 +323,13 @@ class DST(_TicketCallback):
         method=None,
         **kwargs,
     ):
-        if not isinstance(ticket_name, str) or os.sep in ticket_name:
-            raise ValueError(
-                "`ticket_name` must be the name of a file, without a folder. "
-                f"Received: ticket_name={ticket_name}"
-            )
-        if method is None:
-            method = Method(
-                update_interval=update_interval,
-                drop_fraction=drop_fraction,
-                growth=growth,
-                **kwargs,
-            )
-        elif kwargs:
-            raise ValueError(
-                "Give either `method` or its arguments. "
-                f"Received: method={method} and {sorted(kwargs)}"
-            )
-        super().__init__(method, directory, monitor, mode, track_ever_active)
-        self.ticket_name = ticket_name
-
-    def ticket_file(self, epoch):
-        return f"{self.ticket_name}.keras"
-
-    def is_last(self, epoch):
-        return epoch == self.params.get("epochs", epoch + 1) - 1
-
-    def ensemble(self):
-        """Returns the `EnsembleModel` of this run's ticket alone."""
-        from keras_freetickets.models.ensemble import EnsembleModel
-
-        return EnsembleModel.from_tickets(self.directory)
+        super().__init__(
+            directory,
+            ticket_name,
+            monitor,
+            mode,
+            method=_method_of(
+                method, growth, update_interval, drop_fraction, kwargs
+            ),
+            track_ever_active=track_ever_active,
+        )

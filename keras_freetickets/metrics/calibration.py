@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import histogram
@@ -249,7 +250,7 @@ class ClasswiseCalibrationError(keras.metrics.Metric):
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
-        inputs.check_count("num_classes", num_classes, least=2)
+        check_count("num_classes", num_classes, least=2)
         _check_bins(num_bins, "equal_width")
         self.num_classes = num_classes
         self.num_bins = num_bins
@@ -306,7 +307,7 @@ class ClasswiseCalibrationError(keras.metrics.Metric):
 
 def _check_bins(num_bins, binning):
     inputs.check_choice("binning", binning, _BINNINGS)
-    inputs.check_count("num_bins", num_bins)
+    check_count("num_bins", num_bins)
     if binning == "freetickets" and num_bins < 2:
         raise ValueError(
             "`num_bins` must be 2 or more for `binning='freetickets'`, which "

@@ -39,14 +39,6 @@ def check_choice(name, value, choices):
         )
 
 
-def check_count(name, value, least=1):
-    """Raises unless an argument is an integer of at least `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        kind = "a positive integer" if least == 1 else f"at least {least}"
-        raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}")
-
-
 def check_probabilities(values, name="y_pred"):
     """Raises unless each row of an array is a distribution over classes."""
     half = values.dtype.itemsize <= 2

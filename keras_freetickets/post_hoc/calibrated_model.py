@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.calibration import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
@@ -213,7 +214,7 @@ def calibrate(
             "`input_mask_ratio` must be in [0, 1). "
             f"Received: input_mask_ratio={input_mask_ratio}"
         )
-    inputs.check_count("num_draws", num_draws)
+    check_count("num_draws", num_draws)
     x, y = _arrays(x, y)
     members_first = order == "members_first"
     predictions = []

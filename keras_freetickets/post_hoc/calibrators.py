@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
 
 # Where a temperature is looked for. On predictions that are all right, or that
@@ -218,7 +219,7 @@ class IsotonicCalibration(Calibrator):
 
     def __init__(self, num_knots=2, from_logits=False, name=None, **kwargs):
         super().__init__(from_logits, name=name, **kwargs)
-        inputs.check_count("num_knots", num_knots, least=2)
+        check_count("num_knots", num_knots, least=2)
         self.num_knots = num_knots
 
     def build(self, input_shape):

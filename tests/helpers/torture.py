@@ -24,7 +24,7 @@ import keras
 import killable
 
 import keras_freetickets as kft
-from keras_freetickets.callbacks.tickets import TicketStore
+from keras_freetickets.callbacks.collecting import TicketStore
 
 KINDS = ("update", "tickets", "step", "backup")
 STEPS = 4 * killable.EPOCHS

@@ -92,9 +92,3 @@ def test_a_traced_step_goes_unchecked(jit_compile):
 def test_concrete():
     np.testing.assert_array_equal(inputs.concrete(ops.ones(2)), [1, 1])
     assert inputs.concrete(keras.KerasTensor((2,))) is None
-
-
-@pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
-def test_counts(value):
-    with pytest.raises(ValueError, match="`num_bins` must be"):
-        inputs.check_count("num_bins", value)

@@ -1,0 +1,283 @@
+"""Tickets on disk, and callbacks that collect them from any model."""
+
+import math
+import os
+import warnings
+
+import keras
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.files import atomic_path
+from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
+
+
+def _check_directory(directory):
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory} ({error})"
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory}"
+        )
+
+
+_MONITOR_MODES = ("auto", "min", "max")
+
+
+def _check_mode(mode):
+    if mode not in _MONITOR_MODES:
+        raise ValueError(
+            f"`mode` must be one of {list(_MONITOR_MODES)}. "
+            f"Received: mode={mode}"
+        )
+
+
+class TicketStore:
+    """Tickets on disk: one `.keras` file each, and an index of them.
+
+    Args:
+        directory: Path of a directory.
+
+    Example:
+
+    ```python
+    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
+    ```
+    """
+
+    INDEX = "tickets.json"
+
+    def __init__(self, directory):
+        self.directory = str(directory)
+
+    def read(self):
+        """Returns the index: a dict from file name to entry.
+
+        Raises:
+            ValueError: If the index is damaged or something else.
+        """
+        path = os.path.join(self.directory, self.INDEX)
+        if not os.path.exists(path):
+            return {}
+        try:
+            entries = read_sealed(path, {"tickets"})["tickets"]
+            return {entry["file"]: entry for entry in entries}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                "`directory` holds an index of tickets that cannot be read; "
+                "remove it to begin anew, or make an ensemble of the .keras "
+                f"files. Received: directory={self.directory} ({error})"
+            ) from error
+
+    def save(self, model, entry):
+        """Writes a model as the ticket `entry["file"]`, then the index."""
+        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
+            model.save(path)
+        self.write({**self.read(), entry["file"]: entry})
+
+    def write(self, entries):
+        """Writes the index."""
+        ordered = [entries[name] for name in sorted(entries)]
+        with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
+            write_sealed(path, {"tickets": ordered})
+
+    def forget_from(self, epoch):
+        """Drops the entries that a resumed run will write again."""
+        entries = self.read()
+        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
+        if entries and known != entries:
+            self.write(known)
+        if entries and epoch == 0:
+            warnings.warn(
+                f"'{self.directory}' holds the tickets of an earlier run; "
+                "they are replaced as this run reaches its own.",
+                stacklevel=3,
+            )
+
+
+class Collector(keras.callbacks.Callback):
+    """Saves, in each of its phases, the best epoch as a ticket.
+
+    Args:
+        directory: Where the tickets go.
+        monitor: Name of the epoch log whose best value chooses the ticket of
+            a phase. `None` for its last epoch.
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction.
+        **kwargs: For the next class of those that a subclass has.
+
+    Raises:
+        ValueError: If an argument is wrong, the directory cannot be written,
+            or the monitored log does not exist.
+
+    Example:
+
+    ```python
+    class Last(Collector):
+        def ticket_file(self, epoch):
+            return "ticket_0.keras"
+
+        def is_last(self, epoch):
+            return epoch == self.params["epochs"] - 1
+    ```
+    """
+
+    def __init__(self, directory, monitor, mode, **kwargs):
+        super().__init__(**kwargs)
+        _check_directory(directory)
+        self.directory = str(directory)
+        self.monitor = monitor
+        self.mode = mode
+        self.store = TicketStore(directory)
+        _check_mode(mode)
+        self._improves = None
+        self._started = False
+
+    def ticket_file(self, epoch):
+        """The file that this epoch may become, or `None`."""
+        raise NotImplementedError  # abstract
+
+    def is_last(self, epoch):
+        """Whether no later epoch may become the same ticket."""
+        raise NotImplementedError  # abstract
+
+    def set_model(self, model):
+        if not getattr(ticket_of(model), "outputs", None):
+            raise ValueError(
+                f"{type(self).__name__} collects tickets of models that know "
+                "their graph. Make yours by keras_freetickets.sparsify or as "
+                "SparseModel(inputs, outputs). Received: model of type "
+                f"{type(model).__name__}"
+            )
+        super().set_model(model)
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._started = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._started:
+            # Only now is it known where a resumed run goes on.
+            self.store.forget_from(epoch)
+            self._started = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        value = self._monitored(logs or {})
+        file = self.ticket_file(epoch)
+        if file is None:
+            return
+        stops = self.is_last(epoch) or self.model.stop_training
+        if self.monitor is None and not stops:
+            return
+        held = self.store.read().get(file)
+        if self.monitor is None or self._is_better(value, held):
+            entry = self._entry(file, epoch, value)
+            self.store.save(ticket_of(self.model), entry)
+
+    def _monitored(self, logs):
+        """The monitored value of an epoch; `None` for NaN."""
+        if self.monitor is None:
+            return None
+        if self.monitor not in logs:
+            raise ValueError(
+                "`monitor` must be one of the epoch's logs, which are "
+                f"{sorted(logs)}; names with `val_` need `validation_data`. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        if self._improves is None:
+            self._improves = keras_adapter.improvement_of(
+                self.model, self.monitor, self.mode
+            )
+        value = float(logs[self.monitor])
+        return None if math.isnan(value) else value
+
+    def _is_better(self, value, held):
+        if held is None or held["value"] is None:
+            return True
+        return value is not None and bool(self._improves(value, held["value"]))
+
+    def _entry(self, file, epoch, value):
+        return {
+            "file": file,
+            "phase": self.phase_name(epoch),
+            "epoch": epoch,
+            "monitor": self.monitor,
+            "value": value,
+        }
+
+    def phase_name(self, epoch):
+        """The name of the phase of an epoch."""
+        return "run"
+
+    def ensemble(self):
+        """Returns the `EnsembleModel` of the collected tickets."""
+        from keras_freetickets.models.ensemble import EnsembleModel
+
+        return EnsembleModel.from_tickets(self.directory)
+
+
+def ticket_of(model):
+    """What is kept of a model: itself, or what a `MIMO` predicts with."""
+    return model.predictor() if hasattr(model, "predictor") else model
+
+
+def _check_ticket_name(name):
+    """Raises unless it is the name of a file, without a folder."""
+    if not isinstance(name, str) or os.sep in name:
+        raise ValueError(
+            "`ticket_name` must be the name of a file, without a folder. "
+            f"Received: ticket_name={name}"
+        )
+
+
+class Ticket(Collector):
+    """Collects one ticket of a run of any model, dense or sparse.
+
+    For members of an ensemble whose masks rest, or that have none; `DST` is
+    this with a method that lets the connections change.
+
+    Args:
+        directory: Where the ticket goes; one for each run, e.g. by its seed.
+        ticket_name: Name of the file, without `.keras`.
+        monitor: Name of the epoch log whose best value chooses the epoch.
+            `None` for the last epoch. Defaults to `"val_accuracy"`
+            (VITA-Group/FreeTickets).
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
+            `keras.callbacks.EarlyStopping` tells it.
+        **kwargs: For the next class of those that a subclass has.
+
+    Raises:
+        ValueError: If an argument is wrong, the directory cannot be written,
+            or the monitored log does not exist.
+
+    Example:
+
+    ```python
+    ticket = keras_freetickets.callbacks.Ticket("run/seed_0")
+    model.fit(train, validation_data=val, epochs=250, callbacks=[ticket])
+    ```
+    """
+
+    def __init__(
+        self,
+        directory,
+        ticket_name="ticket_0",
+        monitor="val_accuracy",
+        mode="auto",
+        **kwargs,
+    ):
+        _check_ticket_name(ticket_name)
+        super().__init__(directory, monitor, mode, **kwargs)
+        self.ticket_name = ticket_name
+
+    def ticket_file(self, epoch):
+        return f"{self.ticket_name}.keras"
+
+    def is_last(self, epoch):
+        return epoch == self.params.get("epochs", epoch + 1) - 1

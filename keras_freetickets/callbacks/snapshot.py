@@ -1,0 +1,97 @@
+"""Snapshot ensembles: a ticket at the end of each cycle of the rate."""
+
+import keras
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.collecting import Collector
+
+
+class Snapshot(Collector):
+    """Collects a ticket at the end of each cosine cycle of the rate.
+
+    In each cycle the learning rate falls from the compiled one to 0 along half
+    a cosine, step by step, and then starts again; what the model is at the
+    end of a cycle is kept. For dense models and sparse ones, with a method's
+    callback beside it or without. Put it before `Backup`. The optimizer is
+    left with the schedule.
+
+    Args:
+        directory: Where the tickets go.
+        num_tickets: Positive integer, cycles. Defaults to 5 (README of
+            gaohuang/SnapshotEnsemble).
+        cycle_epochs: Positive integer, epochs of each. Defaults to 40 (the
+            same: 200 epochs in all).
+
+    Attributes:
+        epochs: Integer, the epochs that `fit` is to run.
+
+    Raises:
+        ValueError: If an argument is out of range, the directory cannot be
+            written, the optimizer has a schedule already, `fit` has fewer
+            epochs than the cycles need, or cannot tell the steps of one.
+
+    Example:
+
+    ```python
+    snapshot = keras_freetickets.callbacks.Snapshot("run", cycle_epochs=40)
+    model.fit(train, epochs=snapshot.epochs, callbacks=[snapshot])
+    ensemble = snapshot.ensemble()
+    ```
+
+    Reference:
+        Huang et al., 2017, arXiv:1704.00109.
+    """
+
+    def __init__(self, directory, num_tickets=5, cycle_epochs=40):
+        check_count("num_tickets", num_tickets)
+        check_count("cycle_epochs", cycle_epochs)
+        super().__init__(directory, monitor=None, mode="auto")
+        self.num_tickets = num_tickets
+        self.cycle_epochs = cycle_epochs
+
+    @property
+    def epochs(self):
+        return self.num_tickets * self.cycle_epochs
+
+    def ticket_file(self, epoch):
+        cycle = epoch // self.cycle_epochs
+        return f"ticket_{cycle}.keras" if epoch < self.epochs else None
+
+    def is_last(self, epoch):
+        return (epoch + 1) % self.cycle_epochs == 0
+
+    def phase_name(self, epoch):
+        return f"cycle_{epoch // self.cycle_epochs + 1}"
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if epochs is not None and epochs < self.epochs:
+            raise ValueError(
+                f"`epochs` must be at least {self.epochs}, what the cycles "
+                f"need: fit(..., epochs=snapshot.epochs). Received: "
+                f"epochs={epochs}"
+            )
+        if not steps:
+            raise ValueError(
+                "`steps_per_epoch` must be given, as the data do not tell how "
+                f"many steps an epoch has. Received: steps_per_epoch={steps}"
+            )
+        self._set_schedule(steps * self.cycle_epochs)
+
+    def _set_schedule(self, steps):
+        optimizer = self.model.optimizer
+        schedule = keras_adapter.learning_rate_schedule(optimizer)
+        if schedule is not None:
+            raise ValueError(
+                "`learning_rate` of the optimizer must be a float, at which "
+                "each cycle starts. "
+                f"Received: {type(schedule).__name__}"
+            )
+        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        optimizer.learning_rate = (
+            keras.optimizers.schedules.CosineDecayRestarts(
+                rate, steps, t_mul=1.0, m_mul=1.0
+            )
+        )
