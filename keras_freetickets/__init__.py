@@ -13,6 +13,7 @@ from keras_freetickets import topology
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.mimo import MIMO
 from keras_freetickets.models.overlap import mask_overlap
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.sparse_model import SparseModel
@@ -22,6 +23,7 @@ from keras_freetickets.version import __version__
 
 __all__ = [
     "EnsembleModel",
+    "MIMO",
     "SparseModel",
     "__version__",
     "applications",

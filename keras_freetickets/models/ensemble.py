@@ -148,6 +148,10 @@ def _state(model):
     return list(model.trainable_variables) + list(model.non_trainable_variables)
 
 
+# The mean of probabilities is one of them, and that of logits too.
+_PASSING = (keras.layers.Identity, keras.layers.GlobalAveragePooling1D)
+
+
 def _last_layer(model):
     """The layer that gives the outputs, beneath those that only pass on."""
     tensor = model.outputs[0]
@@ -157,7 +161,7 @@ def _last_layer(model):
         if isinstance(layer, keras.Model):
             tensor = layer.outputs[0]
             continue
-        passes = isinstance(layer, keras.layers.Identity) or (
+        passes = isinstance(layer, _PASSING) or (
             isinstance(layer, keras.layers.Activation)
             and layer.activation is keras.activations.linear
         )

@@ -245,6 +245,21 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def training_batch(self, x, y, sample_weight):
+        """What a step trains on, made of a batch of the data.
+
+        Called inside the compiled step; for subclasses that mix examples.
+
+        Args:
+            x: Inputs of a batch.
+            y: Targets of the batch.
+            sample_weight: Weights of its examples, or `None`.
+
+        Returns:
+            Tuple of the same three.
+        """
+        return x, y, sample_weight
+
     def train_step(self, *args, **kwargs):
         return get_trainer().train_step(self, *args, **kwargs)
 

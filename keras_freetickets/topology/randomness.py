@@ -74,6 +74,11 @@ def random_keys(seed, update, layers):
 
 def bits_of(shape, key):
     """`random_bits` of a key: a `uint32` tensor of shape `shape`."""
-    position = _unsigned(ops.arange(math.prod(shape), dtype="int32"))
-    bits = _mix(ops.bitwise_xor(_mix(ops.bitwise_xor(position, key)), key))
-    return ops.reshape(bits, shape)
+    position = ops.arange(math.prod(shape), dtype="int32")
+    return ops.reshape(bits_at(position, key), shape)
+
+
+def bits_at(positions, key):
+    """The bits at `int32` positions of an array, in `uint32`."""
+    position = _unsigned(positions)
+    return _mix(ops.bitwise_xor(_mix(ops.bitwise_xor(position, key)), key))

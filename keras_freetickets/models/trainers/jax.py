@@ -31,6 +31,8 @@ def train_step(model, state, data):
     """
     trainable, others, slots, metrics = state
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    with _scope(model, state[:3]):
+        x, y, sample_weight = model.training_batch(x, y, sample_weight)
     loss_and_gradients = jax.value_and_grad(
         model.compute_loss_and_updates, has_aux=True
     )

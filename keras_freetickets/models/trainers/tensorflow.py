@@ -46,6 +46,7 @@ def train_step(model, data):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if not model.built:
         keras_adapter.build_from_batch(model, x)
+    x, y, sample_weight = model.training_batch(x, y, sample_weight)
     stand_ins = step.forward_kernels(model)
     kernels = [tf.identity(kernel.value) for kernel, _ in stand_ins]
     for kernel, value in stand_ins:

@@ -1,0 +1,309 @@
+"""MIMO: subnetworks that share one network and predict in one pass."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.ensemble import gives_logits
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.topology.randomness import bits_at
+from keras_freetickets.topology.randomness import random_keys
+
+# Shares of a batch are counted in so many parts, as integers are exact.
+_PARTS = 10_000
+_ONE = np.uint32(1)
+
+
+def _check_body(body, num_members):
+    graph = len(getattr(body, "inputs", None) or []) == 1
+    if not graph or len(body.outputs) != 1:
+        raise ValueError(
+            "`body` must be a Functional or Sequential model with one input "
+            f"and one output. Received: body of type {type(body).__name__}"
+        )
+    ends = {
+        "inputs, the last axis": body.inputs[0].shape[-1],
+        "outputs": body.outputs[0].shape[-1],
+    }
+    for end, size in ends.items():
+        if size is None or size % num_members:
+            raise ValueError(
+                f"`body` must have {num_members} times as many {end}, as one "
+                f"member has. Received: {size} for num_members={num_members}"
+            )
+    if len(body.outputs[0].shape) != 2 or ends["outputs"] == num_members:
+        raise ValueError(
+            "`body` must return `num_members` times the logits of two classes "
+            f"or more, (batch, members * classes). Received: "
+            f"{body.outputs[0].shape} for num_members={num_members}"
+        )
+    if not gives_logits(body):
+        raise ValueError(
+            "`body` must return logits, as each member has a softmax of its "
+            "own: build it with classifier_activation=None. "
+            f"Received: body={body.name!r} with a softmax at its end"
+        )
+
+
+def _check_share(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0.0 <= value <= 1.0:
+        raise ValueError(
+            "`input_repetition` must be in [0, 1], the share of rows in which "
+            "all members see the same image. "
+            f"Received: input_repetition={value!r}"
+        )
+
+
+def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
+    """Which example of a batch each member sees in each row.
+
+    Args:
+        size: Integer or integer tensor, examples in the batch.
+        num_members: Positive integer.
+        repetitions: Positive integer, how often each member sees an example.
+        input_repetition: Float in [0, 1], the share of rows, the last ones,
+            in which all members see the same example; exact to 1/10,000.
+        seed: Natural number.
+        step: Integer tensor; each step mixes anew.
+
+    Returns:
+        `int32` tensor of shape `(num_members, repetitions * size)`.
+
+    Example:
+
+    ```python
+    rows = mixed_rows(128, 3, 4, 0.6, seed=0, step=0)  # (3, 512)
+    ```
+
+    Reference:
+        Havasi et al., 2021, arXiv:2010.06610; google/uncertainty-baselines.
+    """
+    count = size * repetitions
+    position = ops.arange(count, dtype="int32")
+    keys = random_keys(seed, step, range(num_members + 1))
+    # Without a bit, so that they are positive integers of a common kind.
+    bits = [
+        ops.cast(ops.right_shift(bits_at(position, key), _ONE), "int32")
+        for key in ops.unstack(keys, num_members + 1)
+    ]
+    main = ops.argsort(bits[-1]) % size
+    apart = count * (_PARTS - round(input_repetition * _PARTS)) // _PARTS
+    last = np.int32(np.iinfo(np.int32).max)
+    # Sorting is stable: the rows in common stay where they are.
+    orders = [
+        ops.argsort(ops.where(position < apart, b, last)) for b in bits[:-1]
+    ]
+    return ops.stack([ops.take(main, order) for order in orders])
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class MIMO(SparseModel):
+    """Subnetworks in one network, each with an input and a head of its own.
+
+    Training shows each member another image of the batch, and it learns to
+    predict the label of its own; on new data all see the same image and their
+    probabilities are averaged: an ensemble at the price of one prediction.
+    Takes images and labels as any classifier does and makes the batches
+    itself. It is a `SparseModel`: a body with `Sparse` layers trains sparse.
+
+    Batch normalization gathers its statistics on mixed images and uses them
+    on equal ones; an `input_repetition` above 0 lessens the difference.
+
+    Args:
+        body: A built Functional or Sequential model, dense or from
+            `sparsify`, which maps the members' inputs, joined along the last
+            axis (channel `c * num_members + m` is channel c of member m), to
+            all their logits, `(batch, num_members * classes)`.
+        num_members: Positive integer. Defaults to 3 (paper, CIFAR).
+        batch_repetitions: Positive integer, how often a member sees each
+            image of a batch in one step. A step costs as many times more.
+            Defaults to 4 (google/uncertainty-baselines, CIFAR).
+        input_repetition: Float in [0, 1], the share of rows in which all
+            members see the same image. Defaults to 0 (the same, CIFAR; 0.6
+            for ImageNet).
+        seed: Natural number, of the order in which images meet.
+        name: Name of the model.
+        **kwargs: What Keras adds when it loads a model.
+
+    Raises:
+        ValueError: If an argument is out of range, or the body has not a
+            multiple of `num_members` inputs and logits.
+
+    Example:
+
+    ```python
+    body = small_cnn((28, 28, 3), 30, classifier_activation=None)
+    mimo = keras_freetickets.MIMO(body, num_members=3)
+    mimo.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+    mimo.fit(x, y)  # images (examples, 28, 28, 1), labels of 10 classes
+    ensemble = mimo.ensemble()
+    ```
+
+    Reference:
+        Havasi et al., 2021, arXiv:2010.06610.
+    """
+
+    def __init__(
+        self,
+        body,
+        num_members=3,
+        batch_repetitions=4,
+        input_repetition=0.0,
+        seed=0,
+        name=None,
+        **kwargs,
+    ):
+        check_count("num_members", num_members)
+        check_count("batch_repetitions", batch_repetitions)
+        check_count("seed", seed, least=0)
+        _check_share(input_repetition)
+        _check_body(body, num_members)
+        super().__init__(name=name, **kwargs)
+        self.body = body
+        self.num_members = num_members
+        self.batch_repetitions = batch_repetitions
+        self.input_repetition = input_repetition
+        self.seed = seed
+        self.built = True
+
+    @property
+    def input_shape(self):
+        """The shape of a batch of images: that of one member."""
+        *shape, channels = self.body.inputs[0].shape
+        return (*shape, channels // self.num_members)
+
+    def training_batch(self, x, y, sample_weight):
+        """A batch with the members on axis 1, each with another image."""
+        rows = mixed_rows(
+            ops.shape(x)[0],
+            self.num_members,
+            self.batch_repetitions,
+            self.input_repetition,
+            self.seed,
+            self.topology.step_of(self.optimizer),
+        )
+        rows = ops.transpose(rows)
+
+        def taken(values):
+            return None if values is None else ops.take(values, rows, axis=0)
+
+        return taken(x), taken(y), taken(sample_weight)
+
+    def call(self, x, training=None):
+        """Probabilities.
+
+        Args:
+            x: Images `(batch, ...)`, or `(batch, members, ...)`, where each
+                member has an image of its own.
+            training: Whether layers are in training mode.
+
+        Returns:
+            Tensor `(batch, classes)`, the members' mean, or
+            `(batch, members, classes)`.
+        """
+        rank = len(x.shape)
+        apart = rank > len(self.body.inputs[0].shape)
+        if apart:
+            joined = ops.transpose(x, (0, *range(2, rank), 1))
+            shape = (-1, *x.shape[2:-1], x.shape[-1] * self.num_members)
+            x = ops.reshape(joined, shape)
+        else:
+            x = ops.repeat(x, self.num_members, axis=-1)
+        logits = self.body(x, training=training)
+        logits = ops.reshape(logits, (-1, self.num_members, self.num_classes))
+        probabilities = ops.softmax(ops.cast(logits, "float32"))
+        return probabilities if apart else ops.mean(probabilities, axis=1)
+
+    @property
+    def num_classes(self):
+        return self.body.outputs[0].shape[-1] // self.num_members
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.num_classes)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        if len(y_pred.shape) == 3:
+            # The sum over members of each one's mean.
+            y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
+            if sample_weight is None:
+                sample_weight = ops.ones_like(y_pred[:, 0])
+            sample_weight = sample_weight * self.num_members
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if len(y_pred.shape) == 3:
+            y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def predictor(self, average=True):
+        """The network as it predicts: images in, probabilities out.
+
+        Args:
+            average: Whether to average over the members.
+
+        Returns:
+            A Functional model with the layers of this one, sparse if the body
+            is, that maps images to probabilities `(batch, classes)` or, not
+            averaged, `(batch, members, classes)`.
+        """
+        images = keras.Input(
+            self.input_shape[1:], dtype=self.body.inputs[0].dtype
+        )
+        logits = self.body(ops.repeat(images, self.num_members, axis=-1))
+        x = keras.layers.Reshape((self.num_members, self.num_classes))(logits)
+        x = keras.layers.Softmax(dtype="float32")(x)
+        if average:
+            x = keras.layers.GlobalAveragePooling1D(dtype="float32")(x)
+        kind = SparseModel if self.connections else keras.Model
+        return kind(images, x, name=self.name)
+
+    def predict_members(self, x, batch_size=32):
+        """Class probabilities of each member.
+
+        Args:
+            x: As for `predict`.
+            batch_size: Integer, for arrays.
+
+        Returns:
+            Array of shape `(members, examples, classes)`.
+        """
+        view = self.predictor(average=False)
+        made = view.predict(x, batch_size=batch_size, verbose=0)
+        return np.moveaxis(made, 1, 0)
+
+    def ensemble(self):
+        """Returns an `EnsembleModel` that holds this network alone."""
+        return EnsembleModel([self.predictor()])
+
+    def get_config(self):
+        return {
+            "body": keras.saving.serialize_keras_object(self.body),
+            "num_members": self.num_members,
+            "batch_repetitions": self.batch_repetitions,
+            "input_repetition": self.input_repetition,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        body = keras.saving.deserialize_keras_object(
+            config["body"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "body": body})
+
+
+def _one_a_row(y, y_pred, sample_weight):
+    """Labels, probabilities and weights with the members' rows in turn."""
+
+    def flat(values):
+        if values is None:
+            return None
+        return ops.reshape(values, (-1, *values.shape[2:]))
+
+    return flat(y), flat(y_pred), flat(sample_weight)
