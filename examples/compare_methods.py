@@ -10,11 +10,10 @@ runs serve every sparsity.
 """
 
 import os
-import subprocess
-import sys
 
 import common
 import recipes
+import sweep
 from absl import app
 from absl import flags
 
@@ -47,35 +46,18 @@ _PASSED_ON += ("drop_fraction", "learning_rate")
 
 
 def run(method, sparsity, seed):
-    """The rows of one finished run of train_sparse.py."""
+    """The scores of one finished run of train_sparse.py."""
+    flags = {"method": method, "sparsity": sparsity, "seed": seed, "verbose": 0}
+    flags["data_dir"] = FLAGS.data_dir
     name = f"{method}_{sparsity}_{seed}"
     directory = os.path.join(FLAGS.output_dir, name)
-    finished = os.path.join(directory, "metrics.json")
-    if not os.path.exists(finished):
-        print(f"{name} ...", flush=True)
-        command = [
-            sys.executable,
-            os.path.join(os.path.dirname(__file__), "train_sparse.py"),
-            f"--method={method}",
-            f"--sparsity={sparsity}",
-            f"--seed={seed}",
-            f"--output_dir={directory}",
-            "--verbose=0",
-        ]
-        command += [f"--{key}={getattr(FLAGS, key)}" for key in _PASSED_ON]
-        if FLAGS.data_dir:
-            command.append(f"--data_dir={FLAGS.data_dir}")
-        with open(os.path.join(FLAGS.output_dir, f"{name}.log"), "w") as log:
-            done = subprocess.run(command, stdout=log, stderr=log)
-        if done.returncode:
-            raise SystemExit(f"{name} failed: see {log.name}")
-    return common.read_json(finished)["rows"][0]
+    (row,) = sweep.rows_of_run("train_sparse.py", directory, flags | setting())
+    return row
 
 
-def mean_and_deviation(values):
-    import numpy as np
-
-    return float(np.mean(values)), float(np.std(values, ddof=len(values) > 1))
+def setting():
+    """The flags that all runs of a directory have in common."""
+    return {name: getattr(FLAGS, name) for name in _PASSED_ON}
 
 
 def summary(method, sparsity):
@@ -83,7 +65,7 @@ def summary(method, sparsity):
     rows = [run(method, sparsity, seed) for seed in range(FLAGS.num_seeds)]
     row = {"method": method, "sparsity": sparsity}
     for name in ("accuracy", "nll", "ece", "seconds"):
-        row[name] = mean_and_deviation([r[name] for r in rows])
+        row[name] = sweep.mean_and_deviation([r[name] for r in rows])
     for name in ("parameters", "inference_flops", "train_flops"):
         row[name] = rows[0][name]
     return row
@@ -93,7 +75,7 @@ def table(rows):
     """Markdown; a mean within a deviation of RigL's is marked with ~."""
     heads = ["method", "sparsity", "accuracy", "NLL", "ECE"]
     heads += ["train FLOPs", "seconds"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for row in rows:
         cells = [row["method"], str(row["sparsity"])]
         for name in ("accuracy", "nll", "ece"):
@@ -101,8 +83,8 @@ def table(rows):
             cells.append(f"{mean:.4f} ± {deviation:.4f}{mark(rows, row, name)}")
         cells.append(f"{row['train_flops']:.3f}")
         cells.append(f"{row['seconds'][0]:.0f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return sweep.markdown(heads, lines)
 
 
 def mark(rows, row, name):
@@ -112,15 +94,15 @@ def mark(rows, row, name):
         for r in rows
         if r["method"] == "rigl" and r["sparsity"] == row["sparsity"]
     ]
-    if not rigl or row is rigl[0]:
-        return ""
-    (mean, deviation), (other, spread) = row[name], rigl[0][name]
-    return " ~" if abs(mean - other) <= max(deviation, spread) else ""
+    alike = (
+        rigl and row is not rigl[0] and sweep.within(row[name], rigl[0][name])
+    )
+    return " ~" if alike else ""
 
 
 def main(argv):
     common.no_arguments(argv)
-    common.claim_directory(FLAGS.output_dir, common.config())
+    common.claim_directory(FLAGS.output_dir, setting())
     rows = []
     if "dense" in FLAGS.methods:
         rows.append(summary("dense", "0.0"))

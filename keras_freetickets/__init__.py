@@ -4,6 +4,7 @@ from keras_freetickets import applications
 from keras_freetickets import attacks
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
+from keras_freetickets import ensembles
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
@@ -15,6 +16,7 @@ from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.mimo import MIMO
 from keras_freetickets.models.overlap import mask_overlap
+from keras_freetickets.models.pruning import prune
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.statistics import reestimate_batch_normalization
@@ -31,11 +33,13 @@ __all__ = [
     "callbacks",
     "count_units",
     "datasets",
+    "ensembles",
     "layers",
     "losses",
     "mask_overlap",
     "metrics",
     "post_hoc",
+    "prune",
     "reestimate_batch_normalization",
     "sparsify",
     "sparsity_summary",

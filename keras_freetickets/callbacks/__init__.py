@@ -6,6 +6,7 @@ from keras_freetickets.callbacks.averaged import CigL
 from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.backup import Backup
 from keras_freetickets.callbacks.collecting import Ticket
+from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.callbacks.drop_and_grow import SET
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.callbacks.drop_and_grow import RigL
@@ -41,5 +42,6 @@ __all__ = [
     "SRigL",
     "Snapshot",
     "Ticket",
+    "TrainingCost",
     "WeightAveraging",
 ]

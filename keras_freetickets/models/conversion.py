@@ -83,7 +83,7 @@ def _leaf_layers(model):
 def _plan(model, sparsity, distribution, filters):
     """Maps id(layer) to the list of sparsities of its kernels."""
     if not callable(sparsity):
-        _check_sparsity(sparsity)
+        check_sparsity(sparsity)
     chosen = _filter(filters)
     layers = []
     for layer in _leaf_layers(model):
@@ -100,7 +100,7 @@ def _plan(model, sparsity, distribution, filters):
     _check_something_left(model, layers, filters)
     if callable(sparsity):
         for _, _, value in layers:
-            _check_sparsity(value)
+            check_sparsity(value)
         return {id(la): [v] * len(ps) for la, ps, v in layers}
     densities = distributions.get(distribution)(shapes, sparsity)
     _check_densities(densities, len(shapes))
@@ -111,7 +111,7 @@ def _plan(model, sparsity, distribution, filters):
     }
 
 
-def _check_sparsity(sparsity):
+def check_sparsity(sparsity):
     number = isinstance(sparsity, numbers.Real)
     if not number or not 0.0 <= sparsity < 1.0:
         raise ValueError(

@@ -41,6 +41,28 @@ def _masks(model):
     ]
 
 
+def density_of(model):
+    """A function from a kernel of a model to its density.
+
+    Args:
+        model: A Keras model, sparse or dense.
+
+    Returns:
+        Callable from a variable to a float; 1.0 for those without a mask.
+
+    Example:
+
+    ```python
+    flops.forward_flops(model, density_of(model))
+    ```
+    """
+    shares = {
+        id(record.kernel): float(ops.convert_to_numpy(record.mask.value).mean())
+        for record in getattr(model, "connections", [])
+    }
+    return lambda kernel: shares.get(id(kernel), 1.0)
+
+
 def count_units(model):
     """Counts, for each masked kernel, units that lost all connections.
 

@@ -1,0 +1,226 @@
+"""Members that are trained one after another, each by itself."""
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks import tickets
+from keras_freetickets.callbacks.collecting import Ticket
+from keras_freetickets.callbacks.cost import TrainingCost
+from keras_freetickets.ensembles.method import EnsembleMethod
+from keras_freetickets.ensembles.method import falling
+from keras_freetickets.models.conversion import check_sparsity
+from keras_freetickets.models.conversion import sparsify
+
+
+def check_rate(learning_rate):
+    """Raises unless it is `"paper"`, `None` or a function."""
+    if learning_rate not in ("paper", None) and not callable(learning_rate):
+        raise ValueError(
+            '`learning_rate` must be "paper", None, or a function from an '
+            "epoch to a factor of the compiled rate. "
+            f"Received: learning_rate={learning_rate!r}"
+        )
+
+
+def rate_factor(learning_rate, paper):
+    """The function that `learning_rate` stands for."""
+    return paper if learning_rate == "paper" else learning_rate
+
+
+class Dense(EnsembleMethod):
+    """A deep ensemble: dense networks from different seeds.
+
+    Args:
+        num_members: Positive integer. Defaults to 4 (FreeTickets' reference;
+            google/uncertainty-baselines).
+        epochs: Positive integer, epochs of each. Defaults to 250 (the
+            members of VITA-Group/FreeTickets).
+        learning_rate: `"paper"`: the compiled rate, a tenth of it from 1/2 of
+            the epochs and a hundredth from 3/4 on (the same); a function from
+            an epoch to a factor of the compiled rate; or `None` to leave the
+            rate alone.
+        monitor: Name of the epoch log whose best value chooses a member's
+            epoch. `None` for the last. Defaults to `"val_accuracy"` (the
+            same).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.Dense(num_members=4, epochs=250)
+    ensemble = method.fit(make_model, compile_model, data, "run/dense")
+    ```
+
+    Reference:
+        Lakshminarayanan et al., 2017, arXiv:1612.01474.
+    """
+
+    cost = "dense"
+
+    def __init__(
+        self,
+        num_members=4,
+        epochs=250,
+        learning_rate="paper",
+        monitor="val_accuracy",
+    ):
+        check_count("num_members", num_members)
+        check_count("epochs", epochs)
+        check_rate(learning_rate)
+        self.num_members = num_members
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.monitor = monitor
+
+    def train(self, work):
+        factor = rate_factor(self.learning_rate, falling(self.epochs))
+        return [
+            work.run(
+                f"member_{i}",
+                i,
+                lambda i=i: self.network(work, i),
+                self.epochs,
+                lambda folder, i=i: self.callbacks(folder, work.seed_of(i)),
+                self.training_cost(),
+                factor,
+            )
+            for i in range(self.num_members)
+        ]
+
+    def network(self, work, member):
+        """The model of a member, not trained."""
+        return work.make_model(work.seed_of(member))
+
+    def callbacks(self, folder, seed):
+        return [Ticket(folder, monitor=self.monitor)]
+
+    def training_cost(self):
+        return TrainingCost(self.cost)
+
+
+class Static(Dense):
+    """Sparse networks from different seeds whose masks rest.
+
+    Args:
+        sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
+        num_members: Positive integer. Defaults to 3 (paper).
+        epochs: As for `Dense`.
+        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
+        learning_rate: As for `Dense`.
+        monitor: As for `Dense`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.Static(sparsity=0.8, epochs=250)
+    ensemble = method.fit(make_model, compile_model, data, "run/static")
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568, a reference of its tables.
+    """
+
+    cost = "static"
+
+    def __init__(
+        self,
+        sparsity=0.8,
+        num_members=3,
+        epochs=250,
+        distribution="erk",
+        learning_rate="paper",
+        monitor="val_accuracy",
+    ):
+        if not callable(sparsity):
+            check_sparsity(sparsity)
+        super().__init__(num_members, epochs, learning_rate, monitor)
+        self.sparsity = sparsity
+        self.distribution = distribution
+
+    def network(self, work, member):
+        return sparsify(
+            super().network(work, member),
+            self.sparsity,
+            self.distribution,
+            seed=work.seed_of(member),
+        )
+
+
+class DST(Static):
+    """FreeTickets' DST ensemble: sparse networks that drop and grow.
+
+    Args:
+        sparsity: As for `Static`.
+        num_members: As for `Static`.
+        epochs: As for `Dense`.
+        distribution: As for `Static`.
+        growth: `"gradient"` (default) or `"random"`.
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 1000 (paper, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
+            and README of its code).
+        learning_rate: As for `Dense`.
+        monitor: As for `Dense`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.DST(sparsity=0.8, epochs=250)
+    ensemble = method.fit(make_model, compile_model, data, "run/dst")
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568.
+    """
+
+    def __init__(
+        self,
+        sparsity=0.8,
+        num_members=3,
+        epochs=250,
+        distribution="erk",
+        growth="gradient",
+        update_interval=1000,
+        drop_fraction=0.5,
+        learning_rate="paper",
+        monitor="val_accuracy",
+    ):
+        super().__init__(
+            sparsity, num_members, epochs, distribution, learning_rate, monitor
+        )
+        self.growth = growth
+        self.update_interval = update_interval
+        self.drop_fraction = drop_fraction
+        self.training_cost()  # errors now, not after a run
+
+    def callbacks(self, folder, seed):
+        return [
+            tickets.DST(
+                folder,
+                growth=self.growth,
+                update_interval=self.update_interval,
+                drop_fraction=self.drop_fraction,
+                monitor=self.monitor,
+                seed=seed,
+            )
+        ]
+
+    def training_cost(self):
+        return growing_cost(self.growth, self.update_interval)
+
+
+def growing_cost(growth, update_interval):
+    """What training costs with connections that grow."""
+    method = {"gradient": "rigl", "random": "set"}.get(growth)
+    if method is None:
+        raise ValueError(
+            '`growth` must be "gradient" or "random". '
+            f"Received: growth={growth!r}"
+        )
+    return TrainingCost(method, update_interval)

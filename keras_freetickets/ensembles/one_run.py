@@ -1,0 +1,291 @@
+"""Ensembles that come out of a single training run."""
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks import snapshot
+from keras_freetickets.callbacks import tickets
+from keras_freetickets.callbacks.collecting import Ticket
+from keras_freetickets.callbacks.cost import TrainingCost
+from keras_freetickets.callbacks.drop_and_grow import RigL
+from keras_freetickets.ensembles.independent import check_rate
+from keras_freetickets.ensembles.independent import growing_cost
+from keras_freetickets.ensembles.independent import rate_factor
+from keras_freetickets.ensembles.method import EnsembleMethod
+from keras_freetickets.models import mimo
+from keras_freetickets.models.conversion import check_sparsity
+from keras_freetickets.models.conversion import sparsify
+
+
+class EDST(EnsembleMethod):
+    """FreeTickets' EDST ensemble: several sparse tickets of one run.
+
+    Args:
+        sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
+        num_members: Positive integer. Defaults to 3 (paper).
+        exploration_epochs: Positive integer. Defaults to 150 (paper, CIFAR).
+        refinement_epochs: Positive integer, of each. Defaults to 100 (the
+            same).
+        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
+        growth: As for `keras_freetickets.callbacks.EDST`, as are the others.
+        update_interval: Optimizer updates between topology updates.
+        drop_fraction: Float in [0, 1] or a schedule.
+        global_drop_fraction: Float in (0, 1].
+        learning_rate: `"paper"`, three factors, or `None`.
+        monitor: Name of an epoch log, or `None`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.EDST(sparsity=0.8)
+    ensemble = method.fit(make_model, compile_model, data, "run/edst")
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568.
+    """
+
+    def __init__(
+        self,
+        sparsity=0.8,
+        num_members=3,
+        exploration_epochs=150,
+        refinement_epochs=100,
+        distribution="erk",
+        growth="gradient",
+        update_interval=1000,
+        drop_fraction=0.5,
+        global_drop_fraction=0.8,
+        learning_rate="paper",
+        monitor="val_accuracy",
+    ):
+        if not callable(sparsity):
+            check_sparsity(sparsity)
+        check_count("num_members", num_members)
+        check_count("exploration_epochs", exploration_epochs)
+        check_count("refinement_epochs", refinement_epochs)
+        growing_cost(growth, update_interval)
+        self.sparsity = sparsity
+        self.num_members = num_members
+        self.exploration_epochs = exploration_epochs
+        self.refinement_epochs = refinement_epochs
+        self.distribution = distribution
+        self.growth = growth
+        self.update_interval = update_interval
+        self.drop_fraction = drop_fraction
+        self.global_drop_fraction = global_drop_fraction
+        self.learning_rate = learning_rate
+        self.monitor = monitor
+
+    def train(self, work):
+        seed = work.seed_of(0)
+
+        def network():
+            model = work.make_model(seed)
+            return sparsify(model, self.sparsity, self.distribution, seed=seed)
+
+        return [
+            work.run(
+                "run",
+                0,
+                network,
+                self.exploration_epochs
+                + self.num_members * self.refinement_epochs,
+                lambda folder: [self.callback(folder, seed)],
+                growing_cost(self.growth, self.update_interval),
+            )
+        ]
+
+    def callback(self, folder, seed):
+        return tickets.EDST(
+            self.exploration_epochs,
+            self.refinement_epochs,
+            self.num_members,
+            self.growth,
+            self.update_interval,
+            self.drop_fraction,
+            self.global_drop_fraction,
+            self.learning_rate,
+            self.monitor,
+            folder,
+            seed=seed,
+        )
+
+
+class Snapshot(EnsembleMethod):
+    """A snapshot ensemble: a dense network at the end of each cosine cycle.
+
+    Args:
+        num_members: Positive integer, cycles. Defaults to 5 (README of
+            gaohuang/SnapshotEnsemble).
+        cycle_epochs: Positive integer. Defaults to 40 (the same: 200 epochs
+            in all). Its rate at the start of a cycle is 0.2.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.Snapshot(5, cycle_epochs=40)
+    ensemble = method.fit(make_model, compile_model, data, "run/snapshot")
+    ```
+
+    Reference:
+        Huang et al., 2017, arXiv:1704.00109.
+    """
+
+    def __init__(self, num_members=5, cycle_epochs=40):
+        check_count("num_members", num_members)
+        check_count("cycle_epochs", cycle_epochs)
+        self.num_members = num_members
+        self.cycle_epochs = cycle_epochs
+
+    def train(self, work):
+        return [
+            work.run(
+                "run",
+                0,
+                lambda: work.make_model(work.seed_of(0)),
+                self.num_members * self.cycle_epochs,
+                lambda folder: [
+                    snapshot.Snapshot(
+                        folder, self.num_members, self.cycle_epochs
+                    )
+                ],
+                TrainingCost("dense"),
+            )
+        ]
+
+
+class MIMO(EnsembleMethod):
+    """Subnetworks in one network, dense or sparse; see `kft.MIMO`.
+
+    `make_model` returns the body: it takes the images of all members, joined
+    along the channels, and returns the logits of all, `num_members` times as
+    many of either as one network has. Where the body is made sparse, its
+    first and its last kernel stay dense, so that every member keeps its input
+    and its head.
+
+    Args:
+        num_members: As for `keras_freetickets.MIMO`. Defaults to 3 (paper).
+        epochs: Positive integer. Defaults to 250
+            (google/uncertainty-baselines, CIFAR).
+        batch_repetitions: As for `keras_freetickets.MIMO`. Defaults to 4.
+        input_repetition: As for `keras_freetickets.MIMO`. Defaults to 0.
+        sparsity: Float in [0, 1), of the body between its ends. Defaults to
+            0: dense.
+        distribution: As for `sparsify`.
+        update_interval: Optimizer updates between topology updates, of a
+            sparse body. Defaults to 100 (RigL's flag).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (the
+            same).
+        learning_rate: `"paper"`: half the compiled rate in the first epoch
+            (in place of a linear warm-up over it), a fifth of it after 0.4,
+            0.8 and 0.9 of the epochs, each (google/uncertainty-baselines:
+            100, 200 and 225 of 250); a function from an epoch to a factor;
+            or `None`.
+        monitor: As for `Dense`. Defaults to `None`: the last epoch (the
+            same).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    method = keras_freetickets.ensembles.MIMO(num_members=3, sparsity=0.5)
+    ensemble = method.fit(make_body, compile_model, data, "run/mimo")
+    ```
+
+    Reference:
+        Havasi et al., 2021, arXiv:2010.06610.
+    """
+
+    def __init__(
+        self,
+        num_members=3,
+        epochs=250,
+        batch_repetitions=4,
+        input_repetition=0.0,
+        sparsity=0.0,
+        distribution="erk",
+        update_interval=100,
+        drop_fraction=0.3,
+        learning_rate="paper",
+        monitor=None,
+    ):
+        check_count("num_members", num_members)
+        check_count("epochs", epochs)
+        check_count("batch_repetitions", batch_repetitions)
+        check_sparsity(sparsity)
+        check_rate(learning_rate)
+        self.num_members = num_members
+        self.epochs = epochs
+        self.batch_repetitions = batch_repetitions
+        self.input_repetition = input_repetition
+        self.sparsity = sparsity
+        self.distribution = distribution
+        self.update_interval = update_interval
+        self.drop_fraction = drop_fraction
+        self.learning_rate = learning_rate
+        self.monitor = monitor
+
+    def train(self, work):
+        kind = "rigl" if self.sparsity else "dense"
+        return [
+            work.run(
+                "run",
+                0,
+                lambda: self.network(work),
+                self.epochs,
+                lambda folder: self.callbacks(folder, work.seed_of(0)),
+                TrainingCost(
+                    kind, self.update_interval, self.batch_repetitions
+                ),
+                rate_factor(self.learning_rate, self.paper_factor),
+            )
+        ]
+
+    def paper_factor(self, epoch):
+        if epoch == 0:
+            return 0.5
+        ends = (0.4, 0.8, 0.9)
+        return 0.2 ** sum(epoch >= round(e * self.epochs) for e in ends)
+
+    def network(self, work):
+        seed = work.seed_of(0)
+        body = work.make_model(seed)
+        if self.sparsity:
+            body = sparsify(
+                body,
+                self.sparsity,
+                self.distribution,
+                filters=_between(body),
+                seed=seed,
+            )
+        return mimo.MIMO(
+            body,
+            self.num_members,
+            self.batch_repetitions,
+            self.input_repetition,
+            seed,
+        )
+
+    def callbacks(self, folder, seed):
+        ticket = Ticket(folder, monitor=self.monitor)
+        if not self.sparsity:
+            return [ticket]
+        return [
+            RigL(self.update_interval, self.drop_fraction, seed=seed),
+            ticket,
+        ]
+
+
+def _between(body):
+    """A filter that lets the layers between the ends of a body through."""
+    sparse = sparsify(body, 0.0, mask_initializer="magnitude")
+    names = [layer.name for layer in sparse.sparse_layers]
+    ends = {names[0], names[-1]}
+    return lambda layer: layer.name not in ends

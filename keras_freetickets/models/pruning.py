@@ -1,0 +1,126 @@
+"""Sparse models out of trained ones: magnitude pruning and rewinding."""
+
+import copy
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets.models.conversion import check_sparsity
+from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.topology.selection import select
+
+_SCOPES = ("global", "layer")
+
+
+def _check_scope(scope):
+    if scope not in _SCOPES:
+        raise ValueError(
+            f"`scope` must be one of {list(_SCOPES)}. Received: scope={scope!r}"
+        )
+
+
+def _with_masks(model, filters):
+    """A sparse copy of a model; of a dense one with nothing removed."""
+    if not isinstance(model, SparseModel):
+        return sparsify(
+            model, 0.0, filters=filters, mask_initializer="magnitude"
+        )
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    clone = keras.saving.deserialize_keras_object(copy.deepcopy(config))
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def _check_alike(model, target):
+    shapes = [
+        [tuple(record.kernel.shape) for record in one.connections]
+        for one in (model, target)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "`rewind_to` must be of the architecture of `model`. Received: "
+            f"kernels of shapes {shapes[1]} where `model` has {shapes[0]}"
+        )
+
+
+def _number_kept(size, sparsity):
+    # A share of a size in floats may fall a little below the integer.
+    return int(size * (1.0 - sparsity) + 1e-6)
+
+
+def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
+    """Removes the weights of the smallest magnitude, all at once.
+
+    For methods that start from a trained network: prune and fine-tune, or
+    prune, go back to early weights and train again (lottery tickets). What
+    has been removed stays removed: pruned again and again, with training in
+    between, a model gets sparser in steps.
+
+    Args:
+        model: A trained Functional or Sequential model, or a `SparseModel`.
+            It stays as it is.
+        sparsity: Float in [0, 1), the share of all maskable weights that are
+            gone afterwards; `int(weights * (1 - sparsity))` are kept.
+        scope: `"global"` (default, VITA-Group/FreeTickets): all weights
+            compete, or `"layer"`: those of each kernel.
+        rewind_to: Model of the same architecture whose values the remaining
+            weights get, such as `model` early in its training. `None` for
+            their own.
+        filters: As for `sparsify`, where `model` is dense.
+
+    Returns:
+        A `SparseModel`, not compiled.
+
+    Raises:
+        ValueError: If an argument is out of range, more weights would be kept
+            than there are, or the two models differ.
+
+    Example:
+
+    ```python
+    sparse = keras_freetickets.prune(trained, sparsity=0.8)
+    ```
+
+    Reference:
+        Global magnitude pruning as in VITA-Group/FreeTickets (main_PF.py);
+        rewinding: Frankle et al., 2020, arXiv:1912.05671.
+    """
+    check_sparsity(sparsity)
+    _check_scope(scope)
+    source = _with_masks(model, filters)
+    target = source if rewind_to is None else _with_masks(rewind_to, filters)
+    _check_alike(source, target)
+    records = source.connections
+    scores = [np.abs(ops.convert_to_numpy(r.kernel.value)) for r in records]
+    masks = [ops.convert_to_numpy(r.mask.value) for r in records]
+    for record, mask in zip(
+        target.connections, _selected(scores, masks, sparsity, scope)
+    ):
+        record.mask.assign(mask)
+        record.active = int(mask.sum())
+    target.project()
+    return target
+
+
+def _selected(scores, masks, sparsity, scope):
+    """The masks of the largest scores among those that are left."""
+    groups = [range(len(scores))]
+    if scope == "layer":
+        groups = [[i] for i in range(len(scores))]
+    chosen = []
+    for group in groups:
+        kept = _number_kept(sum(scores[i].size for i in group), sparsity)
+        left = sum(int(masks[i].sum()) for i in group)
+        if kept > left:
+            raise ValueError(
+                "`sparsity` must not be below that of `model`, which has "
+                f"{left} weights left. Received: sparsity={sparsity}, which "
+                f"keeps {kept}"
+            )
+        chosen += select(
+            [scores[i] for i in group], kept, eligible=[masks[i] for i in group]
+        )
+    return [ops.convert_to_numpy(mask) for mask in chosen]
