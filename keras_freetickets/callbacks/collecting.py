@@ -223,7 +223,20 @@ class Collector(keras.callbacks.Callback):
 
 
 def ticket_of(model):
-    """What is kept of a model: itself, or what a `MIMO` predicts with."""
+    """What is kept of a model: itself, or what a `MIMO` predicts with.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        A Keras model.
+
+    Example:
+
+    ```python
+    ticket_of(mimo).save("ticket_0.keras")
+    ```
+    """
     return model.predictor() if hasattr(model, "predictor") else model
 
 

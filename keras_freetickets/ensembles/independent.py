@@ -78,23 +78,23 @@ class Dense(EnsembleMethod):
             work.run(
                 f"member_{i}",
                 i,
-                lambda i=i: self.network(work, i),
+                lambda i=i: self._network(work, i),
                 self.epochs,
-                lambda folder, i=i: self.callbacks(folder, work.seed_of(i)),
-                self.training_cost(),
+                lambda folder, i=i: self._callbacks(folder, work.seed_of(i)),
+                self._training_cost(),
                 factor,
             )
             for i in range(self.num_members)
         ]
 
-    def network(self, work, member):
+    def _network(self, work, member):
         """The model of a member, not trained."""
         return work.make_model(work.seed_of(member))
 
-    def callbacks(self, folder, seed):
+    def _callbacks(self, folder, seed):
         return [Ticket(folder, monitor=self.monitor)]
 
-    def training_cost(self):
+    def _training_cost(self):
         return TrainingCost(self.cost)
 
 
@@ -140,9 +140,9 @@ class Static(Dense):
         self.sparsity = sparsity
         self.distribution = distribution
 
-    def network(self, work, member):
+    def _network(self, work, member):
         return sparsify(
-            super().network(work, member),
+            super()._network(work, member),
             self.sparsity,
             self.distribution,
             seed=work.seed_of(member),
@@ -197,9 +197,9 @@ class DST(Static):
         self.growth = growth
         self.update_interval = update_interval
         self.drop_fraction = drop_fraction
-        self.training_cost()  # errors now, not after a run
+        self._training_cost()  # errors now, not after a run
 
-    def callbacks(self, folder, seed):
+    def _callbacks(self, folder, seed):
         return [
             tickets.DST(
                 folder,
@@ -211,7 +211,7 @@ class DST(Static):
             )
         ]
 
-    def training_cost(self):
+    def _training_cost(self):
         return growing_cost(self.growth, self.update_interval)
 
 

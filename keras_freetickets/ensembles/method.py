@@ -144,6 +144,12 @@ class Work:
         directory: Path.
         seed: Natural number.
         verbose: As for `keras.Model.fit`.
+
+    Example:
+
+    ```python
+    work = Work(make_model, compile_model, data, "run", seed=0, verbose=1)
+    ```
     """
 
     def __init__(
@@ -162,6 +168,7 @@ class Work:
         return self.seed + _SEEDS_APART * member
 
     def folder(self, name):
+        """The path of a run's folder."""
         return os.path.join(self.directory, name)
 
     def claim(self, settings):
@@ -293,6 +300,18 @@ def falling(epochs):
     """The rate's factor, a tenth from 1/2 and a hundredth from 3/4 on.
 
     As VITA-Group/FreeTickets has it: 250 epochs, drops after 125 and 187.
+
+    Args:
+        epochs: Positive integer, epochs of the training.
+
+    Returns:
+        Function from an epoch to a float.
+
+    Example:
+
+    ```python
+    [falling(4)(epoch) for epoch in range(4)]  # [1.0, 1.0, 0.1, 0.01]
+    ```
     """
     return lambda epoch: (
         0.1 ** ((epoch >= epochs // 2) + (epoch >= epochs * 3 // 4))

@@ -92,12 +92,12 @@ class EDST(EnsembleMethod):
                 network,
                 self.exploration_epochs
                 + self.num_members * self.refinement_epochs,
-                lambda folder: [self.callback(folder, seed)],
+                lambda folder: [self._callback(folder, seed)],
                 growing_cost(self.growth, self.update_interval),
             )
         ]
 
-    def callback(self, folder, seed):
+    def _callback(self, folder, seed):
         return tickets.EDST(
             self.exploration_epochs,
             self.refinement_epochs,
@@ -238,23 +238,23 @@ class MIMO(EnsembleMethod):
             work.run(
                 "run",
                 0,
-                lambda: self.network(work),
+                lambda: self._network(work),
                 self.epochs,
-                lambda folder: self.callbacks(folder, work.seed_of(0)),
+                lambda folder: self._callbacks(folder, work.seed_of(0)),
                 TrainingCost(
                     kind, self.update_interval, self.batch_repetitions
                 ),
-                rate_factor(self.learning_rate, self.paper_factor),
+                rate_factor(self.learning_rate, self._paper_factor),
             )
         ]
 
-    def paper_factor(self, epoch):
+    def _paper_factor(self, epoch):
         if epoch == 0:
             return 0.5
         ends = (0.4, 0.8, 0.9)
         return 0.2 ** sum(epoch >= round(e * self.epochs) for e in ends)
 
-    def network(self, work):
+    def _network(self, work):
         seed = work.seed_of(0)
         body = work.make_model(seed)
         if self.sparsity:
@@ -273,7 +273,7 @@ class MIMO(EnsembleMethod):
             seed,
         )
 
-    def callbacks(self, folder, seed):
+    def _callbacks(self, folder, seed):
         ticket = Ticket(folder, monitor=self.monitor)
         if not self.sparsity:
             return [ticket]

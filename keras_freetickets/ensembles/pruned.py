@@ -83,9 +83,9 @@ class PF(EnsembleMethod):
         self.monitor = monitor
 
     def train(self, work):
-        return [self.train_member(work, i) for i in range(self.num_members)]
+        return [self._train_member(work, i) for i in range(self.num_members)]
 
-    def train_member(self, work, i):
+    def _train_member(self, work, i):
         trained = work.run(
             f"dense_{i}",
             i,
@@ -199,17 +199,17 @@ class LTR(EnsembleMethod):
             factor,
         )
         for i in range(1, self.rounds):
-            trained = self.train_rewound(
+            trained = self._train_rewound(
                 work, f"round_{i}", 0, dense, trained, i, factor
             )
         return [
-            self.train_rewound(
+            self._train_rewound(
                 work, f"member_{i}", i, dense, trained, self.rounds, factor
             )
             for i in range(self.num_members)
         ]
 
-    def train_rewound(self, work, name, member, dense, trained, round_, factor):
+    def _train_rewound(self, work, name, member, dense, trained, round_, factor):
         later = None
         if factor is not None:
 

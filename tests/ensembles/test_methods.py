@@ -271,7 +271,7 @@ def test_a_rate_of_your_own(tmp_path):
 
 def test_rates_of_mimo_s_recipe():
     """x 0.2 at 100, 200 and 225 of 250 epochs."""
-    factor = ensembles.MIMO().paper_factor
+    factor = ensembles.MIMO()._paper_factor
     drops = [e for e in range(1, 250) if factor(e) != factor(e - 1)]
     assert drops == [1, 100, 200, 225]
     assert factor(0) == 0.5 and factor(249) == pytest.approx(0.008)
