@@ -81,24 +81,6 @@ class Seconds:
         return Clock()
 
 
-class ForwardFlops:
-    """A callback that logs the theoretical FLOPs of a forward pass."""
-
-    def __new__(cls):
-        import keras
-
-        from keras_freetickets.metrics import flops
-
-        class Counter(keras.callbacks.Callback):
-            def on_epoch_end(self, epoch, logs=None):
-                densities = density_of(self.model)
-                logs["forward_flops"] = flops.forward_flops(
-                    self.model, densities
-                )
-
-        return Counter()
-
-
 _MODELS = (
     "small_cnn",
     "lenet_300_100",
@@ -169,8 +151,8 @@ def config():
     return {name: getattr(flags.FLAGS, name) for name in sorted(names - _FREE)}
 
 
-def load(**kwargs):
-    """The data set that the flags name."""
+def load(seed=None, **kwargs):
+    """The data set that the flags name, in the order of a seed."""
     import keras_freetickets as kft
 
     try:
@@ -178,7 +160,7 @@ def load(**kwargs):
             flags.FLAGS.dataset,
             batch_size=flags.FLAGS.batch_size,
             validation_fraction=flags.FLAGS.validation_fraction,
-            seed=flags.FLAGS.seed,
+            seed=flags.FLAGS.seed if seed is None else seed,
             data_dir=flags.FLAGS.data_dir,
             download=flags.FLAGS.download,
             **kwargs,
@@ -206,23 +188,40 @@ def known_shape(dataset):
     return shapes[dataset]
 
 
-def network(input_shape, classes):
-    """The network that the flags describe."""
+def network(input_shape, classes, seed=None):
+    """The network that the flags describe, from a seed."""
     import keras
 
+    keras.utils.set_random_seed(flags.FLAGS.seed if seed is None else seed)
+    return _network(input_shape, classes)
+
+
+def mimo_body(input_shape, classes, members, seed):
+    """The network with the inputs and the logits of several members."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    *size, channels = input_shape
+    return _network(
+        (*size, channels * members),
+        classes * members,
+        classifier_activation=None,
+    )
+
+
+def _network(input_shape, classes, **kwargs):
     import keras_freetickets as kft
 
-    keras.utils.set_random_seed(flags.FLAGS.seed)
     name = flags.FLAGS.model
     if name == "lenet_300_100":
-        return kft.applications.lenet_300_100(input_shape, classes)
+        return kft.applications.lenet_300_100(input_shape, classes, **kwargs)
     if name.startswith("spiking"):
-        return getattr(kft.applications, name)(input_shape, classes)
-    penalty = {"weight_decay": flags.FLAGS.weight_decay}
+        return getattr(kft.applications, name)(input_shape, classes, **kwargs)
+    kwargs["weight_decay"] = flags.FLAGS.weight_decay
     if name == "small_cnn":
-        return kft.applications.small_cnn(input_shape, classes, **penalty)
+        return kft.applications.small_cnn(input_shape, classes, **kwargs)
     return kft.applications.wide_resnet(
-        flags.FLAGS.depth, flags.FLAGS.width, input_shape, classes, **penalty
+        flags.FLAGS.depth, flags.FLAGS.width, input_shape, classes, **kwargs
     )
 
 
@@ -270,6 +269,7 @@ def export(model, path):
 def costs(dense, model, epochs, reference_epochs, growth, update_interval):
     """Parameters, and FLOPs relative to `reference_epochs` of dense."""
     from keras_freetickets.metrics import flops
+    from keras_freetickets.models.quality import density_of
 
     whole = flops.forward_flops(dense)
     used = flops.forward_flops(model, density_of(model))
@@ -289,6 +289,7 @@ def costs(dense, model, epochs, reference_epochs, growth, update_interval):
 def relative_flops(dense, model):
     """Theoretical FLOPs of a prediction, relative to the dense network."""
     from keras_freetickets.metrics import flops
+    from keras_freetickets.models.quality import density_of
 
     used = flops.forward_flops(model, density_of(model))
     return used / flops.forward_flops(dense)
@@ -380,17 +381,6 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
     )
     rows = kft.sparsity_summary(ensemble.member(0), print_fn=False)
     plots.density_per_layer(rows, os.path.join(folder, "density.png"))
-
-
-def density_of(model):
-    """A function from a kernel to its density."""
-    import numpy as np
-
-    shares = {
-        id(record.kernel): float(np.mean(record.mask.numpy()))
-        for record in getattr(model, "connections", [])
-    }
-    return lambda kernel: shares.get(id(kernel), 1.0)
 
 
 def active_parameters(model):

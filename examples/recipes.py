@@ -6,6 +6,7 @@ and its kin end their updates after 75 % of it.
 """
 
 import dataclasses
+import functools
 import math
 import typing
 
@@ -74,18 +75,24 @@ class Recipe:
     unknown_class: bool = False
     cost: str = "rigl"
 
-    def flops_per_sample(self, dense, sparse, interval):
-        """Of one training example, from those of the forward passes."""
-        from keras_freetickets.metrics import flops
-
+    def cost_of(self, interval):
+        """FLOPs of an example from those of the dense and sparse forward."""
         if self.cost == "pruning":
-            return 2.0 * sparse + dense
+            return lambda dense, sparse: 2.0 * sparse + dense
         if self.cost == "agent":
             # 2 gradients and 1 loss more: 10 forward passes in place of 3.
-            return 10.0 * sparse
-        return flops.training_flops_per_sample(
-            dense, sparse, self.cost, update_interval=interval
+            return lambda dense, sparse: 10.0 * sparse
+        return functools.partial(
+            _training_flops, method=self.cost, update_interval=interval
         )
+
+
+def _training_flops(dense, sparse, method, update_interval):
+    from keras_freetickets.metrics import flops
+
+    return flops.training_flops_per_sample(
+        dense, sparse, method, update_interval
+    )
 
 
 def _callback(name, **more):

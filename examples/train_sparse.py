@@ -44,22 +44,19 @@ def train(data, recipe, run):
     kft.sparsity_summary(model)
     common.compile_model(model)
     schedule = keras.callbacks.LearningRateScheduler(rate_of)
-    callbacks = [common.ForwardFlops(), schedule, *recipe.callbacks(run)]
+    cost = kft.callbacks.TrainingCost(recipe.cost_of(FLAGS.update_interval))
+    callbacks = [cost, schedule, *recipe.callbacks(run)]
     common.claim_directory(FLAGS.output_dir, common.config())
     history = common.fit(model, data, FLAGS.epochs, callbacks, "backup")
     return dense, model, history
 
 
-def train_flops(dense, recipe, history):
+def train_flops(dense, history):
     """Theoretical FLOPs of the training, relative to the dense network's."""
     from keras_freetickets.metrics import flops
 
-    whole = flops.forward_flops(dense)
-    spent = [
-        recipe.flops_per_sample(whole, used, FLAGS.update_interval)
-        for used in history["forward_flops"]
-    ]
-    return sum(spent) / (3.0 * whole * len(spent))
+    spent = history["training_flops"]
+    return sum(spent) / (3.0 * flops.forward_flops(dense) * len(spent))
 
 
 def main(argv):
@@ -85,7 +82,7 @@ def main(argv):
         **common.scores(probabilities, labels, data.num_classes),
         "parameters": common.active_parameters(model),
         "inference_flops": common.relative_flops(dense, model),
-        "train_flops": train_flops(dense, recipe, history),
+        "train_flops": train_flops(dense, history),
         "seconds": sum(history["seconds"]),
     }
     common.save(model, os.path.join(FLAGS.output_dir, "model.keras"))
