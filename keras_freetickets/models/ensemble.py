@@ -10,6 +10,8 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.files import read_sealed
+from keras_freetickets.metrics import diversity
+from keras_freetickets.metrics import inputs as checks
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import negative_log_likelihood
@@ -18,7 +20,7 @@ _INDEX = "tickets.json"
 
 
 class _Untracked:
-    """Hides the template from Keras, which would save its weights too."""
+    """Hides a model from Keras, which would save its weights too."""
 
     def __init__(self, model):
         self.model = model
@@ -252,6 +254,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
             )
         self.from_logits = from_logits
         self._stacks = [self._stack(i, v) for i, v in enumerate(_state(model))]
+        self._view = None
         self.built = True
         for i, member in enumerate(members or []):
             self._set_member(i, member)
@@ -275,8 +278,14 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
 
     def load_own_variables(self, store):
         super().load_own_variables(store)
-        # What adapted layers derived from their weights, they derive anew.
+        self._derive()
+
+    def _derive(self):
+        """What follows from the stacks' values, after they have changed."""
+        # What adapted layers derived from their weights, they derive anew,
+        # and functions that were traced with the old are outdated.
         _assign(self._template.model, self._stacks, 0)
+        self._view = self.predict_function = self.test_function = None
 
     def _set_member(self, i, member):
         for stack, variable in zip(self._stacks, _state(member)):
@@ -361,9 +370,76 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         Returns:
             Array of shape `(members, examples, classes)`.
         """
-        view = _Members(self)
+        if self._view is None:
+            # Kept, as Keras traces each model anew.
+            self._view = _Untracked(_Members(self))
+        view = self._view.model
         stacked = view.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(stacked, 1, 0)
+
+    def predict_uncertainty(self, x, batch_size=32):
+        """What the ensemble predicts, how unsure it is, and why.
+
+        Args:
+            x: As for `predict_members`.
+            batch_size: Integer, for arrays.
+
+        Returns:
+            Dict of arrays. `"probabilities"`, `(examples, classes)`: the mean
+            of the members'. And of shape `(examples,)`:
+            `"predictive_entropy"`, all uncertainty, in nats, in
+            [0, log(classes)]; its parts, `"expected_entropy"`, which each
+            member sees, and `"mutual_information"`, which they differ in;
+            `"variation_ratio"`, the share of members that do not choose the
+            class most choose, in [0, 1).
+
+        Raises:
+            ValueError: If what members return are no distributions over the
+                classes.
+
+        Example:
+
+        ```python
+        found = ensemble.predict_uncertainty(x)
+        disputed = np.argsort(-found["mutual_information"])[:10]
+        ```
+
+        Reference:
+            Depeweg et al., 2018, arXiv:1710.07283; the functions are those of
+            `keras_freetickets.metrics`.
+        """
+        members = self._distributions(x, batch_size)
+        found = {
+            function.__name__: ops.convert_to_numpy(
+                function(members, members_axis=0)
+            )
+            for function in (
+                diversity.predictive_entropy,
+                diversity.expected_entropy,
+                diversity.mutual_information,
+                diversity.variation_ratio,
+            )
+        }
+        return {"probabilities": members.mean(axis=0), **found}
+
+    def _distributions(self, x, batch_size):
+        """Members' probabilities, which sum to one.
+
+        Half precision rounds each, and their sum is off by up to 1%.
+        """
+        members = self.predict_members(x, batch_size)
+        kind = self._template.model.outputs[0].dtype
+        half = kind in ("float16", "bfloat16")
+        if not checks.is_distribution(
+            members.astype("float16") if half else members
+        ):
+            raise ValueError(
+                "`x` must be inputs for which the members return "
+                "probabilities (`from_logits=True` is for members that return "
+                f"logits). Received: from_logits={self.from_logits}, outputs "
+                f"in [{members.min():.4g}, {members.max():.4g}]"
+            )
+        return members / members.sum(-1, keepdims=True) if half else members
 
     def train_step(self, *args, **kwargs):
         raise RuntimeError(

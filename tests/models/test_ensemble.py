@@ -314,3 +314,112 @@ def test_adapted_layers(tmp_path):
     np.testing.assert_allclose(one, members[1].predict(x, verbose=0), atol=1e-6)
     with pytest.raises(ValueError, match="adapted to the same data"):
         kft.EnsembleModel([members[0], adapted(2, x + 1)])
+
+
+CALLS = []
+
+
+@keras.saving.register_keras_serializable(package="test_ensemble")
+class Counted(layers.Layer):
+    """Notes each time that it is traced, or called eagerly."""
+
+    def call(self, inputs):
+        CALLS.append(self.name)
+        return inputs
+
+
+def test_a_second_prediction_of_members_is_not_traced_anew():
+    model = keras.Sequential(
+        [keras.Input((4,)), Counted(), layers.Dense(3, activation="softmax")]
+    )
+    ensemble = kft.EnsembleModel([model, model])
+    x = np.ones((8, 4), "float32")
+    CALLS.clear()
+    first = ensemble.predict_members(x)
+    assert CALLS
+    CALLS.clear()
+    second = ensemble.predict_members(x)
+    ensemble.predict_uncertainty(x)
+    assert not CALLS
+    np.testing.assert_array_equal(first, second)
+
+
+def test_predictions_follow_loaded_weights(tmp_path):
+    """Also where the weights of an adapted layer are part of what is traced."""
+    x = np.random.default_rng(0).normal(5, 3, (20, 4)).astype("float32")
+    mine = kft.EnsembleModel([adapted(1, x), adapted(2, x)])
+    other = kft.EnsembleModel([adapted(1, x + 4), adapted(2, x + 4)])
+    mine.predict(x, verbose=0), mine.predict_members(x)
+    other.save_weights(tmp_path / "e.weights.h5")
+    mine.load_weights(tmp_path / "e.weights.h5")
+    np.testing.assert_array_equal(
+        mine.predict(x, verbose=0), other.predict(x, verbose=0)
+    )
+    np.testing.assert_array_equal(
+        mine.predict_members(x), other.predict_members(x)
+    )
+
+
+def constant(*probabilities, dtype="float32"):
+    """A model that returns the same probabilities for any input."""
+    model = keras.Sequential(
+        [
+            keras.Input((1,)),
+            layers.Dense(
+                len(probabilities),
+                activation="softmax",
+                kernel_initializer="zeros",
+                dtype=dtype,
+            ),
+        ]
+    )
+    model.layers[0].bias.assign(np.log(probabilities))
+    return model
+
+
+def entropy(p):
+    return -sum(q * np.log(q) for q in p)
+
+
+def test_uncertainty_by_hand():
+    members = [(0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.5, 0.25, 0.25)]
+    mean = (5 / 12, 1 / 3, 1 / 4)
+    ensemble = kft.EnsembleModel([constant(*p) for p in members])
+    found = ensemble.predict_uncertainty(np.ones((4, 1)), batch_size=3)
+    expected = {
+        "probabilities": mean,
+        "predictive_entropy": entropy(mean),
+        "expected_entropy": 1.5 * np.log(2),
+        "mutual_information": entropy(mean) - 1.5 * np.log(2),
+        "variation_ratio": 1 / 3,
+    }
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert isinstance(found[name], np.ndarray)
+        assert len(found[name]) == 4
+        for example in found[name]:
+            np.testing.assert_allclose(example, value, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_uncertainty_in_half_precision(dtype):
+    """Rows whose rounded probabilities do not sum to one."""
+    p = np.random.default_rng(0).dirichlet([2] * 40)
+    model = constant(*p, dtype=dtype)
+    ensemble = kft.EnsembleModel([model, model])
+    found = ensemble.predict_uncertainty(np.ones((2, 1)))
+    np.testing.assert_allclose(found["probabilities"].sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        found["predictive_entropy"], entropy(p), atol=0.05
+    )
+    np.testing.assert_allclose(found["mutual_information"], 0, atol=1e-6)
+
+
+def test_uncertainty_of_what_is_no_probability(x):
+    with pytest.raises(ValueError, match="`x` must be inputs for which"):
+        kft.EnsembleModel([tail("softmax")]).predict_uncertainty(
+            np.full((2, 4), np.nan)
+        )
+    logits = kft.EnsembleModel([member(1, activation=None)], from_logits=False)
+    with pytest.raises(ValueError, match="from_logits=False, outputs in"):
+        logits.predict_uncertainty(x)
