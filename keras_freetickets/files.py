@@ -43,6 +43,21 @@ def _holder_prefix():
     return f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-"
 
 
+def is_partial(name):
+    """Whether a name is that of what `atomic_path` has not finished.
+
+    Args:
+        name: Name in a folder that `atomic_path` writes to.
+
+    Example:
+
+    ```python
+    any(is_partial(name) for name in os.listdir("run/tickets"))
+    ```
+    """
+    return name.startswith(_PREFIX)
+
+
 def _is_abandoned(name):
     """Whether the process that made a holder ran here and runs no more."""
     match = _HOLDER.fullmatch(name)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
 
@@ -19,6 +20,14 @@ def test_file_appears_whole(tmp_path):
         assert not path.exists()
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_what_is_half_written_is_told_by_its_name(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        open(temporary, "w").close()
+        (held,) = os.listdir(tmp_path)
+        assert is_partial(held)
+    assert not is_partial("a.txt")
 
 
 def test_failure_leaves_the_old_file(tmp_path):

@@ -1,6 +1,7 @@
 """Several tickets as one model: the mean of their probabilities."""
 
 import copy
+import numbers
 import os
 import re
 
@@ -9,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
 from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import inputs as checks
@@ -287,6 +289,14 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         _assign(self._template.model, self._stacks, 0)
         self._view = self.predict_function = self.test_function = None
 
+    def _set_values(self, values):
+        for stack, value in zip(self._stacks, values, strict=True):
+            stack.assign(value)
+        self._derive()
+
+    def _values(self):
+        return [ops.convert_to_numpy(stack.value) for stack in self._stacks]
+
     def _set_member(self, i, member):
         for stack, variable in zip(self._stacks, _state(member)):
             values = ops.convert_to_numpy(stack.value).copy()
@@ -316,7 +326,87 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
         paths = [path for item in sources for path in _ticket_paths(item)]
-        return cls([_load_ticket(path) for path in paths], **kwargs)
+        tickets = [_load_ticket(path) for path in paths]
+        try:
+            _check_members(tickets)
+        except ValueError as error:
+            raise ValueError(
+                f"`source` names tickets that make no ensemble, {paths}: "
+                f"{error}"
+            ) from error
+        return cls(tickets, **kwargs)
+
+    def with_members(self, source):
+        """Makes an ensemble of these members and others behind them.
+
+        Args:
+            source: A built Keras model of the members' architecture, the path
+                of a ticket or of a directory of tickets, or a list of these.
+
+        Returns:
+            An `EnsembleModel`. This one stays as it is.
+
+        Raises:
+            ValueError: If a ticket cannot be read, or does not agree with the
+                members; it is numbered as in the new ensemble.
+
+        Example:
+
+        ```python
+        larger = ensemble.with_members(["run/seed_7/ticket_0.keras", model])
+        ```
+        """
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        added = [model for item in sources for model in _models_of(item)]
+        if not added:
+            raise ValueError(
+                "`source` must name one ticket or more. Received: source=[]"
+            )
+        own = [self.member(i) for i in range(self.num_members)]
+        try:
+            _check_members(own + added)
+        except ValueError as error:
+            raise ValueError(
+                f"`source` must be tickets that agree with the members: {error}"
+            ) from error
+        return type(self)(own + added, self.from_logits, self.name)
+
+    def without_members(self, indices):
+        """Makes an ensemble of the members but some.
+
+        Args:
+            indices: Integer in [0, num_members), or a list of them.
+
+        Returns:
+            An `EnsembleModel`, the others in their order. This one stays as
+            it is.
+
+        Raises:
+            ValueError: If there is no such member, or none would be left.
+
+        Example:
+
+        ```python
+        smaller = ensemble.without_members([0, 2])
+        ```
+        """
+        listed = isinstance(indices, (list, tuple, np.ndarray))
+        dropped = [_as_index(i) for i in (indices if listed else [indices])]
+        kept = [i for i in range(self.num_members) if i not in dropped]
+        known = all(i in range(self.num_members) for i in dropped)
+        if not known or not kept:
+            raise ValueError(
+                "`indices` must name members to remove, integers in "
+                f"[0, {self.num_members}), and leave one or more. "
+                f"Received: indices={indices}"
+            )
+        return self._subset(kept)
+
+    def _subset(self, indices):
+        config = {**self.get_config(), "num_members": len(indices)}
+        ensemble = type(self).from_config(config)
+        ensemble._set_values([values[indices] for values in self._values()])
+        return ensemble
 
     def member(self, index):
         """Returns a copy of one member, a model of its own.
@@ -520,6 +610,18 @@ class _Members(keras_adapter.KeepsState, keras.Model):
         return ops.swapaxes(stacked, 0, 1)
 
 
+def _as_index(value):
+    """An integer, or `None` if it is something else."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return int(value) if whole else None
+
+
+def _models_of(source):
+    if isinstance(source, keras.Model):
+        return [source]
+    return [_load_ticket(path) for path in _ticket_paths(source)]
+
+
 def _ticket_paths(source):
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
@@ -538,9 +640,20 @@ def _ticket_paths(source):
     if not names:
         raise ValueError(
             "`source` must be a ticket or a directory of tickets, as the "
-            f"callbacks EDST and DST write them. Received: source={source}"
+            "callbacks EDST and DST write them. "
+            f"Received: source={source} ({_why_no_ticket(source)})"
         )
     return [os.path.join(source, n) for n in sorted(names, key=_natural)]
+
+
+def _why_no_ticket(source):
+    if not os.path.exists(source):
+        return "there is no such file or directory"
+    if not os.path.isdir(source):
+        return "it is neither a file nor a directory"
+    if any(is_partial(name) for name in os.listdir(source)):
+        return "a run was interrupted before its first ticket was finished"
+    return "no ticket is finished there"
 
 
 def _indexed(index):

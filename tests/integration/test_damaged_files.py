@@ -119,6 +119,80 @@ def test_damaged_indexes(copied, index):
         kft.EnsembleModel.from_tickets(copied)
 
 
+def bytes_of(directory):
+    """Path -> bytes of every file below a directory."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files}
+
+
+def leave_half_a_ticket(directory, whole):
+    """What a run that is killed while it writes a ticket leaves behind."""
+    holder = directory / ".partial-host-1-abc"
+    holder.mkdir()
+    (holder / "ticket_0.keras").write_bytes(whole[: len(whole) // 2])
+
+
+def test_a_run_interrupted_before_its_first_ticket(copied):
+    whole = (copied / "ticket_0.keras").read_bytes()
+    for path in copied.iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="no ticket is finished there"):
+        kft.EnsembleModel.from_tickets(copied)
+    (copied / "tickets.json").write_text('{"tickets": []}')
+    with pytest.raises(ValueError, match="no ticket is finished there"):
+        kft.EnsembleModel.from_tickets(copied)
+    leave_half_a_ticket(copied, whole)
+    before = bytes_of(copied)
+    with pytest.raises(ValueError, match="interrupted before its first ti"):
+        kft.EnsembleModel.from_tickets(copied)
+    assert bytes_of(copied) == before
+    with pytest.raises(ValueError, match="no such file or directory"):
+        kft.EnsembleModel.from_tickets(copied / "elsewhere")
+    assert not (copied / "elsewhere").exists()
+
+
+def test_a_run_interrupted_after_its_first_ticket(copied):
+    """What is finished is read; what is not, is left alone."""
+    first = kft.EnsembleModel.from_tickets(copied / "ticket_0.keras")
+    leave_half_a_ticket(copied, (copied / "ticket_1.keras").read_bytes())
+    (copied / "ticket_1.keras").unlink()
+    before = bytes_of(copied)
+    assert same(kft.EnsembleModel.from_tickets(copied), first)
+    assert bytes_of(copied) == before
+
+
+def test_an_index_of_a_ticket_that_is_gone(copied):
+    index = '{"tickets": [{"file": "ticket_0.keras"}, {"file": "a_1.keras"}]}'
+    (copied / "tickets.json").write_text(index)
+    before = bytes_of(copied)
+    with pytest.raises(ValueError, match="cannot be read: .*a_1.keras .File"):
+        kft.EnsembleModel.from_tickets(copied)
+    with pytest.raises(ValueError, match="cannot be read: .*a_1.keras .File"):
+        kft.EnsembleModel([ticket(0)]).with_members(copied)
+    assert bytes_of(copied) == before
+
+
+@pytest.mark.parametrize(
+    "layer, match",
+    [
+        (layers.Dense(5, activation="softmax"), "agree in the shapes of their"),
+        (layers.Dense(3, activation="sigmoid"), "have the same architecture"),
+    ],
+    ids=["classes", "architecture"],
+)
+def test_tickets_that_make_no_ensemble_are_named(copied, layer, match):
+    other = keras.Sequential([keras.Input((4,)), layer])
+    kft.sparsify(other, 0.5).save(copied / "ticket_1.keras")
+    before = bytes_of(copied)
+    with pytest.raises(ValueError, match=match) as caught:
+        kft.EnsembleModel.from_tickets(copied)
+    assert str(copied / "ticket_1.keras") in str(caught.value)
+    assert "`source` names tickets that make no ensemble" in str(caught.value)
+    with pytest.raises(ValueError, match=match):
+        kft.EnsembleModel([ticket(0)]).with_members(copied)
+    assert bytes_of(copied) == before
+
+
 @pytest.mark.parametrize("index", ["", "[]", '{"tickets": [{}]}'])
 def test_training_does_not_begin_on_a_damaged_index(tmp_path, index):
     (tmp_path / "tickets.json").write_text(index)

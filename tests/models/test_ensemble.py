@@ -423,3 +423,81 @@ def test_uncertainty_of_what_is_no_probability(x):
     logits = kft.EnsembleModel([member(1, activation=None)], from_logits=False)
     with pytest.raises(ValueError, match="from_logits=False, outputs in"):
         logits.predict_uncertainty(x)
+
+
+def assert_members(ensemble, expected, x):
+    assert ensemble.num_members == len(expected)
+    found = ensemble.predict_members(x)
+    for probabilities, model in zip(found, expected):
+        one = model.predict(x, verbose=0)
+        np.testing.assert_allclose(probabilities, one, atol=1e-6)
+
+
+def test_with_members(ensemble, members, x, tmp_path):
+    more = [member(seed) for seed in (4, 5, 6)]
+    for i, model in enumerate(more):
+        model.save(tmp_path / f"ticket_{i}.keras")
+    first = tmp_path / "ticket_0.keras"
+    one = ensemble.with_members(more[0])
+    assert_members(one, [*members, more[0]], x)
+    assert_members(ensemble.with_members(first), [*members, more[0]], x)
+    assert_members(ensemble.with_members(tmp_path), [*members, *more], x)
+    both = ensemble.with_members([more[2], str(first)])
+    assert_members(both, [*members, more[2], more[0]], x)
+    assert both.name == ensemble.name
+    assert_members(ensemble, members, x)
+
+
+def test_members_to_add_are_checked(ensemble, tmp_path):
+    for source, match in [
+        ([], "`source` must name one ticket or more"),
+        (3, "`source` must be the path"),
+        ([None], "`source` must be the path"),
+        (tmp_path, r"`source` must be a ticket .*\(no ticket is finished th"),
+        (tmp_path / "x.keras", "`source` must be .*no such file or directory"),
+        (member(1, classes=4), "`source` must be tickets that agree .* shapes"),
+        (member(1, units=9), "`source` must be .*architecture.*member 3"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            ensemble.with_members(source)
+
+
+def test_logits_stay_logits(x):
+    """Also where it cannot be told by the last activation."""
+    models = [member(seed, activation="tanh") for seed in (1, 2, 3)]
+    ensemble = kft.EnsembleModel(models[:2], from_logits=True)
+    larger = ensemble.with_members(models[2])
+    assert larger.from_logits and larger.without_members(0).from_logits
+    expected = kft.EnsembleModel(models, True).predict(x, verbose=0)
+    np.testing.assert_array_equal(larger.predict(x, verbose=0), expected)
+
+
+@pytest.mark.parametrize(
+    "indices, kept",
+    [(0, [1, 2]), ([2, 0], [1]), ([1, 1], [0, 2]), (np.array([2]), [0, 1])],
+)
+def test_without_members(ensemble, members, x, indices, kept):
+    smaller = ensemble.without_members(indices)
+    assert_members(smaller, [members[i] for i in kept], x)
+    for i, index in enumerate(kept):
+        np.testing.assert_array_equal(
+            smaller.member(i).connections[0].mask.numpy(),
+            members[index].connections[0].mask.numpy(),
+        )
+    assert ensemble.num_members == 3
+
+
+@pytest.mark.parametrize(
+    "indices", [3, -1, [0, 3], [0, 1, 2], "0", None, 1.0, True, [[0]], {}]
+)
+def test_members_to_remove_are_checked(ensemble, indices):
+    with pytest.raises(ValueError, match="`indices` must name members to rem"):
+        ensemble.without_members(indices)
+
+
+def test_adapted_layers_of_other_ensembles():
+    x = np.random.default_rng(0).normal(5, 3, (20, 4)).astype("float32")
+    members = [adapted(seed, x) for seed in (1, 2, 3)]
+    larger = kft.EnsembleModel(members[:2]).with_members(members[2])
+    assert_members(larger, members, x)
+    assert_members(larger.without_members(0), members[1:], x)
