@@ -17,6 +17,7 @@ from keras_freetickets.metrics import inputs as checks
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import negative_log_likelihood
+from keras_freetickets.models import member_selection
 
 _INDEX = "tickets.json"
 
@@ -407,6 +408,59 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         ensemble = type(self).from_config(config)
         ensemble._set_values([values[indices] for values in self._values()])
         return ensemble
+
+    def select_members(
+        self, x, y=None, metric="nll", max_members=None, batch_size=32
+    ):
+        """Chooses members by what their mean scores on validation data.
+
+        The best member first, then, one at a time and each once, the one that
+        improves the mean of the probabilities most; of the ensembles on the
+        way the best is taken. Of equals the member of the lower number, and
+        the smaller ensemble.
+
+        Args:
+            x: Inputs that the members were not trained on, or a
+                `tf.data.Dataset` of batches of inputs and labels (weights are
+                not used).
+            y: Labels `(examples,)`, integers, or one-hot
+                `(examples, classes)`. Not for a dataset.
+            metric: `"nll"` (default, as in Neural Ensemble Search) or
+                `"accuracy"`.
+            max_members: Positive integer, the largest size to try. `None`
+                (default) for all.
+            batch_size: Positive integer.
+
+        Returns:
+            A `MemberSelection`: its `ensemble` is an `EnsembleModel` of the
+            `members` chosen; `order` is that in which members were added,
+            `scores` has the score at each size.
+
+        Raises:
+            ValueError: If an argument is out of range, labels are no classes
+                or not as many as the inputs, or there are no examples.
+
+        Example:
+
+        ```python
+        selection = ensemble.select_members(x_validation, y_validation)
+        selection.ensemble.evaluate(x_test, y_test)
+        ```
+
+        Reference:
+            Caruana et al., 2004, "Ensemble selection from libraries of
+            models", ICML; without replacement and by likelihood as in Zaidi
+            et al., 2021, arXiv:2006.08573, which keeps a size given.
+        """
+        member_selection.check_metric(metric)
+        x, y = member_selection.held_out(x, y)
+        order, scores, best = member_selection.forward_selection(
+            self._distributions(x, batch_size), y, metric, max_members
+        )
+        chosen = order[:best]
+        return member_selection.MemberSelection(
+            self._subset(chosen), chosen, order, scores
+        )
 
     def member(self, index):
         """Returns a copy of one member, a model of its own.

@@ -1,0 +1,146 @@
+"""Which members of an ensemble to keep, by what they predict."""
+
+import dataclasses
+import typing
+
+import keras
+import numpy as np
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.metrics import inputs
+
+
+@dataclasses.dataclass
+class MemberSelection:
+    """What `EnsembleModel.select_members` returns.
+
+    Attributes:
+        ensemble: `EnsembleModel` of the members chosen, in their order.
+        members: List of integers, which they are; a beginning of `order`.
+        order: List of integers, the members in the order they were added in.
+        scores: List of floats, the score of the first, the first two, ...
+    """
+
+    ensemble: typing.Any
+    members: list
+    order: list
+    scores: list
+
+
+def _likelihood(probabilities, labels):
+    """Minus the mean negative log-likelihood."""
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return np.mean(np.log(np.maximum(chosen, keras.config.epsilon())))
+
+
+def _accuracy(probabilities, labels):
+    return np.mean(probabilities.argmax(axis=-1) == labels)
+
+
+# Score, to be made large, and the sign by which it is reported.
+_METRICS = {"nll": (_likelihood, -1.0), "accuracy": (_accuracy, 1.0)}
+
+
+def check_metric(metric):
+    """Raises unless `metric` is the name of one."""
+    inputs.check_choice("metric", metric, set(_METRICS))
+
+
+def forward_selection(members, y, metric="nll", max_members=None):
+    """Adds, one at a time, the member that helps the mean most.
+
+    Args:
+        members: Array of probabilities `(members, examples, classes)`.
+        y: Labels `(examples,)`, integers, or one-hot `(examples, classes)`.
+        metric: `"nll"` or `"accuracy"`.
+        max_members: Positive integer, when to stop; `None` for all.
+
+    Returns:
+        Tuple of the order (list of integers), the scores of its beginnings
+        (list of floats), and how many of them are best. Of equals the member
+        of the lower number, and the smaller ensemble.
+
+    Raises:
+        ValueError: If the labels do not fit, or an argument is out of range.
+
+    Example:
+
+    ```python
+    order, scores, best = forward_selection(members, labels, max_members=5)
+    ```
+    """
+    check_metric(metric)
+    score, sign = _METRICS[metric]
+    labels = _labels(y, members)
+    total = np.zeros(members.shape[1:])
+    order, scores = [], []
+    for size in range(1, _count(max_members, len(members)) + 1):
+        left = [i for i in range(len(members)) if i not in order]
+        means = ((total + members[i]) / size for i in left)
+        found = [score(mean, labels) for mean in means]
+        best = int(np.argmax(found))  # the first of equals
+        order.append(left[best])
+        scores.append(sign * float(found[best]))
+        total += members[left[best]]
+    return order, scores, int(np.argmax(sign * np.array(scores))) + 1
+
+
+def _count(max_members, count):
+    if max_members is None:
+        return count
+    check_count("max_members", max_members)
+    return min(max_members, count)
+
+
+def _labels(y, members):
+    _, examples, classes = members.shape
+    y = np.asarray(y)
+    if y.shape == (examples, classes):
+        return y.argmax(axis=-1)
+    if y.size != examples or examples == 0 or y.dtype.kind not in "biuf":
+        raise ValueError(
+            "`y` must hold a number for each example, or a row of one-hot, "
+            f"and one example or more. Received: y of shape {y.shape} and "
+            f"dtype {y.dtype} for {examples} examples of {classes} classes"
+        )
+    inputs.check_labels(y, classes, "y")
+    return y.reshape(-1).astype("int64")
+
+
+def held_out(x, y=None):
+    """Inputs and labels as arrays, of a dataset's batches put together.
+
+    A dataset that is shuffled has another order each time it is gone through.
+
+    Args:
+        x: Inputs, with `y`, or an iterable of batches `(inputs, labels)`.
+        y: Labels, or `None` for those of the batches.
+
+    Returns:
+        Tuple of inputs and labels.
+
+    Raises:
+        ValueError: If there are no labels, or no batches.
+    """
+    if y is not None:
+        return x, y
+    if hasattr(x, "shape") or isinstance(x, (list, tuple, dict)):
+        raise ValueError("`y` must be given with arrays. Received: y=None")
+    batches = [_pair(batch) for batch in x]
+    if not batches:
+        raise ValueError("`x` must hold examples. Received: no batches")
+    return keras.tree.map_structure(
+        lambda *parts: np.concatenate(
+            [keras.ops.convert_to_numpy(part) for part in parts]
+        ),
+        *batches,
+    )
+
+
+def _pair(batch):
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        raise ValueError(
+            "`x` must be a dataset of inputs and labels, or `y` be given. "
+            f"Received: batches that are a {type(batch).__name__}"
+        )
+    return tuple(batch[:2])
