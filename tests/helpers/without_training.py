@@ -67,7 +67,11 @@ def check_ensemble(directory):
     ensemble = kft.EnsembleModel(members)
     path = os.path.join(directory, "ensemble.keras")
     ensemble.save(path)
-    for model in (ensemble, keras.saving.load_model(path)):
+    small = os.path.join(directory, "ensemble.npz")
+    ensemble.save_compact(small)
+    loaded = [keras.saving.load_model(path)]
+    loaded += [kft.EnsembleModel.from_compact(small)]
+    for model in (ensemble, *loaded):
         np.testing.assert_allclose(model.predict_members(X), each, atol=1e-6)
         mean = model.predict(X, verbose=0)
         np.testing.assert_allclose(mean, each.mean(axis=0), atol=1e-6)
