@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -178,3 +180,73 @@ def test_methods_page():
         mask = record.mask.numpy()
         assert (state[mask] == 3).all() and (state[~mask] < 3).all()
     assert any((state == 2).any() for state in rest)  # just dropped
+
+
+def tickets(count):
+    for seed in range(count):
+        keras.utils.set_random_seed(seed)
+        yield kft.sparsify(dense_model(), 0.5, seed=seed)
+
+
+def test_ensembles_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, (*models,) in [("tickets", tickets(3)), ("seed_7", tickets(1))]:
+        (tmp_path / "run" / name).mkdir(parents=True)
+        for i, model in enumerate(models):
+            model.save(tmp_path / "run" / name / f"ticket_{i}.keras")
+    x, y = vectors()
+    names = {"x": x, "x_val": x, "y_val": y, "x_test": x, "y_test": y}
+    for block in blocks_of("docs/ensembles.md"):
+        exec(block, names)
+    found = names["found"]
+    np.testing.assert_allclose(
+        found["predictive_entropy"],
+        found["expected_entropy"] + found["mutual_information"],
+        atol=1e-5,
+    )
+    assert names["selection"].ensemble.num_members <= 2
+    assert names["larger"].num_members == 4
+    assert names["smaller"].num_members == 2
+    assert isinstance(names["one"], kft.SparseModel)
+
+
+def variables_of(model):
+    """In the order of the page."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+READER = """
+import sys
+
+assert not {"keras", "tensorflow", "jax"} & set(sys.modules)
+arrays = read("ensemble.npz")
+np.savez("read.npz", *arrays.values())
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("stored", [None, "float16"])
+def test_compact_files_are_read_by_numpy_alone(tmp_path, dtype, stored):
+    """Of sparse members, and of stripped ones with bits of their own."""
+    (block,) = blocks_of("docs/compact_file.md")
+    keras.config.set_dtype_policy(dtype)
+    try:
+        members = list(tickets(3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for kind in (members, [kft.strip(member) for member in members]):
+        kft.EnsembleModel(kind).save_compact(tmp_path / "ensemble.npz", stored)
+        subprocess.run(
+            [sys.executable, "-c", block + READER], cwd=tmp_path, check=True
+        )
+        with np.load(tmp_path / "ensemble.npz") as archive:
+            assert any(name.startswith("bits") for name in archive.files)
+        found = np.load(tmp_path / "read.npz")
+        variables = zip(*(variables_of(member) for member in kind))
+        for i, same in enumerate(variables):
+            values = np.stack([v.numpy().astype("float32") for v in same])
+            if stored and same[0].dtype == "float32":
+                values = values.astype(stored).astype("float32")
+            array = found[f"arr_{i}"].astype("float32")
+            np.testing.assert_array_equal(array, values)
+        assert len(found.files) == i + 1
