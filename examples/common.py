@@ -353,8 +353,10 @@ def write_ensemble(ensemble):
     folder = flags.FLAGS.output_dir
     save(ensemble, os.path.join(folder, "ensemble.keras"))
     export(ensemble, os.path.join(folder, "saved_model"))
-    plain = kft.strip(ensemble.member(0))
-    export(plain, os.path.join(folder, "saved_model_ticket"))
+    ticket = ensemble.member(0)
+    if isinstance(ticket, kft.SparseModel):
+        ticket = kft.strip(ticket)
+    export(ticket, os.path.join(folder, "saved_model_ticket"))
 
 
 def draw(predictions, labels, ensemble, edst, history, reference=None):

@@ -209,7 +209,9 @@ class LTR(EnsembleMethod):
             for i in range(self.num_members)
         ]
 
-    def _train_rewound(self, work, name, member, dense, trained, round_, factor):
+    def _train_rewound(
+        self, work, name, member, dense, trained, round_, factor
+    ):
         later = None
         if factor is not None:
 

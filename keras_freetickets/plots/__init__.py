@@ -1,5 +1,6 @@
 """Pictures of runs and of models. Needs matplotlib: the extra `plots`."""
 
+from keras_freetickets.plots.costs import scores_against_cost
 from keras_freetickets.plots.training import density_per_layer
 from keras_freetickets.plots.training import learning_curve
 from keras_freetickets.plots.trust import matrices
@@ -19,5 +20,6 @@ __all__ = [
     "risk_coverage_curves",
     "roc_curves",
     "score_histograms",
+    "scores_against_cost",
     "severity_curves",
 ]

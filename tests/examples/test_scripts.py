@@ -267,3 +267,53 @@ def test_methods_are_compared(tmp_path):
         line for line in first.stdout.splitlines() if not line.endswith(" ...")
     ]
     assert len(results(tmp_path / "out" / "summary.json")) == 2
+
+
+def test_ensembles_are_compared(tmp_path):
+    flags = (
+        "--methods=one_dense,sparse_mimo,edst",
+        "--num_seeds=1",
+        "--num_members=2",
+        "--epochs=5",
+        "--num_examples=300",
+        "--update_interval=1",
+        f"--data_dir={tmp_path / 'data'}",
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    first = run("compare_ensembles.py", *flags)
+    rows = results(tmp_path / "out" / "summary.json")
+    assert [row["method"] for row in rows] == [
+        "one_dense",
+        "sparse_mimo",
+        "edst",
+    ]
+    costs = [row["train_flops"][0] for row in rows]
+    # 5 epochs of 4 repetitions; 3 + 2 x 2 epochs at a density of 0.2 and more
+    assert costs[0] == 1.0 and 2 < costs[1] < 4.5 and 0.28 < costs[2] < 0.9
+    assert rows[0]["disagreement"] is None and rows[1]["disagreement"][0] > 0
+    assert (tmp_path / "out" / "pareto.png").stat().st_size > 0
+    folder = tmp_path / "out" / "edst_0"
+    compact = (folder / "ensemble.npz").stat().st_size
+    assert compact == rows[2]["file_bytes"][0]
+    assert compact < (folder / "ensemble.keras").stat().st_size
+    again = run("compare_ensembles.py", *flags)
+    assert again.stdout.splitlines() == [
+        line for line in first.stdout.splitlines() if not line.endswith(" ...")
+    ]
+
+
+def test_settings_of_another_method_are_refused(tmp_path):
+    done = run(
+        "train_ensemble.py",
+        "--method=dense",
+        "--rounds=2",
+        f"--output_dir={tmp_path / 'out'}",
+        check=False,
+    )
+    assert (
+        done.returncode
+        and "--rounds=2 is no setting of --method=dense" in done.stderr
+    )
+    assert not (tmp_path / "out").exists()
+    done = run("train_ensemble.py", "--method=pf", "--recipe")
+    assert "fine_tuning_epochs: 250" in done.stdout
