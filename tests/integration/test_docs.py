@@ -188,6 +188,29 @@ def tickets(count):
         yield kft.sparsify(dense_model(), 0.5, seed=seed)
 
 
+def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one_run, data, mimo = blocks_of(
+        "docs/making_ensembles.md",
+        {
+            "exploration_epochs=150": "exploration_epochs=1",
+            "refinement_epochs=100": "refinement_epochs=1",
+            'load("optdigits"': 'load("optdigits", data_dir="data"',
+        },
+    )
+    x, y = vectors()
+    names = {"x": x, "y": y, "x_val": x, "y_val": y}
+    names.update(build_dense_model=dense_model)
+    exec(one_run, names)
+    assert names["ensemble"].num_members == 3
+    exec(data, names)
+    assert next(iter(names["data"](1)["x"]))[0].shape[1:] == (8, 8, 1)
+    names["images"] = np.ones((16, 28, 28, 1), "float32")
+    names["labels"] = np.arange(16) % 10
+    exec(mimo, names)
+    assert names["ensemble"].predict(names["images"]).shape == (16, 10)
+
+
 def test_ensembles_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, (*models,) in [("tickets", tickets(3)), ("seed_7", tickets(1))]:
