@@ -9,8 +9,9 @@ its pictures, `report.md` and, at the end, `report.json` to --output_dir.
         --baseline=run/dense.keras --dataset=fashion_mnist \
         --ood=mnist,kmnist,noise --corruptions=all --output_dir=report/
 
-The images are standardized as in training, so --validation_fraction must be
-that of the training script. All test images are held in memory.
+The images are standardized as in training, so --validation_fraction and
+--num_examples must be those of the training script. All test images are held
+in memory.
 """
 
 import dataclasses
@@ -49,6 +50,9 @@ flags.DEFINE_string("data_dir", None, "Where the prepared sets lie.")
 flags.DEFINE_bool("download", False, "Let TFDS download and prepare them.")
 flags.DEFINE_float(
     "validation_fraction", 0.1, "Last part of training images.", 0.0, 0.9
+)
+flags.DEFINE_integer(
+    "num_examples", None, "Training images used. Default: all.", lower_bound=1
 )
 flags.mark_flag_as_required("model")
 flags.register_validator(
@@ -205,6 +209,7 @@ def load_images(shape):
             FLAGS.dataset,
             batch_size=FLAGS.batch_size,
             validation_fraction=FLAGS.validation_fraction,
+            num_examples=FLAGS.num_examples,
             seed=FLAGS.seed,
             data_dir=FLAGS.data_dir,
             image_size=shape[:2] if FLAGS.resize else None,

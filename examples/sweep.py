@@ -8,15 +8,21 @@ import common
 
 
 def rows_of_run(script, directory, arguments):
-    """The rows of one run of a script, which is made unless it is finished.
+    """The rows of the table of one run; see `finished`."""
+    return finished(script, directory, arguments, "metrics.json")["rows"]
+
+
+def finished(script, directory, arguments, file):
+    """What a run of a script wrote last; it is made unless that is there.
 
     Args:
         script: Name of a script beside this file.
         directory: Where the run goes; its output stands in a log beside it.
         arguments: Dict from flags to values; `None` for flags left alone.
+        file: Name of the JSON file that is the sign of being done.
     """
-    finished = os.path.join(directory, "metrics.json")
-    if not os.path.exists(finished):
+    last = os.path.join(directory, file)
+    if not os.path.exists(last):
         print(f"{os.path.basename(directory)} ...", flush=True)
         path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
         command = [sys.executable, path, f"--output_dir={directory}"]
@@ -29,7 +35,7 @@ def rows_of_run(script, directory, arguments):
             done = subprocess.run(command, stdout=log, stderr=log)
         if done.returncode:
             raise SystemExit(f"{directory} failed: see {log.name}")
-    return common.read_json(finished)["rows"]
+    return common.read_json(last)
 
 
 def mean_and_deviation(values):

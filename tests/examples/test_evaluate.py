@@ -331,3 +331,37 @@ def test_calibration_needs_validation_images(script, folder):
         "model, temperature, members first",
     ]
     assert not any(one.is_ensemble for one in both)
+
+
+def test_models_are_compared(folder, tmp_path):
+    for seed in range(2):
+        network(seed).save(tmp_path / f"dense_{seed}.keras")
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "compare_trust.py"),
+        f"--models=dense={tmp_path}/dense_SEED.keras",
+        "--dataset=optdigits",
+        f"--data_dir={folder / 'data'}",
+        "--num_seeds=2",
+        "--resize",
+        "--limit=40",
+        "--ood=noise",
+        "--corruptions=contrast",
+        f"--output_dir={tmp_path / 'out'}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())
+    runs = [
+        json.loads((tmp_path / "out" / f"dense_{i}/report.json").read_text())
+        for i in range(2)
+    ]
+    nlls = [one["clean"]["model"]["nll"] for one in runs]
+    mean, deviation = rows["dense"]["nll"]
+    assert mean == pytest.approx(sum(nlls) / 2)
+    assert deviation == pytest.approx(abs(nlls[0] - nlls[1]) / 2**0.5)
+    assert f"| nll | {mean:.4f} ± {deviation:.4f} |" in done.stdout
+    assert {"corrupted nll", "AUROC noise, max p"} <= set(rows["dense"])
+    command[2] = "--models=dense=dense.keras"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "SEED" in done.stderr

@@ -1,0 +1,121 @@
+r"""Compares how far several models can be trusted, over several seeds.
+
+    python examples/compare_trust.py --dataset=fashion_mnist \
+        --data_dir=../shared/tfds --output_dir=runs/trust \
+        --models=dense=runs/ensembles/one_dense_SEED/ensemble.keras \
+        --models=EDST=runs/ensembles/edst_SEED/ensemble.keras
+
+Runs evaluate.py once for each model and seed, SEED in the path being replaced
+by it, then prints a table with mean and standard deviation of each figure.
+Finished runs are kept: start the same command again.
+"""
+
+import os
+
+import common
+import sweep
+from absl import app
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_string(
+    "models", None, "NAME=PATH, the path of a .keras file with SEED in it."
+)
+flags.DEFINE_integer("num_seeds", 3, "Seeds 0, 1, ...", lower_bound=1)
+flags.DEFINE_string("output_dir", "runs/trust", "Where everything goes.")
+flags.DEFINE_string("dataset", "fashion_mnist", "As for evaluate.py.")
+flags.DEFINE_string("data_dir", None, "Where the prepared sets lie.")
+flags.DEFINE_list("ood", "mnist,kmnist,noise", "As for evaluate.py.")
+flags.DEFINE_list("corruptions", "all", "As for evaluate.py.")
+flags.DEFINE_integer("limit", None, "As for evaluate.py.", lower_bound=2)
+flags.DEFINE_integer("num_examples", None, "As in training.", lower_bound=1)
+flags.DEFINE_bool("resize", False, "As for evaluate.py.")
+flags.mark_flag_as_required("models")
+flags.register_validator(
+    "models",
+    lambda values: all("=" in v and "SEED" in v for v in values or []),
+    "must be NAME=PATH with SEED in the path",
+)
+
+_PASSED_ON = ("dataset", "limit", "num_examples", "resize")
+
+
+def run(name, pattern, seed):
+    """What evaluate.py reports of one model."""
+    path = pattern.replace("SEED", str(seed))
+    if not os.path.exists(path):
+        raise SystemExit(f"--models={name}={pattern}: there is no {path}")
+    given = {flag: getattr(FLAGS, flag) for flag in _PASSED_ON}
+    given |= {
+        "model": path,
+        "data_dir": FLAGS.data_dir,
+        "ood": ",".join(FLAGS.ood),
+        "corruptions": ",".join(FLAGS.corruptions),
+    }
+    directory = os.path.join(
+        FLAGS.output_dir, f"{name.replace(' ', '_')}_{seed}"
+    )
+    found = sweep.finished("evaluate.py", directory, given, "report.json")
+    return figures(found)
+
+
+def figures(report):
+    """The numbers of the table, by name."""
+    clean = report["clean"]["model"]
+    names = ("accuracy", "nll", "ece", "brier", "aurc")
+    found = {name: clean[name] for name in names}
+    if "corruptions" in report:
+        together = report["corruptions"]["model"]["together"]
+        found |= {f"corrupted {n}": together[n] for n in names[:3]}
+    for name, models in report.get("ood", {}).items():
+        for score, label in _DETECTED.items():
+            if score in models["model"]:
+                auroc = models["model"][score]["auroc"]
+                found[f"AUROC {name}, {label}"] = auroc
+    return found
+
+
+# One score each: that of all models, of ensembles, of MOON.
+_DETECTED = {
+    "maximum probability": "max p",
+    "entropy": "entropy",
+    "mutual information": "MI",
+    "MOON's": "MOON's",
+}
+
+
+def table(rows):
+    """Markdown, a line for each figure."""
+    names = []
+    for found in rows.values():
+        names += [name for name in found if name not in names]
+    lines = [
+        [name, *(cell(found.get(name)) for found in rows.values())]
+        for name in names
+    ]
+    return sweep.markdown(["", *rows], lines)
+
+
+def cell(value):
+    return "" if value is None else "{:.4f} ± {:.4f}".format(*value)
+
+
+def main(argv):
+    common.no_arguments(argv)
+    setting = {name: getattr(FLAGS, name) for name in _PASSED_ON}
+    setting |= {"ood": FLAGS.ood, "corruptions": FLAGS.corruptions}
+    common.claim_directory(FLAGS.output_dir, setting)
+    rows = {}
+    for model in FLAGS.models:
+        name, _, pattern = model.partition("=")
+        runs = [run(name, pattern, seed) for seed in range(FLAGS.num_seeds)]
+        rows[name] = {
+            figure: sweep.mean_and_deviation([one[figure] for one in runs])
+            for figure in runs[0]
+        }
+    common.write_json(os.path.join(FLAGS.output_dir, "summary.json"), rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
