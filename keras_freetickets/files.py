@@ -96,6 +96,22 @@ def _finish(folder, holder):
     shutil.rmtree(holder)
 
 
+def check_directory(directory):
+    """Makes a directory; raises unless it can be written."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except (OSError, TypeError) as error:
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory} ({error})"
+        ) from error
+    if not os.access(directory, os.W_OK):
+        raise ValueError(
+            "`directory` must be a directory that can be written. "
+            f"Received: directory={directory}"
+        )
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Yields a temporary path that becomes `path` when the block succeeds.

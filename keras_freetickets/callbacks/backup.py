@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
 
@@ -86,18 +87,7 @@ class Backup(keras.callbacks.Callback):
     def __init__(self, directory, callbacks=()):
         super().__init__()
         _check_callbacks(callbacks)
-        try:
-            os.makedirs(directory, exist_ok=True)
-        except (OSError, TypeError) as error:
-            raise ValueError(
-                "`directory` must be a directory that can be written. "
-                f"Received: directory={directory} ({error})"
-            ) from error
-        if not os.access(directory, os.W_OK):
-            raise ValueError(
-                "`directory` must be a directory that can be written. "
-                f"Received: directory={directory}"
-            )
+        check_directory(directory)
         self.directory = str(directory)
         self.callbacks = list(callbacks)
         self.history = {"epoch": []}

@@ -8,24 +8,9 @@ import keras
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
-
-
-def _check_directory(directory):
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            "`directory` must be a directory that can be written. "
-            f"Received: directory={directory} ({error})"
-        ) from error
-    if not os.access(directory, os.W_OK):
-        raise ValueError(
-            "`directory` must be a directory that can be written. "
-            f"Received: directory={directory}"
-        )
-
 
 _MONITOR_MODES = ("auto", "min", "max")
 
@@ -129,7 +114,7 @@ class Collector(keras.callbacks.Callback):
 
     def __init__(self, directory, monitor, mode, **kwargs):
         super().__init__(**kwargs)
-        _check_directory(directory)
+        check_directory(directory)
         self.directory = str(directory)
         self.monitor = monitor
         self.mode = mode

@@ -1,5 +1,8 @@
 """Members that are trained one after another, each by itself."""
 
+import dataclasses
+import typing
+
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks import tickets
 from keras_freetickets.callbacks.collecting import Ticket
@@ -25,6 +28,7 @@ def rate_factor(learning_rate, paper):
     return paper if learning_rate == "paper" else learning_rate
 
 
+@dataclasses.dataclass(kw_only=True)
 class Dense(EnsembleMethod):
     """A deep ensemble: dense networks from different seeds.
 
@@ -55,22 +59,17 @@ class Dense(EnsembleMethod):
         Lakshminarayanan et al., 2017, arXiv:1612.01474.
     """
 
+    num_members: int = 4
+    epochs: int = 250
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = "val_accuracy"
+
     cost = "dense"
 
-    def __init__(
-        self,
-        num_members=4,
-        epochs=250,
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        check_count("num_members", num_members)
-        check_count("epochs", epochs)
-        check_rate(learning_rate)
-        self.num_members = num_members
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.monitor = monitor
+    def __post_init__(self):
+        check_count("num_members", self.num_members)
+        check_count("epochs", self.epochs)
+        check_rate(self.learning_rate)
 
     def train(self, work):
         factor = rate_factor(self.learning_rate, falling(self.epochs))
@@ -98,16 +97,17 @@ class Dense(EnsembleMethod):
         return TrainingCost(self.cost)
 
 
+@dataclasses.dataclass(kw_only=True)
 class Static(Dense):
     """Sparse networks from different seeds whose masks rest.
 
     Args:
-        sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
         num_members: Positive integer. Defaults to 3 (paper).
         epochs: As for `Dense`.
-        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
         learning_rate: As for `Dense`.
         monitor: As for `Dense`.
+        sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
+        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -123,22 +123,16 @@ class Static(Dense):
         Liu et al., 2022, arXiv:2106.14568, a reference of its tables.
     """
 
+    sparsity: typing.Any = 0.8
+    num_members: int = 3
+    distribution: typing.Any = "erk"
+
     cost = "static"
 
-    def __init__(
-        self,
-        sparsity=0.8,
-        num_members=3,
-        epochs=250,
-        distribution="erk",
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        if not callable(sparsity):
-            check_sparsity(sparsity)
-        super().__init__(num_members, epochs, learning_rate, monitor)
-        self.sparsity = sparsity
-        self.distribution = distribution
+    def __post_init__(self):
+        super().__post_init__()
+        if not callable(self.sparsity):
+            check_sparsity(self.sparsity)
 
     def _network(self, work, member):
         return sparsify(
@@ -149,21 +143,22 @@ class Static(Dense):
         )
 
 
+@dataclasses.dataclass(kw_only=True)
 class DST(Static):
     """FreeTickets' DST ensemble: sparse networks that drop and grow.
 
     Args:
-        sparsity: As for `Static`.
         num_members: As for `Static`.
         epochs: As for `Dense`.
+        learning_rate: As for `Dense`.
+        monitor: As for `Dense`.
+        sparsity: As for `Static`.
         distribution: As for `Static`.
         growth: `"gradient"` (default) or `"random"`.
         update_interval: Optimizer updates between topology updates. Defaults
             to 1000 (paper, CIFAR, batches of 128).
         drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
             and README of its code).
-        learning_rate: As for `Dense`.
-        monitor: As for `Dense`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -179,24 +174,12 @@ class DST(Static):
         Liu et al., 2022, arXiv:2106.14568.
     """
 
-    def __init__(
-        self,
-        sparsity=0.8,
-        num_members=3,
-        epochs=250,
-        distribution="erk",
-        growth="gradient",
-        update_interval=1000,
-        drop_fraction=0.5,
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        super().__init__(
-            sparsity, num_members, epochs, distribution, learning_rate, monitor
-        )
-        self.growth = growth
-        self.update_interval = update_interval
-        self.drop_fraction = drop_fraction
+    growth: str = "gradient"
+    update_interval: int = 1000
+    drop_fraction: typing.Any = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
         self._training_cost()  # errors now, not after a run
 
     def _callbacks(self, folder, seed):

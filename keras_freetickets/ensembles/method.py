@@ -54,7 +54,7 @@ class EnsembleMethod:
     Example:
 
     ```python
-    method = keras_freetickets.ensembles.Snapshot(5, cycle_epochs=40)
+    method = keras_freetickets.ensembles.Snapshot(cycle_epochs=40)
     ensemble = method.fit(make_model, compile_model, data, "run/snapshot")
     ```
     """

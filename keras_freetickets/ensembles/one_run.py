@@ -1,5 +1,8 @@
 """Ensembles that come out of a single training run."""
 
+import dataclasses
+import typing
+
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks import snapshot
 from keras_freetickets.callbacks import tickets
@@ -15,6 +18,7 @@ from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
 
 
+@dataclasses.dataclass(kw_only=True)
 class EDST(EnsembleMethod):
     """FreeTickets' EDST ensemble: several sparse tickets of one run.
 
@@ -46,37 +50,25 @@ class EDST(EnsembleMethod):
         Liu et al., 2022, arXiv:2106.14568.
     """
 
-    def __init__(
-        self,
-        sparsity=0.8,
-        num_members=3,
-        exploration_epochs=150,
-        refinement_epochs=100,
-        distribution="erk",
-        growth="gradient",
-        update_interval=1000,
-        drop_fraction=0.5,
-        global_drop_fraction=0.8,
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        if not callable(sparsity):
-            check_sparsity(sparsity)
-        check_count("num_members", num_members)
-        check_count("exploration_epochs", exploration_epochs)
-        check_count("refinement_epochs", refinement_epochs)
-        growing_cost(growth, update_interval)
-        self.sparsity = sparsity
-        self.num_members = num_members
-        self.exploration_epochs = exploration_epochs
-        self.refinement_epochs = refinement_epochs
-        self.distribution = distribution
-        self.growth = growth
-        self.update_interval = update_interval
-        self.drop_fraction = drop_fraction
-        self.global_drop_fraction = global_drop_fraction
-        self.learning_rate = learning_rate
-        self.monitor = monitor
+    sparsity: typing.Any = 0.8
+    num_members: int = 3
+    exploration_epochs: int = 150
+    refinement_epochs: int = 100
+    distribution: typing.Any = "erk"
+    growth: str = "gradient"
+    update_interval: int = 1000
+    drop_fraction: typing.Any = 0.5
+    global_drop_fraction: float = 0.8
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = "val_accuracy"
+
+    def __post_init__(self):
+        if not callable(self.sparsity):
+            check_sparsity(self.sparsity)
+        check_count("num_members", self.num_members)
+        check_count("exploration_epochs", self.exploration_epochs)
+        check_count("refinement_epochs", self.refinement_epochs)
+        growing_cost(self.growth, self.update_interval)
 
     def train(self, work):
         seed = work.seed_of(0)
@@ -113,6 +105,7 @@ class EDST(EnsembleMethod):
         )
 
 
+@dataclasses.dataclass(kw_only=True)
 class Snapshot(EnsembleMethod):
     """A snapshot ensemble: a dense network at the end of each cosine cycle.
 
@@ -128,7 +121,7 @@ class Snapshot(EnsembleMethod):
     Example:
 
     ```python
-    method = keras_freetickets.ensembles.Snapshot(5, cycle_epochs=40)
+    method = keras_freetickets.ensembles.Snapshot(cycle_epochs=40)
     ensemble = method.fit(make_model, compile_model, data, "run/snapshot")
     ```
 
@@ -136,11 +129,12 @@ class Snapshot(EnsembleMethod):
         Huang et al., 2017, arXiv:1704.00109.
     """
 
-    def __init__(self, num_members=5, cycle_epochs=40):
-        check_count("num_members", num_members)
-        check_count("cycle_epochs", cycle_epochs)
-        self.num_members = num_members
-        self.cycle_epochs = cycle_epochs
+    num_members: int = 5
+    cycle_epochs: int = 40
+
+    def __post_init__(self):
+        check_count("num_members", self.num_members)
+        check_count("cycle_epochs", self.cycle_epochs)
 
     def train(self, work):
         return [
@@ -159,6 +153,7 @@ class Snapshot(EnsembleMethod):
         ]
 
 
+@dataclasses.dataclass(kw_only=True)
 class MIMO(EnsembleMethod):
     """Subnetworks in one network, dense or sparse; see `kft.MIMO`.
 
@@ -203,34 +198,23 @@ class MIMO(EnsembleMethod):
         Havasi et al., 2021, arXiv:2010.06610.
     """
 
-    def __init__(
-        self,
-        num_members=3,
-        epochs=250,
-        batch_repetitions=4,
-        input_repetition=0.0,
-        sparsity=0.0,
-        distribution="erk",
-        update_interval=100,
-        drop_fraction=0.3,
-        learning_rate="paper",
-        monitor=None,
-    ):
-        check_count("num_members", num_members)
-        check_count("epochs", epochs)
-        check_count("batch_repetitions", batch_repetitions)
-        check_sparsity(sparsity)
-        check_rate(learning_rate)
-        self.num_members = num_members
-        self.epochs = epochs
-        self.batch_repetitions = batch_repetitions
-        self.input_repetition = input_repetition
-        self.sparsity = sparsity
-        self.distribution = distribution
-        self.update_interval = update_interval
-        self.drop_fraction = drop_fraction
-        self.learning_rate = learning_rate
-        self.monitor = monitor
+    num_members: int = 3
+    epochs: int = 250
+    batch_repetitions: int = 4
+    input_repetition: float = 0.0
+    sparsity: float = 0.0
+    distribution: typing.Any = "erk"
+    update_interval: int = 100
+    drop_fraction: typing.Any = 0.3
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = None
+
+    def __post_init__(self):
+        check_count("num_members", self.num_members)
+        check_count("epochs", self.epochs)
+        check_count("batch_repetitions", self.batch_repetitions)
+        check_sparsity(self.sparsity)
+        check_rate(self.learning_rate)
 
     def train(self, work):
         kind = "rigl" if self.sparsity else "dense"

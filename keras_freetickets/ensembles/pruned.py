@@ -1,7 +1,9 @@
 """Ensembles of dense networks that are trained first and then pruned."""
 
+import dataclasses
 import math
 import os
+import typing
 
 import keras
 
@@ -21,6 +23,7 @@ def _load(folder, name="ticket_0.keras"):
     return keras.saving.load_model(os.path.join(folder, name), compile=False)
 
 
+@dataclasses.dataclass(kw_only=True)
 class PF(EnsembleMethod):
     """Prune and fine-tune: dense networks, pruned globally, trained on.
 
@@ -53,34 +56,27 @@ class PF(EnsembleMethod):
         (main_PF.py).
     """
 
-    def __init__(
-        self,
-        sparsity=0.8,
-        num_members=3,
-        epochs=250,
-        fine_tuning_epochs=None,
-        fine_tuning_rate=0.01,
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        check_sparsity(sparsity)
-        check_count("num_members", num_members)
-        check_count("epochs", epochs)
-        fine_tuning_epochs = fine_tuning_epochs or epochs
-        check_count("fine_tuning_epochs", fine_tuning_epochs)
-        if not 0.0 < fine_tuning_rate < math.inf:
+    sparsity: float = 0.8
+    num_members: int = 3
+    epochs: int = 250
+    fine_tuning_epochs: typing.Any = None
+    fine_tuning_rate: float = 0.01
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = "val_accuracy"
+
+    def __post_init__(self):
+        check_sparsity(self.sparsity)
+        check_count("num_members", self.num_members)
+        check_count("epochs", self.epochs)
+        if self.fine_tuning_epochs is None:
+            self.fine_tuning_epochs = self.epochs
+        check_count("fine_tuning_epochs", self.fine_tuning_epochs)
+        if not 0.0 < self.fine_tuning_rate < math.inf:
             raise ValueError(
                 "`fine_tuning_rate` must be a positive factor of the compiled "
-                f"rate. Received: fine_tuning_rate={fine_tuning_rate}"
+                f"rate. Received: fine_tuning_rate={self.fine_tuning_rate}"
             )
-        check_rate(learning_rate)
-        self.sparsity = sparsity
-        self.num_members = num_members
-        self.epochs = epochs
-        self.fine_tuning_epochs = fine_tuning_epochs
-        self.fine_tuning_rate = fine_tuning_rate
-        self.learning_rate = learning_rate
-        self.monitor = monitor
+        check_rate(self.learning_rate)
 
     def train(self, work):
         return [self._train_member(work, i) for i in range(self.num_members)]
@@ -106,6 +102,7 @@ class PF(EnsembleMethod):
         )
 
 
+@dataclasses.dataclass(kw_only=True)
 class LTR(EnsembleMethod):
     """Lottery tickets: magnitude pruning with rewinding to early weights.
 
@@ -147,36 +144,28 @@ class LTR(EnsembleMethod):
         arXiv:2106.14568, a reference of its tables.
     """
 
-    def __init__(
-        self,
-        sparsity=0.8,
-        num_members=3,
-        epochs=250,
-        rounds=1,
-        rewind_epochs=None,
-        learning_rate="paper",
-        monitor="val_accuracy",
-    ):
-        check_sparsity(sparsity)
-        check_count("num_members", num_members)
-        check_count("epochs", epochs, least=2)
-        check_count("rounds", rounds)
-        if rewind_epochs is None:
-            rewind_epochs = max(1, epochs // 50)
-        check_count("rewind_epochs", rewind_epochs)
-        if rewind_epochs >= epochs:
+    sparsity: float = 0.8
+    num_members: int = 3
+    epochs: int = 250
+    rounds: int = 1
+    rewind_epochs: typing.Any = None
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = "val_accuracy"
+
+    def __post_init__(self):
+        check_sparsity(self.sparsity)
+        check_count("num_members", self.num_members)
+        check_count("epochs", self.epochs, least=2)
+        check_count("rounds", self.rounds)
+        if self.rewind_epochs is None:
+            self.rewind_epochs = max(1, self.epochs // 50)
+        check_count("rewind_epochs", self.rewind_epochs)
+        if self.rewind_epochs >= self.epochs:
             raise ValueError(
-                f"`rewind_epochs` must be below epochs={epochs}. "
-                f"Received: rewind_epochs={rewind_epochs}"
+                f"`rewind_epochs` must be below epochs={self.epochs}. "
+                f"Received: rewind_epochs={self.rewind_epochs}"
             )
-        check_rate(learning_rate)
-        self.sparsity = sparsity
-        self.num_members = num_members
-        self.epochs = epochs
-        self.rounds = rounds
-        self.rewind_epochs = rewind_epochs
-        self.learning_rate = learning_rate
-        self.monitor = monitor
+        check_rate(self.learning_rate)
 
     def sparsity_of(self, round_):
         """The sparsity after a round, from 1 on."""

@@ -73,19 +73,31 @@ def fit(method, directory, **kwargs):
     return method.fit(directory=directory, **arguments)
 
 
-ALIKE = {"epochs": 4, "monitor": None}
+ALIKE = {"num_members": 2, "epochs": 4, "monitor": None}
+SPARSE = {"sparsity": 0.5, **ALIKE}
 METHODS = {
-    "dense": ensembles.Dense(2, **ALIKE),
-    "static": ensembles.Static(0.5, 2, **ALIKE),
-    "dst": ensembles.DST(0.5, 2, update_interval=5, **ALIKE),
-    "edst": ensembles.EDST(0.5, 2, 2, 1, update_interval=5, monitor=None),
-    "snapshot": ensembles.Snapshot(2, cycle_epochs=2),
-    "mimo": ensembles.MIMO(2, epochs=4, batch_repetitions=2),
-    "sparse_mimo": ensembles.MIMO(
-        2, epochs=8, batch_repetitions=2, sparsity=0.5, update_interval=5
+    "dense": ensembles.Dense(**ALIKE),
+    "static": ensembles.Static(**SPARSE),
+    "dst": ensembles.DST(update_interval=5, **SPARSE),
+    "edst": ensembles.EDST(
+        sparsity=0.5,
+        num_members=2,
+        exploration_epochs=2,
+        refinement_epochs=1,
+        update_interval=5,
+        monitor=None,
     ),
-    "pf": ensembles.PF(0.5, 2, fine_tuning_epochs=2, **ALIKE),
-    "ltr": ensembles.LTR(0.5, 2, rounds=2, **ALIKE),
+    "snapshot": ensembles.Snapshot(num_members=2, cycle_epochs=2),
+    "mimo": ensembles.MIMO(num_members=2, epochs=4, batch_repetitions=2),
+    "sparse_mimo": ensembles.MIMO(
+        num_members=2,
+        epochs=8,
+        batch_repetitions=2,
+        sparsity=0.5,
+        update_interval=5,
+    ),
+    "pf": ensembles.PF(fine_tuning_epochs=2, **SPARSE),
+    "ltr": ensembles.LTR(rounds=2, **SPARSE),
 }
 
 
@@ -239,7 +251,7 @@ def test_a_killed_run_goes_on(tmp_path, name):
 
 
 def test_the_best_epoch_by_a_log(tmp_path):
-    method = ensembles.Dense(1, epochs=3, monitor="val_loss")
+    method = ensembles.Dense(num_members=1, epochs=3, monitor="val_loss")
     fit(method, tmp_path)
     with open(tmp_path / "member_0" / "tickets.json") as file:
         (entry,) = json.load(file)["tickets"]
@@ -259,12 +271,17 @@ def test_a_rate_of_your_own(tmp_path):
         return {**data(seed), "callbacks": [Note()]}
 
     halved = ensembles.Dense(
-        1, epochs=3, learning_rate=lambda epoch: 0.5**epoch, monitor=None
+        num_members=1,
+        epochs=3,
+        learning_rate=lambda epoch: 0.5**epoch,
+        monitor=None,
     )
     fit(halved, tmp_path / "a", data=noted)
     np.testing.assert_allclose(seen, [RATE, RATE / 2, RATE / 4], rtol=1e-6)
     seen.clear()
-    left = ensembles.Dense(1, epochs=2, learning_rate=None, monitor=None)
+    left = ensembles.Dense(
+        num_members=1, epochs=2, learning_rate=None, monitor=None
+    )
     fit(left, tmp_path / "b", data=noted)
     np.testing.assert_allclose(seen, [RATE, RATE], rtol=1e-6)
 
@@ -278,11 +295,11 @@ def test_rates_of_mimo_s_recipe():
 
 
 def test_a_directory_of_another_ensemble(tmp_path):
-    fit(ensembles.Dense(1, epochs=1, monitor=None), tmp_path)
+    fit(ensembles.Dense(num_members=1, epochs=1, monitor=None), tmp_path)
     before = sorted(os.listdir(tmp_path))
     for other in (
-        ensembles.Dense(2, epochs=1, monitor=None),
-        ensembles.Snapshot(1, 1),
+        ensembles.Dense(num_members=2, epochs=1, monitor=None),
+        ensembles.Snapshot(num_members=1, cycle_epochs=1),
     ):
         with pytest.raises(ValueError, match="hold this very ensemble"):
             fit(other, tmp_path)
@@ -313,17 +330,22 @@ def test_a_schedule_is_not_overwritten(tmp_path):
 
     with pytest.raises(ValueError, match="learning_rate=None to keep"):
         fit(METHODS["dense"], tmp_path / "a", compile_model=scheduled)
-    kept = ensembles.Dense(1, epochs=1, learning_rate=None, monitor=None)
+    kept = ensembles.Dense(
+        num_members=1, epochs=1, learning_rate=None, monitor=None
+    )
     fit(kept, tmp_path / "b", compile_model=scheduled)
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: ensembles.Dense(0), "`num_members` must be a positive"),
+        (
+            lambda: ensembles.Dense(num_members=0),
+            "`num_members` must be a positive",
+        ),
         (lambda: ensembles.Dense(epochs=0), "`epochs` must be a positive"),
         (lambda: ensembles.Dense(learning_rate="slow"), "`learning_rate` must"),
-        (lambda: ensembles.Static(1.0), "`sparsity` must be in"),
+        (lambda: ensembles.Static(sparsity=1.0), "`sparsity` must be in"),
         (lambda: ensembles.DST(growth="up"), "`growth` must be"),
         (lambda: ensembles.DST(update_interval=0), "`update_interval` must"),
         (lambda: ensembles.EDST(refinement_epochs=0), "`refinement_epochs`"),
