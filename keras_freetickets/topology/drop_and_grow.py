@@ -58,7 +58,8 @@ class Connections:
 
     def count(self):
         """How many connections are active, as an `int32` scalar."""
-        return ops.sum(ops.cast(self.mask, "int32"))
+        # JAX sums to `int64` where 64 bits are enabled.
+        return ops.cast(ops.sum(ops.cast(self.mask, "int32")), "int32")
 
 
 def fraction_of(count, fraction, rounding="ceil"):

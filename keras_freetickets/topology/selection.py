@@ -46,6 +46,11 @@ def _int32(value):
     return ops.cast(value, "int32")
 
 
+def _sum(integers):
+    """Sums of rows. JAX gives `int64` where 64 bits are enabled."""
+    return _int32(ops.sum(integers, axis=-1))
+
+
 def sort_keys(scores, eligible=None):
     """Maps float scores to `int32` keys of the same order.
 
@@ -96,7 +101,7 @@ def _count(thresholds, values):
         packed = 0
         for i, threshold in enumerate(thresholds):
             packed += _int32(block >= threshold) * (1 << (i * _COUNT_BITS))
-        return ops.sum(packed, axis=-1)
+        return _sum(packed)
 
     parts = []
     if whole:
@@ -108,7 +113,7 @@ def _count(thresholds, values):
     shifts = _COUNT_BITS * np.arange(_TRIED, dtype="int32")
     counts = ops.right_shift(packed[None], shifts[:, None, None])
     counts = ops.bitwise_and(counts, np.int32((1 << _COUNT_BITS) - 1))
-    return ops.sum(counts, axis=-1)
+    return _sum(counts)
 
 
 def _split(low, high):
@@ -370,7 +375,7 @@ def rank_in_groups(keys, ties):
     equal = ops.equal(keys[:, None, :], keys[:, :, None])
     first = ties[:, None, :] > ties[:, :, None]
     beaten = ops.logical_or(higher, ops.logical_and(equal, first))
-    return ops.sum(_int32(beaten), axis=-1)
+    return _sum(_int32(beaten))
 
 
 def select(scores, k, groups=None, eligible=None, ties=None):
