@@ -18,6 +18,7 @@ from keras_freetickets.models.mimo import MIMO
 from keras_freetickets.models.overlap import mask_overlap
 from keras_freetickets.models.pruning import prune
 from keras_freetickets.models.quality import count_units
+from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.statistics import reestimate_batch_normalization
 from keras_freetickets.models.summary import sparsity_summary
@@ -26,6 +27,7 @@ from keras_freetickets.version import __version__
 __all__ = [
     "EnsembleModel",
     "MIMO",
+    "SideBySide",
     "SparseModel",
     "__version__",
     "applications",

@@ -311,14 +311,41 @@ class KeepsState:
             purge_model_variables=purge_model_variables, **wanted
         )
         if purge_model_variables:
-            names = (name for name in _STATE if wanted.get(name))
+            names = (name for name in STATE if wanted.get(name))
             self._jax_state = dict(zip(names, state, strict=True))
             self._jax_state_synced = False
         return state
 
 
+class PacksState(KeepsState):
+    """A model that hands JAX's steps its state in a form of its own.
+
+    `pack(name, values)` and `unpack(name, values)` turn one part of the state
+    of steps that train or test into it and back.
+    """
+
+    def _get_jax_state(self, **wanted):
+        state = super()._get_jax_state(**wanted)
+        if not wanted.get("metrics_variables"):
+            return state  # of a step that predicts
+        names = [name for name in STATE if wanted.get(name)]
+        packed = {n: self.pack(n, v) for n, v in zip(names, state, strict=True)}
+        if wanted.get("purge_model_variables"):
+            self._jax_state = packed
+        return tuple(packed.values())
+
+    def jax_state_sync(self):
+        if keras.backend.backend() != "jax":
+            return
+        held = getattr(self, "_jax_state", None)
+        waits = held and not self._jax_state_synced
+        if waits and "metrics_variables" in held:
+            self._jax_state = {n: self.unpack(n, v) for n, v in held.items()}
+        super().jax_state_sync()
+
+
 # Names of the parts of JAX's state, in their order.
-_STATE = (
+STATE = (
     "trainable_variables",
     "non_trainable_variables",
     "optimizer_variables",
@@ -330,6 +357,45 @@ def synchronize(model):
     """Gives variables their values back, which JAX's trainer keeps in `fit`."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
+
+
+class BuildsMembers:
+    """A model whose members are built, metrics included, before a step is.
+
+    JAX's trainer reads all variables before it traces the first step.
+    """
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        if all(_knows_metrics(member) for member in self.members):
+            return
+        if data_batch is None:
+            _, _, batches = next(iter(iterator))
+            listed = isinstance(batches, (list, tuple))
+            data_batch = batches[0] if listed else next(batches)
+        for i, member in enumerate(self.members):
+            member._symbolic_build(data_batch=self.batch_of(i, data_batch))
+
+
+def _knows_metrics(model):
+    parts = (model._compile_metrics, model._compile_loss)
+    return all(part is None or part.built for part in parts)
+
+
+def compiled_metrics(model):
+    """The metric objects that a model was compiled with."""
+    names = ("_user_metrics", "_user_weighted_metrics")
+    given = [getattr(model._compile_metrics, name, None) for name in names]
+    return [m for m in tree.flatten(given) if hasattr(m, "update_state")]
+
+
+def shared_counters(optimizer):
+    """The variables of an optimizer that its members' steps change alike."""
+    return [
+        variable
+        for plain in _plain_optimizers(optimizer)
+        for variable in (plain._iterations, plain._learning_rate)
+        if hasattr(variable, "assign")
+    ]
 
 
 def learning_rate_schedule(optimizer):

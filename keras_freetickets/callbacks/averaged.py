@@ -12,6 +12,8 @@ from keras_freetickets.topology import methods
 class _Averaged(DropAndGrow):
     """`DropAndGrow`, and `WeightAveraging` from some epoch on."""
 
+    serves_members = False
+
     def __init__(self, method, begin, data, track_ever_active=False):
         super().__init__(method, track_ever_active=track_ever_active)
         self.averaging = WeightAveraging(begin, data)

@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.drop_and_grow import members_of
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
@@ -132,7 +133,8 @@ class Collector(keras.callbacks.Callback):
         raise NotImplementedError  # abstract
 
     def set_model(self, model):
-        if not getattr(ticket_of(model), "outputs", None):
+        tickets = [ticket_of(one) for one in members_of(model)]
+        if not all(getattr(one, "outputs", None) for one in tickets):
             raise ValueError(
                 f"{type(self).__name__} collects tickets of models that know "
                 "their graph. Make yours by keras_freetickets.sparsify or as "
@@ -153,23 +155,29 @@ class Collector(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        value = self._monitored(logs or {})
-        file = self.ticket_file(epoch)
-        if file is None:
-            return
+        for model, monitor, file in self.candidates(epoch):
+            value = self._monitored(monitor, logs or {})
+            if file is not None:
+                self._keep_if_best(model, file, epoch, value)
+
+    def candidates(self, epoch):
+        """Models, the logs that judge them, and the files they may become."""
+        return [(self.model, self.monitor, self.ticket_file(epoch))]
+
+    def _keep_if_best(self, model, file, epoch, value):
         stops = self.is_last(epoch) or self.model.stop_training
         if self.monitor is None and not stops:
             return
         held = self.store.read().get(file)
         if self.monitor is None or self._is_better(value, held):
             entry = self._entry(file, epoch, value)
-            self.store.save(ticket_of(self.model), entry)
+            self.store.save(ticket_of(model), entry)
 
-    def _monitored(self, logs):
+    def _monitored(self, monitor, logs):
         """The monitored value of an epoch; `None` for NaN."""
-        if self.monitor is None:
+        if monitor is None:
             return None
-        if self.monitor not in logs:
+        if monitor not in logs:
             raise ValueError(
                 "`monitor` must be one of the epoch's logs, which are "
                 f"{sorted(logs)}; names with `val_` need `validation_data`. "
@@ -179,7 +187,7 @@ class Collector(keras.callbacks.Callback):
             self._improves = keras_adapter.improvement_of(
                 self.model, self.monitor, self.mode
             )
-        value = float(logs[self.monitor])
+        value = float(logs[monitor])
         return None if math.isnan(value) else value
 
     def _is_better(self, value, held):

@@ -3,20 +3,33 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_freetickets.models.quality import count_units
+from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import methods
 
 
 def _check_model(callback, model):
-    if not isinstance(model, SparseModel):
+    if isinstance(model, SideBySide) and not callback.serves_members:
+        raise ValueError(
+            f"{type(callback).__name__} trains one SparseModel at a time; "
+            "DropAndGrow and DST train members side by side. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    if not isinstance(model, (SparseModel, SideBySide)):
         raise ValueError(
             f"{type(callback).__name__} needs a SparseModel: call "
             "keras_freetickets.sparsify(model, sparsity=...) first. "
             f"Received: model of type {type(model).__name__}"
         )
+
+
+def members_of(model):
+    """The sparse models in a model: those side by side, or it alone."""
+    return model.members if isinstance(model, SideBySide) else [model]
 
 
 class DropAndGrow(keras.callbacks.Callback):
@@ -26,7 +39,8 @@ class DropAndGrow(keras.callbacks.Callback):
     method when training begins, detaches it when it ends, and adds to the
     logs of each epoch `phase`, `density` and `replaced`, the share of
     connections that the last update replaced. Callbacks that read these logs
-    (CSVLogger, TensorBoard) come after it in the list.
+    (CSVLogger, TensorBoard) come after it in the list. Of a
+    `keras_freetickets.SideBySide` they are means over its members.
 
     Args:
         method: A `keras_freetickets.topology.Method`.
@@ -44,6 +58,8 @@ class DropAndGrow(keras.callbacks.Callback):
     model.fit(x, y, callbacks=[DropAndGrow(method)])
     ```
     """
+
+    serves_members = True
 
     def __init__(self, method, track_ever_active=False):
         super().__init__()
@@ -70,10 +86,14 @@ class DropAndGrow(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is None:
             return
-        topology = self.model.topology
-        logs["phase"] = int(ops.convert_to_numpy(topology.phase.value))
+        topologies = [one.topology for one in members_of(self.model)]
+        logs["phase"] = int(ops.convert_to_numpy(topologies[0].phase.value))
         logs["density"] = self.model.density
-        logs["replaced"] = float(ops.convert_to_numpy(topology.replaced.value))
+        logs["replaced"] = float(
+            np.mean(
+                [ops.convert_to_numpy(t.replaced.value) for t in topologies]
+            )
+        )
         if self.track_ever_active:
             logs["ever_active"] = self.model.ever_active()
 
@@ -86,7 +106,8 @@ class DropAndGrow(keras.callbacks.Callback):
 
     def _warn_of_dead_layers(self):
         """A layer that lets little through is seldom wanted."""
-        for kernel in count_units(self.model):
+        members = members_of(self.model)
+        for kernel in [k for one in members for k in count_units(one)]:
             if kernel.dead > kernel.units / 2:
                 warnings.warn(
                     f"{kernel.dead} of {kernel.units} units of kernel "
@@ -97,7 +118,7 @@ class DropAndGrow(keras.callbacks.Callback):
                 )
 
     def _warn_if_never_updated(self):
-        topology = self.model.topology
+        topology = members_of(self.model)[0].topology
         steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         interval = self.method.update_interval
         if 0 < steps < interval and not int(topology.update_count.numpy()):

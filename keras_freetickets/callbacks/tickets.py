@@ -13,6 +13,7 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks.collecting import Collector
 from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.topology.methods import Method
 
 # Factors of the compiled rate: exploration, first and second half of each
@@ -144,6 +145,8 @@ class EDST(Collector, DropAndGrow):
         Liu et al., 2022, arXiv:2106.14568; defaults from
         VITA-Group/FreeTickets.
     """
+
+    serves_members = False
 
     def __init__(
         self,
@@ -277,9 +280,15 @@ def _compiled_rate(model):
 class DST(Ticket, DropAndGrow):
     """Collects one ticket of an independent run: a member of a DST ensemble.
 
+    Of a `keras_freetickets.SideBySide` it collects a ticket of each member:
+    `ticket_0.keras`, `ticket_1.keras` ..., each of the epoch that is best by
+    the member's own log (`val_accuracy_0`, `val_accuracy_1` ...).
+
     Args:
         directory: Where the ticket goes; one for each run, e.g. by its seed.
-        ticket_name: Name of the file, without `.keras`.
+            Tickets of members side by side go there together.
+        ticket_name: Name of the file, without `.keras`. Not for members side
+            by side, whose files have numbers.
         growth: `"gradient"` (default) or `"random"`.
         update_interval: Optimizer updates between topology updates. Defaults
             to 1000 (paper, CIFAR, batches of 128).
@@ -333,3 +342,15 @@ class DST(Ticket, DropAndGrow):
             ),
             track_ever_active=track_ever_active,
         )
+
+    def candidates(self, epoch):
+        if not isinstance(self.model, SideBySide):
+            return super().candidates(epoch)
+        return [
+            (
+                member,
+                None if self.monitor is None else f"{self.monitor}_{i}",
+                f"ticket_{i}.keras",
+            )
+            for i, member in enumerate(self.model.members)
+        ]

@@ -139,6 +139,16 @@ class Topology(keras.layers.Layer):
             self.replaced,
         ]
 
+    @property
+    def shared_counters(self):
+        """List of the variables that say when updates are due."""
+        return [
+            self.update_count,
+            self.next_update,
+            self.phase,
+            self.global_drop,
+        ]
+
     def counted(self, optimizer, method, replaced, done):
         """Values of `counters` that count an update and plan the next.
 

@@ -80,7 +80,7 @@ def _check_alike(first, member, i):
                 f"Received: {mine} for member 0 and {other} for member {i}"
             )
     _check_adapted(first, member, i)
-    if _architecture(first) != _architecture(member):
+    if architecture(first) != architecture(member):
         raise ValueError(
             "`members` must have the same architecture. Received: member "
             f"{i} ('{member.name}') with other layers, or layers with other "
@@ -115,12 +115,18 @@ _OWN = re.compile(
 )
 
 
-def _architecture(model):
-    """A model's config without what is a member's own, to compare."""
+def architecture(model, own=_OWN):
+    """A model's config without what is a member's own, to compare.
+
+    Args:
+        model: A Keras model.
+        own: Compiled regular expression, the keys to leave out.
+    """
     config = _uncompiled(model)
     names = {}
     _number_layers(config, names)
-    return _compared(config, names), [tuple(v.shape) for v in _state(model)]
+    shapes = [tuple(v.shape) for v in _state(model)]
+    return _compared(config, names, own), shapes
 
 
 def _number_layers(config, names):
@@ -136,17 +142,17 @@ def _number_layers(config, names):
             _number_layers(value, names)
 
 
-def _compared(config, names):
+def _compared(config, names, own):
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return config["config"]["name"]
         return {
-            key: _compared(value, names)
+            key: _compared(value, names, own)
             for key, value in config.items()
-            if not _OWN.fullmatch(str(key))
+            if not own.fullmatch(str(key))
         }
     if isinstance(config, (list, tuple)):
-        return [_compared(value, names) for value in config]
+        return [_compared(value, names, own) for value in config]
     return names.get(config, config) if isinstance(config, str) else config
 
 

@@ -4,6 +4,8 @@ A step is a function from state to state there. The part that all backends
 share runs in a scope in which variables read and write that state.
 """
 
+import contextlib
+import contextvars
 import sys
 
 import jax
@@ -126,6 +128,115 @@ def apply(optimizer, gradients, variables, skip=None):
         # would copy them all.
         value = new if skip is None else jax.numpy.where(skip, old, new)
         variable.assign(value)
+
+
+# The axis of members that train side by side, where they are vectorized.
+_MEMBERS = "members"
+_vectorized = contextvars.ContextVar("vectorized", default=False)
+
+
+@contextlib.contextmanager
+def _members_axis():
+    token = _vectorized.set(True)
+    try:
+        yield
+    finally:
+        _vectorized.reset(token)
+
+
+def agreed(done):
+    """Whether an update took place: for members that share counters, in any."""
+    if not _vectorized.get():
+        return done
+    return jax.lax.pmax(done.astype("int32"), _MEMBERS) > 0
+
+
+def step_of_members(model, name, state, data, batch_axis=None):
+    """A step of each member of a `SideBySide`.
+
+    Args:
+        model: A `SideBySide`.
+        name: `"train_step"` or `"test_step"`.
+        state: The model's state, lists of values.
+        data: A batch.
+        batch_axis: The axis of the batch's arrays that members have, if they
+            have batches of their own.
+
+    Returns:
+        List of the members' logs and the new state.
+    """
+    count = len(model.members)
+    if not model.vectorize:
+        steps = [
+            getattr(member, name)(own, model.batch_of(i, data, batch_axis))
+            for i, (member, own) in enumerate(
+                zip(model.members, _shares(state, count))
+            )
+        ]
+        logs, states = zip(*steps)
+        return list(logs), tuple(sum(one, []) for one in zip(*states))
+    axes = state_axes(model)
+    axes = axes if len(state) == len(axes) else (*axes[:2], axes[3])
+    with _members_axis():
+        step = jax.vmap(
+            getattr(model.members[0], name),
+            in_axes=(axes, batch_axis),
+            out_axes=(0, axes),
+            axis_name=_MEMBERS,
+        )
+        logs, state = step(state, data)
+    return [{n: v[i] for n, v in logs.items()} for i in range(count)], state
+
+
+def has_accelerator():
+    """Whether steps run on something else than the processor."""
+    return jax.default_backend() != "cpu"
+
+
+def _shares(state, count):
+    """The state of each member: equal parts, member after member."""
+    for i in range(count):
+        yield tuple(
+            part[i * len(part) // count : (i + 1) * len(part) // count]
+            for part in state
+        )
+
+
+def state_axes(model):
+    """Which values are stacked, 0, and which members share, `None`.
+
+    What decides whether an update is due must be shared: for a condition of
+    each member's own both branches would be computed in every step.
+    """
+    member = model.members[0]
+    shared = {id(v) for v in keras_adapter.shared_counters(member.optimizer)}
+    shared |= {id(v) for v in member.topology.shared_counters}
+    return tuple(
+        [None if id(v) in shared else 0 for v in group]
+        for group in (*_groups(member), member.metrics_variables)
+    )
+
+
+def pack(values, axes):
+    """Stacks the values of members, member after member, but shared ones."""
+    count = len(axes)
+    each = [values[i::count] for i in range(count)]
+    return [
+        jax.numpy.stack(one) if axis == 0 else one[0]
+        for axis, one in zip(axes, each)
+    ]
+
+
+def unpack(values, axes, count):
+    """The values of `count` members, member after member.
+
+    Copies, as each member may hand its own to a step that donates them.
+    """
+    return [
+        value[i] if axis == 0 else jax.numpy.copy(value)
+        for i in range(count)
+        for value, axis in zip(values, axes)
+    ]
 
 
 def masked(gradient, mask):

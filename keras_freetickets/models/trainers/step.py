@@ -107,8 +107,8 @@ def apply_gradients(backend, model, gradients, batch=None):
     """One optimizer step of a sparse model.
 
     Args:
-        backend: The trainer module, with the functions `apply`, `compiled`,
-            `masked`, `mean_over_replicas` and `once`.
+        backend: The trainer module, with the functions `agreed`, `apply`,
+            `compiled`, `masked`, `mean_over_replicas` and `once`.
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
@@ -340,6 +340,7 @@ class Step:
                 )
             )
             new, alive, share, done = compiled(dict(vars(inputs)))
+            done = self.backend.agreed(done)
             moved = [
                 room.moved(value, mask, kept)
                 for room, value, mask, kept in zip(rooms, values, new, alive)

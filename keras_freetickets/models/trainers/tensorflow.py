@@ -129,6 +129,32 @@ def apply(optimizer, gradients, variables, skip=None):
         variable.assign(tf.where(skip, value, variable.value))
 
 
+def agreed(done):
+    """Whether an update took place; each model has counters of its own."""
+    return done
+
+
+def step_of_members(model, name, data, batch_axis=None):
+    """A step of each member of a `SideBySide`, one after the other.
+
+    They share no variables, so that a graph may run them at the same time.
+
+    Args:
+        model: A `SideBySide`.
+        name: `"train_step"` or `"test_step"`.
+        data: A batch.
+        batch_axis: The axis of the batch's arrays that members have, if they
+            have batches of their own.
+
+    Returns:
+        List of the members' logs.
+    """
+    return [
+        getattr(member, name)(model.batch_of(i, data, batch_axis))
+        for i, member in enumerate(model.members)
+    ]
+
+
 def masked(gradient, mask):
     """The gradient, 0 where the mask is false, whatever it was there.
 

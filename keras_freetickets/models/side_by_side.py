@@ -1,0 +1,495 @@
+"""Several sparse models of one architecture, trained in one program."""
+
+import copy
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.ensemble import architecture
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.topology.methods import Method
+
+_SEEDS = 2**31
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SideBySide(
+    keras_adapter.BuildsMembers, keras_adapter.PacksState, keras.Model
+):
+    """Trains several sparse models of one architecture at the same time.
+
+    A small network leaves most of a device idle; the steps of several, in one
+    compiled program, fill it. Each member keeps its own weights, masks,
+    optimizer slots, batch-normalization statistics and seeds, so that its
+    training is that of a model trained alone on the same batches. The members
+    are tickets of a DST ensemble when training ends.
+
+    `fit`, `evaluate` and callbacks see one model: its `optimizer` sets the
+    learning rate of all members, a log such as `val_accuracy` is the mean
+    over members, and `val_accuracy_0`, `val_accuracy_1` ... are their own.
+    `predict` returns an array of shape `(examples, members, ...)`.
+
+    Args:
+        members: List of compiled and built `SparseModel`s of one architecture
+            and compiled alike, each with an optimizer of its own. They are
+            trained in place.
+        member_batches: Whether each member trains on batches of its own:
+            arrays of training batches then have an axis for members behind
+            that of examples. Evaluation is on the same batches for all.
+        vectorize: Whether members are computed by the same operations, on
+            arrays with an axis for members (`jax.vmap`). `None` for yes on
+            accelerators under JAX; on processors and under TensorFlow one
+            operation for each member is faster (docs/side_by_side.md).
+        name: Name of the model.
+
+    Attributes:
+        members: List of the `SparseModel`s.
+
+    Raises:
+        ValueError: If `members` is empty, or a member is no `SparseModel`, not
+            built, not compiled, has a method attached, or differs from the
+            first in architecture or in how it was compiled, or shares
+            variables or an optimizer with it; if `vectorize` is asked for
+            where it cannot be.
+        RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
+
+    Example:
+
+    ```python
+    models = []
+    for seed in range(4):
+        keras.utils.set_random_seed(seed)
+        model = keras_freetickets.sparsify(build(), sparsity=0.9, seed=seed)
+        model.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+        models.append(model)
+    together = keras_freetickets.SideBySide(models)
+    dst = keras_freetickets.callbacks.DST("run/tickets", update_interval=100)
+    together.fit(train, validation_data=val, epochs=100, callbacks=[dst])
+    ensemble = dst.ensemble()
+    ```
+
+    Reference:
+        DST ensembles of Liu et al., 2022, arXiv:2106.14568.
+    """
+
+    def __init__(
+        self, members, member_batches=False, vectorize=None, name=None
+    ):
+        get_trainer()
+        _check_members(members)
+        super().__init__(name=name)
+        for member in members:
+            if not member.optimizer.built:
+                member.optimizer.build(member.trainable_variables)
+        _check_variables(members)
+        self.members = list(members)
+        self.member_batches = bool(member_batches)
+        self._given = vectorize
+        self.vectorize = _chosen(vectorize, members)
+        self._trains = False
+        self.built = True
+        first = members[0]
+        self.compile(
+            optimizer=_Optimizers([member.optimizer for member in members]),
+            jit_compile=first.jit_compile,
+            run_eagerly=first.run_eagerly,
+            steps_per_execution=first.steps_per_execution,
+            auto_scale_loss=False,
+        )
+
+    def _up_to_date(self):
+        """The members, with the values that JAX's trainer may keep."""
+        keras_adapter.synchronize(self)
+        return self.members
+
+    def ensemble(self, **kwargs):
+        """Returns the `EnsembleModel` of the members as they are now.
+
+        Args:
+            **kwargs: Further arguments of `EnsembleModel`.
+        """
+        return EnsembleModel(list(self._up_to_date()), **kwargs)
+
+    def attach(self, method):
+        """Lets a method update the topology of every member.
+
+        Args:
+            method: A `keras_freetickets.topology.Method`. Member `i` gets a
+                copy with the seed `method.seed + i`.
+
+        Raises:
+            ValueError: If `method` is no `Method`, or one that needs a
+                callback for each model (AGENT); or if members are vectorized
+                and have not equally many connections in a kernel.
+
+        Example:
+
+        ```python
+        together.attach(keras_freetickets.topology.RigL(update_interval=100))
+        ```
+        """
+        self._check_method(method)
+        for i, member in enumerate(self._up_to_date()):
+            own = copy.copy(method)
+            own.seed = (method.seed + i) % _SEEDS
+            member.attach(own)
+        keras_adapter.reset_train_function(self)
+
+    def _check_method(self, method):
+        if not isinstance(method, Method):
+            raise ValueError(
+                "`method` must be a keras_freetickets.topology.Method. "
+                f"Received: method={method}"
+            )
+        if method.variable_state:
+            raise ValueError(
+                f"{type(method).__name__} keeps {list(method.variable_state)} "
+                "of a model, which a callback fills: train its models one by "
+                f"one. Received: method={type(method).__name__}"
+            )
+        counts = [
+            [int(np.sum(ops.convert_to_numpy(c.mask.value))) for c in m]
+            for m in (member.connections for member in self._up_to_date())
+        ]
+        for i, count in enumerate(counts):
+            if self.vectorize and count != counts[0]:
+                raise ValueError(
+                    "`members` must have equally many connections in each "
+                    "kernel to be vectorized; SideBySide(members, "
+                    f"vectorize=False) trains others. Received: {counts[0]} "
+                    f"in member 0 and {count} in member {i}"
+                )
+
+    def detach(self):
+        """Leaves the masks as they are from the next step on."""
+        for member in self._up_to_date():
+            member.detach()
+        keras_adapter.reset_train_function(self)
+
+    def defer(self, action):
+        """Has `action()` called when `fit` ends, be it by an exception.
+
+        Args:
+            action: Callable without arguments.
+        """
+        self.members[0].defer(action)
+
+    def release(self):
+        """Calls what was deferred, once."""
+        self.members[0].release()
+
+    def project(self):
+        """Clears what lies outside the masks: kernels and optimizer slots."""
+        for member in self._up_to_date():
+            member.project()
+
+    @property
+    def density(self):
+        """Share of active weights among the maskable ones of all members."""
+        return float(np.mean([member.density for member in self._up_to_date()]))
+
+    def track_ever_active(self):
+        """Keeps for each connection whether it was ever active (R_s)."""
+        for member in self._up_to_date():
+            member.track_ever_active()
+        keras_adapter.reset_train_function(self)
+
+    def ever_active(self):
+        """Share of maskable weights that were ever active, over members."""
+        return float(np.mean([m.ever_active() for m in self._up_to_date()]))
+
+    def fit(self, *args, **kwargs):
+        self._check_fit(kwargs)
+        self.project()  # weights may have been set, or loaded
+        self._trains = True
+        try:
+            history = super().fit(*args, **kwargs)
+        finally:
+            self._trains = False
+            try:
+                keras_adapter.synchronize(self)
+            finally:
+                self.release()
+        self.project()  # EarlyStopping restores masks, but no slots
+        return history
+
+    def _check_fit(self, arguments):
+        _check_one_device(getattr(self, "distribute_strategy", None))
+        for name in ("class_weight", "validation_split"):
+            if self.member_batches and arguments.get(name):
+                raise ValueError(
+                    f"`{name}` must be left out where `member_batches` is "
+                    "true: Keras would take the axis of members for classes "
+                    "or examples. Give sample weights or `validation_data`. "
+                    f"Received: {name}={arguments[name]}"
+                )
+
+    def train_on_batch(self, *args, **kwargs):
+        self._trains = True
+        try:
+            return super().train_on_batch(*args, **kwargs)
+        finally:
+            self._trains = False
+
+    def batch_of(self, index, data, axis="as it trains"):
+        """The batch of one member.
+
+        Args:
+            index: Integer, the member's place.
+            data: A batch: arrays, in any structure.
+            axis: Integer, the axis for members; `None` if the batch is for
+                all. By default what the running `fit` or evaluation has.
+        """
+        if axis == "as it trains":
+            axis = 1 if self._trains and self.member_batches else None
+        if axis is None:
+            return data
+        return keras.tree.map_structure(
+            lambda array: None if array is None else array[:, index], data
+        )
+
+    def train_step(self, *args):
+        axis = 1 if self.member_batches else None
+        return self._step("train_step", *args, batch_axis=axis)
+
+    def test_step(self, *args):
+        return self._step("test_step", *args)
+
+    def _step(self, name, *args, batch_axis=None):
+        results = get_trainer().step_of_members(
+            self, name, *args, batch_axis=batch_axis
+        )
+        if len(args) == 1:  # a batch; on JAX a state comes before it
+            return _together(results)
+        logs, state = results
+        return _together(logs), state
+
+    def call(self, inputs):
+        return ops.stack([member(inputs) for member in self.members], axis=1)
+
+    @property
+    def metrics(self):
+        """Those of the first member, by their names and directions."""
+        return self.members[0].metrics
+
+    @property
+    def metrics_variables(self):
+        return [v for m in self.members for v in m.metrics_variables]
+
+    def reset_metrics(self):
+        for member in self.members:
+            member.reset_metrics()
+
+    def get_metrics_result(self):
+        return _together([m.get_metrics_result() for m in self.members])
+
+    def pack(self, name, values):
+        """The values of one part of the state as the step takes them."""
+        if not self.vectorize:
+            return values
+        return get_trainer().pack(values, self._axes(name))
+
+    def unpack(self, name, values):
+        """The values of one part of the state, for the variables."""
+        if not self.vectorize:
+            return values
+        axes = self._axes(name)
+        return get_trainer().unpack(values, axes, len(self.members))
+
+    def _axes(self, name):
+        place = keras_adapter.STATE.index(name)
+        return get_trainer().state_axes(self)[place]
+
+    def get_config(self):
+        return {
+            "members": [
+                keras.saving.serialize_keras_object(member)
+                for member in self._up_to_date()
+            ],
+            "member_batches": self.member_batches,
+            "vectorize": self._given,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        members = [
+            keras.saving.deserialize_keras_object(one, custom_objects)
+            for one in config["members"]
+        ]
+        return cls(**{**config, "members": members})
+
+    def get_compile_config(self):
+        return None  # members are saved as they were compiled
+
+    def compile_from_config(self, config):
+        pass
+
+
+class _Optimizers(keras.optimizers.Optimizer):
+    """The optimizers of all members, with one learning rate."""
+
+    def __init__(self, optimizers):
+        super().__init__(learning_rate=1.0, name="side_by_side")
+        self.optimizers = list(optimizers)
+        self.built = True
+
+    @property
+    def variables(self):
+        return [v for one in self.optimizers for v in one.variables]
+
+    @property
+    def iterations(self):
+        return self.optimizers[0].iterations
+
+    @property
+    def learning_rate(self):
+        return self.optimizers[0].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        for one in self.optimizers:
+            one.learning_rate = value
+
+    def build(self, variables):
+        pass  # those of the members are
+
+    def finalize_variable_values(self, var_list):
+        share = len(var_list) // len(self.optimizers)
+        for i, one in enumerate(self.optimizers):
+            one.finalize_variable_values(var_list[i * share : (i + 1) * share])
+
+
+def _together(logs):
+    """One dict of logs: means over members, then each member's own."""
+    means = {
+        name: ops.mean(ops.stack([one[name] for one in logs]))
+        for name in logs[0]
+    }
+    own = {f"{n}_{i}": v for i, o in enumerate(logs) for n, v in o.items()}
+    return {**means, **own}
+
+
+def _check_members(members):
+    if not isinstance(members, (list, tuple)) or not members:
+        raise ValueError(
+            "`members` must be a list of one or more SparseModels. "
+            f"Received: members={members}"
+        )
+    for i, member in enumerate(members):
+        if not isinstance(member, SparseModel):
+            raise ValueError(
+                "`members` must be SparseModels: call "
+                "keras_freetickets.sparsify(model, sparsity=...) first. "
+                f"Received: member {i} is a {type(member).__name__}"
+            )
+        if not member.built:
+            raise ValueError(f"`members` must be built. Received: member {i}")
+        if not member.compiled:
+            raise ValueError(
+                "`members` must be compiled: call `model.compile(...)` on "
+                f"each. Received: member {i} ('{member.name}'), which is not"
+            )
+        if member.method is not None:
+            raise ValueError(
+                "`members` must have no method attached, as one is attached "
+                "to all at once: call `detach()`. Received: member "
+                f"{i} with {type(member.method).__name__}"
+            )
+        _check_alike(members[0], member, i)
+
+
+def _check_one_device(strategy):
+    spread = keras.distribution.distribution()
+    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+        spread = strategy
+    if spread is not None:
+        raise ValueError(
+            "Members side by side fill one device; under a distribution or a "
+            "strategy with several replicas train them one by one. "
+            f"Received: {type(spread).__name__}"
+        )
+
+
+# What two members may differ in although their steps are the same program.
+_OWN = re.compile(
+    r"name|shared_object_id|seed|sparsity|compile_config|build_config|mask_initializer"
+    r"|.*_initializer|initializer"
+)
+
+
+def _check_alike(first, member, i):
+    if architecture(first, _OWN) != architecture(member, _OWN):
+        raise ValueError(
+            "`members` must have the same architecture. Received: member "
+            f"{i} ('{member.name}') with other layers, or layers with other "
+            "settings, than member 0"
+        )
+    mine, other = first.get_compile_config(), member.get_compile_config()
+    for name in mine:
+        if _without_names(mine[name]) != _without_names(other.get(name)):
+            raise ValueError(
+                "`members` must be compiled alike. Received: member "
+                f"{i} with {name}={other.get(name)} and member 0 with "
+                f"{name}={mine[name]}"
+            )
+
+
+def _without_names(config):
+    """A part of what a model was compiled with, to compare."""
+    if isinstance(config, dict):
+        return {
+            key: _without_names(value)
+            for key, value in config.items()
+            if key not in ("name", "shared_object_id")
+        }
+    if isinstance(config, (list, tuple)):
+        return [_without_names(value) for value in config]
+    return config
+
+
+def _check_variables(members):
+    """No two members hold the same, or are at different steps."""
+    for what, of in (
+        ("optimizer", lambda m: [m.optimizer]),
+        ("metric", keras_adapter.compiled_metrics),
+        ("variable", lambda m: m.variables),
+    ):
+        held = [id(one) for member in members for one in of(member)]
+        if len(held) != len(set(held)):
+            raise ValueError(
+                f"`members` must not share an object: give each its own "
+                f"{what}. Received: members with a common {what}"
+            )
+    steps = [int(ops.convert_to_numpy(m.optimizer.iterations)) for m in members]
+    if len(set(steps)) > 1:
+        raise ValueError(
+            "`members` must have been trained for equally many steps. "
+            f"Received: members with {steps}"
+        )
+
+
+def _chosen(vectorize, members):
+    """Whether to vectorize, if that can be."""
+    on_jax = keras.backend.backend() == "jax"
+    if not on_jax and vectorize:
+        raise ValueError(
+            "`vectorize` must be None or False on TensorFlow, whose "
+            "vectorized_map knows no convolution with kernels of several "
+            f"members. Received: vectorize={vectorize}"
+        )
+    scaled = hasattr(members[0].optimizer, "inner_optimizer")
+    if vectorize and scaled:
+        raise ValueError(
+            "`vectorize` must be None or False with a LossScaleOptimizer "
+            "(mixed_float16), which skips steps of single members; "
+            f"mixed_bfloat16 needs none. Received: vectorize={vectorize}"
+        )
+    if vectorize is None:
+        return on_jax and not scaled and get_trainer().has_accelerator()
+    return bool(vectorize)
