@@ -222,11 +222,11 @@ def measure(runners):
     return {name: np.array(values) for name, values in means.items()}
 
 
-def summary(means):
+def summary(means, baseline=BASELINE):
     """Figures of each model: milliseconds, ratios to the dense one."""
     rows = {}
     for name, values in means.items():
-        ratios = values / means[BASELINE]
+        ratios = values / means[baseline]
         rows[name] = {
             "step_ms": spread(values[:, 0]),
             "ratio": spread(ratios[:, 0]),

@@ -22,6 +22,16 @@ TINY = {
         "--block=3",
     ],
     "memory": ["--network=tiny", "--optimizers=adam"],
+    "side_by_side": [
+        "--networks=tiny",
+        "--batch_sizes=4",
+        "--members=2",
+        "--optimizers=sgd",
+        "--modes=graph",
+        "--rounds=2",
+        "--interval=5",
+        "--block=3",
+    ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -51,6 +61,7 @@ def numbers(value):
         "selection",
         "update",
         "step",
+        "side_by_side",
         "memory",
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),
