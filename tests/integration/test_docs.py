@@ -162,6 +162,30 @@ def test_own_training_loop_on_jax():
 
 @on_tensorflow
 @pytest.mark.filterwarnings("ignore:The topology was never updated")
+def test_side_by_side(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.chdir(tmp_path)
+    shorter = {"epochs=30": "epochs=2, verbose=0"}
+    same, own = blocks_of("docs/side_by_side.md", shorter)
+    data = tf.data.Dataset.from_tensor_slices(vectors()).batch(16)
+    names = {"kft": kft, "keras": keras, "tf": tf, "build": dense_model}
+    names.update(train=data, val=data)
+    exec(same, names)
+    assert names["ensemble"].num_members == 4
+
+    def build():
+        return kft.applications.lenet_300_100((8, 8, 1))
+
+    names["build"] = build
+    exec(same.partition("together =")[0], names)
+    exec(own, names)
+    steps = int(names["models"][3].optimizer.iterations.numpy())
+    assert steps == 2 * len(names["runs"][0].train)
+
+
+@on_tensorflow
+@pytest.mark.filterwarnings("ignore:The topology was never updated")
 def test_methods_page():
     import tensorflow as tf
 
