@@ -373,7 +373,8 @@ class BuildsMembers:
             listed = isinstance(batches, (list, tuple))
             data_batch = batches[0] if listed else next(batches)
         for i, member in enumerate(self.members):
-            member._symbolic_build(data_batch=self.batch_of(i, data_batch))
+            batch = self.batch_of(i, data_batch, self.runs_on_own_batches)
+            member._symbolic_build(data_batch=batch)
 
 
 def _knows_metrics(model):

@@ -7,11 +7,11 @@ import warnings
 import keras
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.callbacks.drop_and_grow import members_of
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
+from keras_freetickets.models.side_by_side import members_of
 
 _MONITOR_MODES = ("auto", "min", "max")
 

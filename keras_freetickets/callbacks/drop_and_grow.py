@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
+from keras_freetickets.models.side_by_side import members_of
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import methods
 
@@ -25,11 +26,6 @@ def _check_model(callback, model):
             "keras_freetickets.sparsify(model, sparsity=...) first. "
             f"Received: model of type {type(model).__name__}"
         )
-
-
-def members_of(model):
-    """The sparse models in a model: those side by side, or it alone."""
-    return model.members if isinstance(model, SideBySide) else [model]
 
 
 class DropAndGrow(keras.callbacks.Callback):

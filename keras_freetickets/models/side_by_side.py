@@ -236,34 +236,33 @@ class SideBySide(
         finally:
             self._trains = False
 
-    def batch_of(self, index, data, axis="as it trains"):
+    def batch_of(self, index, data, own):
         """The batch of one member.
 
         Args:
             index: Integer, the member's place.
             data: A batch: arrays, in any structure.
-            axis: Integer, the axis for members; `None` if the batch is for
-                all. By default what the running `fit` or evaluation has.
+            own: Whether each member has a batch of its own in it.
         """
-        if axis == "as it trains":
-            axis = 1 if self._trains and self.member_batches else None
-        if axis is None:
+        if not own:
             return data
         return keras.tree.map_structure(
             lambda array: None if array is None else array[:, index], data
         )
 
+    @property
+    def runs_on_own_batches(self):
+        """Whether the running `fit` or evaluation has a batch for each."""
+        return self._trains and self.member_batches
+
     def train_step(self, *args):
-        axis = 1 if self.member_batches else None
-        return self._step("train_step", *args, batch_axis=axis)
+        return self._step("train_step", self.member_batches, *args)
 
     def test_step(self, *args):
-        return self._step("test_step", *args)
+        return self._step("test_step", False, *args)
 
-    def _step(self, name, *args, batch_axis=None):
-        results = get_trainer().step_of_members(
-            self, name, *args, batch_axis=batch_axis
-        )
+    def _step(self, name, own, *args):
+        results = get_trainer().step_of_members(self, name, own, *args)
         if len(args) == 1:  # a batch; on JAX a state comes before it
             return _together(results)
         logs, state = results
@@ -329,6 +328,11 @@ class SideBySide(
 
     def compile_from_config(self, config):
         pass
+
+
+def members_of(model):
+    """The sparse models in a model: those side by side, or it alone."""
+    return model.members if isinstance(model, SideBySide) else [model]
 
 
 class _Optimizers(keras.optimizers.Optimizer):

@@ -285,8 +285,7 @@ def test_a_gradient_that_is_not_finite_concerns_its_member(vectorize):
 @every_way
 def test_a_batch_that_is_finite_for_none_postpones_the_update(vectorize):
     x, y = data(4)
-    # A target beyond all classes: the loss is not finite, the weights stay.
-    models = members(2, optimizer=lambda: keras.optimizers.SGD(0.0))
+    models = members()
     together = SideBySide(models, vectorize=vectorize)
     together.attach(topology.SET(1, 0.4))
     together.train_on_batch(x, y, sample_weight=np.full(4, np.inf))
@@ -518,6 +517,19 @@ def test_bad_arguments(tmp_path):
             ValueError, match="`vectorize`.*Received: vec.*True"
         ):
             SideBySide(members(), vectorize=True)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about JAX's distributions")
+def test_distributions_are_refused():
+    together = SideBySide(members())
+    devices = keras.distribution.list_devices()[:1]
+    spread = keras.distribution.DataParallel(devices=devices)
+    keras.distribution.set_distribution(spread)
+    try:
+        with pytest.raises(ValueError, match="one by one. Rec.*DataParallel"):
+            together.fit(*data(), **QUIET)
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 def test_vectorized_members_have_equally_many_connections():

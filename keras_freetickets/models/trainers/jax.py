@@ -151,16 +151,15 @@ def agreed(done):
     return jax.lax.pmax(done.astype("int32"), _MEMBERS) > 0
 
 
-def step_of_members(model, name, state, data, batch_axis=None):
+def step_of_members(model, name, own, state, data):
     """A step of each member of a `SideBySide`.
 
     Args:
         model: A `SideBySide`.
         name: `"train_step"` or `"test_step"`.
+        own: Whether each member has a batch of its own in `data`.
         state: The model's state, lists of values.
         data: A batch.
-        batch_axis: The axis of the batch's arrays that members have, if they
-            have batches of their own.
 
     Returns:
         List of the members' logs and the new state.
@@ -168,8 +167,8 @@ def step_of_members(model, name, state, data, batch_axis=None):
     count = len(model.members)
     if not model.vectorize:
         steps = [
-            getattr(member, name)(own, model.batch_of(i, data, batch_axis))
-            for i, (member, own) in enumerate(
+            getattr(member, name)(share, model.batch_of(i, data, own))
+            for i, (member, share) in enumerate(
                 zip(model.members, _shares(state, count))
             )
         ]
@@ -180,7 +179,7 @@ def step_of_members(model, name, state, data, batch_axis=None):
     with _members_axis():
         step = jax.vmap(
             getattr(model.members[0], name),
-            in_axes=(axes, batch_axis),
+            in_axes=(axes, 1 if own else None),
             out_axes=(0, axes),
             axis_name=_MEMBERS,
         )

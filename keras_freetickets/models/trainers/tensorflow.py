@@ -134,7 +134,7 @@ def agreed(done):
     return done
 
 
-def step_of_members(model, name, data, batch_axis=None):
+def step_of_members(model, name, own, data):
     """A step of each member of a `SideBySide`, one after the other.
 
     They share no variables, so that a graph may run them at the same time.
@@ -142,15 +142,14 @@ def step_of_members(model, name, data, batch_axis=None):
     Args:
         model: A `SideBySide`.
         name: `"train_step"` or `"test_step"`.
+        own: Whether each member has a batch of its own in `data`.
         data: A batch.
-        batch_axis: The axis of the batch's arrays that members have, if they
-            have batches of their own.
 
     Returns:
         List of the members' logs.
     """
     return [
-        getattr(member, name)(model.batch_of(i, data, batch_axis))
+        getattr(member, name)(model.batch_of(i, data, own))
         for i, member in enumerate(model.members)
     ]
 
