@@ -11,7 +11,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # new shape is compiled.
 JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
 	tests/models/test_sparse_model.py tests/models/test_ensemble.py \
-	tests/callbacks/test_drop_and_grow.py tests/integration/test_docs.py
+	tests/models/test_mimo.py tests/models/test_side_by_side.py \
+	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_averaged.py \
+	tests/callbacks/test_averaging.py tests/callbacks/test_snapshot.py \
+	tests/losses tests/ensembles tests/integration/test_docs.py
 
 .PHONY: demo test test-jax-core test-jax test-all torture lint bazel-check clean
 

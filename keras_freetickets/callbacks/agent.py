@@ -83,7 +83,8 @@ class AGENT(DropAndGrow):
         for held, variable in zip(
             state["snapshot"], self.model.trainable_variables
         ):
-            held.assign(variable.value)
+            # A copy: JAX gives away each array of its state once.
+            held.assign(ops.copy(variable.value))
         for held, gradient in zip(state["mean_gradient"], mean):
             held.assign(gradient)
 

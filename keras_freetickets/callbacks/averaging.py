@@ -99,7 +99,8 @@ class WeightAveraging(keras.callbacks.Callback):
         for variable, mean in zip(
             self.model.trainable_variables, state["average"]
         ):
-            variable.assign(mean.value)
+            # A copy: JAX gives away each array of its state once.
+            variable.assign(ops.copy(mean.value))
         self.model.project()
         if self.data is not None:
             reestimate_batch_normalization(self.model, self.data)

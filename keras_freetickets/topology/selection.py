@@ -94,6 +94,8 @@ def _count(thresholds, values):
         `int32` tensor of shape `(4, rows)`.
     """
     rows, size = values.shape
+    if not size:
+        return ops.zeros((_TRIED, rows), dtype="int32")
     whole = size - size % _BLOCK
     thresholds = [t[:, None, None] for t in ops.unstack(thresholds, _TRIED)]
 

@@ -56,9 +56,14 @@ def overrides(method, name):
 
 
 def other_values(model):
-    """Values of all variables of a model that are not trained."""
-    groups = (model.non_trainable_variables, model.metrics_variables)
-    return tuple([v.value for v in group] for group in groups)
+    """Values of all variables of a model that are not trained.
+
+    Zeros for those of metrics, on which no loss depends: while JAX trains
+    they have no values.
+    """
+    values = [v.value for v in model.non_trainable_variables]
+    metrics = [ops.zeros(v.shape, v.dtype) for v in model.metrics_variables]
+    return values, metrics
 
 
 def loss_at(model, values, batch, others=None):
