@@ -6,9 +6,10 @@ KERAS_BACKEND=jax python benchmarks/step.py --networks=wrn-28-10 \
     --optimizers=sgd --mixed_precision=mixed_bfloat16   # on a GPU
 ```
 
-Four models of one architecture, optimizer and batch take turns: the dense
-model, the dense model once more (the control: how far from 1 a ratio gets by
-chance), and sparse ones with RigL and with SET. A round is one interval of
+Models of one architecture, optimizer and batch take turns: the dense model,
+the dense model once more (the control: how far from 1 a ratio gets by chance),
+and sparse ones, with RigL and with SET or what `--methods` names. A round is
+one interval of
 topology updates for each, update included, in blocks of a few steps whose
 order is drawn anew. Ratios are of the same round. Steps are calls of the
 compiled train function on a fixed batch: no input pipeline is timed.
@@ -40,11 +41,11 @@ from common import spread
 from common import timed
 
 import keras_freetickets as kft
-from keras_freetickets.topology import SET
-from keras_freetickets.topology import RigL
+from keras_freetickets import topology
 
 flags.adopt_module_key_flags(common)
 flags.DEFINE_list("networks", ["mlp", "small_cnn"], "Names in common.py.")
+flags.DEFINE_list("methods", ["RigL", "SET"], "Methods; all: the family.")
 flags.DEFINE_list("optimizers", ["sgd", "adam"], "SGD with momentum, Adam.")
 flags.DEFINE_list(
     "modes",
@@ -63,10 +64,33 @@ flags.DEFINE_enum(
     ["float32", "mixed_bfloat16", "mixed_float16"],
     "Keras dtype policy of all models.",
 )
+flags.register_validator(
+    "methods",
+    lambda names: names == ["all"] or set(names) <= set(METHODS),
+    "must be names of METHODS in this file, or all",
+)
 flags.DEFINE_string(
-    "profile", None, "Folder for a profile of one interval of RigL, at the end."
+    "profile",
+    None,
+    "Folder for a profile of one interval of the last method, at the end.",
 )
 
+# A method of each kind, for runs without an end.
+METHODS = {
+    "RigL": lambda: topology.RigL(),
+    "SET": lambda: topology.SET(),
+    "SNFS": lambda: topology.SNFS(),
+    "DST-EE": lambda: topology.DSTEE(),
+    "GMP": lambda: topology.GMP(FLAGS.sparsity, _NEVER),
+    "GraNet": lambda: topology.GraNet(FLAGS.sparsity, _NEVER),
+    "NDSNN": lambda: topology.NDSNN(FLAGS.sparsity, _NEVER),
+    "N:M": lambda: topology.NM(1, 4),
+    "SRigL": lambda: topology.SRigL(),
+    "AGENT": lambda: topology.AGENT(),
+    "CigL": lambda: topology.CigL(),
+    "MOON": lambda: topology.RigL(),
+}
+_NEVER = 1_000_000
 BASELINE = "dense"
 CONTROL = "dense again"
 
@@ -175,27 +199,55 @@ class OptimizerSteps(Steps):
                 self.run(self.gradients)
 
 
+def sparse_network(name, method):
+    """The sparse network that a method begins with."""
+    arguments = {"sparsity": FLAGS.sparsity}
+    if method == "GMP":
+        arguments = {"sparsity": 0.0}
+    elif method in ("GraNet", "NDSNN"):
+        arguments = {"sparsity": FLAGS.sparsity / 2}
+    elif method == "N:M":
+        mask = topology.NMMask(1, 4)
+        arguments = {
+            "sparsity": lambda layer: _divisible(layer, mask) * mask.sparsity,
+            "mask_initializer": mask,
+        }
+    elif method == "SRigL":
+        arguments["mask_initializer"] = topology.ConstantFanInMask()
+    return kft.sparsify(network(name), seed=FLAGS.seed, **arguments)
+
+
+def _divisible(layer, mask):
+    return layer.kernel.shape[mask.axis] % mask.m == 0
+
+
+def attach(model, name):
+    """Gives a model a method whose updates come once an interval."""
+    method = METHODS[name]()
+    # Where the weights rest in the step of an update, that step is none of
+    # the optimizer's, which counts the interval.
+    method.update_interval = FLAGS.interval - (not method.apply_on_update)
+    method.seed = FLAGS.seed
+    if name == "MOON":
+        model.set_objective(kft.losses.MOON(1000, from_logits=True))
+    model.attach(method)
+
+
 def models(name, optimizer, jit_compile):
     """The models that take turns, compiled, by name."""
     keras.config.set_dtype_policy(FLAGS.mixed_precision)
-    methods = {
-        # The step in which RigL updates the topology is none of the
-        # optimizer's, which counts the interval.
-        "RigL": RigL(FLAGS.interval - 1, 0.3, seed=FLAGS.seed),
-        "SET": SET(FLAGS.interval, 0.3, seed=FLAGS.seed),
-    }
-    if FLAGS.part == "optimizer":
-        methods["static"] = None
     found = {BASELINE: network(name), CONTROL: network(name)}
+    methods = list(METHODS) if FLAGS.methods == ["all"] else FLAGS.methods
     for method in methods:
-        found[method] = kft.sparsify(
+        found[method] = sparse_network(name, method)
+    if FLAGS.part == "optimizer":
+        found["static"] = kft.sparsify(
             network(name), FLAGS.sparsity, seed=FLAGS.seed
         )
     for model in found.values():
         compile_model(model, optimizer, jit_compile)
-    for name, method in methods.items():
-        if method is not None:
-            found[name].attach(method)
+    for method in methods:
+        attach(found[method], method)
     return found
 
 
@@ -279,7 +331,7 @@ def main(_):
                         OptimizerSteps, jit_compile=jit_compile
                     )
                 runners = {n: make(m, data) for n, m in found.items()}
-                steps = runners["RigL"]
+                steps = list(runners.values())[-1]
                 rows = summary(measure(runners))
                 case = {"network": name, "optimizer": optimizer, "mode": mode}
                 weights = found[BASELINE].count_params()
