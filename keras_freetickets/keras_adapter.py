@@ -156,8 +156,13 @@ def set_direction(metric, direction):
 
 
 def reset_train_function(model):
-    """Forgets the traced step, which Keras keeps from one `fit` to the next."""
-    model.train_function = None
+    """Forgets the traced step, which Keras keeps from one `fit` to the next.
+
+    A new one takes its place, not traced yet, as a running `fit` asks for
+    none between epochs.
+    """
+    if model.train_function is not None:
+        model.make_train_function(force=True)
 
 
 def _plain_optimizers(optimizer):

@@ -631,3 +631,28 @@ def test_a_byte_a_weight_beyond_the_dense_model(method, optimizer):
     counters = 6 * 4
     assert trained(sparse) == trained(dense) + 7 * 11 + 11 * 5 + counters
     assert int(ops.convert_to_numpy(sparse.topology.update_count.value)) == 1
+
+
+def test_methods_come_and_go_between_the_epochs_of_a_fit():
+    model = network()
+    masks = []
+
+    class Change(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.attach(Method(2, 0.5, growth="random"))
+            if epoch == 2:
+                self.model.detach()
+
+        def on_epoch_end(self, epoch, logs=None):
+            keras_adapter.synchronize(self.model)
+            masks.append([np.array(c.mask) for c in self.model.connections])
+
+    x, y = data(16)
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[Change()])
+    first, second, third = (
+        np.concatenate([m.ravel() for m in one]) for one in masks
+    )
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(second, third)
+    assert int(model.topology.update_count.numpy()) == 2
