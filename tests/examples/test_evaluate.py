@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -247,7 +248,8 @@ def test_two_ensembles_have_a_section_each(script, folder, tmp_path):
     pair = [script.Network(name, model, "") for name in ("baseline", "model")]
     script.FLAGS.ood = []
     digits = np.load(folder / "digits.npz")
-    images = script.Images(None, digits["x"], None, digits["y"])
+    data = types.SimpleNamespace(num_classes=10)
+    images = script.Images(data, digits["x"], None, digits["y"])
     results, sections = script.evaluate(pair, images, [])
     assert set(results["diversity"]) == {"baseline", "model"}
     files = [one.file for section in sections for one in section.pictures]

@@ -382,7 +382,7 @@ def test_a_killed_run_goes_on(vectorize, tmp_path):
     assert again == history
     assert_same(resumed, expected, 0)
     whole, killed = [
-        kft.callbacks.tickets.TicketStore(tmp_path / name / "tickets").read()
+        kft.callbacks.collecting.TicketStore(tmp_path / name / "tickets").read()
         for name in ("whole", "killed")
     ]
     assert whole == killed
