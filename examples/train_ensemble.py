@@ -5,9 +5,11 @@ r"""Trains an ensemble of a network by one of several methods.
 FreeTickets' own (edst, dst) and what a user would weigh them against: dense
 networks (dense), sparse ones whose masks rest (static), snapshots of one run
 (snapshot), pruned and fine-tuned networks (pf), lottery tickets (ltr),
-subnetworks of one network (mimo). A flag of a method's recipe that is not
-given has the value that its authors published, see docs/ensembles.md; that is
-a GPU's work. --recipe prints these values. The tickets, the ensemble, also
+subnetworks of one network (mimo). A setting of the method that is not given
+has the value that its authors published, see docs/making_ensembles.md: a GPU's
+work. --recipe prints these. The network and its optimizer are those of the
+flags, whatever the method, but for the rate of snapshot (0.2) and the schedule
+of a sparse mimo (RigL's). The tickets, the ensemble, also
 as a compact file, and `metrics.json` go to --output_dir. Killed and started
 again with the same flags, it goes on where it was.
 """
@@ -73,12 +75,26 @@ def method():
     names = set(inspect.signature(kind).parameters) - _SHARED
     _refuse_flags_of_others(names)
     given = {name: FLAGS[name].value for name in names if is_given(name)}
+    given |= _rigl_of_mimo(given)
     if given.get("monitor") == "":
         given["monitor"] = None
     try:
         return kind(**given)
     except ValueError as error:
         raise SystemExit(f"--method={FLAGS.method}: {error}") from error
+
+
+def _rigl_of_mimo(given):
+    """The end of RigL's updates, and a drop fraction that falls until then."""
+    from keras_freetickets.topology import schedules
+
+    if FLAGS.method != "mimo" or not given.get("sparsity") or FLAGS.recipe:
+        return {}
+    data = common.load(num_examples=FLAGS.num_examples)
+    steps = -(-data.num_train // FLAGS.batch_size) * given.get("epochs", 250)
+    stop = max(steps * 3 // 4, 1)
+    fraction = given.get("drop_fraction", 0.3)
+    return {"stop": stop, "drop_fraction": schedules.Cosine(fraction, stop)}
 
 
 def is_given(name):
@@ -103,8 +119,6 @@ def _refuse_flags_of_others(names):
 
 def train(method, data):
     """The ensemble, and the dense network that costs are relative to."""
-    if FLAGS.method == "snapshot" and not is_given("learning_rate"):
-        FLAGS.learning_rate = 0.2  # README of gaohuang/SnapshotEnsemble
     shape, classes = data.input_shape, data.num_classes
 
     def make_model(seed):
@@ -125,7 +139,7 @@ def train(method, data):
         make_model,
         common.compile_model,
         fit_arguments,
-        FLAGS.output_dir,
+        os.path.join(FLAGS.output_dir, "runs"),
         FLAGS.seed,
         FLAGS.verbose,
     )
@@ -207,7 +221,10 @@ def rows(method, ensemble, dense, data):
 def main(argv):
     common.no_arguments(argv)
     made = method()
+    if FLAGS.method == "snapshot" and not is_given("learning_rate"):
+        FLAGS.learning_rate = 0.2  # README of gaohuang/SnapshotEnsemble
     if FLAGS.recipe:
+        print(f"--learning_rate: {FLAGS.learning_rate}")
         for name, value in made.settings().items():
             print(f"{name}: {value}")
         return

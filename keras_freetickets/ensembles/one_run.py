@@ -175,7 +175,10 @@ class MIMO(EnsembleMethod):
         update_interval: Optimizer updates between topology updates, of a
             sparse body. Defaults to 100 (RigL's flag).
         drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (the
-            same).
+            same). RigL lets it fall along a cosine up to `stop`, which takes
+            the number of steps: `Cosine(0.3, stop)`.
+        stop: The optimizer update after which the topology rests. Defaults to
+            `None`: never. (RigL: after 75 % of the training.)
         learning_rate: `"paper"`: half the compiled rate in the first epoch
             (in place of a linear warm-up over it), a fifth of it after 0.4,
             0.8 and 0.9 of the epochs, each (google/uncertainty-baselines:
@@ -206,6 +209,7 @@ class MIMO(EnsembleMethod):
     distribution: typing.Any = "erk"
     update_interval: int = 100
     drop_fraction: typing.Any = 0.3
+    stop: typing.Any = None
     learning_rate: typing.Any = "paper"
     monitor: typing.Any = None
 
@@ -261,10 +265,10 @@ class MIMO(EnsembleMethod):
         ticket = Ticket(folder, monitor=self.monitor)
         if not self.sparsity:
             return [ticket]
-        return [
-            RigL(self.update_interval, self.drop_fraction, seed=seed),
-            ticket,
-        ]
+        rigl = RigL(
+            self.update_interval, self.drop_fraction, stop=self.stop, seed=seed
+        )
+        return [rigl, ticket]
 
 
 def _between(body):
