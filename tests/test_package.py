@@ -27,6 +27,7 @@ PLACES = [
     kft.datasets,
     kft.ensembles,
     kft.ensembles.method,
+    kft.ensembles.work,
     kft.layers,
     kft.layers.topology,
     kft.metrics,

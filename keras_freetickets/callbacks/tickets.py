@@ -51,7 +51,48 @@ class Phase:
         return self.begin + math.ceil((self.end - self.begin) / 2)
 
 
-def _check_factors(learning_rate):
+def check_global_drop(fraction):
+    """Raises unless it is a share that may be dropped between refinements.
+
+    Args:
+        fraction: Float in (0, 1].
+
+    Raises:
+        ValueError: If it is not.
+
+    Example:
+
+    ```python
+    check_global_drop(0.8)
+    ```
+    """
+    number = isinstance(fraction, numbers.Real)
+    number = number and not isinstance(fraction, bool)
+    if not number or not 0.0 < fraction <= 1.0:
+        raise ValueError(
+            "`global_drop_fraction` must be in (0, 1]. Received: "
+            f"global_drop_fraction={fraction}"
+        )
+
+
+def check_factors(learning_rate):
+    """The factors of the compiled rate that `learning_rate` stands for.
+
+    Args:
+        learning_rate: `"paper"`, three positive factors, or `None`.
+
+    Returns:
+        Tuple of three floats, or `None`.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+
+    ```python
+    check_factors("paper")  # (1.0, 0.1, 0.01)
+    ```
+    """
     if learning_rate is None or learning_rate == "paper":
         return PAPER_FACTORS if learning_rate else None
     try:
@@ -168,14 +209,8 @@ class EDST(Collector, DropAndGrow):
         check_count("exploration_epochs", exploration_epochs)
         check_count("refinement_epochs", refinement_epochs)
         check_count("num_tickets", num_tickets)
-        number = isinstance(global_drop_fraction, numbers.Real)
-        number = number and not isinstance(global_drop_fraction, bool)
-        if not number or not 0.0 < global_drop_fraction <= 1.0:
-            raise ValueError(
-                "`global_drop_fraction` must be in (0, 1]. Received: "
-                f"global_drop_fraction={global_drop_fraction}"
-            )
-        self.factors = _check_factors(learning_rate)
+        check_global_drop(global_drop_fraction)
+        self.factors = check_factors(learning_rate)
         super().__init__(
             directory,
             monitor,

@@ -8,9 +8,11 @@ from keras_freetickets.callbacks import tickets
 from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.ensembles.method import EnsembleMethod
-from keras_freetickets.ensembles.method import falling
+from keras_freetickets.ensembles.work import falling
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.topology import Method
+from keras_freetickets.topology import distributions
 
 
 def check_rate(learning_rate):
@@ -40,7 +42,7 @@ class Dense(EnsembleMethod):
         learning_rate: `"paper"`: the compiled rate, a tenth of it from 1/2 of
             the epochs and a hundredth from 3/4 on (the same); a function from
             an epoch to a factor of the compiled rate; or `None` to leave the
-            rate alone.
+            rate alone, e.g. to a callback of your own.
         monitor: Name of the epoch log whose best value chooses a member's
             epoch. `None` for the last. Defaults to `"val_accuracy"` (the
             same).
@@ -131,8 +133,7 @@ class Static(Dense):
 
     def __post_init__(self):
         super().__post_init__()
-        if not callable(self.sparsity):
-            check_sparsity(self.sparsity)
+        check_sparse(self.sparsity, self.distribution)
 
     def _network(self, work, member):
         return sparsify(
@@ -180,7 +181,7 @@ class DST(Static):
 
     def __post_init__(self):
         super().__post_init__()
-        self._training_cost()  # errors now, not after a run
+        check_growing(self.growth, self.update_interval, self.drop_fraction)
 
     def _callbacks(self, folder, seed):
         return [
@@ -196,6 +197,19 @@ class DST(Static):
 
     def _training_cost(self):
         return growing_cost(self.growth, self.update_interval)
+
+
+def check_sparse(sparsity, distribution):
+    """Raises unless `sparsify` takes them."""
+    if not callable(sparsity):
+        check_sparsity(sparsity)
+    distributions.get(distribution)
+
+
+def check_growing(growth, update_interval, drop_fraction):
+    """Raises unless a method and its cost can be made of them."""
+    growing_cost(growth, update_interval)
+    Method(update_interval, drop_fraction, growth=growth)
 
 
 def growing_cost(growth, update_interval):

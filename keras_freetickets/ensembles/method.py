@@ -1,45 +1,9 @@
 """What the methods of making an ensemble have in common."""
 
-import dataclasses
-import os
+import numpy as np
 
-import keras
-from keras import ops
-
-from keras_freetickets import keras_adapter
-from keras_freetickets.callbacks.backup import Backup
-from keras_freetickets.files import atomic_path
-from keras_freetickets.files import read_sealed
-from keras_freetickets.files import write_sealed
-from keras_freetickets.models.ensemble import EnsembleModel
-
-_INDEX = "ensemble.json"
-_FINISHED = "run.json"
-# Members of runs with seeds 0, 1, 2 ... share none.
-_SEEDS_APART = 1000
-
-
-@dataclasses.dataclass
-class TrainingRun:
-    """A finished training that an ensemble was made of.
-
-    The arguments are the attributes.
-
-    Args:
-        name: String, the name of its folder.
-        history: Dict from the name of a log to its values, one an epoch;
-            among them `training_flops` and `seconds`, of
-            `keras_freetickets.callbacks.TrainingCost`.
-
-    Example:
-
-    ```python
-    sum(run.history["seconds"][-1] for run in method.runs)
-    ```
-    """
-
-    name: str
-    history: dict
+from keras_freetickets.arguments import check_count
+from keras_freetickets.ensembles.work import Work
 
 
 class EnsembleMethod:
@@ -86,8 +50,13 @@ class EnsembleMethod:
             data: Function from a seed to a dict with arguments of
                 `keras.Model.fit`, such as `x`, `y`, `validation_data`,
                 `batch_size` and `callbacks`, new ones in each call; or such a
-                dict without `callbacks`.
-            directory: Where tickets and backups go; one for each ensemble.
+                dict without `callbacks`. A resumed run equals the
+                uninterrupted one if the order of the data follows from the
+                epoch, as that of `keras_freetickets.datasets` or of arrays
+                with `shuffle=False`.
+            directory: Where tickets and backups go: a new directory, or that
+                of the same method with the same settings and seed. (What the
+                three functions do is not compared.)
             seed: Natural number. Member i is made from seed + 1000 i.
             verbose: As for `keras.Model.fit`.
 
@@ -99,11 +68,12 @@ class EnsembleMethod:
                 another ensemble.
         """
         _check_functions(make_model, compile_model, data)
+        check_count("seed", seed, least=0)
         work = Work(make_model, compile_model, data, directory, seed, verbose)
         work.claim(self.settings())
         tickets = self.train(work)
         self.runs = work.runs
-        return EnsembleModel.from_tickets(tickets)
+        return work.ensemble_of(tickets)
 
     def train(self, work):
         """Makes the runs of the method.
@@ -121,158 +91,41 @@ class EnsembleMethod:
 
         Returns:
             Float, the sum over epochs.
+
+        Raises:
+            ValueError: If `fit` was not called.
         """
+        if not self.runs:
+            raise ValueError(
+                "`fit` must be called first: a method costs what its runs "
+                "did. Received: a method without runs"
+            )
         return sum(sum(run.history["training_flops"]) for run in self.runs)
 
     def settings(self):
         """Dict of what decides the result, as JSON holds it."""
-        plain = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, (int, float, str, tuple, type(None)))
-        }
-        return {"method": type(self).__name__, **plain}
+        settings = {k: v for k, v in vars(self).items() if k != "runs"}
+        rate = settings.get("learning_rate")
+        if callable(rate) and hasattr(self, "epochs"):
+            # What a function does cannot be compared, what it returns can.
+            settings["learning_rate"] = [rate(e) for e in range(self.epochs)]
+        described = {name: _described(v) for name, v in settings.items()}
+        return {"method": type(self).__name__, **described}
 
 
-class Work:
-    """The runs of one ensemble, their models and their folders.
-
-    Args:
-        make_model: As for `EnsembleMethod.fit`, and so the others.
-        compile_model: Function.
-        data: Function or dict.
-        directory: Path.
-        seed: Natural number.
-        verbose: As for `keras.Model.fit`.
-
-    Example:
-
-    ```python
-    work = Work(make_model, compile_model, data, "run", seed=0, verbose=1)
-    ```
-    """
-
-    def __init__(
-        self, make_model, compile_model, data, directory, seed, verbose
-    ):
-        self.make_model = make_model
-        self.compile_model = compile_model
-        self.data = data if callable(data) else lambda seed: dict(data)
-        self.directory = os.fspath(directory)
-        self.seed = seed
-        self.verbose = verbose
-        self.runs = []
-
-    def seed_of(self, member):
-        """The seed of a member, by its number."""
-        return self.seed + _SEEDS_APART * member
-
-    def folder(self, name):
-        """The path of a run's folder."""
-        return os.path.join(self.directory, name)
-
-    def claim(self, settings):
-        """Notes what is made here, and refuses what is made elsewhere."""
-        wanted = {**settings, "seed": self.seed}
-        wanted = {"settings": {k: repr(v) for k, v in wanted.items()}}
-        path = os.path.join(self.directory, _INDEX)
-        os.makedirs(self.directory, exist_ok=True)
-        if os.path.exists(path):
-            found = read_sealed(path, {"settings"})
-            if found != wanted:
-                raise ValueError(
-                    "`directory` must be new, or hold this very ensemble. "
-                    f"Received: directory={self.directory} with "
-                    f"{found['settings']}, where this one has "
-                    f"{wanted['settings']}"
-                )
-            return
-        with atomic_path(path) as temporary:
-            write_sealed(temporary, wanted)
-
-    def run(self, name, member, make, epochs, callbacks, cost, factor=None):
-        """Trains a model, unless that is done.
-
-        Args:
-            name: String, the name of the folder.
-            member: Integer, whose seed the run has.
-            make: Function that makes the model, not compiled.
-            epochs: Positive integer.
-            callbacks: Function from the run's folder to a list of callbacks.
-            cost: `TrainingCost`.
-            factor: Function from an epoch to the factor of the compiled
-                rate; `None` to leave the rate alone.
-
-        Returns:
-            The path of the folder.
-        """
-        folder = self.folder(name)
-        finished = os.path.join(folder, _FINISHED)
-        if not os.path.exists(finished):
-            self._tell(f"{name}: {epochs} epochs")
-            history = self._train(
-                folder, member, make, epochs, callbacks(folder), cost, factor
-            )
-            with atomic_path(finished) as temporary:
-                write_sealed(temporary, {"history": history})
-        history = read_sealed(finished, {"history"})["history"]
-        self.runs.append(TrainingRun(name, history))
-        return folder
-
-    def _train(self, folder, member, make, epochs, callbacks, cost, factor):
-        seed = self.seed_of(member)
-        keras.utils.set_random_seed(seed)
-        model = make()
-        self.compile_model(model)
-        if not model.compiled:
-            raise ValueError(
-                "`compile_model` must compile the model it is given. "
-                f"Received: {self.compile_model}"
-            )
-        backup = Backup(os.path.join(folder, "backup"))
-        arguments = self.data(seed)
-        model.fit(
-            **{
-                **arguments,
-                "epochs": epochs,
-                "verbose": self.verbose,
-                "callbacks": [
-                    *arguments.get("callbacks", []),
-                    *([] if factor is None else [_Rate(factor)]),
-                    cost,
-                    *callbacks,
-                    backup,
-                ],
-            }
-        )
-        backup.delete()
-        return backup.history
-
-    def _tell(self, text):
-        if self.verbose:
-            print(text, flush=True)
-
-
-class _Rate(keras.callbacks.Callback):
-    """Sets the rate of each epoch to a factor of the compiled one."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def set_model(self, model):
-        super().set_model(model)
-        optimizer = model.optimizer
-        if keras_adapter.learning_rate_schedule(optimizer) is not None:
-            raise ValueError(
-                "`compile_model` must give the optimizer a rate that is a "
-                "number, as the method changes it; or pass the method "
-                "learning_rate=None to keep a schedule"
-            )
-        self.rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.model.optimizer.learning_rate = self.rate * self.factor(epoch)
+def _described(value):
+    """What tells a setting from others, of kinds that JSON holds."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [_described(one) for one in value]
+    if isinstance(value, dict):
+        return {str(k): _described(v) for k, v in value.items()}
+    if hasattr(value, "get_config"):
+        return [type(value).__name__, _described(value.get_config())]
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return value
 
 
 def _check_functions(make_model, compile_model, data):
@@ -294,25 +147,3 @@ def _check_functions(make_model, compile_model, data):
             "`data` must be a function from a seed where it holds "
             "`callbacks`, which each run needs new. Received: a dict"
         )
-
-
-def falling(epochs):
-    """The rate's factor, a tenth from 1/2 and a hundredth from 3/4 on.
-
-    As VITA-Group/FreeTickets has it: 250 epochs, drops after 125 and 187.
-
-    Args:
-        epochs: Positive integer, epochs of the training.
-
-    Returns:
-        Function from an epoch to a float.
-
-    Example:
-
-    ```python
-    [falling(4)(epoch) for epoch in range(4)]  # [1.0, 1.0, 0.1, 0.01]
-    ```
-    """
-    return lambda epoch: (
-        0.1 ** ((epoch >= epochs // 2) + (epoch >= epochs * 3 // 4))
-    )

@@ -8,14 +8,17 @@ from keras_freetickets.callbacks import snapshot
 from keras_freetickets.callbacks import tickets
 from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.cost import TrainingCost
-from keras_freetickets.callbacks.drop_and_grow import RigL
+from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.ensembles.independent import check_growing
 from keras_freetickets.ensembles.independent import check_rate
+from keras_freetickets.ensembles.independent import check_sparse
 from keras_freetickets.ensembles.independent import growing_cost
 from keras_freetickets.ensembles.independent import rate_factor
 from keras_freetickets.ensembles.method import EnsembleMethod
 from keras_freetickets.models import mimo
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.topology import RigL
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,12 +66,13 @@ class EDST(EnsembleMethod):
     monitor: typing.Any = "val_accuracy"
 
     def __post_init__(self):
-        if not callable(self.sparsity):
-            check_sparsity(self.sparsity)
+        check_sparse(self.sparsity, self.distribution)
         check_count("num_members", self.num_members)
         check_count("exploration_epochs", self.exploration_epochs)
         check_count("refinement_epochs", self.refinement_epochs)
-        growing_cost(self.growth, self.update_interval)
+        check_growing(self.growth, self.update_interval, self.drop_fraction)
+        tickets.check_global_drop(self.global_drop_fraction)
+        tickets.check_factors(self.learning_rate)
 
     def train(self, work):
         seed = work.seed_of(0)
@@ -217,7 +221,10 @@ class MIMO(EnsembleMethod):
         check_count("num_members", self.num_members)
         check_count("epochs", self.epochs)
         check_count("batch_repetitions", self.batch_repetitions)
-        check_sparsity(self.sparsity)
+        mimo.check_share(self.input_repetition)
+        check_sparsity(self.sparsity)  # no callable, of which parts stay dense
+        check_sparse(self.sparsity, self.distribution)
+        self._method(seed=0)
         check_rate(self.learning_rate)
 
     def train(self, work):
@@ -265,10 +272,12 @@ class MIMO(EnsembleMethod):
         ticket = Ticket(folder, monitor=self.monitor)
         if not self.sparsity:
             return [ticket]
-        rigl = RigL(
+        return [DropAndGrow(self._method(seed)), ticket]
+
+    def _method(self, seed):
+        return RigL(
             self.update_interval, self.drop_fraction, stop=self.stop, seed=seed
         )
-        return [rigl, ticket]
 
 
 def _between(body):

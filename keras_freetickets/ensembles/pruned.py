@@ -13,14 +13,10 @@ from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.ensembles.independent import check_rate
 from keras_freetickets.ensembles.independent import rate_factor
 from keras_freetickets.ensembles.method import EnsembleMethod
-from keras_freetickets.ensembles.method import falling
+from keras_freetickets.ensembles.work import falling
 from keras_freetickets.files import atomic_path
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.pruning import prune
-
-
-def _load(folder, name="ticket_0.keras"):
-    return keras.saving.load_model(os.path.join(folder, name), compile=False)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -94,7 +90,7 @@ class PF(EnsembleMethod):
         return work.run(
             f"member_{i}",
             i,
-            lambda: prune(_load(trained), self.sparsity),
+            lambda: prune(work.load(trained), self.sparsity),
             self.fine_tuning_epochs,
             lambda folder: [Ticket(folder, monitor=self.monitor)],
             TrainingCost("static"),
@@ -174,6 +170,12 @@ class LTR(EnsembleMethod):
         return 1.0 - (1.0 - self.sparsity) ** (round_ / self.rounds)
 
     def train(self, work):
+        if self.num_members > 1 and not work.data_has_seed:
+            raise ValueError(
+                "`data` must be a function from a seed: the members of LTR "
+                "share mask and weights and differ in the order of the data "
+                "alone. Received: a dict"
+            )
         factor = rate_factor(self.learning_rate, falling(self.epochs))
         dense = trained = work.run(
             "dense",
@@ -211,9 +213,9 @@ class LTR(EnsembleMethod):
             name,
             member,
             lambda: prune(
-                _load(trained),
+                work.load(trained),
                 self.sparsity_of(round_),
-                rewind_to=_load(dense, _EARLY),
+                rewind_to=work.load(dense, _EARLY),
             ),
             self.epochs - self.rewind_epochs,
             lambda folder: [Ticket(folder, monitor=self.monitor)],

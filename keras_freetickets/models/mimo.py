@@ -47,7 +47,7 @@ def _check_body(body, num_members):
         )
 
 
-def _check_share(value):
+def check_share(value):
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0.0 <= value <= 1.0:
         raise ValueError(
@@ -159,7 +159,7 @@ class MIMO(SparseModel):
         check_count("num_members", num_members)
         check_count("batch_repetitions", batch_repetitions)
         check_count("seed", seed, least=0)
-        _check_share(input_repetition)
+        check_share(input_repetition)
         _check_body(body, num_members)
         super().__init__(name=name, **kwargs)
         self.body = body
