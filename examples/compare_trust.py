@@ -56,6 +56,12 @@ def run(name, pattern, seed):
         FLAGS.output_dir, f"{name.replace(' ', '_')}_{seed}"
     )
     found = sweep.finished("evaluate.py", directory, given, "report.json")
+    made = os.path.getmtime(os.path.join(directory, "report.json"))
+    if found["config"]["model"] != path or made < os.path.getmtime(path):
+        raise SystemExit(
+            f"{directory} holds the report of another model than {path} is "
+            "now: remove it"
+        )
     return figures(found)
 
 

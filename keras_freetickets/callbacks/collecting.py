@@ -113,6 +113,9 @@ class Collector(keras.callbacks.Callback):
     ```
     """
 
+    # Whether a phase that is broken off leaves its last epoch as a ticket.
+    keeps_if_stopped = True
+
     def __init__(self, directory, monitor, mode, **kwargs):
         super().__init__(**kwargs)
         check_directory(directory)
@@ -123,6 +126,7 @@ class Collector(keras.callbacks.Callback):
         _check_mode(mode)
         self._improves = None
         self._started = False
+        self._latest = {}
 
     def ticket_file(self, epoch):
         """The file that this epoch may become, or `None`."""
@@ -146,6 +150,7 @@ class Collector(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self._started = False
+        self._latest = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._started:
@@ -165,13 +170,25 @@ class Collector(keras.callbacks.Callback):
         return [(self.model, self.monitor, self.ticket_file(epoch))]
 
     def _keep_if_best(self, model, file, epoch, value):
-        stops = self.is_last(epoch) or self.model.stop_training
-        if self.monitor is None and not stops:
-            return
-        held = self.store.read().get(file)
-        if self.monitor is None or self._is_better(value, held):
-            entry = self._entry(file, epoch, value)
+        entry = self._entry(file, epoch, value)
+        if self.monitor is None:
+            self._latest[file] = (model, entry)
+            stops = self.keeps_if_stopped and self.model.stop_training
+            if self.is_last(epoch) or stops:
+                self._save_latest()
+        elif self._is_better(value, self.store.read().get(file)):
             self.store.save(ticket_of(model), entry)
+
+    def _save_latest(self):
+        for model, entry in self._latest.values():
+            self.store.save(ticket_of(model), entry)
+        self._latest = {}
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        if self.keeps_if_stopped:
+            # A callback, this one's successor perhaps, ended the training.
+            self._save_latest()
 
     def _monitored(self, monitor, logs):
         """The monitored value of an epoch; `None` for NaN."""
@@ -235,7 +252,7 @@ def ticket_of(model):
 
 def _check_ticket_name(name):
     """Raises unless it is the name of a file, without a folder."""
-    if not isinstance(name, str) or os.sep in name:
+    if not isinstance(name, str) or not name or os.sep in name:
         raise ValueError(
             "`ticket_name` must be the name of a file, without a folder. "
             f"Received: ticket_name={name}"

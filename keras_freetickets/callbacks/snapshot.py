@@ -1,5 +1,7 @@
 """Snapshot ensembles: a ticket at the end of each cycle of the rate."""
 
+import warnings
+
 import keras
 
 from keras_freetickets import keras_adapter
@@ -28,8 +30,9 @@ class Snapshot(Collector):
 
     Raises:
         ValueError: If an argument is out of range, the directory cannot be
-            written, the optimizer has a schedule already, `fit` has fewer
-            epochs than the cycles need, or cannot tell the steps of one.
+            written, the optimizer has made steps or has a schedule already,
+            `fit` has fewer epochs than the cycles need, or cannot tell the
+            steps of one.
 
     Example:
 
@@ -42,6 +45,8 @@ class Snapshot(Collector):
     Reference:
         Huang et al., 2017, arXiv:1704.00109.
     """
+
+    keeps_if_stopped = False
 
     def __init__(self, directory, num_tickets=5, cycle_epochs=40):
         check_count("num_tickets", num_tickets)
@@ -73,12 +78,28 @@ class Snapshot(Collector):
                 f"need: fit(..., epochs=snapshot.epochs). Received: "
                 f"epochs={epochs}"
             )
+        if int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)):
+            raise ValueError(
+                "`optimizer` must be new, as cycles are counted from its first "
+                "step: compile the model again. Received: an optimizer after "
+                f"{int(self.model.optimizer.iterations)} steps"
+            )
         if not steps:
             raise ValueError(
                 "`steps_per_epoch` must be given, as the data do not tell how "
                 f"many steps an epoch has. Received: steps_per_epoch={steps}"
             )
         self._set_schedule(steps * self.cycle_epochs)
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        found = len(self.store.read())
+        if found < self.num_tickets:
+            warnings.warn(
+                f"Training ended before all {self.num_tickets} tickets were "
+                f"there: '{self.directory}' holds {found}.",
+                stacklevel=2,
+            )
 
     def _set_schedule(self, steps):
         optimizer = self.model.optimizer

@@ -57,6 +57,15 @@ def check_share(value):
         )
 
 
+def _check_loss(loss):
+    if getattr(loss, "from_logits", False):
+        raise ValueError(
+            "`loss` must take probabilities, which this model returns: the "
+            "body returns logits and each member has a softmax. "
+            f"Received: loss={type(loss).__name__}(from_logits=True)"
+        )
+
+
 def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
     """Which example of a batch each member sees in each row.
 
@@ -177,6 +186,7 @@ class MIMO(SparseModel):
 
     def training_batch(self, x, y, sample_weight):
         """A batch with the members on axis 1, each with another image."""
+        _check_loss(self.loss)
         rows = mixed_rows(
             ops.shape(x)[0],
             self.num_members,
@@ -227,13 +237,13 @@ class MIMO(SparseModel):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if len(y_pred.shape) == 3:
-            # The sum over members of each one's mean.
-            y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
-            if sample_weight is None:
-                sample_weight = ops.ones_like(y_pred[:, 0])
-            sample_weight = sample_weight * self.num_members
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if len(y_pred.shape) != 3:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        # The sum over members of each one's mean; penalties count once.
+        penalties = sum(self.losses)
+        return self.num_members * (loss - penalties) + penalties
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if len(y_pred.shape) == 3:
@@ -277,7 +287,11 @@ class MIMO(SparseModel):
         return np.moveaxis(made, 1, 0)
 
     def ensemble(self):
-        """Returns an `EnsembleModel` that holds this network alone."""
+        """Returns an `EnsembleModel` that holds this network alone.
+
+        Its members' heads are averaged within it, so that it knows of no
+        disagreement; `predict_members` of this model gives the heads apart.
+        """
         return EnsembleModel([self.predictor()])
 
     def get_config(self):

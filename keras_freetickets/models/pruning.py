@@ -8,10 +8,12 @@ from keras import ops
 
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.models.ensemble import architecture
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.selection import select
 
 _SCOPES = ("global", "layer")
+_HIGHEST = np.finfo("float32").max
 
 
 def _check_scope(scope):
@@ -35,14 +37,15 @@ def _with_masks(model, filters):
 
 
 def _check_alike(model, target):
-    shapes = [
-        [tuple(record.kernel.shape) for record in one.connections]
-        for one in (model, target)
-    ]
-    if shapes[0] != shapes[1]:
+    if architecture(model) != architecture(target):
+        shapes = [
+            [tuple(record.kernel.shape) for record in one.connections]
+            for one in (model, target)
+        ]
         raise ValueError(
-            "`rewind_to` must be of the architecture of `model`. Received: "
-            f"kernels of shapes {shapes[1]} where `model` has {shapes[0]}"
+            "`rewind_to` must be of the architecture of `model`. Received: a "
+            f"model with kernels of shapes {shapes[1]} where `model` has "
+            f"{shapes[0]}, or with other layers or settings"
         )
 
 
@@ -63,7 +66,8 @@ def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
         model: A trained Functional or Sequential model, or a `SparseModel`.
             It stays as it is.
         sparsity: Float in [0, 1), the share of all maskable weights that are
-            gone afterwards; `int(weights * (1 - sparsity))` are kept.
+            gone afterwards; `int(weights * (1 - sparsity))` are kept, but at
+            least the largest weight of each kernel.
         scope: `"global"` (default, VITA-Group/FreeTickets): all weights
             compete, or `"layer"`: those of each kernel.
         rewind_to: Model of the same architecture whose values the remaining
@@ -105,6 +109,13 @@ def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
     return target
 
 
+def _first_wins(scores, mask):
+    """Scores of which the best that is left stands above all others."""
+    scores = np.where(mask, scores, 0.0).astype("float32")
+    scores[np.unravel_index(np.argmax(scores), scores.shape)] = _HIGHEST
+    return scores
+
+
 def _selected(scores, masks, sparsity, scope):
     """The masks of the largest scores among those that are left."""
     groups = [range(len(scores))]
@@ -113,6 +124,7 @@ def _selected(scores, masks, sparsity, scope):
     chosen = []
     for group in groups:
         kept = _number_kept(sum(scores[i].size for i in group), sparsity)
+        kept = max(kept, len(group))
         left = sum(int(masks[i].sum()) for i in group)
         if kept > left:
             raise ValueError(
@@ -120,7 +132,10 @@ def _selected(scores, masks, sparsity, scope):
                 f"{left} weights left. Received: sparsity={sparsity}, which "
                 f"keeps {kept}"
             )
+        # No kernel loses all its weights.
         chosen += select(
-            [scores[i] for i in group], kept, eligible=[masks[i] for i in group]
+            [_first_wins(scores[i], masks[i]) for i in group],
+            kept,
+            eligible=[masks[i] for i in group],
         )
     return [ops.convert_to_numpy(mask) for mask in chosen]

@@ -246,9 +246,22 @@ class SideBySide(
         """
         if not own:
             return data
+        for array in keras.tree.flatten(data):
+            self._check_members_axis(array)
         return keras.tree.map_structure(
             lambda array: None if array is None else array[:, index], data
         )
+
+    def _check_members_axis(self, array):
+        wanted = len(self.members)
+        if array is None:
+            return
+        if len(array.shape) < 2 or array.shape[1] != wanted:
+            raise ValueError(
+                "With `member_batches=True` every array of a batch must have "
+                f"{wanted} entries on its second axis, one for each member. "
+                f"Received: a batch with an array of shape {array.shape}"
+            )
 
     @property
     def runs_on_own_batches(self):

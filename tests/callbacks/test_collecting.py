@@ -56,6 +56,20 @@ def test_the_last_epoch(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_training_that_a_later_callback_ends(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    model = network()
+    ticket = kft.callbacks.Ticket(tmp_path, monitor=None)
+    fit(model, [ticket, Stop()])
+    saved = keras.saving.load_model(tmp_path / "ticket_0.keras")
+    for one, other in zip(saved.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    assert ticket.store.read()["ticket_0.keras"]["epoch"] == 1
+
+
 def test_a_network_that_predicts_as_another(tmp_path):
     keras.utils.set_random_seed(0)
     body = keras.Sequential([keras.Input((8,)), layers.Dense(6)])
@@ -74,6 +88,8 @@ def test_a_network_that_predicts_as_another(tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="`ticket_name` must be the name"):
         kft.callbacks.Ticket(tmp_path, "folder/name")
+    with pytest.raises(ValueError, match="`ticket_name` must be the name"):
+        kft.callbacks.Ticket(tmp_path, "")
     with pytest.raises(ValueError, match="`mode` must be one of"):
         kft.callbacks.Ticket(tmp_path, mode="best")
     (tmp_path / "file").write_text("")

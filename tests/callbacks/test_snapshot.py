@@ -118,6 +118,17 @@ def test_errors(tmp_path):
     snapshot = kft.callbacks.Snapshot(tmp_path, 2, cycle_epochs=2)
     with pytest.raises(ValueError, match="`epochs` must be at least 4"):
         fit(network(), [snapshot], 3)
+    trained = network()
+    fit(trained, [], 1)
+    with pytest.raises(ValueError, match="`optimizer` must be new"):
+        fit(trained, [snapshot], 4)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    with pytest.warns(UserWarning, match="holds 0"):
+        fit(network(), [snapshot, Stop()], 4)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
     with pytest.raises(ValueError, match="`learning_rate` of the optimizer"):
         fit(network(schedule), [snapshot], 4)

@@ -267,7 +267,7 @@ import sys
 
 assert not {"keras", "tensorflow", "jax"} & set(sys.modules)
 arrays = read("ensemble.npz")
-np.savez("read.npz", *arrays.values())
+np.savez("read.npz", *[array for _, array in arrays])
 """
 
 

@@ -152,6 +152,33 @@ def test_members_learn_to_look_at_their_own_image():
     np.testing.assert_array_equal(swapped, found[:, ::-1])
 
 
+def test_a_loss_that_divides_by_the_weights_and_a_penalty():
+    penalty = keras.regularizers.L2(0.5)
+    head = body(
+        6,
+        12,
+        kernel_initializer="zeros",
+        bias_initializer="ones",
+        bias_regularizer=penalty,
+    )
+    mimo = kft.MIMO(head, 3, batch_repetitions=2)
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        reduction="mean_with_sample_weight"
+    )
+    mimo.compile(keras.optimizers.SGD(0.0), loss)
+    found = mimo.train_on_batch(np.ones((8, 2)), np.arange(8) % 4)
+    # 3 log 4, and 12 biases of 1 once
+    assert found == pytest.approx(3 * np.log(4) + 0.5 * 12, rel=1e-6)
+
+
+def test_a_loss_of_logits_is_refused():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    mimo = kft.MIMO(body(6, 12), 3)
+    mimo.compile("sgd", loss)
+    with pytest.raises(ValueError, match="`loss` must take probabilities"):
+        mimo.fit(np.ones((8, 2)), np.zeros(8), verbose=0)
+
+
 def test_sample_weights_and_one_hot_labels():
     mimo = kft.MIMO(body(4, 6), 2, batch_repetitions=2)
     mimo.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")

@@ -542,3 +542,12 @@ def test_vectorized_members_have_equally_many_connections():
     with pytest.raises(ValueError, match="equally many connections.*Received"):
         SideBySide([member(0), denser], vectorize=True).attach(method)
     SideBySide([member(0), denser], vectorize=False).attach(method)
+
+
+def test_batches_for_another_number_of_members():
+    together = SideBySide(members(2), member_batches=True)
+    x, y = np.ones((8, 3, 6)), np.zeros((8, 3))
+    with pytest.raises(ValueError, match="2 entries on its second axis"):
+        together.fit(x, y, **QUIET)
+    with pytest.raises(ValueError, match=r"of shape \((8|None),\)"):
+        together.fit(x[:, :2], y[:, :2], sample_weight=np.ones(8), **QUIET)
