@@ -209,7 +209,9 @@ def sparse_network(name, method):
     elif method == "N:M":
         mask = topology.NMMask(1, 4)
         arguments = {
-            "sparsity": lambda layer: _divisible(layer, mask) * mask.sparsity,
+            "sparsity": lambda layer: (
+                mask.sparsity if _divisible(layer, mask) else None
+            ),
             "mask_initializer": mask,
         }
     elif method == "SRigL":

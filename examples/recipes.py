@@ -164,7 +164,9 @@ def _nm_masks(run):
 
     mask = kft.topology.NMMask(*_pattern(run))
     return {
-        "sparsity": lambda layer: mask.sparsity if _divides(layer, mask) else 0,
+        "sparsity": lambda layer: (
+            mask.sparsity if _divides(layer, mask) else None
+        ),
         "mask_initializer": mask,
     }
 

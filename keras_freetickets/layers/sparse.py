@@ -436,7 +436,11 @@ def _saved(initializer):
     """A name; a function that no name leads back to has done its work."""
     if not callable(initializer):
         return initializer
-    name = keras.saving.get_registered_name(initializer)
+    # Names are those of functions and of classes, not of their objects.
+    named = hasattr(initializer, "__name__")
+    name = keras.saving.get_registered_name(
+        initializer if named else type(initializer)
+    )
     if keras.saving.get_registered_object(name) is None:
         return "random"
     return keras.saving.serialize_keras_object(initializer)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import updates
 
+import keras_freetickets as kft
 from keras_freetickets.topology import NM
 from keras_freetickets.topology import ConstantFanInMask
 from keras_freetickets.topology import NMMask
@@ -137,3 +138,27 @@ def test_mask_initializers_are_saved(made):
     config = keras.saving.serialize_keras_object(made)
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == made.get_config()
+
+
+@pytest.mark.parametrize(
+    "mask, method",
+    [
+        (NMMask(1, 4), NM(1, 4, update_interval=1)),
+        (ConstantFanInMask(), SRigL(update_interval=1)),
+    ],
+)
+def test_trained_saved_and_loaded(tmp_path, mask, method):
+    keras.utils.set_random_seed(0)
+    dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    model = kft.sparsify(dense, 0.75, "uniform", mask_initializer=mask, seed=0)
+    model.compile("sgd", "mse")
+    method = kft.callbacks.DropAndGrow(method)
+    x = np.random.default_rng(0).normal(size=(16, 8))
+    model.fit(x, x[:, :4], batch_size=4, verbose=0, callbacks=[method])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one, other in zip(model.get_weights(), loaded.get_weights()):
+        np.testing.assert_array_equal(one, other)
+    initializer = loaded.sparse_layers[0].mask_initializer
+    assert type(initializer) is type(mask)
+    assert initializer.get_config() == mask.get_config()
