@@ -99,13 +99,13 @@ def test_a_ridge_regression_on_average():
     model = kft.sparsify(dense, 0.0, seed=0)
     model.compile(keras.optimizers.SGD(0.02), "mse")
     model.attach(kft.topology.CigL(0.1, update_interval=10**6))
-    total = np.zeros(2)
-    steps = 6000
-    for number in range(500 + steps):
+    found = []
+    # Neighbours are alike: at this rate weights change over some 25 steps.
+    for number in range(6500):
         model.train_on_batch(x, y)
-        if number >= 500:
-            total += np.asarray(model.forward_values()[0])[:, 0]
-    np.testing.assert_allclose(total / steps, 0.62069, atol=0.015)
+        if number >= 500 and number % 5 == 0:
+            found.append(np.asarray(model.forward_values()[0])[:, 0])
+    np.testing.assert_allclose(np.mean(found, 0), 0.62069, atol=0.015)
 
 
 @pytest.mark.parametrize("begin", [-1, 2.5])
