@@ -5,7 +5,7 @@ from keras import ops
 from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.losses.moon import MOON as MoonLoss
-from keras_freetickets.models.ensemble import gives_logits
+from keras_freetickets.models.members import gives_logits
 from keras_freetickets.topology import methods
 
 

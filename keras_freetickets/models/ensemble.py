@@ -2,16 +2,12 @@
 
 import copy
 import numbers
-import os
-import re
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.files import is_partial
-from keras_freetickets.files import read_sealed
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import inputs as checks
@@ -20,8 +16,13 @@ from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import negative_log_likelihood
 from keras_freetickets.models import compact
 from keras_freetickets.models import member_selection
-
-_INDEX = "tickets.json"
+from keras_freetickets.models.members import check_members
+from keras_freetickets.models.members import gives_logits
+from keras_freetickets.models.members import state_of
+from keras_freetickets.models.members import uncompiled
+from keras_freetickets.models.ticket_files import load_ticket
+from keras_freetickets.models.ticket_files import models_of
+from keras_freetickets.models.ticket_files import ticket_paths
 
 
 class _Untracked:
@@ -29,177 +30,6 @@ class _Untracked:
 
     def __init__(self, model):
         self.model = model
-
-
-def _check_members(members):
-    if not isinstance(members, (list, tuple)):
-        raise ValueError(
-            "`members` must be a list of Keras models. "
-            f"Received: members={members}"
-        )
-    if not members:
-        raise ValueError(
-            "`members` must hold at least one model. Received: members=[]"
-        )
-    for i, member in enumerate(members):
-        if not isinstance(member, keras.Model):
-            raise ValueError(
-                "`members` must be Keras models. "
-                f"Received: member {i} is a {type(member).__name__}"
-            )
-        if not getattr(member, "outputs", None):
-            raise ValueError(
-                "`members` must be models with a graph, Functional or "
-                f"Sequential. Received: member {i} is a "
-                f"{type(member).__name__}"
-            )
-        if not member.built:
-            raise ValueError(f"`members` must be built. Received: member {i}")
-        if len(member.outputs) != 1:
-            raise ValueError(
-                "`members` must have one output each. "
-                f"Received: member {i} with {len(member.outputs)} outputs"
-            )
-        shape = tuple(member.outputs[0].shape)
-        if len(shape) != 2 or shape[1] == 1:
-            raise ValueError(
-                "`members` must return a score for each of two or more "
-                f"classes, (batch, classes). Received: member {i} that "
-                f"returns {shape}"
-            )
-        _check_alike(members[0], member, i)
-
-
-def _check_alike(first, member, i):
-    for end in ("inputs", "outputs"):
-        mine = [tuple(tensor.shape) for tensor in getattr(first, end)]
-        other = [tuple(tensor.shape) for tensor in getattr(member, end)]
-        if mine != other:
-            raise ValueError(
-                f"`members` must agree in the shapes of their {end}. "
-                f"Received: {mine} for member 0 and {other} for member {i}"
-            )
-    _check_adapted(first, member, i)
-    if architecture(first) != architecture(member):
-        raise ValueError(
-            "`members` must have the same architecture. Received: member "
-            f"{i} ('{member.name}') with other layers, or layers with other "
-            "settings, than member 0"
-        )
-
-
-def _check_adapted(first, member, i):
-    for a, b in zip(
-        keras_adapter.adapted_layers(first),
-        keras_adapter.adapted_layers(member),
-    ):
-        if hasattr(a, "save_assets"):
-            raise ValueError(
-                "`members` must not contain layers with a vocabulary; put "
-                f"them before the ensemble. Received: member {i} with layer "
-                f"'{b.name}'"
-            )
-        for mine, other in zip(a.weights, b.weights):
-            if not np.array_equal(mine, other):
-                raise ValueError(
-                    "`members` must be adapted to the same data. Received: "
-                    f"member {i}, whose layer '{b.name}' holds other values "
-                    "than that of member 0"
-                )
-
-
-# What two members may differ in: it does not change what they compute.
-_OWN = re.compile(
-    r"name|seed|sparsity|state|rate|trainable|compile_config|build_config"
-    r"|mask_initializer|.*_(initializer|regularizer|constraint)|initializer"
-)
-
-
-def architecture(model, own=_OWN):
-    """A model's config without what is a member's own, to compare.
-
-    Args:
-        model: A Keras model.
-        own: Compiled regular expression, the keys to leave out.
-    """
-    config = _uncompiled(model)
-    names = {}
-    _number_layers(config, names)
-    shapes = [tuple(v.shape) for v in _state(model)]
-    return _compared(config, names, own), shapes
-
-
-def _number_layers(config, names):
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return
-        inner = config.get("config")
-        if isinstance(inner, dict) and "name" in inner:
-            names.setdefault(inner["name"], f"layer {len(names)}")
-        config = config.values()
-    if not isinstance(config, str) and hasattr(config, "__iter__"):
-        for value in config:
-            _number_layers(value, names)
-
-
-def _compared(config, names, own):
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return config["config"]["name"]
-        return {
-            key: _compared(value, names, own)
-            for key, value in config.items()
-            if not own.fullmatch(str(key))
-        }
-    if isinstance(config, (list, tuple)):
-        return [_compared(value, names, own) for value in config]
-    return names.get(config, config) if isinstance(config, str) else config
-
-
-def _state(model):
-    """A model's variables, those of the same model in the same order."""
-    return list(model.trainable_variables) + list(model.non_trainable_variables)
-
-
-# The mean of probabilities is one of them, and that of logits too.
-_PASSING = (keras.layers.Identity, keras.layers.GlobalAveragePooling1D)
-
-
-def _last_layer(model):
-    """The layer that gives the outputs, beneath those that only pass on."""
-    tensor = model.outputs[0]
-    while True:
-        layer, inputs = keras_adapter.origin(tensor)
-        layer = getattr(layer, "layer", layer)
-        if isinstance(layer, keras.Model):
-            tensor = layer.outputs[0]
-            continue
-        passes = isinstance(layer, _PASSING) or (
-            isinstance(layer, keras.layers.Activation)
-            and layer.activation is keras.activations.linear
-        )
-        if not passes:
-            return layer
-        tensor = inputs[0]
-
-
-def gives_logits(model):
-    """Whether the last layer's activation leaves logits, not probabilities."""
-    layer = _last_layer(model)
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax):
-        return False
-    name = getattr(activation, "__name__", None)
-    if name == "softmax":
-        return False
-    if name == "linear":
-        return True
-    raise ValueError(
-        "`from_logits` must be given: the activation of the members' last "
-        "layer is neither softmax nor linear. "
-        f"Received: from_logits=None, last layer {layer.name!r} with "
-        f"activation {name}"
-    )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -249,8 +79,8 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
     ):
         super().__init__(name=name, trainable=False, **_without(kwargs))
         if template is None:
-            _check_members([] if members is None else members)
-            template = _uncompiled(members[0])
+            check_members([] if members is None else members)
+            template = uncompiled(members[0])
             num_members = len(members)
         self._config = template
         self.num_members = num_members
@@ -264,7 +94,9 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
                 f"Received: from_logits={from_logits}"
             )
         self.from_logits = from_logits
-        self._stacks = [self._stack(i, v) for i, v in enumerate(_state(model))]
+        self._stacks = [
+            self._stack(i, v) for i, v in enumerate(state_of(model))
+        ]
         self._view = None
         self.built = True
         for i, member in enumerate(members or []):
@@ -307,7 +139,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         return [ops.convert_to_numpy(stack.value) for stack in self._stacks]
 
     def _set_member(self, i, member):
-        for stack, variable in zip(self._stacks, _state(member)):
+        for stack, variable in zip(self._stacks, state_of(member)):
             values = ops.convert_to_numpy(stack.value).copy()
             values[i] = ops.convert_to_numpy(variable.value)
             stack.assign(values)
@@ -334,10 +166,10 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         ```
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
-        paths = [path for item in sources for path in _ticket_paths(item)]
-        tickets = [_load_ticket(path) for path in paths]
+        paths = [path for item in sources for path in ticket_paths(item)]
+        tickets = [load_ticket(path) for path in paths]
         try:
-            _check_members(tickets)
+            check_members(tickets)
         except ValueError as error:
             raise ValueError(
                 f"`source` names tickets that make no ensemble, {paths}: "
@@ -401,7 +233,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         ```
         """
         model = self._template.model
-        places = {id(v): i for i, v in enumerate(_state(model))}
+        places = {id(v): i for i, v in enumerate(state_of(model))}
         masks = {
             places.get(id(record.kernel)): places.get(id(record.mask))
             for layer in keras_adapter.sublayers(model)
@@ -411,7 +243,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         stacks = [
             compact.Stack(variable.path, values, masks.get(i))
             for i, (variable, values) in enumerate(
-                zip(_state(model), self._values())
+                zip(state_of(model), self._values())
             )
         ]
         compact.write(path, self.get_config(), stacks, dtype)
@@ -437,14 +269,14 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         ```
         """
         sources = source if isinstance(source, (list, tuple)) else [source]
-        added = [model for item in sources for model in _models_of(item)]
+        added = [model for item in sources for model in models_of(item)]
         if not added:
             raise ValueError(
                 "`source` must name one ticket or more. Received: source=[]"
             )
         own = [self.member(i) for i in range(self.num_members)]
         try:
-            _check_members(own + added)
+            check_members(own + added)
         except ValueError as error:
             raise ValueError(
                 f"`source` must be tickets that agree with the members: {error}"
@@ -713,7 +545,7 @@ def _revive(config):
 
 def _assign(model, stacks, index):
     """Gives a model the values of one member."""
-    for stack, variable in zip(stacks, _state(model)):
+    for stack, variable in zip(stacks, state_of(model)):
         variable.assign(ops.convert_to_numpy(stack.value)[index])
     keras_adapter.copy_adapted_state(model, model)
 
@@ -721,13 +553,6 @@ def _assign(model, stacks, index):
 def _without(kwargs):
     """Keras adds `trainable` and `dtype` when it loads a model."""
     return {k: v for k, v in kwargs.items() if k not in ("trainable", "dtype")}
-
-
-def _uncompiled(model):
-    """A member's config, without the optimizer's."""
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    return config
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -747,82 +572,3 @@ def _as_index(value):
     """An integer, or `None` if it is something else."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return int(value) if whole else None
-
-
-def _models_of(source):
-    if isinstance(source, keras.Model):
-        return [source]
-    return [_load_ticket(path) for path in _ticket_paths(source)]
-
-
-def _ticket_paths(source):
-    if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(
-            "`source` must be the path of a ticket or of a directory of "
-            f"tickets, or a list of paths. Received: source={source}"
-        )
-    source = os.fspath(source)
-    if os.path.isfile(source):
-        return [source]
-    index = os.path.join(source, _INDEX)
-    names = []
-    if os.path.exists(index):
-        names = _indexed(index)
-    elif os.path.isdir(source):
-        names = [n for n in os.listdir(source) if n.endswith(".keras")]
-    if not names:
-        raise ValueError(
-            "`source` must be a ticket or a directory of tickets, as the "
-            "callbacks EDST and DST write them. "
-            f"Received: source={source} ({_why_no_ticket(source)})"
-        )
-    return [os.path.join(source, n) for n in sorted(names, key=_natural)]
-
-
-def _why_no_ticket(source):
-    if not os.path.exists(source):
-        return "there is no such file or directory"
-    if not os.path.isdir(source):
-        return "it is neither a file nor a directory"
-    if any(is_partial(name) for name in os.listdir(source)):
-        return "a run was interrupted before its first ticket was finished"
-    return "no ticket is finished there"
-
-
-def _indexed(index):
-    """The file names of an index, which may have been written by hand."""
-    try:
-        content = read_sealed(index, {"tickets"}, sealed=False)
-        names = [entry["file"] for entry in content["tickets"]]
-        beside = [os.path.basename(name) == name for name in names]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            "`source` holds an index of tickets that cannot be read; name "
-            "the .keras files instead. Received: "
-            f"source={os.path.dirname(index)} ({type(error).__name__}: {error})"
-        ) from error
-    if not all(beside):
-        raise ValueError(
-            "`source` holds an index of tickets that are not in the same "
-            f"directory. Received: source={os.path.dirname(index)} with "
-            f"tickets {names}"
-        )
-    return names
-
-
-def _natural(name):
-    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
-
-
-def _load_ticket(path):
-    try:
-        if not os.path.exists(path):
-            raise FileNotFoundError(path)
-        if not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError("it is no regular file")
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        raise ValueError(
-            f"`source` names a ticket that cannot be read: {path} "
-            f"({type(error).__name__}: {error})"
-        ) from error

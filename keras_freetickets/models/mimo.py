@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.models.ensemble import EnsembleModel
-from keras_freetickets.models.ensemble import gives_logits
+from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.randomness import bits_at
 from keras_freetickets.topology.randomness import random_keys

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
-from keras_freetickets.models.ensemble import architecture
+from keras_freetickets.models.members import architecture
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.selection import select
 

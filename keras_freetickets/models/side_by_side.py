@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.models.ensemble import EnsembleModel
-from keras_freetickets.models.ensemble import architecture
+from keras_freetickets.models.members import architecture
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.topology.methods import Method

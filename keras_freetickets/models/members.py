@@ -1,0 +1,187 @@
+"""What a model must be to be a member of an ensemble, and alike to others."""
+
+import re
+
+import keras
+import numpy as np
+
+from keras_freetickets import keras_adapter
+
+
+def check_members(members):
+    """Raises unless models can be the members of one ensemble."""
+    if not isinstance(members, (list, tuple)):
+        raise ValueError(
+            "`members` must be a list of Keras models. "
+            f"Received: members={members}"
+        )
+    if not members:
+        raise ValueError(
+            "`members` must hold at least one model. Received: members=[]"
+        )
+    for i, member in enumerate(members):
+        if not isinstance(member, keras.Model):
+            raise ValueError(
+                "`members` must be Keras models. "
+                f"Received: member {i} is a {type(member).__name__}"
+            )
+        if not getattr(member, "outputs", None):
+            raise ValueError(
+                "`members` must be models with a graph, Functional or "
+                f"Sequential. Received: member {i} is a "
+                f"{type(member).__name__}"
+            )
+        if not member.built:
+            raise ValueError(f"`members` must be built. Received: member {i}")
+        if len(member.outputs) != 1:
+            raise ValueError(
+                "`members` must have one output each. "
+                f"Received: member {i} with {len(member.outputs)} outputs"
+            )
+        shape = tuple(member.outputs[0].shape)
+        if len(shape) != 2 or shape[1] == 1:
+            raise ValueError(
+                "`members` must return a score for each of two or more "
+                f"classes, (batch, classes). Received: member {i} that "
+                f"returns {shape}"
+            )
+        _check_alike(members[0], member, i)
+
+
+def _check_alike(first, member, i):
+    for end in ("inputs", "outputs"):
+        mine = [tuple(tensor.shape) for tensor in getattr(first, end)]
+        other = [tuple(tensor.shape) for tensor in getattr(member, end)]
+        if mine != other:
+            raise ValueError(
+                f"`members` must agree in the shapes of their {end}. "
+                f"Received: {mine} for member 0 and {other} for member {i}"
+            )
+    _check_adapted(first, member, i)
+    if architecture(first) != architecture(member):
+        raise ValueError(
+            "`members` must have the same architecture. Received: member "
+            f"{i} ('{member.name}') with other layers, or layers with other "
+            "settings, than member 0"
+        )
+
+
+def _check_adapted(first, member, i):
+    for a, b in zip(
+        keras_adapter.adapted_layers(first),
+        keras_adapter.adapted_layers(member),
+    ):
+        if hasattr(a, "save_assets"):
+            raise ValueError(
+                "`members` must not contain layers with a vocabulary; put "
+                f"them before the ensemble. Received: member {i} with layer "
+                f"'{b.name}'"
+            )
+        for mine, other in zip(a.weights, b.weights):
+            if not np.array_equal(mine, other):
+                raise ValueError(
+                    "`members` must be adapted to the same data. Received: "
+                    f"member {i}, whose layer '{b.name}' holds other values "
+                    "than that of member 0"
+                )
+
+
+# What two members may differ in: it does not change what they compute.
+_OWN = re.compile(
+    r"name|seed|sparsity|state|rate|trainable|compile_config|build_config"
+    r"|mask_initializer|.*_(initializer|regularizer|constraint)|initializer"
+)
+
+
+def architecture(model, own=_OWN):
+    """A model's config without what is a member's own, to compare.
+
+    Args:
+        model: A Keras model.
+        own: Compiled regular expression, the keys to leave out.
+    """
+    config = uncompiled(model)
+    names = {}
+    _number_layers(config, names)
+    shapes = [tuple(v.shape) for v in state_of(model)]
+    return _compared(config, names, own), shapes
+
+
+def _number_layers(config, names):
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return
+        inner = config.get("config")
+        if isinstance(inner, dict) and "name" in inner:
+            names.setdefault(inner["name"], f"layer {len(names)}")
+        config = config.values()
+    if not isinstance(config, str) and hasattr(config, "__iter__"):
+        for value in config:
+            _number_layers(value, names)
+
+
+def _compared(config, names, own):
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return config["config"]["name"]
+        return {
+            key: _compared(value, names, own)
+            for key, value in config.items()
+            if not own.fullmatch(str(key))
+        }
+    if isinstance(config, (list, tuple)):
+        return [_compared(value, names, own) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
+
+
+def state_of(model):
+    """A model's variables, those of the same model in the same order."""
+    return list(model.trainable_variables) + list(model.non_trainable_variables)
+
+
+# The mean of probabilities is one of them, and that of logits too.
+_PASSING = (keras.layers.Identity, keras.layers.GlobalAveragePooling1D)
+
+
+def _last_layer(model):
+    """The layer that gives the outputs, beneath those that only pass on."""
+    tensor = model.outputs[0]
+    while True:
+        layer, inputs = keras_adapter.origin(tensor)
+        layer = getattr(layer, "layer", layer)
+        if isinstance(layer, keras.Model):
+            tensor = layer.outputs[0]
+            continue
+        passes = isinstance(layer, _PASSING) or (
+            isinstance(layer, keras.layers.Activation)
+            and layer.activation is keras.activations.linear
+        )
+        if not passes:
+            return layer
+        tensor = inputs[0]
+
+
+def gives_logits(model):
+    """Whether the last layer's activation leaves logits, not probabilities."""
+    layer = _last_layer(model)
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax):
+        return False
+    name = getattr(activation, "__name__", None)
+    if name == "softmax":
+        return False
+    if name == "linear":
+        return True
+    raise ValueError(
+        "`from_logits` must be given: the activation of the members' last "
+        "layer is neither softmax nor linear. "
+        f"Received: from_logits=None, last layer {layer.name!r} with "
+        f"activation {name}"
+    )
+
+
+def uncompiled(model):
+    """A member's config, without the optimizer's."""
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    return config

@@ -1,0 +1,93 @@
+"""Tickets on disk, read to be members of an ensemble."""
+
+import os
+import re
+
+import keras
+
+from keras_freetickets.files import is_partial
+from keras_freetickets.files import read_sealed
+
+_INDEX = "tickets.json"
+
+
+def models_of(source):
+    """A model itself, or the models that a path leads to."""
+    if isinstance(source, keras.Model):
+        return [source]
+    return [load_ticket(path) for path in ticket_paths(source)]
+
+
+def ticket_paths(source):
+    """The files that the path of a ticket or of a directory stands for."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            "`source` must be the path of a ticket or of a directory of "
+            f"tickets, or a list of paths. Received: source={source}"
+        )
+    source = os.fspath(source)
+    if os.path.isfile(source):
+        return [source]
+    index = os.path.join(source, _INDEX)
+    names = []
+    if os.path.exists(index):
+        names = _indexed(index)
+    elif os.path.isdir(source):
+        names = [n for n in os.listdir(source) if n.endswith(".keras")]
+    if not names:
+        raise ValueError(
+            "`source` must be a ticket or a directory of tickets, as the "
+            "callbacks EDST and DST write them. "
+            f"Received: source={source} ({_why_no_ticket(source)})"
+        )
+    return [os.path.join(source, n) for n in sorted(names, key=_natural)]
+
+
+def _why_no_ticket(source):
+    if not os.path.exists(source):
+        return "there is no such file or directory"
+    if not os.path.isdir(source):
+        return "it is neither a file nor a directory"
+    if any(is_partial(name) for name in os.listdir(source)):
+        return "a run was interrupted before its first ticket was finished"
+    return "no ticket is finished there"
+
+
+def _indexed(index):
+    """The file names of an index, which may have been written by hand."""
+    try:
+        content = read_sealed(index, {"tickets"}, sealed=False)
+        names = [entry["file"] for entry in content["tickets"]]
+        beside = [os.path.basename(name) == name for name in names]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            "`source` holds an index of tickets that cannot be read; name "
+            "the .keras files instead. Received: "
+            f"source={os.path.dirname(index)} ({type(error).__name__}: {error})"
+        ) from error
+    if not all(beside):
+        raise ValueError(
+            "`source` holds an index of tickets that are not in the same "
+            f"directory. Received: source={os.path.dirname(index)} with "
+            f"tickets {names}"
+        )
+    return names
+
+
+def _natural(name):
+    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+
+
+def load_ticket(path):
+    """The model in a file, not compiled."""
+    try:
+        if not os.path.exists(path):
+            raise FileNotFoundError(path)
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError("it is no regular file")
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(
+            f"`source` names a ticket that cannot be read: {path} "
+            f"({type(error).__name__}: {error})"
+        ) from error
