@@ -165,6 +165,16 @@ class Collector(keras.callbacks.Callback):
             if file is not None:
                 self._keep_if_best(model, file, epoch, value)
 
+    def warn_of_missing(self, wanted):
+        """Warns where a training that is over left too few tickets."""
+        found = len(self.store.read())
+        if found < wanted:
+            warnings.warn(
+                f"Training ended before all {wanted} tickets were there: "
+                f"'{self.directory}' holds {found}.",
+                stacklevel=3,
+            )
+
     def candidates(self, epoch):
         """Models, the logs that judge them, and the files they may become."""
         return [(self.model, self.monitor, self.ticket_file(epoch))]

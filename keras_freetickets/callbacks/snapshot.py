@@ -1,7 +1,5 @@
 """Snapshot ensembles: a ticket at the end of each cycle of the rate."""
 
-import warnings
-
 import keras
 
 from keras_freetickets import keras_adapter
@@ -93,13 +91,7 @@ class Snapshot(Collector):
 
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
-        found = len(self.store.read())
-        if found < self.num_tickets:
-            warnings.warn(
-                f"Training ended before all {self.num_tickets} tickets were "
-                f"there: '{self.directory}' holds {found}.",
-                stacklevel=2,
-            )
+        self.warn_of_missing(self.num_tickets)
 
     def _set_schedule(self, steps):
         optimizer = self.model.optimizer

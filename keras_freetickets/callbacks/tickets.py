@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import numbers
-import warnings
 
 import numpy as np
 from keras import ops
@@ -272,13 +271,7 @@ class EDST(Collector, DropAndGrow):
 
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
-        found = len(self.store.read())
-        if found < self.num_tickets:
-            warnings.warn(
-                f"Training ended before all {self.num_tickets} tickets were "
-                f"there: '{self.directory}' holds {found}.",
-                stacklevel=2,
-            )
+        self.warn_of_missing(self.num_tickets)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

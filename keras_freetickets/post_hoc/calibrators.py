@@ -61,7 +61,7 @@ class Calibrator(keras.layers.Layer):
         return self
 
     def _fit(self, predictions, labels):
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _logits(self, predictions):
         predictions = ops.cast(predictions, "float32")
