@@ -85,6 +85,7 @@ _MODELS = (
     "small_cnn",
     "lenet_300_100",
     "wide_resnet",
+    "spiking_cnn",
     "spiking_vgg16",
     "spiking_resnet19",
 )

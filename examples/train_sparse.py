@@ -5,9 +5,9 @@ r"""Trains one sparse network with a method of the family.
         --data_dir=../shared/tfds --epochs=10
 
 --method=dense trains the dense reference, --method=static a mask that never
-changes. The spiking networks, --model=spiking_vgg16 and spiking_resnet19, were
-made for --method=ndsnn, but take any. Killed and started again with the same
-flags, a run goes on where it was.
+changes. The spiking networks, --model=spiking_cnn, spiking_vgg16 and
+spiking_resnet19, were made for --method=ndsnn, but take any. Killed and
+started again with the same flags, a run goes on where it was.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Spiking networks for small images: VGG-16 and ResNet-19."""
+"""Spiking networks for small images: VGG-16, ResNet-19 and a small one."""
 
 import keras
 
@@ -50,6 +50,56 @@ class _Builder:
         x = spiking.SplitSteps(self.steps, name="logits_split")(x)
         x = keras.layers.GlobalAveragePooling1D(name="mean_over_steps")(x)
         return keras.layers.Activation(activation, name="probabilities")(x)
+
+
+def spiking_cnn(
+    input_shape=(28, 28, 1),
+    classes=10,
+    steps=5,
+    filters=(32, 64),
+    units=128,
+    activation="softmax",
+    **neuron,
+):
+    """`small_cnn` with spiking neurons in place of ReLUs.
+
+    Each entry of `filters` is a 3x3 convolution, batch normalization, neurons
+    and 2x2 max pooling; a dense layer with neurons and the classifier follow.
+    The first convolution sees the image once (direct coding). The outputs are
+    those of the mean logits.
+
+    Args:
+        input_shape: Tuple `(height, width, channels)`; height and width at
+            least 2 ** len(filters).
+        classes: Positive integer.
+        steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
+        filters: Tuple of integers, output channels of the convolutions.
+        units: Positive integer, width of the dense layer.
+        activation: Of the outputs; `"linear"` for logits.
+        **neuron: As for `keras_freetickets.spiking.LIF`.
+
+    Returns:
+        A `keras.Model`.
+
+    Example:
+
+    ```python
+    model = spiking_cnn((8, 8, 1), classes=10, filters=(16, 32), units=64)
+    ```
+    """
+    builder = _Builder(steps, neuron)
+    inputs = keras.Input(input_shape)
+    x = builder.begin(inputs, filters[0])
+    x = keras.layers.MaxPooling2D(name="pool_0")(x)
+    for i, count in enumerate(filters[1:], 1):
+        x = builder.convolve(x, count, f"block_{i}")
+        x = builder.fire(x, f"block_{i}_lif")
+        x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Dense(units, name="hidden")(x)
+    x = builder.fire(x, "hidden_lif")
+    outputs = builder.end(x, classes, activation)
+    return keras.Model(inputs, outputs, name="spiking_cnn")
 
 
 def spiking_vgg16(

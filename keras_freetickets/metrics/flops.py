@@ -65,8 +65,9 @@ class KernelMacs(dict):
         self.notes = []
 
 
-# Rules: (layer, input shape, output shape) -> {attribute: MACs}. All shapes
-# have a batch of one.
+# Rules: (layer, input shape, output shape) -> {attribute: MACs}. The model sees
+# a batch of one; a layer's batch is larger where steps, crops or windows of an
+# example are merged into it.
 
 
 def _size(variable):
@@ -78,10 +79,10 @@ def _dense(layer, inputs, outputs):
 
 
 def _positions(layer, shape):
-    """Number of pixels of an image of one or more dimensions."""
+    """Number of pixels of the images, of one or more dimensions."""
     if layer.data_format == "channels_first":
-        return math.prod(shape[2:])
-    return math.prod(shape[1:-1])
+        return shape[0] * math.prod(shape[2:])
+    return math.prod(shape[:-1])
 
 
 def _conv(layer, inputs, outputs):
@@ -170,7 +171,7 @@ def _record(costs, layer, inputs, outputs):
     for cell in _cells(layer):
         for kernel in (cell.kernel, cell.recurrent_kernel):
             # Once for each time step.
-            _add(costs, layer, kernel, inputs[1] * _size(kernel))
+            _add(costs, layer, kernel, math.prod(inputs[:2]) * _size(kernel))
 
 
 def _first_shape(tensors):

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 import keras_freetickets as kft
+from keras_freetickets.applications import spiking_cnn
 from keras_freetickets.applications import spiking_resnet19
 from keras_freetickets.applications import spiking_vgg16
+from keras_freetickets.metrics import flops
 
 
 def kernels(model):
@@ -28,6 +30,19 @@ def test_layers_of_resnet19():
     assert len(convolutions) == 17
     dense = [tuple(k.shape) for k in kernels(model) if len(k.shape) == 2]
     assert dense == [(512, 256), (256, 10)]
+
+
+def test_layers_of_the_small_one():
+    model = spiking_cnn((28, 28, 1), steps=3)
+    shapes = [tuple(k.shape) for k in kernels(model)]
+    hidden = (7 * 7 * 64, 128)
+    assert shapes == [(3, 3, 1, 32), (3, 3, 32, 64), hidden, (128, 10)]
+    neurons = [la for la in model.layers if isinstance(la, kft.spiking.LIF)]
+    assert len(neurons) == 3
+    # Two convolutions of an image: one for all steps, one for each.
+    first, second = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64
+    dense = hidden[0] * hidden[1] + 128 * 10
+    assert flops.forward_flops(model) == 2 * (first + 3 * (second + dense))
 
 
 @pytest.mark.parametrize("build", [spiking_vgg16, spiking_resnet19])
