@@ -18,16 +18,18 @@ EXAMPLES = [
     "importlib_resources",
 ]
 PLOTS = ["matplotlib"]
+TFMOT = ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.21,<2.22"]
 JAX = ["jax>=0.10.2,<0.11"]
 EXTRAS = {
     "examples": EXAMPLES,
     "plots": PLOTS,
-    "tfmot": ["tensorflow-model-optimization", "tf_keras"],
+    "tfmot": TFMOT,
     "jax": JAX,
     "test": [
         *EXAMPLES,
         *PLOTS,
         *JAX,
+        *TFMOT,
         "hypothesis",
         "pytest",
         "pytest-xdist",

@@ -69,6 +69,26 @@ def test_gmp_takes_a_pruning_schedule_over():
             assert new[0].sum() == round(2000 * (1 - sparsity))
 
 
+def test_gmp_takes_over_the_schedules_of_tfmot():
+    tfmot = pytest.importorskip("tensorflow_model_optimization")
+    polynomial = tfmot.sparsity.keras.PolynomialDecay(
+        0.2, 0.8, begin_step=200, end_step=600, power=2, frequency=100
+    )
+    method = GMP.from_schedule(polynomial)
+    kernels, masks, gradients = dense([(50, 40)])
+    updates.begin(method, kernels, masks)
+    # 0.8 - 0.6 (1 - done)^2 at done = 0, 1/4 ... 1
+    active = {200: 1600, 300: 1075, 400: 700, 500: 475, 600: 400}
+    for step, expected in active.items():
+        assert bool(polynomial(np.int64(step))[0])
+        masks, _ = updates.run(method, kernels, masks, gradients, step=step)
+        assert masks[0].sum() == expected
+    constant = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=100)
+    method = GMP.from_schedule(constant)
+    assert method.start == 100
+    assert method.sparsities == [0.5, 0.5]
+
+
 def test_ndsnn_worked_case():
     # n = 10,000, sparsity .8 to .98 in 20 updates, drop fraction .5 to .05.
     kernels, masks, gradients = updates.network([(100, 100)], [0.2])
