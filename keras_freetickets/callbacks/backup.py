@@ -18,6 +18,9 @@ from keras_freetickets.files import write_sealed
 
 _NAME = re.compile(r"epoch_(\d{6})$")
 _KEPT = 2
+# No memory: `EarlyStopping` turns the sign of its own at its first epoch, also
+# after a restart.
+_SETTINGS = {"min_delta"}
 _FORMAT = 2
 _MANIFEST = {
     "format",
@@ -269,6 +272,8 @@ def _memory(callback):
     scalars, weights = {}, {}
     for name, value in vars(callback).items():
         value = value.item() if isinstance(value, np.generic) else value
+        if name in _SETTINGS:
+            continue
         if value is None or isinstance(value, (bool, int, float, str)):
             scalars[name] = value
         elif isinstance(value, list) and value:

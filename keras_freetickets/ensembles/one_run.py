@@ -284,5 +284,11 @@ def _between(body):
     """A filter that lets the layers between the ends of a body through."""
     sparse = sparsify(body, 0.0, mask_initializer="magnitude")
     names = [layer.name for layer in sparse.sparse_layers]
+    if len(names) < 3:
+        raise ValueError(
+            "`make_model` must return a body of three or more kernels to be "
+            "made sparse, as the first and the last stay dense; or give "
+            f"MIMO(sparsity=0). Received: a body with {names}"
+        )
     ends = {names[0], names[-1]}
     return lambda layer: layer.name not in ends

@@ -1,6 +1,7 @@
 """The runs that an ensemble is made of: folders, backups, records."""
 
 import dataclasses
+import inspect
 import os
 
 import keras
@@ -192,7 +193,7 @@ class Work:
                 "`compile_model` must compile the model it is given. "
                 f"Received: {self.compile_model}"
             )
-        arguments = dict(self.data(seed))
+        arguments = _checked_data(self.data(seed))
         given = arguments.pop("callbacks", [])
         backup.callbacks = [c for c in given if isinstance(c, _REMEMBERING)]
         model.fit(
@@ -235,6 +236,33 @@ def _check_made(model):
             "`make_model` must return a Keras model. "
             f"Received: {type(model).__name__}"
         )
+
+
+# What the methods themselves decide.
+_OWN_ARGUMENTS = {"self", "epochs", "initial_epoch", "verbose"}
+
+
+def _checked_data(arguments):
+    """A copy of what `data` gives for `fit`."""
+    known = set(inspect.signature(keras.Model.fit).parameters)
+    known -= _OWN_ARGUMENTS
+    if not isinstance(arguments, dict):
+        raise ValueError(
+            "`data` must be a dict with arguments of `fit`, or a function from "
+            f"a seed to one. Received: a function to {arguments!r}"
+        )
+    if "x" not in arguments:
+        raise ValueError(
+            "`data` must give `x`, the training data. "
+            f"Received: {sorted(arguments)}"
+        )
+    unknown = sorted(set(arguments) - known)
+    if unknown:
+        raise ValueError(
+            f"`data` must give arguments of `fit`, of {sorted(known)}; epochs "
+            f"and verbose are the method's. Received: {unknown}"
+        )
+    return dict(arguments)
 
 
 def falling(epochs):

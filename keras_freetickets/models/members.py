@@ -26,10 +26,12 @@ def check_members(members):
                 f"Received: member {i} is a {type(member).__name__}"
             )
         if not getattr(member, "outputs", None):
+            found = type(member).__name__
+            if hasattr(member, "predictor"):
+                found += "; its `predictor()` is such a model"
             raise ValueError(
                 "`members` must be models with a graph, Functional or "
-                f"Sequential. Received: member {i} is a "
-                f"{type(member).__name__}"
+                f"Sequential. Received: member {i} is a {found}"
             )
         if not member.built:
             raise ValueError(f"`members` must be built. Received: member {i}")

@@ -226,6 +226,18 @@ def test_both_ends_of_a_sparse_body_stay_dense(tmp_path):
     assert int(np.sum(connection.mask)) == 32
 
 
+def test_a_body_without_a_middle_is_not_made_sparse(tmp_path):
+    method = ensembles.MIMO(num_members=2, epochs=1, sparsity=0.5)
+
+    def two_kernels(seed):
+        return keras.Sequential(
+            [keras.Input((12,)), layers.Dense(8), layers.Dense(6)]
+        )
+
+    with pytest.raises(ValueError, match="a body of three or more kernels"):
+        fit(method, tmp_path, make_model=two_kernels)
+
+
 @pytest.mark.parametrize("name", ["dense", "pf", "snapshot"])
 def test_a_killed_run_goes_on(tmp_path, name):
     method = METHODS[name]
@@ -251,6 +263,42 @@ def test_a_killed_run_goes_on(tmp_path, name):
     wanted = {"dense": [4, 4], "pf": [4, 2, 4, 2], "snapshot": [4]}
     epochs = [len(run.history["epoch"]) for run in method.runs]
     assert epochs == wanted[name]
+
+
+def test_callbacks_that_remember_go_on_where_they_were(tmp_path):
+    # With such patience both act in the second half of the epochs, by what
+    # they saw in the first.
+    def patient(seed, left=99):
+        count = {"left": left}
+
+        def epoch_begin(epoch, logs):
+            count["left"] -= 1
+            if count["left"] < 0:
+                raise KeyboardInterrupt
+
+        scheduled = keras.callbacks.ReduceLROnPlateau(
+            "val_loss", factor=0.5, patience=2, min_delta=10.0
+        )
+        stopping = keras.callbacks.EarlyStopping(
+            "val_loss", patience=5, min_delta=10.0
+        )
+        kill = keras.callbacks.LambdaCallback(on_epoch_begin=epoch_begin)
+        return {**data(seed), "callbacks": [scheduled, stopping, kill]}
+
+    method = ensembles.Dense(
+        num_members=1, epochs=8, learning_rate=None, monitor=None
+    )
+    whole = fit(method, tmp_path / "whole", data=patient)
+    # The first epoch counts as better than none, five do not.
+    (run,) = method.runs
+    assert len(run.history["epoch"]) == 6
+    with pytest.raises(KeyboardInterrupt):
+        fit(method, tmp_path / "parts", data=lambda s: patient(s, left=3))
+    resumed = fit(method, tmp_path / "parts", data=patient)
+    (run,) = method.runs
+    assert len(run.history["epoch"]) == 6
+    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_best_epoch_by_a_log(tmp_path):
@@ -394,6 +442,10 @@ def test_costs_of_nothing():
         ({"make_model": None}, "`make_model` must be a function"),
         ({"compile_model": 1}, "`compile_model` must be a function"),
         ({"compile_model": lambda model: None}, "must compile the model"),
+        ({"data": lambda seed: X}, "Received: a function to array"),
+        ({"data": {"y": Y}}, "`data` must give `x`"),
+        ({"data": {"x": X, "lables": Y}}, "Received: \\['lables'\\]"),
+        ({"data": {"x": X, "y": Y, "epochs": 3}}, "epochs and verbose are"),
         ({"make_model": lambda seed: None}, "`make_model` must return"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"data": [X, Y]}, "`data` must be a dict"),

@@ -230,6 +230,8 @@ def test_members_within_an_ensemble(tmp_path):
     networks = [sparse_mimo(), sparse_mimo()]
     networks[1].train_on_batch(x, y)
     predictors = [network.predictor() for network in networks]
+    with pytest.raises(ValueError, match=r"its `predictor\(\)` is such"):
+        kft.EnsembleModel(networks)
     ensemble = kft.EnsembleModel(predictors)
     heads = np.concatenate([n.predict_members(x) for n in networks])
     assert heads.shape == (4, 40, 3)
