@@ -30,6 +30,13 @@ flags.DEFINE_integer("num_examples", 12_000, "Training images.", lower_bound=1)
 flags.DEFINE_integer("update_interval", 25, "Optimizer updates.", lower_bound=1)
 flags.DEFINE_float("drop_fraction", 0.3, "At the beginning.", 0.0, 1.0)
 flags.DEFINE_float("learning_rate", 0.05, "Of SGD.", lower_bound=1e-9)
+flags.DEFINE_float(
+    "dense_learning_rate",
+    None,
+    "Of SGD for the dense network, which may want another rate. Default: "
+    "--learning_rate.",
+    lower_bound=1e-9,
+)
 flags.register_validator(
     "methods",
     lambda names: set(names) <= set(recipes.RECIPES),
@@ -42,21 +49,25 @@ flags.register_validator(
 )
 
 _PASSED_ON = ("dataset", "model", "epochs", "num_examples", "update_interval")
-_PASSED_ON += ("drop_fraction", "learning_rate")
+_PASSED_ON += ("drop_fraction", "learning_rate", "dense_learning_rate")
 
 
 def run(method, sparsity, seed):
     """The scores of one finished run of train_sparse.py."""
     flags = {"method": method, "sparsity": sparsity, "seed": seed, "verbose": 0}
     flags["data_dir"] = FLAGS.data_dir
+    flags |= setting()
+    own_rate = flags.pop("dense_learning_rate")
+    if method == "dense" and own_rate is not None:
+        flags["learning_rate"] = own_rate
     name = f"{method}_{sparsity}_{seed}"
     directory = os.path.join(FLAGS.output_dir, name)
-    (row,) = sweep.rows_of_run("train_sparse.py", directory, flags | setting())
+    (row,) = sweep.rows_of_run("train_sparse.py", directory, flags)
     return row
 
 
 def setting():
-    """The flags that all runs of a directory have in common."""
+    """The flags that decide the results of a directory."""
     return {name: getattr(FLAGS, name) for name in _PASSED_ON}
 
 
