@@ -251,10 +251,14 @@ def test_methods_are_compared(tmp_path):
         "--epochs=1",
         "--num_examples=300",
         "--update_interval=1",
+        "--dense_learning_rate=0.02",
         f"--data_dir={tmp_path / 'data'}",
         f"--output_dir={tmp_path / 'out'}",
     )
     first = run("compare_methods.py", *flags)
+    for name, rate in {"dense_0.0_0": 0.02, "rigl_0.8_0": 0.05}.items():
+        config = results(tmp_path / "out" / name / "config.json")
+        assert config["learning_rate"] == rate
     assert (
         "| dense | 0.0 |" in first.stdout and "| rigl | 0.8 |" in first.stdout
     )
