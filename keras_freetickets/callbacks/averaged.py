@@ -14,9 +14,9 @@ class _Averaged(DropAndGrow):
 
     serves_members = False
 
-    def __init__(self, method, begin, data, track_ever_active=False):
+    def __init__(self, method, begin, data, votes_per_epoch, track_ever_active):
         super().__init__(method, track_ever_active=track_ever_active)
-        self.averaging = WeightAveraging(begin, data)
+        self.averaging = WeightAveraging(begin, data, votes_per_epoch)
 
     def set_params(self, params):
         super().set_params(params)
@@ -31,6 +31,10 @@ class _Averaged(DropAndGrow):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.averaging.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        self.averaging.on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
@@ -55,6 +59,8 @@ class CigL(_Averaged):
             200th of 250.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`.
+        votes_per_epoch: Positive integer, how often in an epoch the weights
+            enter the average. Defaults to 1 (paper).
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
             `update_interval`, `drop_fraction`, `stop` ...
@@ -70,9 +76,18 @@ class CigL(_Averaged):
         Lei et al., 2023, arXiv:2302.09369.
     """
 
-    def __init__(self, begin, data=None, track_ever_active=False, **kwargs):
+    def __init__(
+        self,
+        begin,
+        data=None,
+        votes_per_epoch=1,
+        track_ever_active=False,
+        **kwargs,
+    ):
         method = methods.CigL(**kwargs)
-        super().__init__(method, begin, data, track_ever_active)
+        super().__init__(
+            method, begin, data, votes_per_epoch, track_ever_active
+        )
 
 
 class MOON(_Averaged):
@@ -89,8 +104,11 @@ class MOON(_Averaged):
             the arguments that follow.
         voting_epochs: Natural number, how many of the last epochs are
             averaged, besides the one before them. Defaults to 20 (the
-            released code, of 100). Once an epoch, as the paper has it; the
-            code averages more often.
+            released code, of 100).
+        votes_per_epoch: Positive integer, how often in an epoch the weights
+            enter the average, at equal distances. Defaults to 1 (paper). The
+            released code takes the steps of the first tenth of each epoch;
+            10 is what it seems to mean.
         learn_epochs: As for `keras_freetickets.losses.MOON`.
         alpha: As for `keras_freetickets.losses.MOON`.
         alpha_factor: As for `keras_freetickets.losses.MOON`.
@@ -118,6 +136,7 @@ class MOON(_Averaged):
         data=None,
         method=None,
         voting_epochs=20,
+        votes_per_epoch=1,
         learn_epochs=5,
         alpha=1.0,
         alpha_factor=64.0,
@@ -127,7 +146,9 @@ class MOON(_Averaged):
         self.objective = MoonLoss(epochs, learn_epochs, alpha, alpha_factor)
         method = methods.RigL(**kwargs) if method is None else method
         begin = epochs - voting_epochs - 1
-        super().__init__(method, begin, data, track_ever_active)
+        super().__init__(
+            method, begin, data, votes_per_epoch, track_ever_active
+        )
 
     def set_model(self, model):
         super().set_model(model)

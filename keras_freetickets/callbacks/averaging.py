@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.statistics import reestimate_batch_normalization
 
@@ -13,11 +14,11 @@ from keras_freetickets.models.statistics import reestimate_batch_normalization
 class WeightAveraging(keras.callbacks.Callback):
     """Averages the weights over epochs and leaves the model with the average.
 
-    At the end of each epoch from `begin` on, the trainable variables enter a
-    running mean; of masked kernels it is what the last step computed with
-    (CigL switches weights off). When training ends, the model is given the
-    mean, within its masks, and its batch-normalization statistics are
-    estimated anew. Let the topology rest by then (`stop` of the method): a
+    At the end of each epoch from `begin` on, or more often, the trainable
+    variables enter a running mean; of masked kernels it is what the last step
+    computed with (CigL switches weights off). When training ends, the model is
+    given the mean, within its masks, and its batch-normalization statistics
+    are estimated anew. Let the topology rest by then (`stop` of the method): a
     connection that came late is averaged with the zeros before.
 
     Args:
@@ -25,10 +26,14 @@ class WeightAveraging(keras.callbacks.Callback):
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`. `None` only
             for models without it.
+        votes_per_epoch: Positive integer, how often in an epoch the variables
+            enter the mean, at equal distances, the last time at its end.
+            Defaults to 1 (papers of CigL and MOON).
 
     Raises:
         ValueError: If the model is no `SparseModel`, is batch-normalized and
-            there is no `data`, or training ends before `begin`.
+            there is no `data`, training ends before `begin`, or an epoch has
+            fewer batches than votes, or no known number of them.
 
     Example:
 
@@ -42,8 +47,9 @@ class WeightAveraging(keras.callbacks.Callback):
         arXiv:2403.20047.
     """
 
-    def __init__(self, begin, data=None):
+    def __init__(self, begin, data=None, votes_per_epoch=1):
         super().__init__()
+        check_count("votes_per_epoch", votes_per_epoch)
         if not isinstance(begin, numbers.Integral) or begin < 0:
             raise ValueError(
                 "`begin` must be a natural number, the first epoch that "
@@ -51,6 +57,8 @@ class WeightAveraging(keras.callbacks.Callback):
             )
         self.begin = int(begin)
         self.data = data
+        self.votes_per_epoch = votes_per_epoch
+        self._epoch = self._parts = 0
 
     def set_model(self, model):
         super().set_model(model)
@@ -77,14 +85,37 @@ class WeightAveraging(keras.callbacks.Callback):
                 f"`begin` must be an epoch of the training, less than {epochs}"
                 f". Received: begin={self.begin}"
             )
+        batches = self.params.get("steps")
+        if 1 < self.votes_per_epoch and not (
+            batches and self.votes_per_epoch <= batches
+        ):
+            raise ValueError(
+                "`votes_per_epoch` must be 1 or at most the number of batches "
+                f"of an epoch, which is {batches or 'unknown'}. "
+                f"Received: votes_per_epoch={self.votes_per_epoch}"
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._parts = epoch, 0
         if epoch <= self.begin:
             self.model.topology.state["averaged"].assign(0.0)
 
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch < self.begin:
+    def on_train_batch_end(self, batch, logs=None):
+        if self.votes_per_epoch == 1 or self._epoch < self.begin:
             return
+        batches = self.params["steps"]
+        parts = (batch + 1) * self.votes_per_epoch // batches
+        if parts > self._parts and batch + 1 < batches:
+            self._parts = parts
+            keras_adapter.synchronize(self.model)
+            self._vote()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.begin:
+            self._vote()
+
+    def _vote(self):
+        """Lets what the last step computed with enter the mean."""
         state = self.model.topology.state
         count = float(ops.convert_to_numpy(state["averaged"].value))
         for mean, value in zip(state["average"], self.model.forward_values()):

@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 import keras_freetickets as kft
+from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks import WeightAveraging
 
 
@@ -53,6 +54,40 @@ def test_the_average_of_the_snapshots():
         np.testing.assert_allclose(
             np.asarray(variable.value), value, rtol=1e-5, atol=1e-7
         )
+
+
+class BatchSnapshots(Snapshots):
+    """Of every step: what the average is taken from."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        keras_adapter.synchronize(self.model)
+        self.values.append([np.array(v) for v in self.model.forward_values()])
+
+    def on_epoch_end(self, epoch, logs=None):
+        pass
+
+
+@pytest.mark.parametrize("votes, steps", [(2, [1, 3]), (3, [1, 2, 3])])
+def test_votes_within_an_epoch(votes, steps):
+    # 4 batches in parts: of two with two votes; of 2, 1 and 1 with three.
+    model, snapshots = network(), BatchSnapshots()
+    cigl = kft.callbacks.CigL(
+        begin=3, votes_per_epoch=votes, update_interval=1000
+    )
+    fit(model, [snapshots, cigl])
+    chosen = [snapshots.values[4 * e + s] for e in (3, 4) for s in steps]
+    expected = [np.mean(v, axis=0) for v in zip(*chosen)]
+    for variable, value in zip(model.trainable_variables, expected):
+        np.testing.assert_allclose(
+            np.asarray(variable.value), value, rtol=1e-5, atol=1e-7
+        )
+
+
+def test_more_votes_than_batches():
+    with pytest.raises(ValueError, match="`votes_per_epoch` must be 1 or at"):
+        fit(network(), [WeightAveraging(1, votes_per_epoch=5)])
+    with pytest.raises(ValueError, match="`votes_per_epoch` must be"):
+        WeightAveraging(1, votes_per_epoch=0)
 
 
 def test_what_cigl_computed_with_is_averaged():
