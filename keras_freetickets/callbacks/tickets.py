@@ -158,6 +158,11 @@ class EDST(Collector, DropAndGrow):
         track_ever_active: As for `DropAndGrow`.
         method: A `keras_freetickets.topology.Method` in place of `growth`,
             `update_interval` and `drop_fraction`, e.g. `DSTEE()`.
+        counters: `"shared"` (default): what a method counts for each
+            connection, such as the visits of `DSTEE`, goes on over all
+            tickets, so that later ones are drawn to what earlier ones never
+            used; or `"per_member"`: it begins anew with each refinement but
+            the first. (No paper has DST-EE in an ensemble.)
         **kwargs: As for `keras_freetickets.topology.Method`.
 
     Attributes:
@@ -203,8 +208,14 @@ class EDST(Collector, DropAndGrow):
         mode="auto",
         track_ever_active=False,
         method=None,
+        counters="shared",
         **kwargs,
     ):
+        if counters not in ("shared", "per_member"):
+            raise ValueError(
+                '`counters` must be "shared" or "per_member". '
+                f"Received: counters={counters!r}"
+            )
         check_count("exploration_epochs", exploration_epochs)
         check_count("refinement_epochs", refinement_epochs)
         check_count("num_tickets", num_tickets)
@@ -220,6 +231,7 @@ class EDST(Collector, DropAndGrow):
             track_ever_active=track_ever_active,
         )
         self.global_drop_fraction = global_drop_fraction
+        self.counters = counters
         self.num_tickets = num_tickets
         self._rate = None
         self.phases = [Phase("exploration", 0, 0, exploration_epochs)]
@@ -289,6 +301,8 @@ class EDST(Collector, DropAndGrow):
         topology.phase.assign(phase.index)
         if phase.index > 1 and epoch == phase.begin:
             topology.global_drop.assign(np.float32(self.global_drop_fraction))
+            if self.counters == "per_member":
+                self.model.restart_connection_state()
         factor = self.learning_rate_factor(epoch)
         if factor is not None:
             self.model.optimizer.learning_rate = self._rate * factor

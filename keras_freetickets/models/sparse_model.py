@@ -145,14 +145,34 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
 
     def _add_connection_state(self, layer, method):
         for name, dtype in method.connection_state.items():
-            if name in layer.state:
-                continue
-            layer.add_state(name, dtype)
-            for record in layer.connections:
-                mask = ops.convert_to_numpy(record.mask.value)
-                initial = method.initial_state(mask)
-                if name in initial:
-                    record.state[name].assign(initial[name])
+            if name not in layer.state:
+                layer.add_state(name, dtype)
+                self._begin_connection_state(layer, method, name)
+
+    def _begin_connection_state(self, layer, method, name):
+        for record in layer.connections:
+            mask = ops.convert_to_numpy(record.mask.value)
+            initial = method.initial_state(mask)
+            if name in initial:
+                record.state[name].assign(initial[name])
+
+    def restart_connection_state(self):
+        """Begins anew what the attached method keeps of each connection.
+
+        That of `DSTEE` are its visits: they begin with the present masks.
+
+        Example:
+
+        ```python
+        model.restart_connection_state()
+        ```
+        """
+        if self._method is None:
+            return
+        keras_adapter.synchronize(self)
+        for layer in self.sparse_layers:
+            for name in self._method.connection_state:
+                self._begin_connection_state(layer, self._method, name)
 
     def _add_variable_state(self, method):
         for name in method.variable_state:

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_freetickets as kft
+from keras_freetickets import keras_adapter
 
 # epoch: (phase, factor of the rate, global drop with its first batch)
 TABLE = {
@@ -202,6 +203,40 @@ def test_second_half_is_rounded_up(tmp_path):
     assert factors == [0.1, 0.1, 0.01]
 
 
+@pytest.mark.parametrize("counters", ["shared", "per_member"])
+def test_visits_over_the_tickets(tmp_path, counters):
+    model, updates = network(), []
+
+    def note(epoch=None, logs=None):
+        keras_adapter.synchronize(model)
+        updates.append(int(np.array(model.topology.update_count.value)))
+
+    edst = kft.callbacks.EDST(
+        exploration_epochs=1,
+        refinement_epochs=1,
+        num_tickets=2,
+        monitor=None,
+        directory=tmp_path,
+        method=kft.topology.DSTEE(update_interval=2),
+        counters=counters,
+    )
+    noting = keras.callbacks.LambdaCallback(
+        on_epoch_begin=note, on_train_end=note
+    )
+    x, y = data()
+    model.fit(
+        x, y, batch_size=16, epochs=3, verbose=0, callbacks=[edst, noting]
+    )
+    # Each update is a visit of every active connection, and so is the mask
+    # that the count begins with: the first, or that of the ticket before.
+    begun = 0 if counters == "shared" else updates[2]
+    assert 0 < updates[2] < updates[3]
+    for record in model.connections:
+        visits = np.array(record.state["visits"].value).sum()
+        active = np.array(record.mask.value).sum()
+        assert visits == active * (1 + updates[3] - begun)
+
+
 def test_schedules_are_refused(tmp_path):
     model = network()
     rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
@@ -241,6 +276,7 @@ def test_too_few_epochs_and_unknown_monitor(tmp_path):
         ({"learning_rate": (1, 2, np.nan)}, "`learning_rate` must be"),
         ({"mode": "best"}, "`mode` must be one of"),
         ({"growth": "sideways"}, "`growth` must be one of"),
+        ({"counters": "mine"}, "`counters` must be"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
