@@ -246,6 +246,7 @@ def fit(model, data, epochs, callbacks, backup_name):
         data.train,
         validation_data=data.validation,
         epochs=epochs,
+        shuffle=False,  # the pipeline does it
         verbose=flags.FLAGS.verbose,
         callbacks=[data.epoch_order(), Seconds(), *callbacks, backup],
     )

@@ -80,6 +80,7 @@ def fit(model, data, epochs, callbacks, name):
         data.train,
         validation_data=data.validation,
         epochs=epochs,
+        shuffle=False,  # the pipeline does it
         verbose=FLAGS.verbose,
         callbacks=[data.epoch_order(), *callbacks, common.Seconds(), backup],
     )

@@ -131,6 +131,7 @@ def train(method, data):
         own = common.load(num_examples=FLAGS.num_examples, seed=seed)
         return {
             "x": own.train,
+            "shuffle": False,  # the pipeline does it
             "validation_data": own.validation,
             "callbacks": [own.epoch_order()],
         }
