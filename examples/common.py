@@ -409,11 +409,11 @@ def scores(probabilities, labels, num_classes=None):
 
     ece = kft.metrics.ExpectedCalibrationError(num_bins=15)
     ece.update_state(labels, probabilities)
-    picked = probabilities[np.arange(len(labels)), labels]
+    nll = kft.metrics.negative_log_likelihood(labels, probabilities)
     predicted = probabilities[:, :num_classes].argmax(-1)
     return {
         "accuracy": float((predicted == labels).mean()),
-        "nll": float(-np.log(np.maximum(picked, 1e-12)).mean()),
+        "nll": float(np.mean(nll)),
         "ece": float(ece.result()),
     }
 

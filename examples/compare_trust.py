@@ -30,6 +30,7 @@ flags.DEFINE_list("corruptions", "all", "As for evaluate.py.")
 flags.DEFINE_integer("limit", None, "As for evaluate.py.", lower_bound=2)
 flags.DEFINE_integer("num_examples", None, "As in training.", lower_bound=1)
 flags.DEFINE_bool("resize", False, "As for evaluate.py.")
+flags.DEFINE_float("attack", None, "As for evaluate.py.", 0.0, 1.0)
 flags.mark_flag_as_required("models")
 flags.register_validator(
     "models",
@@ -37,7 +38,7 @@ flags.register_validator(
     "must be NAME=PATH with SEED in the path",
 )
 
-_PASSED_ON = ("dataset", "limit", "num_examples", "resize")
+_PASSED_ON = ("dataset", "limit", "num_examples", "resize", "attack")
 
 
 def run(name, pattern, seed):
@@ -73,6 +74,8 @@ def figures(report):
     if "corruptions" in report:
         together = report["corruptions"]["model"]["together"]
         found |= {f"corrupted {n}": together[n] for n in names[:3]}
+    for attacker, row in report.get("attack", {}).get("model", {}).items():
+        found[f"accuracy, attacked by {attacker}"] = row["accuracy"]
     for name, models in report.get("ood", {}).items():
         for score, label in _DETECTED.items():
             if score in models["model"]:
@@ -81,12 +84,12 @@ def figures(report):
     return found
 
 
-# One score each: that of all models, of ensembles, of MOON.
 _DETECTED = {
     "maximum probability": "max p",
     "entropy": "entropy",
     "mutual information": "MI",
-    "MOON's": "MOON's",
+    "energy": "energy",
+    "maximum logit": "max logit",
 }
 
 

@@ -15,6 +15,7 @@ in memory.
 """
 
 import dataclasses
+import functools
 import os
 import typing
 
@@ -38,8 +39,23 @@ flags.DEFINE_list(
 flags.DEFINE_enum(
     "calibration",
     "none",
-    ["none", "temperature", "vector", "isotonic"],
-    "Also evaluate the models calibrated on the validation images.",
+    ["none", "temperature", "vector", "isotonic", "masked_temperature"],
+    "Also evaluate the models calibrated on the validation images; masked: on "
+    "training images with 30 % of the values set to zero.",
+)
+flags.DEFINE_bool(
+    "from_logits",
+    None,
+    "Whether --model and --baseline return logits. Default: as their last "
+    "layers tell.",
+)
+flags.DEFINE_float(
+    "attack",
+    None,
+    "Also measure accuracy under attacks by the sign of the gradient, which "
+    "move each pixel by this share of its range (FreeTickets: 0.0314).",
+    0.0,
+    1.0,
 )
 flags.DEFINE_integer(
     "limit", None, "Use only the first test images.", lower_bound=2
@@ -76,7 +92,13 @@ _SLACK = 1e-3
 
 @dataclasses.dataclass
 class Predictions:
-    """What a model says of images; `None` for what it has not."""
+    """What a model says of images; `None` for what it has not.
+
+    Attributes:
+        probabilities: Array `(examples, classes)`.
+        members: Array `(members, examples, classes)`.
+        logits: Array `(members or 1, examples, classes)`.
+    """
 
     probabilities: typing.Any
     members: typing.Any = None
@@ -95,26 +117,60 @@ class Network:
     def is_ensemble(self):
         return hasattr(self.model, "predict_members")
 
-    def predict(self, images):
+    @functools.cached_property
+    def parts(self):
+        """The members, or the model itself, without their softmax."""
+        from keras_freetickets.models import outputs
+
+        parts = [self.model]
+        if hasattr(self.model, "member"):
+            count = self.model.num_members
+            parts = [self.model.member(i) for i in range(count)]
+        found = [outputs.logits_model(part) for part in parts]
+        return None if None in found else found
+
+    def predict(self, images, with_logits=False):
         """Predictions, checked to be finite."""
         import numpy as np
-        from keras import ops
 
-        from keras_freetickets.metrics import inputs
+        from keras_freetickets.models import outputs
 
         size = FLAGS.batch_size
         if self.is_ensemble:
             members = self.model.predict_members(images, batch_size=size)
+            members = outputs.renormalized(members)
             made = Predictions(members.mean(axis=0), members)
         else:
             values = self.model.predict(images, batch_size=size, verbose=0)
-            made = Predictions(values)
+            made = Predictions(self.as_probabilities(values))
         if not np.isfinite(made.probabilities).all():
             raise SystemExit(f"{self.flag} predicts NaN or infinite values")
-        if not inputs.is_distribution(made.probabilities):
-            made.logits = made.probabilities
-            made.probabilities = ops.convert_to_numpy(ops.softmax(made.logits))
+        if with_logits and self.parts:
+            made.logits = np.stack(
+                [
+                    part.predict(images, batch_size=size, verbose=0)
+                    for part in self.parts
+                ]
+            ).astype("float32")
         return made
+
+    def as_probabilities(self, values):
+        """Distributions, whatever the model returns."""
+        from keras import ops
+
+        from keras_freetickets.models import outputs
+
+        from_logits = FLAGS.from_logits
+        if getattr(self.model, "returns_probabilities", False):
+            from_logits = False
+        if from_logits is None:
+            try:
+                from_logits = outputs.returns_logits(self.model, values)
+            except ValueError as error:
+                raise SystemExit(f"{self.flag}: {error}") from error
+        if from_logits:
+            return ops.convert_to_numpy(ops.softmax(values))
+        return outputs.renormalized(values)
 
 
 def load_network(name, flag, path):
@@ -128,7 +184,14 @@ def load_network(name, flag, path):
         model = keras.saving.load_model(path)
     except Exception as error:
         raise SystemExit(f"{flag} cannot be loaded: {error}") from error
-    shape = input_shape(model)
+    try:
+        shape = input_shape(model)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SystemExit(
+            f"{flag} must be a Functional or Sequential model, an "
+            "EnsembleModel or a CalibratedModel, and is a "
+            f"{type(model).__name__}"
+        ) from error
     outputs = model.compute_output_shape((None, *shape))
     if len(shape) != 3 or len(outputs) != 2 or outputs[1] == 1:
         raise SystemExit(
@@ -140,6 +203,7 @@ def load_network(name, flag, path):
 
 def input_shape(model):
     """Shape of one image that a model takes."""
+    model = getattr(model, "model", model)  # of a CalibratedModel
     member = model.member(0) if hasattr(model, "member") else model
     return tuple(member.inputs[0].shape[1:])
 
@@ -160,7 +224,10 @@ def calibrated(networks, data):
 
     if FLAGS.calibration == "none":
         return []
-    if data.validation is None:
+    kind = FLAGS.calibration.removeprefix("masked_")
+    masked = kind != FLAGS.calibration
+    held_out = data.train if masked else data.validation
+    if held_out is None:
         raise SystemExit(
             f"--calibration={FLAGS.calibration} needs validation images: "
             "--validation_fraction must be above 0"
@@ -171,9 +238,17 @@ def calibrated(networks, data):
         orders += ["members_first"] if network.is_ensemble else []
         for order in orders:
             model = kft.post_hoc.calibrate(
-                network.model, data.validation, None, FLAGS.calibration, order
+                network.model,
+                held_out,
+                None,
+                kind,
+                order,
+                FLAGS.from_logits if not network.is_ensemble else None,
+                input_mask_ratio=0.3 if masked else 0.0,
+                num_draws=1,
+                seed=FLAGS.seed,
             )
-            name = f"{network.name}, {FLAGS.calibration}"
+            name = f"{network.name}, {FLAGS.calibration.replace('_', ' ')}"
             if network.is_ensemble:
                 name = f"{name}, {order.replace('_', ' ')}"
             made.append(Network(name, model, network.flag))
@@ -331,7 +406,10 @@ def chosen_corruptions(pixels):
 def evaluate(networks, images, names):
     """All figures, for report.json, and the sections that show them."""
     labels, classes = images.labels, images.data.num_classes
-    made = {network.name: network.predict(images.x) for network in networks}
+    made = {
+        network.name: network.predict(images.x, with_logits=bool(FLAGS.ood))
+        for network in networks
+    }
     rows = {}
     for name, one in made.items():
         for i, member in enumerate([] if one.members is None else one.members):
@@ -340,7 +418,7 @@ def evaluate(networks, images, names):
             )
         rows[name] = measures.scores(one.probabilities, labels, classes)
     results = {"clean": rows}
-    parts = [sections.clean_images(rows, made, labels)]
+    parts = [sections.clean_images(rows, made, labels, classes)]
     if FLAGS.ood:
         results["ood"], section = evaluate_unknown(networks, images, made)
         parts.append(section)
@@ -348,10 +426,14 @@ def evaluate(networks, images, names):
         found = measures.under_corruption(networks, images, names)
         results["corruptions"] = found
         parts.append(sections.corrupted_images(found, rows))
+    if FLAGS.attack:
+        found = measures.under_attack(networks, images, FLAGS.attack)
+        results["attack"] = found
+        parts.append(sections.attacked_images(found, rows, FLAGS.attack))
     for network in networks:
         members = made[network.name].members
         if members is not None and len(members) > 1:
-            found = measures.diversity(network, members, labels)
+            found = measures.diversity(network, members, labels, classes)
             results.setdefault("diversity", {})[network.name] = found
             parts.append(
                 sections.members_apart(network.name, found, members, labels)
@@ -369,7 +451,7 @@ def evaluate_unknown(networks, images, made):
         print(f"Unknown images: {name}", flush=True)
         x = load_unknown(name, images)
         unknown[name] = {
-            n.name: measures.confidences(n.predict(x), classes)
+            n.name: measures.confidences(n.predict(x, True), classes)
             for n in networks
         }
         found[name] = {

@@ -7,6 +7,18 @@ FLAGS = flags.FLAGS
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
+def known_classes(probabilities, num_classes):
+    """Distributions over the known classes, without MOON's unknown.
+
+    It is never predicted, so that votes and the risk of a prediction are a
+    matter of these.
+    """
+    known = probabilities[..., :num_classes]
+    if known.shape == probabilities.shape:
+        return probabilities
+    return known / known.sum(axis=-1, keepdims=True)
+
+
 def scores(probabilities, labels, num_classes):
     """Accuracy, likelihood, calibration and selective prediction."""
     import numpy as np
@@ -23,7 +35,11 @@ def scores(probabilities, labels, num_classes):
         "ece_freetickets": ece(probabilities, labels, binning="freetickets"),
         "ece_classwise": float(np.mean(classwise)),
         "mce": metrics.maximum_calibration_error(probabilities, labels),
-        "aurc": metrics.area_under_risk_coverage(probabilities, labels),
+        "aurc": metrics.area_under_risk_coverage(
+            known_classes(probabilities, num_classes),
+            labels,
+            scores=probabilities[:, :num_classes].max(axis=-1),
+        ),
     }
 
 
@@ -33,19 +49,27 @@ def confidences(made, num_classes):
 
     from keras_freetickets import metrics
 
-    found = {
-        "maximum probability": metrics.maximum_probability(made.probabilities),
-        "entropy": metrics.negative_entropy(made.probabilities),
-    }
+    p = made.probabilities
+    if p.shape[1] == num_classes + 1:
+        # An image that is surely unknown is not a familiar one (MOON).
+        found = {"maximum probability": metrics.unknown_aware_score(p)}
+    else:
+        found = {
+            "maximum probability": metrics.maximum_probability(p),
+            "entropy": metrics.negative_entropy(p),
+        }
     if made.members is not None:
         found["mutual information"] = metrics.negative_mutual_information(
             made.members, members_axis=0
         )
     if made.logits is not None:
-        found["energy"] = metrics.negative_energy(made.logits)
-        found["maximum logit"] = metrics.maximum_logit(made.logits)
-    if made.probabilities.shape[1] == num_classes + 1:
-        found["MOON's"] = metrics.unknown_aware_score(made.probabilities)
+        # Of an ensemble the mean over its members.
+        logits = made.logits[..., :num_classes]
+        for name, score in {
+            "energy": metrics.negative_energy,
+            "maximum logit": metrics.maximum_logit,
+        }.items():
+            found[name] = np.mean([score(one) for one in logits], axis=0)
     return {name: np.asarray(values) for name, values in found.items()}
 
 
@@ -100,13 +124,44 @@ def under_corruption(networks, images, names):
     }
 
 
-def diversity(network, members, labels):
+def under_attack(networks, images, epsilon):
+    """Accuracy where pixels were moved to raise a network's own loss.
+
+    Of an ensemble also where they were moved to raise that of its first
+    member alone.
+    """
+    import keras_freetickets as kft
+
+    classes = images.data.num_classes
+    found = {}
+    for network in networks:
+        attackers = {"itself": network.model}
+        if hasattr(network.model, "member"):
+            attackers["its first member"] = network.model.member(0)
+        for name, attacker in attackers.items():
+            attacked = kft.attacks.fast_gradient_sign(
+                attacker,
+                images.x,
+                images.labels,
+                epsilon,
+                mean=images.data.mean,
+                std=images.data.std,
+                batch_size=FLAGS.batch_size,
+            )
+            made = network.predict(attacked).probabilities
+            row = common.scores(made, images.labels, classes)
+            found.setdefault(network.name, {})[name] = row
+    return found
+
+
+def diversity(network, members, labels, num_classes):
     """What the members of an ensemble differ in."""
     import numpy as np
 
     import keras_freetickets as kft
 
     metrics = kft.metrics
+    members = known_classes(members, num_classes)
     share = metrics.disagreement(members, members_axis=0)
     faults = metrics.double_fault(labels, members, members_axis=0)
     found = {

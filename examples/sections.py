@@ -31,10 +31,14 @@ _SCORES = {
 }
 
 
-def clean_images(found, made, labels):
+def clean_images(found, made, labels, num_classes):
     from keras_freetickets import plots
 
     pairs = {name: (one.probabilities, labels) for name, one in made.items()}
+    known = {
+        name: (measures.known_classes(p, num_classes), labels)
+        for name, (p, _) in pairs.items()
+    }
     table = report.Table(
         ["model", *_SCORES.values()],
         [[name, *(row[key] for key in _SCORES)] for name, row in found.items()],
@@ -50,13 +54,18 @@ def clean_images(found, made, labels):
             "risk_coverage",
             "Errors left when the least sure images are turned away",
             plots.risk_coverage_curves,
-            pairs,
+            known,
         ),
     ]
     text = (
         f"{len(labels):,} test images of {FLAGS.dataset}. ECE has 15 bins; "
         "that of 14 bins is the one of the FreeTickets scripts."
     )
+    if any(known[name][0] is not p for name, (p, _) in pairs.items()):
+        text += (
+            " Of a model with an output for the unknown (MOON), accuracy, AURC "
+            "and votes are those of the known classes, the others of all."
+        )
     return report.Section("Clean images", text, [table], pictures)
 
 
@@ -101,7 +110,12 @@ def unknown_images(found, known, unknown):
             curves,
         ),
     ]
-    text = "Known images are the positive class; every score is higher for them"
+    text = (
+        "Known images are the positive class; every score is higher for them. "
+        "The maximum probability is that of a known class, which MOON's output "
+        "for the unknown lowers. Energy and maximum logit are those before the "
+        "softmax, of an ensemble the mean over its members"
+    )
     return report.Section(
         "Unknown images", f"{text}.", [report.Table(heads, rows)], pictures
     )
@@ -150,6 +164,21 @@ def corrupted_images(found, clean):
         labels=["accuracy", "NLL", "ECE"],
     )
     return report.Section("Corruptions", text, [together, means], [drawn])
+
+
+def attacked_images(found, clean, epsilon):
+    rows = [
+        [name, clean[name]["accuracy"], attacker, row["accuracy"], row["nll"]]
+        for name, attackers in found.items()
+        for attacker, row in attackers.items()
+    ]
+    heads = ["model", "accuracy", "attacked by", "accuracy then", "NLL then"]
+    text = (
+        f"One step of {epsilon:.4g} of the pixels' range against the sign of "
+        "the gradient. A network so sure that its probabilities round to one "
+        "has no gradient left and looks more robust than it is."
+    )
+    return report.Section("Attacks", text, [report.Table(heads, rows)], [])
 
 
 def members_apart(name, found, members, labels):

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
+from keras_freetickets.models.outputs import returns_logits
 
 # Float arithmetic on standardized images may leave the range by this much.
 _SLACK = 1e-3
@@ -39,7 +40,8 @@ def fast_gradient_sign(
         epsilon: Float, not negative, in the units of images in [0, 1].
             Defaults to 8 / 255, as for FreeTickets (Liu et al., 2022,
             arXiv:2106.14568).
-        from_logits: Whether the model returns logits; `None` to tell by
+        from_logits: Whether the model returns logits; `None` to tell by the
+            activation of its last layer or, where that says nothing, by
             whether its outputs are distributions.
         mean: Mean of each channel that was subtracted, e.g. `Datasets.mean`.
         std: Standard deviation of each channel that was divided by.
@@ -78,7 +80,7 @@ def fast_gradient_sign(
     predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
     y = _labels(y, predictions.shape[-1])
     if from_logits is None:
-        from_logits = not inputs.is_distribution(predictions)
+        from_logits = returns_logits(model, predictions)
     gradient = _gradient_function(model, from_logits)
     attacked = []
     for start in range(0, len(x), batch_size):

@@ -18,8 +18,10 @@ from keras_freetickets.models import compact
 from keras_freetickets.models import member_selection
 from keras_freetickets.models.members import check_members
 from keras_freetickets.models.members import gives_logits
+from keras_freetickets.models.members import revived
 from keras_freetickets.models.members import state_of
 from keras_freetickets.models.members import uncompiled
+from keras_freetickets.models.outputs import renormalized
 from keras_freetickets.models.ticket_files import load_ticket
 from keras_freetickets.models.ticket_files import models_of
 from keras_freetickets.models.ticket_files import ticket_paths
@@ -68,6 +70,9 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         (ensemble_freetickets.py).
     """
 
+    # Whatever the members return.
+    returns_probabilities = True
+
     def __init__(
         self,
         members=None,
@@ -84,7 +89,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
             num_members = len(members)
         self._config = template
         self.num_members = num_members
-        model = _revive(template)
+        model = revived(template)
         self._template = _Untracked(model)
         if from_logits is None:
             from_logits = gives_logits(model)
@@ -390,7 +395,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
                 f"`index` must be in [0, {self.num_members}). "
                 f"Received: index={index}"
             )
-        model = _revive(self._config)
+        model = revived(self._config)
         _assign(model, self._stacks, index)
         return model
 
@@ -478,23 +483,18 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         return {"probabilities": members.mean(axis=0), **found}
 
     def _distributions(self, x, batch_size):
-        """Members' probabilities, which sum to one.
-
-        Half precision rounds each, and their sum is off by up to 1%.
-        """
+        """Members' probabilities, which sum to one."""
         members = self.predict_members(x, batch_size)
-        kind = self._template.model.outputs[0].dtype
-        half = kind in ("float16", "bfloat16")
-        if not checks.is_distribution(
-            members.astype("float16") if half else members
-        ):
+        if self._template.model.outputs[0].dtype in ("float16", "bfloat16"):
+            members = renormalized(members)
+        if not checks.is_distribution(members):
             raise ValueError(
                 "`x` must be inputs for which the members return "
                 "probabilities (`from_logits=True` is for members that return "
                 f"logits). Received: from_logits={self.from_logits}, outputs "
                 f"in [{members.min():.4g}, {members.max():.4g}]"
             )
-        return members / members.sum(-1, keepdims=True) if half else members
+        return members
 
     def train_step(self, *args, **kwargs):
         raise RuntimeError(
@@ -536,11 +536,6 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
 
         structure, _ = keras_adapter.ends_of_graph(model)
         return keras.tree.map_structure(spec, structure)
-
-
-def _revive(config):
-    """A model from its config, which Keras empties while it reads it."""
-    return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
 def _assign(model, stacks, index):

@@ -1,5 +1,6 @@
 """What a model must be to be a member of an ensemble, and alike to others."""
 
+import copy
 import re
 
 import keras
@@ -175,11 +176,16 @@ def gives_logits(model):
     if name == "linear":
         return True
     raise ValueError(
-        "`from_logits` must be given: the activation of the members' last "
-        "layer is neither softmax nor linear. "
+        "`from_logits` must be given: the activation of the last layer is "
+        "neither softmax nor linear. "
         f"Received: from_logits=None, last layer {layer.name!r} with "
         f"activation {name}"
     )
+
+
+def revived(config):
+    """A model from its config, which Keras empties while it reads it."""
+    return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
 def uncompiled(model):

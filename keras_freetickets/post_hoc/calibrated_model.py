@@ -12,6 +12,8 @@ from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import negative_log_likelihood
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.outputs import renormalized
+from keras_freetickets.models.outputs import returns_logits
 from keras_freetickets.post_hoc import calibrators as layers
 
 _ORDERS = ("pool_first", "members_first")
@@ -46,6 +48,8 @@ class CalibratedModel(keras.Model):
     ```
     """
 
+    returns_probabilities = True
+
     def __init__(
         self, model, calibrators, order="pool_first", name=None, **kwargs
     ):
@@ -79,6 +83,11 @@ class CalibratedModel(keras.Model):
             ops.stack([c(members[i]) for i, c in enumerate(self.calibrators)]),
             axis=0,
         )
+
+    @property
+    def input_shape(self):
+        """The shape of a batch of inputs, of a model with one."""
+        return tuple(_input_specs(self.model).shape)
 
     def compute_output_shape(self, input_shape):
         return self.model.compute_output_shape(input_shape)
@@ -177,7 +186,8 @@ def calibrate(
         order: For an ensemble `"pool_first"`: the mean of the members is
             calibrated, or `"members_first"`: each member is, then the mean is
             taken, which tends to leave it not sure enough.
-        from_logits: Whether the model returns logits; `None` to tell by
+        from_logits: Whether the model returns logits; `None` to tell by the
+            activation of its last layer or, where that says nothing, by
             whether its outputs are distributions.
         input_mask_ratio: Float in [0, 1). Above 0 this share of the input
             values, each pixel and channel by itself, is set to zero: masked
@@ -195,7 +205,8 @@ def calibrate(
 
     Raises:
         ValueError: If an argument is out of range, there are no examples or
-            only of one class, or labels are not classes.
+            only of one class, labels are not classes, or the model returns
+            neither logits nor distributions.
 
     Example:
 
@@ -226,8 +237,13 @@ def calibrate(
             predictions.append(values[None])
     y = np.concatenate([y] * len(predictions))
     predictions = np.concatenate(predictions, axis=1)
+    if predictions.dtype.itemsize <= 2:
+        predictions = predictions.astype("float32")
     if from_logits is None:
-        from_logits = not inputs.is_distribution(predictions)
+        # An ensemble returns probabilities, and so do its members here.
+        from_logits = returns_logits(model, predictions)
+    if not from_logits:
+        predictions = renormalized(predictions)
     fitted = [
         layers.get(calibrator, from_logits).fit(one, y) for one in predictions
     ]

@@ -25,7 +25,8 @@ class Calibrator(keras.layers.Layer):
     Args:
         from_logits: Whether what it is given are logits.
         name: Name of the layer.
-        **kwargs: Further arguments of `keras.layers.Layer`.
+        **kwargs: Further arguments of `keras.layers.Layer`. Computes in
+            float32 under any dtype policy.
 
     Example:
 
@@ -37,6 +38,8 @@ class Calibrator(keras.layers.Layer):
 
     def __init__(self, from_logits=False, name=None, **kwargs):
         kwargs["trainable"] = False
+        # Whatever the policy: half precision moves what was fitted.
+        kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
 
@@ -74,7 +77,7 @@ class Calibrator(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        config.pop("trainable", None)
+        del config["trainable"], config["dtype"]
         return {**config, "from_logits": self.from_logits}
 
 

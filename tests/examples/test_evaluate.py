@@ -73,6 +73,7 @@ def report(folder):
         "--limit=60",
         "--ood=noise,optdigits",
         "--corruptions=fog,contrast",
+        "--attack=0.03",
         f"--output_dir={folder / 'report'}",
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -102,8 +103,18 @@ def test_figures(folder, report):
     for model in ("model", "baseline"):
         for values in found["ood"]["optdigits"][model].values():
             assert values["auroc"] == pytest.approx(0.5)
-    assert "mutual information" in found["ood"]["noise"]["model"]
-    assert "energy" in found["ood"]["noise"]["baseline"]
+    scores = {"maximum probability", "entropy", "energy", "maximum logit"}
+    assert set(found["ood"]["noise"]["baseline"]) == scores
+    assert set(found["ood"]["noise"]["model"]) == {
+        *scores,
+        "mutual information",
+    }
+    # Of one linear layer the images that its gradient makes worse.
+    attack = found["attack"]
+    assert set(attack["model"]) == {"itself", "its first member"}
+    worse = attack["baseline"]["itself"]
+    assert worse["nll"] > found["clean"]["baseline"]["nll"]
+    assert worse["accuracy"] < found["clean"]["baseline"]["accuracy"]
     votes = ensemble.predict_members(x).argmax(axis=-1)
     share = np.mean(votes[0] != votes[1])
     diversity = found["diversity"]["model"]
@@ -256,6 +267,56 @@ def test_two_ensembles_have_a_section_each(script, folder, tmp_path):
     assert len(files) == len(set(files)) == 2 + 2 * 2
 
 
+def test_an_unknown_class_is_no_familiar_one(script):
+    """Scores of MOON's models, with an output more than there are classes."""
+    import measures
+
+    known, unknown = [[0.6, 0.2, 0.2]], [[0.03, 0.02, 0.95]]
+    p = np.array(known + unknown, "float32")
+    made = measures.confidences(script.Predictions(p), 2)
+    assert set(made) == {"maximum probability"}
+    np.testing.assert_allclose(made["maximum probability"], [0.6, 0.03])
+    row = measures.scores(p, np.array([0, 0]), 2)
+    # Both are class 0, of the known ones; so nothing is at risk.
+    assert row["accuracy"] == 1.0 and row["aurc"] == 0.0
+    nll = -(np.log(0.6) + np.log(0.03)) / 2
+    assert row["nll"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_energy_is_that_before_the_softmax(script, folder):
+    x = np.load(folder / "digits.npz")["x"]
+    ensemble = keras.saving.load_model(folder / "ensemble.keras")
+    made = script.Network("model", ensemble, "").predict(x, True)
+    for i in range(3):
+        kernel, bias = (
+            np.array(v.value) for v in ensemble.member(i).trainable_variables
+        )
+        expected = x.reshape(60, -1) @ kernel + bias
+        np.testing.assert_allclose(made.logits[i], expected, atol=1e-4)
+    # The model itself is left as it was.
+    np.testing.assert_allclose(made.probabilities.sum(1), 1.0, rtol=1e-5)
+
+
+def test_what_is_neither_probabilities_nor_logits(script, folder):
+    x = np.load(folder / "digits.npz")["x"]
+    one = script.Network("model", network(0, activation="sigmoid"), "--model=a")
+    with pytest.raises(SystemExit, match="--model=a: .* pass `from_logits`"):
+        one.predict(x)
+
+
+def test_a_calibrated_model_is_opened(script, folder, tmp_path):
+    digits = np.load(folder / "digits.npz")
+    x, y = digits["x"], digits["y"]
+    for name in ("ensemble", "dense"):
+        model = keras.saving.load_model(folder / f"{name}.keras")
+        kft.post_hoc.calibrate(model, x, y).save(tmp_path / "c.keras")
+        made = script.load_network("model", "model", str(tmp_path / "c.keras"))
+        assert script.input_shape(made.model) == (16, 16, 1)
+        p = made.predict(x, True)
+        assert p.logits is None
+        np.testing.assert_allclose(p.probabilities.sum(1), 1.0, rtol=1e-5)
+
+
 def test_predictions_that_are_not_finite(script):
     model = network(0, activation=None)
     model.layers[-1].bias.assign(np.full(10, np.nan))
@@ -333,6 +394,22 @@ def test_calibration_needs_validation_images(script, folder):
         "model, temperature, members first",
     ]
     assert not any(one.is_ensemble for one in both)
+
+
+def test_masked_temperature_is_fitted_to_training_images(script, monkeypatch):
+    given = []
+
+    def calibrate(model, x, y, calibrator, order, *args, **kwargs):
+        given.append((x, calibrator, order, kwargs["input_mask_ratio"]))
+        return model
+
+    monkeypatch.setattr(kft.post_hoc, "calibrate", calibrate)
+    script.FLAGS.calibration = "masked_temperature"
+    data = types.SimpleNamespace(train="training", validation=None)
+    one = script.Network("model", network(0), "--model=a")
+    (made,) = script.calibrated([one], data)
+    assert made.name == "model, masked temperature"
+    assert given == [("training", "temperature", "pool_first", 0.3)]
 
 
 def test_models_are_compared(folder, tmp_path):

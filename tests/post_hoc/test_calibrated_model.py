@@ -220,3 +220,63 @@ def test_not_to_be_trained():
     x, y = _data(30)
     with pytest.raises(RuntimeError, match="cannot be trained"):
         post_hoc.calibrate(_member(), x, y).fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ["temperature", "vector", "isotonic"])
+def test_half_precision_around_it_changes_nothing(policy, name):
+    x, y = _data()
+    predictions = _member().predict(x, verbose=0)
+    wanted = post_hoc.calibrators.get(name).fit(predictions, y)
+    expected = np.array(wanted(predictions))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        layer = post_hoc.calibrators.get(name).fit(predictions, y)
+        again = type(layer).from_config(layer.get_config())
+        found = np.array(layer(predictions))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert layer.compute_dtype == again.compute_dtype == "float32"
+    np.testing.assert_array_equal(found, expected)
+
+
+def _half(kind, activation="softmax", seed=0):
+    """A member whose last layer is of half precision."""
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(3, activation=activation, dtype=kind),
+        ]
+    )
+    model.layers[0].set_weights(_member(seed).get_weights())
+    return model
+
+
+@pytest.mark.parametrize("kind", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("order", ["pool_first", "members_first"])
+def test_probabilities_of_half_precision_are_no_logits(kind, order):
+    x, y = _data()
+    ensemble = kft.EnsembleModel([_half(kind, seed=i) for i in range(3)])
+    calibrated = post_hoc.calibrate(ensemble, x, y, order=order)
+    exact = post_hoc.calibrate(_ensemble(), x, y, order=order)
+    for mine, other in zip(calibrated.calibrators, exact.calibrators):
+        assert not mine.from_logits
+        # Small probabilities are 0 in half precision, which asks for more;
+        # taken for logits, all would be far less sure and T below 1.
+        assert mine.temperature == pytest.approx(other.temperature, rel=0.3)
+        assert mine.temperature > 2
+    single = post_hoc.calibrate(_half(kind), x, y)
+    assert not single.calibrators[0].from_logits
+    logits = post_hoc.calibrate(_half(kind, "linear"), x, y)
+    assert logits.calibrators[0].from_logits
+
+
+def test_neither_probabilities_nor_logits():
+    x, y = _data()
+    with pytest.raises(ValueError, match="`from_logits`.*sigmoid"):
+        post_hoc.calibrate(_member(activation="sigmoid", factor=0.1), x, y)
+    with pytest.raises(ValueError, match="sum to one"):
+        post_hoc.calibrate(
+            _member(activation="sigmoid"), x, y, from_logits=False
+        )
