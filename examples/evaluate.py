@@ -36,6 +36,12 @@ flags.DEFINE_list(
 flags.DEFINE_list(
     "corruptions", "", "Names of corruptions, or all; empty: none."
 )
+flags.DEFINE_bool(
+    "published_corruptions",
+    False,
+    "Take the corrupted images of TFDS' cifar10_corrupted in the place of "
+    "images corrupted here; for --dataset=cifar10.",
+)
 flags.DEFINE_enum(
     "calibration",
     "none",
@@ -272,6 +278,41 @@ class Images:
 
         values = (pixels / np.float32(255) - self.data.mean) / self.data.std
         return values.astype("float32")
+
+    def corrupted(self, name, severities):
+        """Standardized images of a corruption, one severity after another."""
+        import numpy as np
+
+        import keras_freetickets as kft
+
+        if not FLAGS.published_corruptions:
+            made = [
+                kft.datasets.corrupt(self.pixels, name, level, FLAGS.seed)
+                for level in severities
+            ]
+            return self.standardized(np.concatenate(made))
+        flag = f"--published_corruptions --data_dir={FLAGS.data_dir}"
+        made = []
+        for level in severities:
+            try:
+                batches = kft.datasets.load_corrupted(
+                    name,
+                    level,
+                    like=self.data,
+                    batch_size=FLAGS.batch_size,
+                    data_dir=FLAGS.data_dir,
+                    download=FLAGS.download,
+                )
+            except ValueError as error:
+                raise SystemExit(f"{flag}: {error}") from error
+            x, labels = read(flag, batches)
+            if not np.array_equal(labels, self.labels):
+                raise SystemExit(
+                    f"{flag} holds other labels than the test images of "
+                    f"--dataset={FLAGS.dataset}"
+                )
+            made.append(x)
+        return np.concatenate(made)
 
 
 def load_images(shape):

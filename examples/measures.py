@@ -89,8 +89,6 @@ def under_corruption(networks, images, names):
     """Scores of each network by corruption and severity, and of all."""
     import numpy as np
 
-    import keras_freetickets as kft
-
     classes = images.data.num_classes
     labels = np.tile(images.labels, len(SEVERITIES))
     parts = {network.name: [] for network in networks}
@@ -98,13 +96,7 @@ def under_corruption(networks, images, names):
     for name in names:
         print(f"Corruption {name}", flush=True)
         # One call for all severities: each call traces an ensemble anew.
-        corrupted = np.concatenate(
-            [
-                kft.datasets.corrupt(images.pixels, name, level, FLAGS.seed)
-                for level in SEVERITIES
-            ]
-        )
-        x = images.standardized(corrupted)
+        x = images.corrupted(name, SEVERITIES)
         for network in networks:
             made = network.predict(x).probabilities
             parts[network.name].append(made)

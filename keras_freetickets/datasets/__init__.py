@@ -9,6 +9,7 @@ from keras_freetickets.datasets.corruptions import corrupt_dataset
 from keras_freetickets.datasets.pipelines import Datasets
 from keras_freetickets.datasets.pipelines import load
 from keras_freetickets.datasets.pipelines import load_test
+from keras_freetickets.datasets.published import load_corrupted
 
 __all__ = [
     "CORRUPTIONS",
@@ -16,5 +17,6 @@ __all__ = [
     "corrupt",
     "corrupt_dataset",
     "load",
+    "load_corrupted",
     "load_test",
 ]

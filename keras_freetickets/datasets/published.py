@@ -1,0 +1,60 @@
+"""The published files of corrupted images, by the names that we use."""
+
+from keras_freetickets.datasets import corruptions
+from keras_freetickets.datasets import pipelines
+
+# TFDS calls two of them otherwise.
+_OF_TFDS = {
+    "elastic_transform": "elastic",
+    "glass_blur": "frosted_glass_blur",
+}
+
+
+def load_corrupted(
+    corruption,
+    severity,
+    like=None,
+    name="cifar10_corrupted",
+    batch_size=128,
+    data_dir=None,
+    download=False,
+):
+    """Loads the published images of a corruption: CIFAR-10-C, of TFDS.
+
+    Args:
+        corruption: One of `CORRUPTIONS`.
+        severity: Integer from 1 to 5.
+        like: `Datasets` whose mean and standard deviation standardize the
+            images: those a model was trained on.
+        name: Name of the set. Defaults to `"cifar10_corrupted"`.
+        batch_size: Integer. Defaults to 128, as for `load`.
+        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
+        download: Boolean, whether TFDS may download the set (2.7 GiB).
+
+    Returns:
+        A `tf.data.Dataset` of batches in the order on disk.
+
+    Raises:
+        ValueError: If an argument is out of range, or the set is not prepared
+            and may not be downloaded.
+
+    Example:
+
+    ```python
+    data = keras_freetickets.datasets.load("cifar10")
+    for corruption in keras_freetickets.datasets.CORRUPTIONS:
+        model.evaluate(load_corrupted(corruption, 3, like=data))
+    ```
+
+    Reference:
+        Hendrycks and Dietterich, 2019, arXiv:1903.12261.
+    """
+    corruptions._check(corruption, severity, seed=0)
+    theirs = _OF_TFDS.get(corruption, corruption)
+    return pipelines.load_test(
+        f"{name}/{theirs}_{severity}",
+        like=like,
+        batch_size=batch_size,
+        data_dir=data_dir,
+        download=download,
+    )
