@@ -161,7 +161,8 @@ def _check(corruption, severity, seed):
             f"`corruption` must be one of {sorted(CORRUPTIONS)}. "
             f"Received: corruption={corruption!r}"
         )
-    if severity not in (1, 2, 3, 4, 5) or isinstance(severity, bool):
+    whole = isinstance(severity, (int, np.integer))
+    if not whole or isinstance(severity, bool) or not 1 <= severity <= 5:
         raise ValueError(
             "`severity` must be an integer from 1 to 5. "
             f"Received: severity={severity!r}"

@@ -49,6 +49,7 @@ def reliability_diagram(predictions, path, num_bins=15):
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If a model has no examples, and as `reliability_bins`.
 
     Example:
 
@@ -62,6 +63,11 @@ def reliability_diagram(predictions, path, num_bins=15):
     ):
         bins = reliability_bins(probabilities, labels, num_bins)
         confidence, accuracy, count = bins
+        if not count.any():
+            raise ValueError(
+                "`predictions` must hold one example or more for each name. "
+                f"Received: none for {name!r}"
+            )
         used = count > 0
         gap = np.abs(accuracy - confidence)[used] * count[used]
         left = np.arange(num_bins) / num_bins

@@ -272,6 +272,8 @@ def test_standardized_images_without_their_statistics():
         ({"corruption": "rain"}, "`corruption` must be one of"),
         ({"severity": 0}, "`severity` must be an integer from 1 to 5"),
         ({"severity": 6}, "`severity` must be an integer from 1 to 5"),
+        ({"severity": 1.0}, "`severity` must be an integer from 1 to 5"),
+        ({"severity": True}, "`severity` must be an integer from 1 to 5"),
         ({"seed": -1}, "`seed` must be an integer, not negative"),
         ({"images": GREY / 255}, "`images` must be of uint8"),
         ({"images": GREY[:, :8, :8]}, "size of 16 or more"),

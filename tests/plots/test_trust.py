@@ -46,6 +46,13 @@ def test_reliability_diagram(tmp_path, drawn):
     assert second.get_title().startswith("b\n")
 
 
+def test_a_diagram_of_no_examples(tmp_path):
+    nothing = {"a": BOTH["a"], "empty": (np.zeros((0, 3)), np.zeros(0, int))}
+    with pytest.raises(ValueError, match="`predictions` .* none for 'empty'"):
+        plots.reliability_diagram(nothing, tmp_path / "r.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_risk_coverage_curves(tmp_path, drawn):
     plots.risk_coverage_curves(BOTH, tmp_path / "c.png")
     line = drawn[0].axes[0].get_lines()[0]
