@@ -8,6 +8,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.grid import DOUBT
+from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
 
 _BINNINGS = ("equal_width", "equal_mass", "freetickets")
@@ -39,7 +40,6 @@ class _TopClassCalibration(keras.metrics.Metric):
         y_pred = inputs.read_predictions(y_pred, self.from_logits)
         labels = inputs.read_labels(y_true, y_pred)
         confidence = ops.max(y_pred, axis=-1)
-        labels = ops.cast(labels, "int32")
         guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
         hit = ops.cast(ops.equal(guess, labels), "float32")
         weight = inputs.read_weights(sample_weight, confidence)
@@ -53,7 +53,7 @@ class _TopClassCalibration(keras.metrics.Metric):
 
     def _sums(self, confidence, values):
         if self.binning == "equal_mass":
-            return histogram(DOUBT, 1.0 - confidence, values)
+            return histogram(DOUBT, doubt(confidence), values)
         # 0.5 of 10 bins: 4 inner edges lie below it, so bin 4: closed on the
         # right. A product with the number of bins would round past an edge.
         edges = _inner_edges(self.num_bins, self.binning)
@@ -130,8 +130,8 @@ class ExpectedCalibrationError(_TopClassCalibration):
 
     Raises:
         ValueError: If an argument is out of range, `y_pred` is not
-            `(batch, classes)` or, called eagerly, rows do not sum to one or
-            labels are not classes.
+            `(batch, classes)`, labels are more or fewer or, called eagerly,
+            rows do not sum to one or labels are not classes.
 
     Example:
 
@@ -347,10 +347,12 @@ def _bin_sums(confidence, hit, num_bins, binning):
     if binning == "equal_mass":
         return _equal_mass_sums(confidence, hit, num_bins)
     edges = _inner_edges(num_bins, binning)
-    place = np.searchsorted(edges, confidence, side="left")
+    # Whether it is on an edge is asked in float32, as by the metric.
+    rounded = confidence.astype("float32")
+    place = np.searchsorted(edges, rounded, side="left")
     counted = np.ones(len(confidence), bool)
     if binning == "freetickets":
-        counted = confidence <= 1
+        counted = rounded <= 1
 
     def total(values):
         values = np.asarray(values, "float64")[counted]
@@ -401,7 +403,8 @@ def reliability_bins(probabilities, labels, num_bins=15, binning="equal_width"):
 
     Returns:
         Tuple of arrays `(confidence, accuracy, count)` of shape
-        `(num_bins,)`; NaN where a bin is empty.
+        `(num_bins,)`, for `"freetickets"` `(num_bins - 1,)`; confidence and
+        accuracy are NaN where a bin is empty.
 
     Raises:
         ValueError: If rows do not sum to one or labels are not classes.

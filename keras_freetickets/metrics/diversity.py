@@ -139,7 +139,8 @@ def variation_ratio(members, members_axis=1):
     0.3333
     """
     members = _read(members, members_axis)
-    return 1.0 - ops.max(_votes(members), axis=-1) / members.shape[1]
+    most = ops.max(_votes(members), axis=-1)
+    return inputs.keep_nan(1.0 - most / members.shape[1], members)
 
 
 def disagreement(members, members_axis=1):
@@ -168,7 +169,7 @@ def disagreement(members, members_axis=1):
     # 2 members on one class and 1 on another: 2 * 2 + 1 * 1 - 3 = 2 ordered
     # pairs agree, of 3 * 2.
     agreeing = ops.sum(ops.square(_votes(members)), axis=-1) - count
-    return 1.0 - agreeing / (count * (count - 1))
+    return inputs.keep_nan(1.0 - agreeing / (count * (count - 1)), members)
 
 
 def pairwise_kl(members, members_axis=1):
@@ -218,7 +219,7 @@ def double_fault(y_true, members, members_axis=1):
 
     Raises:
         ValueError: If there is one member, the shape is another, rows do not
-            sum to one or labels are not classes.
+            sum to one or labels are not classes, more or fewer.
 
     Example:
 
@@ -234,7 +235,8 @@ def double_fault(y_true, members, members_axis=1):
     labels = inputs.read_labels(y_true, members)
     right = _votes(members) * ops.one_hot(labels, members.shape[-1])
     wrong = count - ops.sum(right, axis=-1)
-    return wrong * (wrong - 1) / (count * (count - 1))
+    share = wrong * (wrong - 1) / (count * (count - 1))
+    return inputs.keep_nan(share, members)
 
 
 def disagreement_matrix(members):

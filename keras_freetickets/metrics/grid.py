@@ -53,5 +53,12 @@ def histogram(grid, values, weights):
     return ops.segment_sum(weights, grid.place(values), num_segments=grid.size)
 
 
+def doubt(confidence):
+    """1 - confidence, 0 where the confidence was rounded above 1."""
+    lacking = 1.0 - confidence
+    # Comparisons that NaN fails.
+    return ops.where(lacking < 0, 0.0, lacking)
+
+
 # Of 1 - confidence, which float32 resolves down to 2^-24 near 1.
 DOUBT = LogGrid(1024, -24, 0, signed=False)

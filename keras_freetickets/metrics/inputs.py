@@ -87,12 +87,46 @@ def check_labels(values, num_classes, name="y_true"):
         )
 
 
-def _check_rank(tensor, rank, shape):
-    if len(tensor.shape) != rank or tensor.shape[-1] == 1:
+def check_shape(y_pred, members=False):
+    """Raises unless a tensor has the shape of predictions."""
+    shape = "(batch, members, classes)" if members else "(batch, classes)"
+    if len(y_pred.shape) != (3 if members else 2) or y_pred.shape[-1] == 1:
         raise ValueError(
             f"`y_pred` must have the shape {shape} with two classes or more. "
-            f"Received: y_pred of shape {tuple(tensor.shape)}"
+            f"Received: y_pred of shape {tuple(y_pred.shape)}"
         )
+
+
+def check_length(y_true, y_pred):
+    """Raises if as many labels as examples are known not to be there."""
+    labels, examples = y_true.shape[0], y_pred.shape[0]
+    if None not in (labels, examples) and labels != examples:
+        raise ValueError(
+            "`y_true` must have one label for each example of `y_pred`. "
+            f"Received: {labels} labels for {examples} examples"
+        )
+
+
+def is_one_hot(y_true, y_pred):
+    """Whether labels are of the shape `(batch, classes)`."""
+    return len(y_true.shape) == 2 and y_true.shape[-1] == y_pred.shape[-1] > 1
+
+
+def keep_nan(values, y_pred):
+    """Values of examples, NaN where the predictions hold NaN.
+
+    The choice of a class hides it.
+
+    Args:
+        values: Float tensor `(batch,)`.
+        y_pred: Tensor of two axes or more, the first of them the batch.
+
+    Returns:
+        Tensor `(batch,)`.
+    """
+    axes = tuple(range(1, len(y_pred.shape)))
+    lost = ops.any(ops.isnan(y_pred), axis=axes)
+    return ops.where(lost, float("nan"), values)
 
 
 def read_predictions(y_pred, from_logits, members=False):
@@ -108,8 +142,7 @@ def read_predictions(y_pred, from_logits, members=False):
         Tensor of the same shape.
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    shape = "(batch, members, classes)" if members else "(batch, classes)"
-    _check_rank(y_pred, 3 if members else 2, shape)
+    check_shape(y_pred, members)
     values = concrete(y_pred)
     if values is not None and not from_logits:
         check_probabilities(values)
@@ -118,15 +151,26 @@ def read_predictions(y_pred, from_logits, members=False):
 
 
 def read_labels(y_true, y_pred):
-    """Labels `(batch,)`, of integers `(batch,)`, `(batch, 1)` or one-hot."""
+    """Labels `(batch,)`, of integers `(batch,)`, `(batch, 1)` or one-hot.
+
+    Args:
+        y_true: The labels.
+        y_pred: Predictions; their first axis is the batch, the last the
+            classes.
+
+    Returns:
+        Tensor `(batch,)` of int32.
+    """
     y_true = ops.convert_to_tensor(y_true)
-    num_classes = y_pred.shape[-1]
-    if len(y_true.shape) == 2 and y_true.shape[-1] == num_classes > 1:
-        return ops.argmax(y_true, axis=-1)
-    values = concrete(y_true)
-    if values is not None:
-        check_labels(values, num_classes)
-    return ops.cast(ops.reshape(y_true, (-1,)), "int32")
+    if is_one_hot(y_true, y_pred):
+        labels = ops.argmax(y_true, axis=-1)
+    else:
+        labels = ops.reshape(y_true, (-1,))
+        values = concrete(labels)
+        if values is not None:
+            check_labels(values, y_pred.shape[-1])
+    check_length(labels, y_pred)
+    return ops.cast(labels, "int32")
 
 
 def read_weights(sample_weight, like):
@@ -138,7 +182,16 @@ def read_weights(sample_weight, like):
 
 
 def read_arrays(probabilities, labels):
-    """Checked arrays `(examples, classes)` and `(examples,)`."""
+    """Checked arrays `(examples, classes)` and `(examples,)`.
+
+    Args:
+        probabilities: Array `(examples, classes)`.
+        labels: Array of integers `(examples,)`, `(examples, 1)` or one-hot.
+
+    Returns:
+        Tuple of the probabilities, float64 if they were given so and float32
+        if of less, and the labels, int64.
+    """
     probabilities = np.asarray(probabilities)
     labels = np.asarray(labels)
     one_hot = labels.ndim == 2 and labels.shape == probabilities.shape
@@ -153,9 +206,7 @@ def read_arrays(probabilities, labels):
             f"{probabilities.shape}"
         )
     labels = labels.reshape(-1)
-    check_probabilities(
-        np.asarray(probabilities, np.result_type(probabilities, "float16")),
-        "probabilities",
-    )
+    check_probabilities(probabilities, "probabilities")
     check_labels(labels, probabilities.shape[-1], "labels")
-    return probabilities.astype("float32"), labels.astype("int64")
+    kind = "float64" if probabilities.dtype.itemsize > 4 else "float32"
+    return probabilities.astype(kind), labels.astype("int64")

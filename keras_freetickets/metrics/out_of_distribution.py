@@ -166,7 +166,8 @@ def unknown_aware_score(probabilities):
         Lei et al., 2024, arXiv:2403.20047.
     """
     probabilities = inputs.read_predictions(probabilities, False)
-    return ops.max(probabilities[:, :-1], axis=-1)
+    best = ops.max(probabilities[:, :-1], axis=-1)
+    return inputs.keep_nan(best, probabilities)
 
 
 # What each score reads: probabilities, logits or members' probabilities.
@@ -227,6 +228,7 @@ class _DetectionMetric(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         scores = self._scores(y_pred)
         known = ops.reshape(ops.convert_to_tensor(y_true), (-1,))
+        inputs.check_length(known, scores)
         values = inputs.concrete(known)
         if values is not None and not np.isin(values, (0, 1)).all():
             raise ValueError(
@@ -283,8 +285,9 @@ class AUROC(_DetectionMetric):
         sample_weight: Optional weights `(batch,)`.
 
     Raises:
-        ValueError: If an argument is out of range or, called eagerly, rows do
-            not sum to one or `y_true` is not 0 or 1.
+        ValueError: If an argument is out of range, `y_true` is of another
+            length or, called eagerly, rows do not sum to one or `y_true` is
+            not 0 or 1.
 
     Example:
 

@@ -10,10 +10,6 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs
 
 
-def _is_one_hot(y_true, y_pred):
-    return tuple(y_true.shape[1:]) == tuple(y_pred.shape[1:])
-
-
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 def negative_log_likelihood(y_true, y_pred):
     """Cross-entropy of predicted probabilities, in nats.
@@ -24,7 +20,13 @@ def negative_log_likelihood(y_true, y_pred):
         y_pred: Probabilities of shape `(batch, classes)`.
 
     Returns:
-        Tensor of shape `(batch,)`.
+        Tensor of shape `(batch,)`. As in Keras, a row is divided by its sum:
+        a loss is handed what half precision rounded. `NegativeLogLikelihood`
+        refuses rows that do not sum to one.
+
+    Raises:
+        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+            fewer or, called eagerly, not classes.
 
     Example:
 
@@ -36,28 +38,41 @@ def negative_log_likelihood(y_true, y_pred):
         ops.convert_to_tensor(y_true),
         ops.convert_to_tensor(y_pred),
     )
-    if _is_one_hot(y_true, y_pred):
+    inputs.check_shape(y_pred)
+    if inputs.is_one_hot(y_true, y_pred):
+        inputs.check_length(y_true, y_pred)
         return keras.losses.categorical_crossentropy(y_true, y_pred)
-    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+    labels = inputs.read_labels(y_true, y_pred)
+    return keras.losses.sparse_categorical_crossentropy(labels, y_pred)
+
+
+def _checked_likelihood(y_true, y_pred):
+    y_pred = inputs.read_predictions(y_pred, from_logits=False)
+    return negative_log_likelihood(y_true, y_pred)
 
 
 def _matches(y_true, y_pred):
-    y_true, y_pred = (
-        ops.convert_to_tensor(y_true),
-        ops.convert_to_tensor(y_pred),
-    )
-    if _is_one_hot(y_true, y_pred):
-        return keras.metrics.categorical_accuracy(y_true, y_pred)
-    return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    y_pred = ops.convert_to_tensor(y_pred)
+    inputs.check_shape(y_pred)
+    labels = inputs.read_labels(y_true, y_pred)
+    guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+    hit = ops.cast(ops.equal(guess, labels), "float32")
+    return inputs.keep_nan(hit, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Accuracy(keras.metrics.MeanMetricWrapper):
     """Share of examples whose most probable class is the label.
 
+    Predictions may be probabilities or logits: rows need not sum to one.
+
     Args:
         name: Name of the metric.
         dtype: Dtype of the result.
+
+    Raises:
+        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+            fewer or, called eagerly, not classes.
 
     Example:
 
@@ -82,6 +97,9 @@ class NegativeLogLikelihood(keras.metrics.MeanMetricWrapper):
         name: Name of the metric.
         dtype: Dtype of the result.
 
+    Raises:
+        ValueError: As `brier_score`.
+
     Example:
 
     ```python
@@ -90,7 +108,7 @@ class NegativeLogLikelihood(keras.metrics.MeanMetricWrapper):
     """
 
     def __init__(self, name="nll", dtype=None):
-        super().__init__(negative_log_likelihood, name=name, dtype=dtype)
+        super().__init__(_checked_likelihood, name=name, dtype=dtype)
         keras_adapter.set_direction(self, "down")
 
     def get_config(self):
@@ -111,8 +129,9 @@ def brier_score(y_true, y_pred):
         Brier defined it. For two classes it is twice what is often given.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)` or, called eagerly,
-            rows do not sum to one or labels are not classes.
+        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+            fewer or, called eagerly, rows do not sum to one or labels are not
+            classes.
 
     Example:
 

@@ -7,21 +7,49 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.grid import DOUBT
+from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
 
 
-def _harmonic_steps(before, count):
+def _harmonic_steps(before, count, backend):
     """`sum(1 / k)` for k in (before, before + count].
 
     By the expansion log(x + 1/2) + 1/24 (x + 1/2)^-2 - 7/960 (x + 1/2)^-4 of
-    the harmonic numbers: within 1e-3 from before = 1 on and better above.
+    the harmonic numbers: too high by less than the next term, see
+    `_harmonic_error`.
     """
     low, high = before + 0.5, before + count + 0.5
 
     def rest(x):
         return 1 / (24 * x**2) - 7 / (960 * x**4)
 
-    return ops.log1p(count / low) + rest(high) - rest(low)
+    return backend.log1p(count / low) + rest(high) - rest(low)
+
+
+def _harmonic_error(before):
+    """By how much `_harmonic_steps` may be too high."""
+    return 31 / (8064 * (before + 0.5) ** 6)
+
+
+def _lines(count, errors, backend):
+    """What is summed for the area, of histograms from the surest cell on.
+
+    Args:
+        count: Examples of each cell.
+        errors: Errors of each cell.
+        backend: `keras.ops`, or NumPy for float64.
+
+    Returns:
+        Tuple of arrays, for each cell: examples before it, the sum of the
+        risks in it, and what the sum of 1 / k has as a factor there.
+    """
+    before = backend.cumsum(count) - count
+    rate = errors / backend.where(count == 0, 1.0, count)
+    # Errors rise along a line inside a cell: E + (k - K) r of k examples.
+    # Its share of k, summed: r m + (E - K r) sum(1 / k).
+    start = backend.cumsum(errors) - errors - before * rate
+    steps = _harmonic_steps(before, count, backend)
+    return before, rate * count + start * steps, start
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -44,12 +72,14 @@ class AURC(keras.metrics.Metric):
         y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
             `(batch, classes)`.
         y_pred: Probabilities or logits, `(batch, classes)`.
-        sample_weight: Optional weights `(batch,)`; an example of weight 2
-            counts as two.
+        sample_weight: Optional weights `(batch,)`, natural numbers: an
+            example of weight 2 counts as two. There is no coverage for a part
+            of an example, and weights below 1 bias the area.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)` or, called eagerly,
-            rows do not sum to one or labels are not classes.
+        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+            fewer or, called eagerly, rows do not sum to one or labels are not
+            classes.
 
     Example:
 
@@ -82,42 +112,38 @@ class AURC(keras.metrics.Metric):
         y_pred = inputs.read_predictions(y_pred, self.from_logits)
         labels = inputs.read_labels(y_true, y_pred)
         guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        wrong = ops.cast(
-            ops.not_equal(guess, ops.cast(labels, "int32")), "float32"
-        )
-        doubt = 1.0 - ops.max(y_pred, axis=-1)
-        weight = inputs.read_weights(sample_weight, doubt)
-        self.count.assign_add(histogram(DOUBT, doubt, weight))
-        self.errors.assign_add(histogram(DOUBT, doubt, weight * wrong))
+        wrong = ops.cast(ops.not_equal(guess, labels), "float32")
+        place = doubt(ops.max(y_pred, axis=-1))
+        weight = inputs.read_weights(sample_weight, place)
+        self.count.assign_add(histogram(DOUBT, place, weight))
+        self.errors.assign_add(histogram(DOUBT, place, weight * wrong))
 
     def result(self):
         count, errors = self.count.value, self.errors.value
-        before = ops.cumsum(count) - count
-        rate = ops.divide_no_nan(errors, count)
-        # Errors rise along a line inside a cell: E + (k - K) r of k examples.
-        # Its share of k, summed: r m + (E - K r) sum(1 / k).
-        start = ops.cumsum(errors) - errors - before * rate
-        steps = _harmonic_steps(before, count)
-        total = ops.sum(rate * count + start * steps)
-        return ops.divide_no_nan(total, ops.sum(count))
+        _, risks, _ = _lines(count, errors, ops)
+        return ops.divide_no_nan(ops.sum(risks), ops.sum(count))
 
     def error_bound(self):
         """How far `result` may be from the value of all examples, at most.
 
         Returns:
-            Float: errors of a cell may come before or after its hits.
+            Float: errors of a cell may come before or after its hits, sums of
+            1 / k are of an expansion, and `result` is rounded to float32. For
+            weights that are natural numbers.
         """
         count = ops.convert_to_numpy(self.count.value).astype("float64")
         errors = ops.convert_to_numpy(self.errors.value).astype("float64")
-        filled = count > 0
+        filled = count != 0
         if not filled.any():
             return 0.0
-        before = (np.cumsum(count) - count)[filled]
         count, errors = count[filled], errors[filled]
+        before, risks, start = _lines(count, errors, np)
         # The line is missed by e (m - e) / m at most, at each k of the cell.
         spread = errors * (count - errors) / count
-        steps = ops.convert_to_numpy(_harmonic_steps(before, count))
-        return float(np.sum(spread * steps) / count.sum())
+        spread = spread * _harmonic_steps(before, count, np)
+        expansion = np.abs(start) * _harmonic_error(before)
+        rounding = abs(float(self.result()) - risks.sum() / count.sum())
+        return float(np.sum(spread + expansion) / count.sum() + rounding)
 
     def get_config(self):
         return {

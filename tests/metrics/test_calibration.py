@@ -194,6 +194,15 @@ def test_equal_mass_against_numpy(kind, num_bins):
     assert bound <= 0.02 * num_bins * (num_bins if kind == "maximum" else 1)
 
 
+def test_equal_mass_with_a_confidence_rounded_above_one():
+    """The surest, and so in the upper bin of two with half of the next."""
+    predictions = np.array([[1.0005, 0], [0.9999, 1e-4], [0.9998, 2e-4]], "f")
+    metric = metrics.MaximumCalibrationError(2, binning="equal_mass")
+    metric.update_state([1, 0, 1], predictions)
+    # Gaps 1.0005 - 0.0001 / 2 of the upper, 0.9998 - 0.0001 / 2 of the lower.
+    assert float(metric.result()) == pytest.approx(1.00045 / 1.5, abs=1e-5)
+
+
 def test_equal_mass_by_hand():
     # Three examples in two bins: the middle one counts half in each.
     predictions = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]

@@ -1,4 +1,5 @@
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from keras import ops
@@ -9,12 +10,14 @@ from keras_freetickets.metrics import inputs
 LABELS = np.array([0, 1])
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5]], "float32")
 OF_CLASSES = [
+    metrics.NegativeLogLikelihood,
     metrics.Brier,
     metrics.ExpectedCalibrationError,
     metrics.MaximumCalibrationError,
     lambda: metrics.ClasswiseCalibrationError(2),
     metrics.AURC,
 ]
+OF_DETECTION = [metrics.AUROC, metrics.AUPR, metrics.FPRAtTPR]
 FUNCTIONS = [
     metrics.expected_calibration_error,
     metrics.maximum_calibration_error,
@@ -30,6 +33,7 @@ BAD = [
     ([[0.5], [0.5]], "two classes or more"),
     ([0.5, 0.5], "two classes or more"),
 ]
+LENGTH = "`y_true` must have one label for each .* {} labels for {} examples"
 
 
 @pytest.mark.parametrize("make", OF_CLASSES)
@@ -37,6 +41,15 @@ BAD = [
 def test_metrics_refuse_what_are_no_probabilities(make, predictions, message):
     with pytest.raises(ValueError, match=message):
         make().update_state(LABELS, np.array(predictions, "float32"))
+
+
+@pytest.mark.parametrize("predictions", [[[0.5], [0.5]], [0.5, 0.5]])
+def test_accuracy_takes_logits_but_no_other_shape(predictions):
+    metric = metrics.Accuracy()
+    metric.update_state([1, 1], [[-2.0, 5.0], [3.0, 2.0]])
+    assert float(metric.result()) == 0.5
+    with pytest.raises(ValueError, match="two classes or more"):
+        metric.update_state([1, 1], np.array(predictions, "float32"))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -48,9 +61,12 @@ def test_functions_refuse_them_too(function, predictions, message):
 
 @pytest.mark.parametrize("labels", [[0, 2], [-1, 0], [0.5, 1]])
 def test_labels_out_of_range(labels):
-    for make in OF_CLASSES:
-        with pytest.raises(ValueError, match=r"`y_true` must .* \[0, 2\)"):
+    message = r"`y_true` must .* \[0, 2\)"
+    for make in (metrics.Accuracy, *OF_CLASSES):
+        with pytest.raises(ValueError, match=message):
             make().update_state(np.array(labels), PROBABILITIES)
+    with pytest.raises(ValueError, match=message):
+        metrics.negative_log_likelihood(np.array(labels), PROBABILITIES)
     for function in FUNCTIONS:
         with pytest.raises(ValueError, match=r"`labels` must .* \[0, 2\)"):
             function(PROBABILITIES, labels)
@@ -60,6 +76,41 @@ def test_as_many_labels_as_rows():
     for function in FUNCTIONS:
         with pytest.raises(ValueError, match="`labels` must have one integer"):
             function(PROBABILITIES, [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "labels, count", [([0], 1), ([[1]], 1), ([1, 0, 1], 3), ([[0.0, 1.0]], 1)]
+)
+def test_metrics_want_as_many_labels_too(labels, count):
+    """One for many rows would be read as the label of each."""
+    labels = np.array(labels)
+    for make in (metrics.Accuracy, *OF_CLASSES):
+        with pytest.raises(ValueError, match=LENGTH.format(count, 2)):
+            make().update_state(labels, PROBABILITIES)
+    members = np.stack([PROBABILITIES] * 3, axis=1)
+    for function, predictions in (
+        (metrics.negative_log_likelihood, PROBABILITIES),
+        (metrics.double_fault, members),
+    ):
+        with pytest.raises(ValueError, match=LENGTH.format(count, 2)):
+            function(labels, predictions)
+
+
+@pytest.mark.parametrize("make", OF_DETECTION)
+def test_detection_wants_as_many_too(make):
+    with pytest.raises(ValueError, match=LENGTH.format(1, 2)):
+        make().update_state([1], PROBABILITIES)
+    with pytest.raises(ValueError, match=LENGTH.format(3, 4)):
+        make(score=None).update_state([1, 0, 1], [0.5, 0.6, 0.7, 0.8])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_bfloat16_is_read(function):
+    """Quarters are exact in it."""
+    half = PROBABILITIES.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(
+        function(half, LABELS), function(PROBABILITIES, LABELS)
+    )
 
 
 def test_half_precision_may_be_off_further():

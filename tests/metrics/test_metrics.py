@@ -139,6 +139,28 @@ def test_compiled_equals_eager(group, jit_compile):
         assert logs[name] == pytest.approx(expected, abs=1e-4), name
 
 
+@pytest.mark.parametrize(
+    "group", [OF_CLASSES, OF_DETECTION, OF_MEMBERS], ids=lambda g: list(g)[0]
+)
+def test_nan_makes_the_result_nan(group):
+    """One of one example: of the last class, whose share some scores skip."""
+    shape = (2, CLASSES) if group is OF_MEMBERS else (CLASSES,)
+    predictions = np.full((3, *shape), 1 / CLASSES, "float32")
+    predictions[..., 0] += 0.1
+    predictions[..., 1] -= 0.1
+    predictions[1].flat[-1] = np.nan
+    model = keras.Sequential([keras.Input(shape), keras.layers.Identity()])
+    # Called eagerly they would refuse it.
+    model.compile(
+        loss=_mean,
+        metrics=list(_named(group).values()),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    labels = np.array([0, 1, 1])
+    logs = model.evaluate(predictions, labels, verbose=0, return_dict=True)
+    assert {name for name in group if not np.isnan(logs[name])} == set()
+
+
 @pytest.mark.parametrize("name", ["ece_mass", "auroc", "aurc", "disagreement"])
 def test_saved_with_the_model(name, tmp_path):
     logits, labels = _data(name)

@@ -28,6 +28,17 @@ def test_mean_over_batches():
     np.testing.assert_allclose(float(metric.result()), expected, atol=1e-6)
 
 
+def test_labels_that_are_distributions():
+    labels = np.array([[0.25, 0.75], [1.0, 0.0]], "float32")
+    # -log 0.25 / 4 - 3 log 0.75 / 4, and -log 0.5.
+    expected = np.array([0.562335, 0.693147])
+    values = negative_log_likelihood(labels, PROBABILITIES)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    metric = NegativeLogLikelihood()
+    metric.update_state(labels, PROBABILITIES)
+    assert float(metric.result()) == pytest.approx(expected.mean(), abs=1e-5)
+
+
 @pytest.mark.parametrize("labels", [[1, 1], [[1], [1]], [[0, 1], [0, 1]]])
 def test_accuracy(labels):
     metric = Accuracy()

@@ -39,6 +39,51 @@ def test_by_hand():
     )
 
 
+@pytest.mark.parametrize(
+    "labels, area",
+    [
+        # Risks 0, 1/2, 1/3, 1/2; 1, 1/2, 1/3, 1/4; 0, 0, 1/3, 1/2.
+        ([0, 1, 0, 1], 1 / 3),
+        ([1, 0, 0, 0], 25 / 48),
+        ([0, 0, 1, 1], 5 / 24),
+    ],
+)
+def test_the_bound_holds_where_each_has_its_own_cell(labels, area):
+    """Only harmonic sums and rounding are left."""
+    value, bound = _streamed(_predictions([0.9, 0.8, 0.7, 0.6]), labels)
+    assert abs(value - area) <= bound <= 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_holds_for_rounding(seed):
+    """All but the surest of 1,000 are wrong, or it alone."""
+    generator = np.random.default_rng(seed)
+    confidence = np.sort(1 - 0.4 * generator.uniform(size=1000))[::-1]
+    predictions = _predictions(confidence)
+    for labels in (np.arange(1000) > 0, np.arange(1000) == 0):
+        value, bound = _streamed(predictions, labels.astype(int))
+        order = np.argsort(-predictions[:, 0], kind="stable")
+        risks = np.cumsum(labels[order]) / np.arange(1, 1001)
+        assert abs(value - risks.mean()) <= bound
+
+
+def test_confidence_rounded_above_one_is_the_surest():
+    predictions = np.array([[1.0005, 0], [0.9999, 1e-4], [0.9998, 2e-4]], "f")
+    # Risks 1, 1/2, 1/3.
+    value, bound = _streamed(predictions, [1, 0, 0])
+    assert area_under_risk_coverage(predictions, [1, 0, 0]) == pytest.approx(
+        11 / 18
+    )
+    assert abs(value - 11 / 18) <= bound <= 1e-3
+
+
+def test_float64_is_not_rounded():
+    """The surer one is right; in float32 both are 1."""
+    doubt = np.array([1e-9, 1e-12])
+    predictions = np.stack([1 - doubt, doubt], axis=1)
+    assert area_under_risk_coverage(predictions, [1, 0]) == 0.25
+
+
 def test_other_scores():
     predictions = _predictions([0.9, 0.8])
     assert area_under_risk_coverage(predictions, [0, 1]) == 0.25
