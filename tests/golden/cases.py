@@ -41,3 +41,15 @@ def scores():
         "few_values": (np.round(known * 8) / 8, np.round(unknown * 8) / 8),
         "constant": (np.full(30, 0.5, "f"), np.full(20, 0.5, "f")),
     }
+
+
+def members():
+    """Dict from a name to probabilities `(members, examples, classes)`."""
+    generator = np.random.RandomState(5)
+    shared = generator.normal(size=(300, 6))
+    own = generator.normal(size=(3, 300, 6))
+    apart = np.stack([_softmax(1.5 * shared + one) for one in own])
+    return {
+        "members_apart": apart,
+        "members_alike": np.repeat(apart[:1], 3, axis=0),
+    }
