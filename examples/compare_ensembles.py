@@ -43,7 +43,7 @@ flags.DEFINE_float("sparsity", 0.8, "Of sparse members.", 0.0, 0.9999)
 flags.DEFINE_float("mimo_sparsity", 0.5, "Of the sparse MIMO.", 0.0, 0.9999)
 flags.DEFINE_integer("num_examples", 12_000, "Training images.", lower_bound=1)
 flags.DEFINE_integer("update_interval", 25, "Optimizer updates.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.05, "Of SGD.", lower_bound=1e-9)
+flags.DEFINE_float("learning_rate", 0.02, "Of SGD.", lower_bound=1e-9)
 flags.register_validator(
     "epochs", lambda epochs: epochs % 5 == 0, "must be a multiple of 5"
 )
