@@ -11,6 +11,7 @@ from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.drop_and_grow import best
 from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.selection import sort_keys
 
 _REGROWN = ("keep", "reset")
 _ROUNDING = ("ceil", "floor", "nearest")
@@ -80,7 +81,8 @@ class Method:
         scope: `"layer"` (all code bases' default): connections compete within
             their kernel, whose number of connections stays. `"global"`: they
             compete with those of all kernels, and connections move from one
-            to another; each kernel keeps one at least.
+            to another; each kernel keeps one at least, its best, and the
+            update drops fewer where that needs it.
         start: Integer, no topology update comes before this many optimizer
             updates. Defaults to 0.
         stop: Integer, no topology update comes after this many optimizer
@@ -248,6 +250,19 @@ class Method:
         ]
         return counts, counts
 
+    def counts(self, connections, fraction):
+        """The budget; in global scope one that leaves each kernel one."""
+        dropped, grown = self.budget(connections, fraction)
+        if self.scope != "global":
+            return dropped, grown
+        active = sum(c.count() for c in connections)
+        least = sum(ops.cast(ops.any(c.mask), "int32") for c in connections)
+        excess = ops.maximum(sum(dropped) - (active - least), 0)
+        return [
+            as_counts(ops.maximum(sum(counts) - excess, 0), len(connections))
+            for counts in (dropped, grown)
+        ]
+
     def keep(self, connections, drop_counts):
         """Boolean tensors: the active connections that are not dropped."""
         masks = [c.mask for c in connections]
@@ -282,7 +297,7 @@ class Method:
             List of pairs of boolean tensors `(kept, grown)`; the new mask is
             their union.
         """
-        drop_counts, grow_counts = self.budget(connections, fraction)
+        drop_counts, grow_counts = self.counts(connections, fraction)
         kept = self.keep(connections, drop_counts)
         grown = self.grow(connections, kept, grow_counts)
         return list(zip(kept, grown))
@@ -374,10 +389,14 @@ class Method:
         return cls(**config)
 
 
+def as_counts(total, length):
+    """Counts of which only the sum matters."""
+    return [total] + [ops.zeros_like(total)] * (length - 1)
+
+
 def first_wins(score, mask):
     """Lifts the best active score above all others, of whatever layer."""
-    flat = ops.reshape(ops.where(mask, score, -_FLOAT_MAX), (-1,))
-    place = ops.arange(flat.shape[0], dtype="int32")
-    is_first = ops.equal(place, ops.cast(ops.argmax(flat), "int32"))
-    lifted = ops.where(is_first, _FLOAT_MAX, flat)
-    return ops.reshape(lifted, score.shape)
+    keys = ops.reshape(sort_keys(score, mask), (-1,))
+    place = ops.arange(keys.shape[0], dtype="int32")
+    is_first = ops.equal(place, ops.cast(ops.argmax(keys), "int32"))
+    return ops.where(ops.reshape(is_first, score.shape), _FLOAT_MAX, score)

@@ -11,6 +11,7 @@ from keras_freetickets.topology.drop_and_grow import best
 from keras_freetickets.topology.drop_and_grow import fraction_of
 from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import first_wins
 from keras_freetickets.topology.methods.method import is_integer
 from keras_freetickets.topology.methods.method import is_real
@@ -133,6 +134,18 @@ class Ramp(Method):
         row = self.number(connections[0].step)
         table = ops.convert_to_tensor(self._targets)
         return [ops.take(table[:, c.layer], row) for c in connections]
+
+    def surplus(self, connections):
+        """`int32` scalars: how many connections each layer has too many.
+
+        With `scope="global"` only their sum counts: connections move between
+        layers, so that one has more than its part of the total, one fewer.
+        """
+        targets = self.targets(connections)
+        surplus = [c.count() - t for c, t in zip(connections, targets)]
+        if self.scope == "global":
+            return as_counts(sum(surplus), len(surplus))
+        return surplus
 
     def get_config(self):
         config = super().get_config()
@@ -257,14 +270,8 @@ class GMP(Ramp):
         return {"sparsities": self.sparsities, **super().get_config()}
 
     def budget(self, connections, fraction):
-        return _pruned(connections, self.targets(connections))
-
-
-def _pruned(connections, targets):
-    dropped = [
-        ops.maximum(c.count() - t, 0) for c, t in zip(connections, targets)
-    ]
-    return dropped, [ops.zeros_like(count) for count in dropped]
+        dropped = [ops.maximum(s, 0) for s in self.surplus(connections)]
+        return dropped, [ops.zeros_like(count) for count in dropped]
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -338,7 +345,7 @@ class GraNet(Ramp):
         scores = [first_wins(self.drop_score(c), c.mask) for c in connections]
         active = sum(c.count() for c in connections)
         total = ops.minimum(sum(self.targets(connections)), active)
-        counts = [total] + [ops.zeros_like(total)] * (len(connections) - 1)
+        counts = as_counts(total, len(connections))
         kept = best(connections, scores, masks, counts, PRUNE, "global")
         pruned = [
             dataclasses.replace(c, mask=mask)

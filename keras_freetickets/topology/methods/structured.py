@@ -296,7 +296,7 @@ class SRigL(RigL):
                 )
 
     def update(self, connections, fraction):
-        drop_counts, grow_counts = self.budget(connections, fraction)
+        drop_counts, grow_counts = self.counts(connections, fraction)
         kept = self.keep(connections, drop_counts)
         grown = self.grow(connections, kept, grow_counts)
         return self._with_constant_fan_in(connections, kept, grown)

@@ -45,6 +45,25 @@ def test_gmp_prunes_across_layers():
     )
 
 
+def test_gmp_across_layers_follows_the_cubic_in_total():
+    shapes = [(50, 40), (40, 50)]
+    kernels, masks, gradients = dense(shapes)
+    kernels[1] = kernels[1] * 2
+    size = np.concatenate([np.abs(k).ravel() for k in kernels])
+    method = GMP(0.9, end=600, update_interval=100, scope="global")
+    updates.begin(method, kernels, masks)
+    for number in range(1, 8):
+        masks, _ = updates.run(
+            method, kernels, masks, gradients, step=100 * number
+        )
+        left = max(0.0, 1 - number / 6) ** 3
+        total = 2 * round(2000 * (0.1 + 0.9 * left))
+        taken = np.concatenate([m.ravel() for m in masks])
+        assert taken.sum() == total
+        assert size[taken].min() > size[~taken].max()
+    assert masks[1].sum() > 2 * masks[0].sum()
+
+
 class Schedule:
     """Shaped as a PruningSchedule of tfmot."""
 
