@@ -247,7 +247,9 @@ class SRigL(RigL):
     Within a layer the smallest weights are dropped; each unit then grows what
     it lacks. A unit to which few of the layer's salient connections (those
     kept, and those RigL would grow) belong is removed for good, and its
-    inputs go to the others.
+    inputs go to the others: each has the number of connections that the layer
+    began with, divided by the units left and rounded down (the remainder
+    rests until units divide it), and at most all inputs.
 
     Args:
         ablation: Float in [0, 1): units with fewer salient connections than
@@ -282,18 +284,26 @@ class SRigL(RigL):
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.ablation = float(ablation)
         self._last = None
+        self._budgets = None
 
     def begin(self, records):
         self._last = len(records) - 1
+        self._budgets = []
         for record in records:
             mask = ops.convert_to_numpy(record.mask.value)
             inputs = mask.reshape(-1, mask.shape[-1]).sum(axis=0)
-            if len(set(inputs[inputs > 0].tolist())) > 1:
+            fan_ins = set(inputs[inputs > 0].tolist())
+            if len(fan_ins) > 1:
                 raise ValueError(
                     f"The units of kernel '{record.name}' have between "
                     f"{inputs.min()} and {inputs.max()} inputs. Pass "
                     "mask_initializer=ConstantFanInMask() to `sparsify`."
                 )
+            # Masks that were made otherwise, by `prune`, are their own budget.
+            left = max(np.count_nonzero(inputs), 1)
+            grown = min(record.initial // left, mask.size // mask.shape[-1])
+            known = fan_ins == {grown}
+            self._budgets.append(record.initial if known else inputs.sum())
 
     def update(self, connections, fraction):
         drop_counts, grow_counts = self.counts(connections, fraction)
@@ -341,10 +351,11 @@ class SRigL(RigL):
         return ops.logical_and(alive, strong)
 
     def _fan_in(self, connections, units):
-        """The inputs of each unit: the layer's connections, shared out."""
+        """The inputs of each unit: the layer's budget, shared out."""
         left = ops.sum(ops.cast(units, "int32"))
         inputs = _by_unit(connections.mask).shape[1]
-        return ops.minimum(connections.count() // ops.maximum(left, 1), inputs)
+        budget = int(self._budgets[connections.layer])
+        return ops.minimum(budget // ops.maximum(left, 1), inputs)
 
     def _select(self, connections, scores, eligible, counts, stage):
         keys = [

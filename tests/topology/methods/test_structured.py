@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -114,15 +116,32 @@ def test_srigl_removes_units_that_matter_little():
     method = SRigL(ablation=0.3)
     updates.begin(method, *arrays[:2])
     (new, last), _ = updates.run(method, *arrays, fraction=0.3)
-    # 80 connections for 9 units: 8 each.
+    # 80 connections for 9 units: 8 each, and 8 are over.
     assert new[:, 3].sum() == 0
-    assert (np.delete(new, 3, axis=1).sum(axis=0) == 80 // 9).all()
+    assert (np.delete(new, 3, axis=1).sum(axis=0) == 8).all()
     assert (last.sum(axis=0) == 8).all()  # outputs stay
-    # It never comes back.
+    # It never comes back. When another goes, the 80 are enough for 10 each.
     gradients[0][:, 3] = 100
+    kernels[0][:, 5] *= 1e-3
+    gradients[0][:, 5] = 0
     arrays = [[kernels[0] * new, kernels[0]], [new, last], [gradients[0]] * 2]
     (after, _), _ = updates.run(method, *arrays, fraction=0.3)
-    assert after[:, 3].sum() == 0
+    expected = np.where(np.isin(np.arange(10), (3, 5)), 0, 10)
+    np.testing.assert_array_equal(after.sum(axis=0), expected)
+
+
+def test_srigl_goes_on_with_the_budget_that_a_layer_began_with():
+    kernels, masks, gradients = fan_in_network()
+    masks[0][:, 3] = False  # a run that ended with 9 units of 10
+    record = updates.Record("layer", kernels[0], masks[0], 80)
+    kernels[0][:, 5] = 0.0
+    gradients[0][:, 5] = 0.0
+    for initial, fan_in in ((80, 10), (400, 9)):
+        # Made dense and masked otherwise: 72 connections are the budget.
+        method = SRigL(ablation=0.3)
+        method.begin([dataclasses.replace(record, initial=initial), record])
+        (new,), _ = updates.run(method, kernels, masks, gradients, fraction=0.3)
+        assert set(new.sum(axis=0).tolist()) == {0, fan_in}
 
 
 def test_srigl_refuses_other_masks():
