@@ -16,6 +16,7 @@ class AGENT(RigL):
     of the batch, corrected by how the mean gradient of the data at the
     epoch's beginning differs from the batch's gradient there. `tau`
     estimates how well the two correlate. Growth uses the plain gradient.
+    Where a mean or a snapshot's gradient is not finite nothing is corrected.
     `keras_freetickets.callbacks.AGENT` takes the snapshots.
 
     Args:
@@ -77,6 +78,8 @@ class AGENT(RigL):
     def next_tau(self, tau, losses, losses_at_snapshot):
         """The running estimate after an epoch's pass over the data.
 
+        Batches of which a loss is not finite do not count.
+
         Args:
             tau: Float, the estimate so far.
             losses: Array of the batches' losses now.
@@ -84,11 +87,13 @@ class AGENT(RigL):
 
         Returns:
             Float, `(1 - smoothing) * tau + smoothing * Cov / Var`, or `tau`
-            where the variance is zero.
+            where the variance is zero or fewer than two batches count.
         """
-        if len(losses) < 2:
+        pairs = np.stack([losses, losses_at_snapshot])
+        pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+        if pairs.shape[1] < 2:
             return tau
-        covariance = np.cov(losses, losses_at_snapshot)
+        covariance = np.cov(pairs)
         if not covariance[1, 1] > 0:
             return tau
         estimate = covariance[0, 1] / covariance[1, 1]
@@ -106,4 +111,7 @@ def _corrected(gradient, mean, at_snapshot, factor):
     if gradient is None or at_snapshot is None:
         return gradient
     factor = ops.cast(factor, gradient.dtype)
-    return gradient + factor * (ops.cast(mean, gradient.dtype) - at_snapshot)
+    difference = ops.cast(mean, gradient.dtype) - at_snapshot
+    # One batch without a finite gradient would spoil the mean of an epoch.
+    difference = ops.where(ops.isfinite(difference), difference, 0.0)
+    return gradient + factor * ops.cast(difference, gradient.dtype)

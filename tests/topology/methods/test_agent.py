@@ -2,8 +2,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras import ops
 
 import keras_freetickets as kft
+from keras_freetickets.models.trainers import step
 from keras_freetickets.topology import AGENT
 
 
@@ -25,6 +27,103 @@ def test_tau_against_numpy():
     assert found == pytest.approx(0.7 * 0.5 + 0.3 * estimate)
     assert AGENT().next_tau(0.5, now, np.ones(50)) == 0.5
     assert AGENT().next_tau(0.5, now[:1], before[:1]) == 0.5
+
+
+def test_tau_counts_batches_with_finite_losses():
+    method = AGENT()
+    now = np.array([1.0, np.nan, 2.0, 5.0, 4.0, 3.0])
+    before = np.array([2.0, 1.0, 4.0, np.inf, 8.0, -np.inf])
+    # Of (1, 2, 4) and (2, 4, 8): half the slope of 1.
+    found = method.next_tau(0.1, now, before)
+    assert found == pytest.approx(0.7 * 0.1 + 0.3 * 0.5)
+    assert method.next_tau(0.1, now[1:3], before[1:3]) == 0.1
+    assert method.next_tau(0.1, now[3:], before[3:] * np.nan) == 0.1
+
+
+class Regression:
+    """Least squares of `y` by `x @ w`: gradients by hand."""
+
+    def __init__(self, seed=0):
+        generator = np.random.default_rng(seed)
+        self.x = generator.normal(size=(3, 8, 4)).astype("float32")
+        self.y = generator.normal(size=(3, 8, 1)).astype("float32")
+        self.snapshot = generator.normal(size=(4, 1)).astype("float32")
+
+    def gradient(self, weights, batch):
+        error = self.x[batch] @ weights - self.y[batch]
+        return self.x[batch].T @ error / 8
+
+    def mean_gradient(self):
+        return np.mean([self.gradient(self.snapshot, b) for b in range(3)], 0)
+
+
+def corrected(problem, weights, batch, mean, factor):
+    """What `AGENT` makes of the gradient of one weight matrix."""
+    context = step.Context(
+        connections=[],
+        places=[],
+        state={
+            "snapshot": [keras.Variable(problem.snapshot)],
+            "mean_gradient": [keras.Variable(mean)],
+            "correction": keras.Variable(np.float32(factor)),
+        },
+        gradients_at=lambda values: [
+            ops.convert_to_tensor(
+                problem.gradient(ops.convert_to_numpy(values[0]), batch)
+            )
+        ],
+    )
+    gradient = ops.convert_to_tensor(problem.gradient(weights, batch))
+    (found,) = AGENT().transform_gradients([gradient], context)
+    return found
+
+
+def test_three_steps_of_adam_by_hand():
+    problem, factor = Regression(), 0.3
+    variable = keras.Variable(problem.snapshot)
+    adam = keras.optimizers.Adam(0.1, beta_1=0.9, beta_2=0.99, epsilon=1e-7)
+    adam.build([variable])
+    mean = problem.mean_gradient()
+    weights = problem.snapshot.copy()
+    first, second = np.zeros((4, 1)), np.zeros((4, 1))
+    for t in (1, 2, 3):
+        now = ops.convert_to_numpy(variable.value)
+        found = corrected(problem, now, t - 1, mean, factor)
+        adam.apply([found])
+        gradient = problem.gradient(weights, t - 1)
+        old = problem.gradient(problem.snapshot, t - 1)
+        d = gradient + factor * (mean - old)
+        # The moments are those of the corrected gradient.
+        first = 0.9 * first + 0.1 * d
+        second = 0.99 * second + 0.01 * d**2
+        rate = 0.1 * np.sqrt(1 - 0.99**t) / (1 - 0.9**t)
+        weights = weights - rate * first / (np.sqrt(second) + 1e-7)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(variable.value), weights, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_mean_of_corrected_gradients_is_that_of_the_plain_ones():
+    problem = Regression()
+    weights = problem.snapshot + 0.5
+    mean = problem.mean_gradient()
+    found = [corrected(problem, weights, b, mean, 0.7) for b in range(3)]
+    found = np.mean([ops.convert_to_numpy(f) for f in found], axis=0)
+    plain = np.mean([problem.gradient(weights, b) for b in range(3)], axis=0)
+    np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_that_is_not_finite_corrects_nothing():
+    problem = Regression()
+    mean = problem.mean_gradient()
+    mean[1], mean[2] = np.nan, np.inf
+    found = corrected(problem, problem.snapshot, 0, mean, 0.3)
+    gradient = problem.gradient(problem.snapshot, 0)
+    expected = gradient + 0.3 * (problem.mean_gradient() - gradient)
+    expected[1:3] = gradient[1:3]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def network(dropout=0.0, sparsity=0.5):
