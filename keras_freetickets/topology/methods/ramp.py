@@ -1,6 +1,7 @@
 """Methods whose networks become sparser while they train."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -56,7 +57,13 @@ class Ramp(Method):
                 "`final_sparsity` must be in [0, 1): the fraction of weights "
                 f"to remove. Received: final_sparsity={final_sparsity}"
             )
+        if not is_integer(begin) or begin < 0:
+            raise ValueError(
+                "`begin` must be a number of optimizer updates. "
+                f"Received: begin={begin}"
+            )
         super().__init__(update_interval, start=begin, **kwargs)
+        self._begin = int(begin)
         if not is_integer(end) or end - begin < update_interval:
             raise ValueError(
                 "`end` must be an optimizer update at least one "
@@ -81,7 +88,7 @@ class Ramp(Method):
 
     @property
     def _first(self):
-        return self.start // self.update_interval
+        return self._begin // self.update_interval
 
     def begin(self, records):
         """Works out the counts of every update and layer."""
@@ -149,10 +156,11 @@ class Ramp(Method):
 
     def get_config(self):
         config = super().get_config()
-        config["begin"] = config.pop("start")
+        del config["start"]
         return {
             "final_sparsity": self.final_sparsity,
             "end": self.end,
+            "begin": self._begin,
             "distribution": self.distribution,
             "power": self.power,
             **config,
@@ -176,6 +184,7 @@ class GMP(Ramp):
         update_interval: Defaults to 100 (tfmot's `frequency`).
         sparsities: List of floats, the sparsity of every layer from `begin`
             on at each multiple of `update_interval`, in place of the cubic.
+            They must not fall.
         **kwargs: As in `Method`, and `power`, by default 3 (Zhu & Gupta). With
             `scope="global"` the smallest weights of all layers go.
 
@@ -220,6 +229,7 @@ class GMP(Ramp):
                 "each update from `begin` to `end`. Received: "
                 f"{len(sparsities)} values"
             )
+        _check_sparsities(self.sparsities or [])
 
     @classmethod
     def from_schedule(cls, schedule, **kwargs):
@@ -229,7 +239,8 @@ class GMP(Ramp):
             schedule: A schedule with `begin_step`, `end_step` and
                 `frequency`; called with a step, it returns whether to prune
                 and the sparsity of each layer. Pruning falls on multiples of
-                `frequency`.
+                `frequency`; the last one, at `end_step` or the multiple that
+                follows, reaches the final sparsity.
             **kwargs: As in `Method`.
 
         Returns:
@@ -247,9 +258,11 @@ class GMP(Ramp):
         interval = schedule.frequency
         first = -(-schedule.begin_step // interval)
         # A schedule without an end has one value from its first step on.
-        last = max(schedule.end_step // interval, first + 1)
+        has_end = schedule.end_step >= 0
+        end = schedule.end_step if has_end else (first + 1) * interval
+        last = max(-(-end // interval), first + 1)
         sparsities = [
-            float(schedule(np.int64(number * interval))[1])
+            float(schedule(np.int64(min(number * interval, end)))[1])
             for number in range(first, last + 1)
         ]
         return cls(
@@ -272,6 +285,15 @@ class GMP(Ramp):
     def budget(self, connections, fraction):
         dropped = [ops.maximum(s, 0) for s in self.surplus(connections)]
         return dropped, [ops.zeros_like(count) for count in dropped]
+
+
+def _check_sparsities(sparsities):
+    in_range = all(is_real(s) and 0.0 <= s < 1.0 for s in sparsities)
+    if not in_range or sorted(sparsities) != sparsities:
+        raise ValueError(
+            "`sparsities` must be in [0, 1) and must not fall, as what is "
+            f"pruned never returns. Received: sparsities={sparsities}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -361,7 +383,7 @@ class NDSNN(Ramp):
     The sparsity rises along a cubic from the model's to a final one while the
     share that is dropped falls along a cosine. Made for spiking networks, but
     it knows nothing of spikes. With the model's own sparsity as the final one
-    it is RigL.
+    it is RigL. Layers that are to stay dense rest.
 
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights.
@@ -369,7 +391,8 @@ class NDSNN(Ramp):
             ramp (75 % of the training is a fair choice; the paper's could not
             be verified). The masks stay after it.
         begin: Integer, the optimizer update after which the ramp begins.
-            Defaults to 0.
+            Defaults to 0. The first update comes with the next multiple of
+            `update_interval`.
         distribution: How the final sparsity is spread. Defaults to `"erk"`.
         update_interval: Defaults to 1000 (GraNet's README; NDSNN's own could
             not be verified).
@@ -424,21 +447,24 @@ class NDSNN(Ramp):
             drop_fraction=drop_fraction,
             **kwargs,
         )
+        # The first of the R updates, not one before it at `begin`.
+        self.start = (self._first + 1) * self.update_interval
         self.first_drop_fraction = float(drop_fraction)
         self.minimum_drop_fraction = float(minimum_drop_fraction)
 
     def budget(self, connections, fraction):
-        targets = self.targets(connections)
         number = self.number(connections[0].step)
         fraction = ops.take(self._drop_fractions(), number)
-        dropped, grown = [], []
-        for c, target in zip(connections, targets):
-            active = c.count()
-            least = ops.maximum(active - target, 0)
-            share = fraction_of(active, fraction, self.rounding)
-            dropped.append(ops.maximum(share, least))
-            grown.append(target - (active - dropped[-1]))
-        return dropped, grown
+        changing = [
+            ops.where(t < math.prod(c.kernel.shape), c.count(), 0)
+            for c, t in zip(connections, self.targets(connections))
+        ]
+        shares = [fraction_of(n, fraction, self.rounding) for n in changing]
+        if self.scope == "global":
+            shares = as_counts(sum(shares), len(shares))
+        surplus = self.surplus(connections)
+        dropped = [ops.maximum(*both) for both in zip(shares, surplus)]
+        return dropped, [d - s for d, s in zip(dropped, surplus)]
 
     def _drop_fractions(self):
         low, high = self.minimum_drop_fraction, self.first_drop_fraction

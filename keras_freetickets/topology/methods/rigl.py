@@ -4,6 +4,7 @@ import keras
 
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import is_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -60,6 +61,9 @@ class ITOP(Method):
             gradient growth, at batches of 128.
         **kwargs: As in `Method`.
 
+    Raises:
+        ValueError: If `total_steps` is no positive integer; as for `Method`.
+
     Example:
 
     ```python
@@ -74,7 +78,12 @@ class ITOP(Method):
     def __init__(
         self, total_steps, growth="random", update_interval=None, **kwargs
     ):
-        self.total_steps = total_steps
+        if not is_integer(total_steps) or total_steps < 1:
+            raise ValueError(
+                "`total_steps` must be a positive number of optimizer "
+                f"updates. Received: total_steps={total_steps}"
+            )
+        self.total_steps = int(total_steps)
         if update_interval is None:
             update_interval = 1500 if growth == "random" else 4000
         kwargs.setdefault(

@@ -1,7 +1,9 @@
+import keras
 import numpy as np
 import pytest
 import updates
 
+from keras_freetickets.layers.topology import Topology
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
 from keras_freetickets.topology import GraNet
@@ -67,7 +69,9 @@ def test_gmp_across_layers_follows_the_cubic_in_total():
 class Schedule:
     """Shaped as a PruningSchedule of tfmot."""
 
-    begin_step, end_step, frequency = 200, 600, 100
+    def __init__(self, begin_step=200, end_step=600):
+        self.begin_step, self.end_step = begin_step, end_step
+        self.frequency = 100
 
     def __call__(self, step):
         done = (step - self.begin_step) / (self.end_step - self.begin_step)
@@ -86,6 +90,30 @@ def test_gmp_takes_a_pruning_schedule_over():
             new, _ = updates.run(method, kernels, masks, gradients, step=step)
             sparsity = schedule(step)[1]
             assert new[0].sum() == round(2000 * (1 - sparsity))
+
+
+def test_a_schedule_between_updates_reaches_its_final_sparsity():
+    # Updates at 100, 200 ... 600, and one more for what is to be at 650.
+    schedule = Schedule(50, 650)
+    method = GMP.from_schedule(schedule)
+    assert (method.start, method.end, method.stop) == (100, 700, 700)
+    expected = [schedule(step)[1] for step in (*range(100, 601, 100), 650)]
+    assert method.sparsities == expected
+    assert method.final_sparsity == method.sparsities[-1] == 0.8
+    kernels, masks, gradients = dense([(50, 40)])
+    updates.begin(method, kernels, masks)
+    (mask,), _ = updates.run(method, kernels, masks, gradients, step=700)
+    assert mask.sum() == 400
+
+
+def test_a_schedule_without_an_end():
+    class Constant(Schedule):
+        def __call__(self, step):
+            return True, 0.5
+
+    method = GMP.from_schedule(Constant(150, -1))
+    assert (method.start, method.end) == (200, 300)
+    assert method.sparsities == [0.5, 0.5]
 
 
 def test_gmp_takes_over_the_schedules_of_tfmot():
@@ -145,6 +173,72 @@ def test_ndsnn_drops_enough_for_a_steep_ramp():
         assert masks[0].sum() == round(10_000 * (0.01 + 0.19 * left))
 
 
+def test_ndsnn_leaves_layers_that_stay_dense_alone():
+    kernels, masks, gradients = updates.network([(3, 5), (40, 50)], [1.0, 0.2])
+    method = NDSNN(
+        0.98,
+        end=300,
+        update_interval=100,
+        distribution=lambda shapes, sparsity: [1.0, 0.02],
+        regrown="reset",
+    )
+    updates.begin(method, kernels, masks)
+    (new, _), (kept, other) = updates.run(
+        method, kernels, masks, gradients, step=100
+    )
+    assert new.all() and kept.all()
+    assert other.sum() < 400 / 2
+    # Dense only at first: it takes part in the ramp.
+    method = NDSNN(0.8, end=300, update_interval=100, distribution="uniform")
+    updates.begin(method, kernels, masks)
+    (new, _), _ = updates.run(method, kernels, masks, gradients, step=100)
+    # 15 * (0.2 + 0.8 * (2 / 3)^3) = 6.56
+    assert new.sum() == 7
+
+
+@pytest.mark.parametrize("begin, first", [(0, 100), (200, 300), (250, 300)])
+def test_the_first_round_of_ndsnn(begin, first):
+    method = NDSNN(0.98, end=700, begin=begin, update_interval=100)
+    method = NDSNN.from_config(method.get_config())
+    assert method.get_config()["begin"] == begin
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([])
+    topology = Topology()
+    topology.begin(optimizer, method)
+    due = []
+    for step in range(0, 401, 50):
+        optimizer.iterations.assign(step)
+        if bool(topology.is_due(optimizer, method)):
+            due.append(step)
+    assert due[0] == first
+    assert int(method.number(first)) == 1
+
+
+def test_ndsnn_across_layers_drops_the_larger_of_share_and_surplus():
+    kernels, masks, gradients = updates.network([(40, 50), (50, 20)], [0.2] * 2)
+    kernels[1] = kernels[1] * 3
+    method = NDSNN(
+        0.9,
+        end=400,
+        update_interval=100,
+        distribution="uniform",
+        scope="global",
+    )
+    updates.begin(method, kernels, masks)
+    for number in (1, 2, 3, 4):
+        before = sum(m.sum() for m in masks)
+        fraction = 0.05 + 0.225 * (1 + np.cos(np.pi * number / 4))
+        share = sum(np.floor(fraction * m.sum() + 0.5) for m in masks)
+        density = 0.1 + 0.1 * (1 - number / 4) ** 3
+        total = sum(round(n * density) for n in (2000, 1000))
+        masks, kept = updates.run(
+            method, kernels, masks, gradients, step=100 * number
+        )
+        assert sum(m.sum() for m in masks) == total
+        dropped = before - sum(k.sum() for k in kept)
+        assert dropped == max(share, before - total)
+
+
 def test_ndsnn_at_constant_sparsity_is_rigl():
     kernels, masks, gradients = updates.network([(40, 50), (50, 10)], [0.2] * 2)
     method = NDSNN(
@@ -186,6 +280,10 @@ def test_granet_prunes_all_layers_together_and_regrows_in_each():
     assert masks[1].mean() > masks[0].mean()
 
 
+def _by_list(sparsities):
+    return GMP(0.9, end=300, update_interval=100, sparsities=sparsities)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -193,6 +291,12 @@ def test_granet_prunes_all_layers_together_and_regrows_in_each():
         (lambda: GMP(0.9, end=50), "`end` must be"),
         (lambda: GMP(0.9, end=500, power=0), "`power` must be"),
         (lambda: GMP(0.9, end=500, sparsities=[0.1]), "`sparsities` must have"),
+        (lambda: _by_list([0, 0.5, 3.0, 0.2]), "`sparsities` must be in"),
+        (lambda: _by_list([0, 0.5, 0.4, 0.6]), "`sparsities` .* must not fall"),
+        (lambda: _by_list([0, 0.5, 0.6, 1]), "`sparsities` must be in"),
+        (lambda: _by_list([0, 0.5, 0.6, "x"]), "`sparsities` must be in"),
+        (lambda: GMP(0.9, end=500, begin=-5), "`begin` must be a number"),
+        (lambda: GraNet(0.9, end=5000, begin="x"), "`begin` must be a number"),
         (lambda: NDSNN(0.9, 5000, drop_fraction=2), "`drop_fraction` must"),
     ],
 )
