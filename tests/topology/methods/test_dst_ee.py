@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 import updates
+from keras import ops
 
+from keras_freetickets.models import trainers
 from keras_freetickets.topology import DSTEE
 from keras_freetickets.topology import RigL
 
@@ -55,14 +57,23 @@ def rounds(method, count, change_gradient=False):
     kernel, mask, gradient = kernels[0], masks[0], gradients[0]
     generator = np.random.default_rng(5)
     visits = method.initial_state(mask)["visits"]
+    scalars = {"fraction": np.float32(0.3), "step": np.int32(1000)}
+
+    def update(kernel, mask, visits, number):
+        state = {"visits": visits}
+        arrays = ([kernel], [mask], [ops.convert_to_tensor(gradient)], [state])
+        inputs = trainers.update.Inputs(*arrays, **scalars, update=number)
+        (pair,) = method.update(inputs.connections(), inputs.fraction)
+        mask = ops.logical_or(*pair)
+        return mask, method.after_update(state, mask)["visits"]
+
+    # Compiled: thirty updates one operation at a time take half a minute.
+    update = trainers.get_trainer().function(update)
     coverage = []
     for number in range(count):
-        states = [{"visits": visits}]
-        (mask,), _ = updates.run(
-            method, [kernel], [mask], [gradient], states, update=number
-        )
-        state = method.after_update({"visits": visits}, mask)
-        visits = np.asarray(state["visits"])
+        arrays = kernel, mask, visits, np.int32(number)
+        found = update(*[ops.convert_to_tensor(a) for a in arrays])
+        mask, visits = [ops.convert_to_numpy(f) for f in found]
         assert visits.sum() == (number + 2) * 100
         assert mask.sum() == 100
         coverage.append(np.mean(visits > 0))
@@ -78,9 +89,22 @@ def test_strong_exploration_sweeps():
     np.testing.assert_allclose(coverage, expected, atol=1e-9)
 
 
+def test_random_growth_covers_less():
+    # SET: 1 - 0.9 (1 - 30 / 930)^q in the mean; its standard deviation is
+    # less than that of as many independent connections, 0.016.
+    coverage = rounds(DSTEE(0.0, growth="random"), 30)
+    for number, expected in ((10, 0.35), (20, 0.53), (30, 0.66)):
+        mean = 1 - 0.9 * (1 - 30 / 930) ** number
+        assert mean == pytest.approx(expected, abs=0.006)
+        assert coverage[number - 1] == pytest.approx(mean, abs=0.05)
+
+
 def test_no_exploration_stalls():
-    # A frozen gradient grows the same connections again and again.
-    assert rounds(DSTEE(0.0), 30)[-1] < 0.25
+    # A frozen gradient grows the same connections again and again: the sheet
+    # has 0.19 after 30 updates.
+    coverage = rounds(DSTEE(0.0), 30)
+    assert coverage[-1] == pytest.approx(0.19, abs=0.03)
+    assert coverage[-1] - coverage[14] < 0.03
 
 
 def test_scores_relative_to_the_layer():
