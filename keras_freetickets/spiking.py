@@ -1,8 +1,10 @@
 """Spiking neurons as plain Keras layers.
 
 Activations have a time axis after the batch axis. Layers without memory
-(convolution, normalization) see the steps as more examples: `MergeTime` and
-`SplitTime` stand around them.
+(convolution, normalization) see the steps as more examples: `MergeSteps` and
+`SplitSteps` stand around them. What the networks of
+`keras_freetickets.applications` read out at the end is the mean of the logits
+over the steps, or with `per_step=True` those of each step.
 """
 
 import math

@@ -1,4 +1,19 @@
-"""Spiking networks for small images: VGG-16, ResNet-19 and a small one."""
+"""Spiking networks for small images: VGG-16, ResNet-19 and a small one.
+
+Their outputs are those of the mean of the logits over the steps, so `fit`
+minimizes the loss of that mean, CE(mean_t logits_t, y): what is trained is
+what is predicted, calibrated and averaged in ensembles, and any loss and metric
+of `(batch, classes)` works. The code of arXiv:2207.01382 minimizes the mean of
+the steps' losses, mean_t CE(logits_t, y), which is never smaller and asks every
+step to be right by itself. `per_step=True` is for that: give each label once
+for every step.
+
+```python
+model = spiking_vgg16(classes=10, steps=5, per_step=True)
+model.compile("sgd", "sparse_categorical_crossentropy")
+model.fit(x, np.repeat(y[:, None], 5, axis=1))
+```
+"""
 
 import keras
 
@@ -44,11 +59,12 @@ class _Builder:
         x = spiking.LIF(**self.neuron, name="stem_lif")(x)
         return spiking.MergeSteps(name="stem_merge")(x)
 
-    def end(self, x, classes, activation):
-        """The mean of the logits over the steps."""
+    def end(self, x, classes, activation, per_step):
+        """The logits of each step, or their mean over the steps."""
         x = keras.layers.Dense(classes, name="logits")(x)
         x = spiking.SplitSteps(self.steps, name="logits_split")(x)
-        x = keras.layers.GlobalAveragePooling1D(name="mean_over_steps")(x)
+        if not per_step:
+            x = keras.layers.GlobalAveragePooling1D(name="mean_over_steps")(x)
         return keras.layers.Activation(activation, name="probabilities")(x)
 
 
@@ -59,6 +75,7 @@ def spiking_cnn(
     filters=(32, 64),
     units=128,
     activation="softmax",
+    per_step=False,
     **neuron,
 ):
     """`small_cnn` with spiking neurons in place of ReLUs.
@@ -66,7 +83,7 @@ def spiking_cnn(
     Each entry of `filters` is a 3x3 convolution, batch normalization, neurons
     and 2x2 max pooling; a dense layer with neurons and the classifier follow.
     The first convolution sees the image once (direct coding). The outputs are
-    those of the mean logits.
+    those of the mean logits, which `fit` trains; see `per_step`.
 
     Args:
         input_shape: Tuple `(height, width, channels)`; height and width at
@@ -76,6 +93,8 @@ def spiking_cnn(
         filters: Tuple of integers, output channels of the convolutions.
         units: Positive integer, width of the dense layer.
         activation: Of the outputs; `"linear"` for logits.
+        per_step: Whether the outputs are those of each step, of shape
+            `(batch, steps, classes)`, in place of those of the mean logits.
         **neuron: As for `keras_freetickets.spiking.LIF`.
 
     Returns:
@@ -98,7 +117,7 @@ def spiking_cnn(
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(units, name="hidden")(x)
     x = builder.fire(x, "hidden_lif")
-    outputs = builder.end(x, classes, activation)
+    outputs = builder.end(x, classes, activation, per_step)
     return keras.Model(inputs, outputs, name="spiking_cnn")
 
 
@@ -108,12 +127,15 @@ def spiking_vgg16(
     steps=5,
     width=64,
     activation="softmax",
+    per_step=False,
     **neuron,
 ):
     """VGG-16 with spiking neurons in place of ReLUs.
 
     The first convolution sees the image once and its output is fed at every
-    step (direct coding). The outputs are those of the mean logits.
+    step (direct coding). The outputs are those of the mean logits, which
+    `fit` trains; with `per_step=True` it trains the mean of the steps' losses
+    as the code of arXiv:2207.01382 does.
 
     Args:
         input_shape: Tuple `(height, width, channels)`, 16 pixels at least;
@@ -123,6 +145,8 @@ def spiking_vgg16(
         width: Positive integer, channels of the first layer. Defaults to 64
             (VGG-16).
         activation: Of the outputs; `"linear"` for logits.
+        per_step: Whether the outputs are those of each step, of shape
+            `(batch, steps, classes)`, in place of those of the mean logits.
         **neuron: As for `keras_freetickets.spiking.LIF`.
 
     Returns:
@@ -149,7 +173,7 @@ def spiking_vgg16(
         x = builder.convolve(x, item * width // 64, name)
         x = builder.fire(x, f"{name}_lif")
     x = keras.layers.Flatten(name="flatten")(x)
-    outputs = builder.end(x, classes, activation)
+    outputs = builder.end(x, classes, activation, per_step)
     return keras.Model(inputs, outputs, name="spiking_vgg16")
 
 
@@ -159,12 +183,14 @@ def spiking_resnet19(
     steps=5,
     width=64,
     activation="softmax",
+    per_step=False,
     **neuron,
 ):
     """ResNet-19 with spiking neurons.
 
     A stem of 64 channels and stages of 3, 3 and 2 blocks with 128, 256 and
-    512, each halving the image; neurons fire after the residual sum.
+    512, each halving the image; neurons fire after the residual sum. Inputs,
+    outputs and what `fit` trains are as in `spiking_vgg16`.
 
     Args:
         input_shape: Tuple `(height, width, channels)`.
@@ -172,6 +198,8 @@ def spiking_resnet19(
         steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
         width: Positive integer, channels of the stem. Defaults to 64.
         activation: Of the outputs; `"linear"` for logits.
+        per_step: Whether the outputs are those of each step, of shape
+            `(batch, steps, classes)`, in place of those of the mean logits.
         **neuron: As for `keras_freetickets.spiking.LIF`.
 
     Returns:
@@ -197,7 +225,7 @@ def spiking_resnet19(
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dense(4 * width, name="hidden")(x)
     x = builder.fire(x, "hidden_lif")
-    outputs = builder.end(x, classes, activation)
+    outputs = builder.end(x, classes, activation, per_step)
     return keras.Model(inputs, outputs, name="spiking_resnet19")
 
 

@@ -83,5 +83,38 @@ def test_a_small_one_trains_sparse_and_is_saved(build, tmp_path):
     np.testing.assert_allclose(expected.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_the_outputs_of_each_step_and_their_losses():
+    keras.utils.set_random_seed(0)
+    size = {"filters": (4, 8), "units": 16, "steps": 3}
+    mean = spiking_cnn((8, 8, 1), 5, activation="linear", **size)
+    each = spiking_cnn((8, 8, 1), 5, per_step=True, **size)
+    each.set_weights(mean.get_weights())
+    generator = np.random.default_rng(0)
+    x = 3 * generator.normal(size=(6, 8, 8, 1)).astype("float32")
+    y = np.arange(6) % 5
+    found = keras.ops.convert_to_numpy(each(x))
+    assert found.shape == (6, *each.output_shape[1:]) == (6, 3, 5)
+    np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
+    # The steps differ, as potentials add up.
+    assert np.abs(found[:, 0] - found[:, 2]).max() > 1e-3
+    # The same read-out: the mean of the logits, up to what softmax takes away.
+    logits = keras.ops.convert_to_numpy(mean(x))
+    expected = np.log(found).mean(axis=1)
+    np.testing.assert_allclose(
+        expected - expected.mean(axis=1, keepdims=True),
+        logits - logits.mean(axis=1, keepdims=True),
+        atol=1e-4,
+    )
+    # What `fit` trains: the mean over the steps of their losses, which is not
+    # less than the loss of the mean logits.
+    labels = np.repeat(y[:, None], 3, axis=1)
+    each.compile("sgd", "sparse_categorical_crossentropy")
+    loss = each.evaluate(x, labels, verbose=0)
+    by_hand = -np.log(found[np.arange(6)[:, None], np.arange(3), labels])
+    assert loss == pytest.approx(by_hand.mean(), rel=1e-4)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert by_hand.mean() >= float(cross_entropy(y, logits)) - 1e-6
+
+
 def kernel_values(model):
     return [np.array(r.kernel.value) for r in model.connections]
