@@ -56,7 +56,7 @@ class CigL(_Averaged):
     Args:
         begin: Natural number, the first epoch to be averaged, from 0, after
             the topology has come to rest. The released code begins with the
-            200th of 250.
+            200th of 250, which is 199.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`.
         votes_per_epoch: Positive integer, how often in an epoch the weights
@@ -68,7 +68,7 @@ class CigL(_Averaged):
     Example:
 
     ```python
-    cigl = CigL(begin=200, data=train, random_drop=0.1, stop=66_000)
+    cigl = CigL(begin=199, data=train, random_drop=0.1, stop=66_000)
     model.fit(train, epochs=250, callbacks=[cigl])
     ```
 
