@@ -30,6 +30,7 @@ class _Averaged(DropAndGrow):
         self.averaging.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self.averaging.on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch, logs=None):

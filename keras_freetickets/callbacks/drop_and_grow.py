@@ -75,6 +75,12 @@ class DropAndGrow(keras.callbacks.Callback):
         model.attach(self.method)
         model.defer(self.release)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        # A run that a backup resumes begins later, and keeps what it has.
+        if epoch == 0:
+            for member in members_of(self.model):
+                member.restart_scalar_state()
+
     def release(self):
         """Leaves the model as it was found, but for what it learned."""
         self.model.detach()

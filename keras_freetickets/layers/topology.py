@@ -75,7 +75,16 @@ class Topology(keras.layers.Layer):
             return
         with keras_adapter.unlocked(self):
             self.state[name] = self._scalar(name, "float32")
-        self.state[name].assign(initial)
+        self.restart_scalars({name: initial})
+
+    def restart_scalars(self, initial):
+        """Gives variables of `add_scalar` their first values again.
+
+        Args:
+            initial: Dict from names to floats.
+        """
+        for name, value in initial.items():
+            self.state[name].assign(value)
 
     def save_own_variables(self, store):
         for i, variable in enumerate(self._saved):

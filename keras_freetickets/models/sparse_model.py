@@ -174,6 +174,23 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             for name in self._method.connection_state:
                 self._begin_connection_state(layer, self._method, name)
 
+    def restart_scalar_state(self):
+        """Begins anew what the method and the objective keep as numbers.
+
+        Those of `AGENT` are its estimate `tau` and whether there is a
+        snapshot; those of MOON's loss its running loss and `alpha`. Callbacks
+        call it before the first epoch of a training.
+
+        Example:
+
+        ```python
+        model.restart_scalar_state()
+        ```
+        """
+        for part in (self._method, self._objective):
+            if part is not None:
+                self.topology.restart_scalars(part.scalar_state)
+
     def _add_variable_state(self, method):
         for name in method.variable_state:
             self.topology.add_state(name, self.trainable_variables)

@@ -106,3 +106,15 @@ class Stop(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+def test_a_second_fit_begins_anew():
+    model, alphas = network(), []
+    for _ in range(2):
+        moon = kft.callbacks.MOON(
+            epochs=6, voting_epochs=2, learn_epochs=2, update_interval=1000
+        )
+        alphas.append(np.array(fit(model, moon, 6).history["alpha"]))
+    for alpha in alphas:
+        assert (alpha[:2] == 0).all() and 0 < alpha[2] < 0.05
+        np.testing.assert_allclose(np.diff(alpha[2:]), (1 - alpha[2]) / 3)

@@ -71,3 +71,30 @@ def test_rigl_grows_towards_the_gradient():
     callback = kft.callbacks.RigL(update_interval=5, drop_fraction=0.5)
     model.fit(x, y, batch_size=64, epochs=10, verbose=0, callbacks=[callback])
     assert model.connections[0].mask.numpy()[:4].all()
+
+
+def test_the_first_epoch_of_every_fit_of_agent_is_rigl():
+    """In it there is no snapshot of this training to correct by."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(16, 6)).astype("float32")
+    y = generator.normal(size=(16, 8)).astype("float32")
+    batches = [(x[:8], y[:8]), (x[8:], y[8:])]
+    kernels = []
+    for preset in (
+        lambda: kft.callbacks.AGENT(batches, scale=1.0, update_interval=3),
+        lambda: kft.callbacks.RigL(update_interval=3),
+    ):
+        keras.utils.set_random_seed(0)
+        model = network()
+        for _ in range(2):
+            history = model.fit(
+                x,
+                y,
+                batch_size=8,
+                shuffle=False,
+                verbose=0,
+                callbacks=[preset()],
+            )
+        assert history.history.get("tau", [0.1]) == [pytest.approx(0.1)]
+        kernels.append(model.connections[0].kernel.numpy())
+    np.testing.assert_allclose(*kernels, atol=1e-6)
