@@ -462,3 +462,29 @@ def test_train_on_batch_is_a_step_of_fit():
     check_masks(stepped, masks_of(fitted))
     for mine, other in zip(kernels_of(stepped), kernels_of(fitted)):
         np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+def test_an_overflow_leaves_the_momentum_of_snfs_alone():
+    """It would stay infinite for ever, and the topology at rest."""
+    sgd = keras.optimizers.SGD(0.01)
+    scaled = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=2.0**10)
+    model = network(scaled)
+    model.attach(kft.topology.SNFS(update_interval=2, drop_fraction=0.3))
+    x, y = data()
+    momenta = [record.state["momentum"] for record in model.connections]
+    model.train_on_batch(x, y)
+    before = [ops.convert_to_numpy(m.value) for m in momenta]
+    bad = x.copy()
+    bad[0, 0] = np.inf
+    model.train_on_batch(bad, y)
+    for old, momentum in zip(before, momenta):
+        found = ops.convert_to_numpy(momentum.value)
+        np.testing.assert_array_equal(found, old)
+    gradients = gradients_by_hand(model, x, y)
+    masks = masks_of(model)
+    model.train_on_batch(x, y)
+    for old, momentum, gradient in zip(before, momenta, gradients):
+        found = ops.convert_to_numpy(momentum.value)
+        expected = 0.9 * old + 0.1 * gradient
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+    assert any(changed(masks, model))

@@ -221,16 +221,22 @@ class Step:
         return self.window.mean(dense)
 
     def observe(self, method, gradients, closes):
-        """Updates and returns the method's state of each connection."""
+        """Updates and returns the method's state of each connection.
+
+        It stays as it is until the last micro-batch of a window, and where a
+        gradient is not finite: one overflow would never leave an average.
+        """
         states = [_state_of(r) for r in self.records]
         if not overrides(method, "observe"):
             return states
         inputs = self.inputs(self.model.topology, gradients, states)
         new = method.observe(inputs.connections())
+        counts = updates.all_finite(gradients)
+        if closes is not None:
+            counts = ops.logical_and(counts, closes)
         for record, old, state in zip(self.records, states, new):
             for name in method.connection_state:
-                if closes is not None:
-                    state[name] = ops.where(closes, state[name], old[name])
+                state[name] = ops.where(counts, state[name], old[name])
                 record.state[name].assign(state[name])
         return new
 
