@@ -117,8 +117,9 @@ class MOON(_Averaged):
         **kwargs: As for `keras_freetickets.topology.RigL`.
 
     Raises:
-        ValueError: If an argument is out of range, or `fit` runs another
-            number of epochs.
+        ValueError: If an argument is out of range, `fit` runs another
+            number of epochs, the model has several outputs or, after an
+            epoch, a label stood for the unknown.
 
     Example:
 
@@ -153,6 +154,11 @@ class MOON(_Averaged):
 
     def set_model(self, model):
         super().set_model(model)
+        if len(model.outputs) > 1:
+            raise ValueError(
+                "MOON trains a model with one output. Received: a model with "
+                f"the outputs {model.output_names}"
+            )
         self.objective.from_logits = gives_logits(model)
         model.set_objective(self.objective)
 
@@ -176,6 +182,8 @@ class MOON(_Averaged):
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
+        state = self.model.topology.state
+        self.objective.check_labels(state, self.model.outputs[0].shape[-1])
         if logs is not None:
-            alpha = self.model.topology.state["moon_alpha"]
-            logs["alpha"] = float(ops.convert_to_numpy(alpha.value))
+            alpha = state["moon_alpha"].value
+            logs["alpha"] = float(ops.convert_to_numpy(alpha))

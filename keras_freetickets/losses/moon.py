@@ -55,6 +55,7 @@ class MOON:
         "moon_alpha": 0.0,
         "moon_step": 0.0,
         "moon_raised": 0.0,
+        "moon_label": -1.0,
     }
 
     def __init__(
@@ -104,6 +105,9 @@ class MOON:
             state: Dict from the names of `scalar_state` to variables.
             sample_weight: Tensor of shape `(batch,)`, or `None`.
         """
+        largest = ops.cast(ops.max(_labels(y, y_pred)), "float32")
+        label = state["moon_label"]
+        label.assign(ops.maximum(label.value, largest))
         entropy, unknown, correct = self.parts(y, y_pred)
         alpha = self._next_alpha(entropy, unknown, state)
         losses = weighted(entropy, unknown, correct, alpha)
@@ -112,6 +116,24 @@ class MOON:
                 ops.reshape(sample_weight, (-1,)), losses.dtype
             )
         return ops.mean(losses)
+
+    def check_labels(self, state, outputs):
+        """Refuses a label that stands for the unknown.
+
+        Args:
+            state: Dict from the names of `scalar_state` to variables.
+            outputs: Integer, how many outputs the model has.
+
+        Raises:
+            ValueError: If the largest label so far is no class.
+        """
+        label = int(ops.convert_to_numpy(state["moon_label"].value))
+        if label >= outputs - 1:
+            raise ValueError(
+                "The model must have one output more than there are classes, "
+                f"the last for the unknown: {label + 2} for the labels 0 to "
+                f"{label}. Received: a model with {outputs} outputs"
+            )
 
     def parts(self, y, y_pred):
         """Cross-entropy, probability of the unknown, and what is right."""

@@ -118,3 +118,42 @@ def test_a_second_fit_begins_anew():
     for alpha in alphas:
         assert (alpha[:2] == 0).all() and 0 < alpha[2] < 0.05
         np.testing.assert_allclose(np.diff(alpha[2:]), (1 - alpha[2]) / 3)
+
+
+def short_moon(**kwargs):
+    return kft.callbacks.MOON(
+        epochs=4,
+        voting_epochs=1,
+        learn_epochs=1,
+        update_interval=1000,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_label_of_the_unknown_is_refused_after_an_epoch(one_hot):
+    """4 outputs for 4 classes: the last class would be the unknown."""
+    model, (x, y) = network(), data()
+    y[40] = 3
+    if one_hot:
+        y = keras.utils.to_categorical(y, 4)
+        model.compile("sgd", "categorical_crossentropy")
+    ends = []
+    counter = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: ends.append(epoch)
+    )
+    message = "5 for the labels 0 to 3. Received: a model with 4 outputs"
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[counter, short_moon()])
+    assert ends == [0]
+    assert model.method is None
+
+
+def test_several_outputs_are_refused():
+    inputs = keras.Input((6,))
+    outputs = [layers.Dense(4, name=name)(inputs) for name in ("one", "two")]
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.5, seed=1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = data()
+    with pytest.raises(ValueError, match=r"the outputs \['one', 'two'\]"):
+        model.fit(x, [y, y], epochs=4, verbose=0, callbacks=[short_moon()])
