@@ -75,8 +75,10 @@ class WeightAveraging(keras.callbacks.Callback):
                 "`data` must be the training data: averaged weights need new "
                 "batch-normalization statistics. Received: data=None"
             )
-        model.topology.add_state("average", model.trainable_variables)
-        model.topology.add_scalar("averaged", 0.0)
+        topology = model.topology
+        topology.add_scalar("averaged", 0.0)
+        if topology.add_state("average", model.trainable_variables):
+            topology.restart_scalars({"averaged": 0.0})
 
     def on_train_begin(self, logs=None):
         epochs = self.params.get("epochs", self.begin + 1)
@@ -119,8 +121,10 @@ class WeightAveraging(keras.callbacks.Callback):
         state = self.model.topology.state
         count = float(ops.convert_to_numpy(state["averaged"].value))
         for mean, value in zip(state["average"], self.model.forward_values()):
-            old = mean.value
-            mean.assign(old + (ops.cast(value, old.dtype) - old) / (count + 1))
+            old, value = mean.value, ops.cast(value, mean.dtype)
+            # The first is taken as it is, whatever a fit before has left.
+            moved = old + (value - old) / (count + 1)
+            mean.assign(moved if count else value)
         state["averaged"].assign(count + 1.0)
 
     def on_train_end(self, logs=None):

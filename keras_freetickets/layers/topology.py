@@ -7,6 +7,17 @@ from keras import ops
 from keras_freetickets import keras_adapter
 
 
+class _Holder:
+    """A model's variable and what is held of it.
+
+    No tuple, as Keras would count the model's variable among the layer's.
+    """
+
+    def __init__(self, variable, held):
+        self.variable = variable
+        self.held = held
+
+
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Topology(keras.layers.Layer):
     """Counters of the drop-and-grow updates of one model.
@@ -43,31 +54,46 @@ class Topology(keras.layers.Layer):
         self.seed = self._scalar("seed", "int32")
         self._saved = list(self.weights)
         self.state = {}
+        self._holders = {}
         self.built = True
 
     def add_state(self, name, variables):
         """Adds variables of a run: one of the shape of each of a list.
 
         They start at zero and are part of a backup, but not of a saved model.
+        With another list (layers were frozen, or thawed) `state` holds those
+        of that list; each variable has one of its own, once and for all.
 
         Args:
             name: String.
             variables: List of variables, e.g. the trainable ones of a model.
+
+        Returns:
+            Whether the list is another than before, so that what is held
+            together does not belong together.
         """
-        if name in self.state:
-            return
+        holders = self._holders.setdefault(name, [])
+        known = {id(holder.variable): holder for holder in holders}
         with keras_adapter.unlocked(self):
-            self.state[name] = [
-                self.add_weight(
-                    name=f"{name}_{i}",
-                    shape=variable.shape,
-                    initializer="zeros",
-                    dtype=variable.dtype,
-                    trainable=False,
-                    autocast=False,
-                )
-                for i, variable in enumerate(variables)
-            ]
+            for variable in variables:
+                if id(variable) not in known:
+                    held = self._like(variable, f"{name}_{len(holders)}")
+                    holders.append(_Holder(variable, held))
+                    known[id(variable)] = holders[-1]
+        held = [known[id(variable)].held for variable in variables]
+        before = self.state.get(name, [])
+        self.state[name] = held
+        return [id(v) for v in before] != [id(v) for v in held]
+
+    def _like(self, variable, name):
+        return self.add_weight(
+            name=name,
+            shape=variable.shape,
+            initializer="zeros",
+            dtype=variable.dtype,
+            trainable=False,
+            autocast=False,
+        )
 
     def add_scalar(self, name, initial):
         """Adds a float variable of a run; see `add_state`."""

@@ -192,10 +192,12 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
                 self.topology.restart_scalars(part.scalar_state)
 
     def _add_variable_state(self, method):
-        for name in method.variable_state:
-            self.topology.add_state(name, self.trainable_variables)
         for name, initial in method.scalar_state.items():
             self.topology.add_scalar(name, initial)
+        variables = self.trainable_variables
+        for name in method.variable_state:
+            if self.topology.add_state(name, variables):
+                self.topology.restart_scalars(method.scalar_state)
 
     def fit(self, *args, **kwargs):
         trainer = get_trainer()

@@ -154,3 +154,44 @@ def test_what_is_refused_before_training():
         fit(network(normalize=True), [WeightAveraging(1)])
     with pytest.raises(ValueError, match="`begin` must be an epoch"):
         fit(network(), [WeightAveraging(5)])
+
+
+@pytest.mark.parametrize("frozen_first", [True, False])
+def test_frozen_between_fits(frozen_first):
+    """The trained variables are others then, in number and in place."""
+    model = network()
+    for frozen in (frozen_first, not frozen_first):
+        model.get_layer("a").trainable = not frozen
+        model.compile(keras.optimizers.SGD(0.05), "mse")
+        kernel = model.connections[0].kernel
+        before = np.array(kernel.value)
+        snapshots = Snapshots()
+        fit(model, [snapshots, WeightAveraging(1)], epochs=3)
+        assert len(snapshots.values[0]) == (2 if frozen else 4)
+        expected = [np.mean(v, axis=0) for v in zip(*snapshots.values[1:])]
+        for variable, value in zip(
+            model.trainable_variables, expected, strict=True
+        ):
+            found = np.array(variable.value)
+            np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-7)
+        assert (np.array(kernel.value) != before).any() != frozen
+
+
+def test_agent_with_layers_thawed_between_fits():
+    model = network(rate=0.01)
+    x, y = data(32)
+    batches = [(x[:16], y[:16]), (x[16:], y[16:])]
+    for frozen in (True, False):
+        model.get_layer("a").trainable = not frozen
+        model.compile(keras.optimizers.SGD(0.01), "mse")
+        agent = kft.callbacks.AGENT(batches, update_interval=1000)
+        model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[agent])
+        held = model.topology.state["mean_gradient"]
+        shapes = [v.shape for v in model.trainable_variables]
+        assert [v.shape for v in held] == shapes
+        assert all(np.array(v.value).any() for v in held)
+    # Thawed in the middle of a training, the snapshot is not of one moment.
+    model.get_layer("a").trainable = False
+    model.compile("sgd", "mse")
+    model.attach(kft.topology.AGENT())
+    assert not float(model.topology.state["snapshots"].numpy())
