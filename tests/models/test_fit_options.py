@@ -11,6 +11,7 @@ from keras import ops
 
 import keras_freetickets as kft
 from keras_freetickets import keras_adapter
+from keras_freetickets.models.trainers.step import forward_kernels
 from keras_freetickets.topology import Method
 
 LOSS = "sparse_categorical_crossentropy"
@@ -488,3 +489,24 @@ def test_an_overflow_leaves_the_momentum_of_snfs_alone():
         expected = 0.9 * old + 0.1 * gradient
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
     assert any(changed(masks, model))
+
+
+def test_cigl_leaves_frozen_layers_whole():
+    """Trained by hand: the frozen kernel in full, the other switched off."""
+    model = network(keras.optimizers.SGD(0.1))
+    model.get_layer("hidden").trainable = False
+    model.compile(keras.optimizers.SGD(0.1), LOSS)
+    method = kft.topology.CigL(0.5, update_interval=1000, seed=3)
+    model.attach(method)
+    x, y = data()
+    hidden, head = kernels_of(model)
+    ((_, used),) = forward_kernels(model)
+    used = ops.convert_to_numpy(used)
+    assert 0 < (used != 0).sum() < model.connections[1].active
+    plain = network()
+    plain.connections[1].kernel.assign(used)
+    _, gradient = gradients_by_hand(plain, x, y)
+    model.train_on_batch(x, y)
+    moved = head - 0.1 * np.where(used != 0, gradient, 0)
+    np.testing.assert_array_equal(kernels_of(model)[0], hidden)
+    np.testing.assert_allclose(kernels_of(model)[1], moved, atol=1e-6)

@@ -22,6 +22,8 @@ from keras_freetickets.topology.methods import Method
 def forward_kernels(model, steps_ago=0):
     """What the layers compute with in this step, where it is not the kernels.
 
+    A frozen kernel is its own: it does not take part in the training.
+
     Args:
         model: A `SparseModel`.
         steps_ago: Integer, 1 for the step before.
@@ -32,7 +34,12 @@ def forward_kernels(model, steps_ago=0):
     method = model.method
     if method is None or not overrides(method, "forward_kernels"):
         return []
-    records = model.connections
+    trained = {id(variable) for variable in model.trainable_variables}
+    places, records = [], []
+    for place, record in enumerate(model.connections):
+        if id(record.kernel) in trained:
+            places.append(place)
+            records.append(record)
     topology = model.topology
     inputs = updates.Inputs(
         [ops.convert_to_tensor(r.kernel.value) for r in records],
@@ -42,6 +49,7 @@ def forward_kernels(model, steps_ago=0):
         step=topology.step_of(model.optimizer) - steps_ago,
         update=ops.copy(topology.update_count.value),
         seed=ops.copy(topology.seed.value),
+        layers=places,
     )
     values = method.forward_kernels(inputs.connections())
     return [
