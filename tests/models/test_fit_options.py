@@ -510,3 +510,46 @@ def test_cigl_leaves_frozen_layers_whole():
     moved = head - 0.1 * np.where(used != 0, gradient, 0)
     np.testing.assert_array_equal(kernels_of(model)[0], hidden)
     np.testing.assert_allclose(kernels_of(model)[1], moved, atol=1e-6)
+
+
+class SeenByCigL(kft.topology.CigL):
+    """Keeps the gradient of the last window, which growth goes by."""
+
+    connection_state = {"seen": "float32"}
+
+    def observe(self, connections):
+        return [{"seen": c.gradient} for c in connections]
+
+
+class SeenByAGENT(kft.topology.AGENT):
+    connection_state = {"seen": "float32"}
+    observe = SeenByCigL.observe
+
+
+@pytest.mark.parametrize("kind", ["cigl", "agent"])
+def test_growth_sees_raw_gradients_of_a_window(kind):
+    """Four equal micro-batches at rate 0: absent entries have one's gradient.
+
+    What CigL switches off and AGENT corrects is for the optimizer.
+    """
+    sgd = keras.optimizers.SGD(0.0, gradient_accumulation_steps=4)
+    model, used = network(sgd), network()
+    x, y = data()
+    if kind == "cigl":
+        model.attach(SeenByCigL(0.5, update_interval=1000, seed=3))
+        for record, (_, value) in zip(used.connections, forward_kernels(model)):
+            record.kernel.assign(value)
+    else:
+        model.attach(SeenByAGENT(update_interval=1000))
+        state = model.topology.state
+        state["correction"].assign(1.0)
+        for mean in state["mean_gradient"]:
+            mean.assign(ops.ones(mean.shape))
+    expected = gradients_by_hand(used, x, y)
+    for _ in range(4):
+        model.train_on_batch(x, y)
+    for record, gradient in zip(model.connections, expected, strict=True):
+        absent = ~ops.convert_to_numpy(record.mask.value)
+        seen = ops.convert_to_numpy(record.state["seen"].value)
+        np.testing.assert_allclose(seen[absent], gradient[absent], atol=1e-6)
+        assert gradient[absent].any()

@@ -267,7 +267,11 @@ class Step:
         closes = self.window.closes()
         for place, mask in zip(self.places, self.masks):
             if closes is not None:
-                # Until the last micro-batch the sums stay dense, for growth.
+                # Until the last micro-batch the sums stay dense, for growth,
+                # and at absent connections as the loss gave them.
+                raw = self.gradients[place]
+                if gradients[place] is not raw:
+                    gradients[place] = ops.where(mask, gradients[place], raw)
                 mask = ops.logical_or(mask, ops.logical_not(closes))
             gradients[place] = self.backend.masked(gradients[place], mask)
         self.window.mask(self.masks)
