@@ -76,8 +76,10 @@ class WeightAveraging(keras.callbacks.Callback):
                 "batch-normalization statistics. Received: data=None"
             )
         topology = model.topology
-        topology.add_scalar("averaged", 0.0)
-        if topology.add_state("average", model.trainable_variables):
+        with model.scope():
+            topology.add_scalar("averaged", 0.0)
+            changed = topology.add_state("average", model.trainable_variables)
+        if changed:
             topology.restart_scalars({"averaged": 0.0})
 
     def on_train_begin(self, logs=None):

@@ -95,7 +95,9 @@ class MOON:
         self.smoothing = float(smoothing)
         self.from_logits = bool(from_logits)
 
-    def __call__(self, y, y_pred, state, sample_weight=None):
+    def __call__(
+        self, y, y_pred, state, sample_weight=None, of_replicas=ops.ravel
+    ):
         """The loss of a batch in training; moves the state on.
 
         Args:
@@ -104,12 +106,16 @@ class MOON:
             y_pred: Outputs of shape `(batch, classes + 1)`.
             state: Dict from the names of `scalar_state` to variables.
             sample_weight: Tensor of shape `(batch,)`, or `None`.
+            of_replicas: Callable from a scalar of this part of the batch to
+                the vector of those of all parts; the state is of the whole.
         """
         largest = ops.cast(ops.max(_labels(y, y_pred)), "float32")
+        largest = ops.max(of_replicas(largest))
         label = state["moon_label"]
         label.assign(ops.maximum(label.value, largest))
         entropy, unknown, correct = self.parts(y, y_pred)
-        alpha = self._next_alpha(entropy, unknown, state)
+        mean = ops.stop_gradient(ops.mean((1.0 - unknown) * entropy))
+        alpha = self._next_alpha(ops.mean(of_replicas(mean)), state)
         losses = weighted(entropy, unknown, correct, alpha)
         if sample_weight is not None:
             losses = losses * ops.cast(
@@ -149,8 +155,7 @@ class MOON:
         predicted = ops.cast(ops.argmax(log_p, axis=-1), "int32")
         return entropy, unknown, ops.equal(predicted, labels)
 
-    def _next_alpha(self, entropy, unknown, state):
-        mean = ops.stop_gradient(ops.mean((1.0 - unknown) * entropy))
+    def _next_alpha(self, mean, state):
         old, batches = state["moon_mean"].value, state["moon_batches"].value
         moved = self.smoothing * mean + (1.0 - self.smoothing) * old
         running = ops.where(batches > 0, moved, mean)

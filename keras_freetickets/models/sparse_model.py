@@ -131,17 +131,30 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
                 f"Received: method={type(method).__name__}"
             )
         keras_adapter.synchronize(self)
-        for layer in self.sparse_layers:
-            self._add_connection_state(layer, method)
+        with self.scope():
+            for layer in self.sparse_layers:
+                self._add_connection_state(layer, method)
+            self._add_variable_state(method)
         for record in self.connections:
             # Loaded masks may have another count than those made here.
             record.active = int(np.sum(ops.convert_to_numpy(record.mask.value)))
         method.begin(self.connections)
-        self._add_variable_state(method)
         self.project()
         self._method = method
         self.topology.begin(self.optimizer, method)
         keras_adapter.reset_train_function(self)
+
+    def scope(self):
+        """Context in which variables of a run are made: on all replicas.
+
+        Example:
+
+        ```python
+        with model.scope():
+            model.topology.add_scalar("count", 0.0)
+        ```
+        """
+        return get_trainer().scope(self)
 
     def _add_connection_state(self, layer, method):
         for name, dtype in method.connection_state.items():
@@ -244,8 +257,9 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         """
         self._objective = objective
         if objective is not None:
-            for name, initial in objective.scalar_state.items():
-                self.topology.add_scalar(name, initial)
+            with self.scope():
+                for name, initial in objective.scalar_state.items():
+                    self.topology.add_scalar(name, initial)
         keras_adapter.reset_train_function(self)
 
     def compute_loss(
@@ -253,15 +267,19 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
     ):
         if self._objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        state = self.topology.state
-        loss = self._objective(y, y_pred, state, sample_weight)
-        return sum(self.losses, loss)
+        trainer, state = get_trainer(), self.topology.state
+        loss = self._objective(
+            y, y_pred, state, sample_weight, trainer.of_replicas
+        )
+        # A replica's share, as of Keras' own losses.
+        return sum(self.losses, loss) / trainer.replicas()
 
     def track_ever_active(self):
         """Keeps for each connection whether it was ever active (R_s)."""
         keras_adapter.synchronize(self)
-        for layer in self.sparse_layers:
-            layer.add_state("ever_active", "bool")
+        with self.scope():
+            for layer in self.sparse_layers:
+                layer.add_state("ever_active", "bool")
         for record in self.connections:
             ever = ops.convert_to_numpy(record.state["ever_active"].value)
             mask = ops.convert_to_numpy(record.mask.value)

@@ -48,18 +48,35 @@ def network(case):
     return model
 
 
-def dataset():
+def dataset(case):
     import tensorflow as tf
 
     generator = np.random.default_rng(0)
     x = generator.normal(size=(128, 10)).astype("float32")
-    y = generator.integers(0, 4, 128)
+    y = generator.integers(0, 3 if case == "moon" else 4, 128)
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
 
 
 def callbacks_of(case, directory):
     if case == "rigl":
         return [kft.callbacks.RigL(1)]
+    if case == "snfs":
+        snfs = kft.topology.SNFS(
+            redistribution=False, update_interval=2, drop_fraction=0.3
+        )
+        return [kft.callbacks.DropAndGrow(snfs)]
+    if case == "moon":
+        # Their size decides between gradients and visits.
+        dst_ee = kft.topology.DSTEE(exploration=0.02, update_interval=2)
+        moon = kft.callbacks.MOON(
+            EPOCHS, dataset(case), dst_ee, voting_epochs=0, learn_epochs=1
+        )
+        return [moon]
+    if case == "agent":
+        agent = kft.callbacks.AGENT(
+            dataset(case).take(4), scale=1.0, update_interval=4
+        )
+        return [agent]
     if case == "edst":
         edst = kft.callbacks.EDST(
             exploration_epochs=1,
@@ -78,7 +95,7 @@ def train(directory, case, parts, scope=contextlib.nullcontext):
 
     Args:
         directory: Where `CASE.npz` goes.
-        case: `"rigl"`, `"random"` or `"edst"`.
+        case: `"rigl"`, `"random"`, `"edst"`, `"snfs"`, `"moon"` or `"agent"`.
         parts: Callable from a variable to what each device holds of it.
         scope: Callable that makes the context in which the model is made.
     """
@@ -86,14 +103,15 @@ def train(directory, case, parts, scope=contextlib.nullcontext):
     with scope():
         model = network(case)
     start = [record.mask.numpy() for record in model.connections]
-    model.fit(
-        dataset(),
+    history = model.fit(
+        dataset(case),
         epochs=EPOCHS,
         verbose=0,
         shuffle=False,
         callbacks=callbacks_of(case, os.path.join(directory, case)),
-    )
-    held = {"updates": model.topology.update_count.numpy()}
+    ).history
+    held = {f"log/{name}": history[name] for name in history}
+    held["updates"] = model.topology.update_count.numpy()
     for i, record in enumerate(model.connections):
         held[f"{i}/active"] = record.active
         held[f"{i}/start"] = start[i]

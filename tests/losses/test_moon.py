@@ -68,13 +68,12 @@ def test_the_schedule_of_alpha():
     # .48055, alpha(100) = 1; two batches an epoch.
     moon = MOON(100, from_logits=True)
     state = {name: Value(v) for name, v in moon.scalar_state.items()}
-    # (1 - q) h = 1.5 for a uniform-like batch: pick h from it.
-    entropy, unknown = np.float32([2.0]), np.float32([0.25])
+    mean = np.float32(1.5)  # of (1 - q) h
     alphas = {}
     for epoch in range(1, 101):
         state["moon_epoch"].assign(np.float32(epoch))
-        first = float(moon._next_alpha(entropy, unknown, state))
-        assert float(moon._next_alpha(entropy, unknown, state)) == first
+        first = float(moon._next_alpha(mean, state))
+        assert float(moon._next_alpha(mean, state)) == first
         alphas[epoch] = first
     assert [alphas[e] for e in range(1, 6)] == [0.0] * 5
     assert alphas[6] == pytest.approx(1.5 / 64)

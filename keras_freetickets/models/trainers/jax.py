@@ -108,9 +108,24 @@ def value_and_gradients(function, values):
     return jax.value_and_grad(function)(list(values))
 
 
-def mean_over_replicas(gradients):
-    """A compiled step sees the whole batch, however it is laid out."""
+def scope(model):
+    """Where variables of a model are made; its layout says on which devices."""
+    return contextlib.nullcontext()
+
+
+def replicas():
+    """One: a compiled step sees the whole batch, however it is laid out."""
+    return 1
+
+
+def sum_over_replicas(gradients):
+    """The gradients of the whole batch, as they are."""
     return gradients
+
+
+def of_replicas(value):
+    """The scalars of all replicas, as a vector."""
+    return jax.numpy.reshape(value, (1,))
 
 
 def compiled(function):

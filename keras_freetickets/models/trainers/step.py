@@ -121,7 +121,7 @@ def apply_gradients(backend, model, gradients, batch=None):
 
     Args:
         backend: The trainer module, with the functions `agreed`, `apply`,
-            `compiled`, `masked`, `mean_over_replicas` and `once`.
+            `compiled`, `masked`, `once` and `sum_over_replicas`.
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
@@ -134,7 +134,7 @@ def apply_gradients(backend, model, gradients, batch=None):
     gradients = [
         None if g is None else ops.convert_to_tensor(g) for g in gradients
     ]
-    gradients = backend.mean_over_replicas(gradients)
+    gradients = backend.sum_over_replicas(gradients)
     Step(backend, model, gradients, batch).run(model.method, model.topology)
 
 
@@ -318,7 +318,7 @@ class Step:
         _, gradients = self.backend.value_and_gradients(
             lambda values: loss_at(self.model, values, self.batch), values
         )
-        return gradients
+        return self.backend.sum_over_replicas(gradients)
 
     def after_apply(self, method, before):
         old = [c.kernel for c in before.connections()]

@@ -1,5 +1,6 @@
 """The training step on TensorFlow: Keras' own, but for `apply_gradients`."""
 
+import contextlib
 import sys
 
 import keras
@@ -21,15 +22,15 @@ def check_fit(model):
             or several steps are to run at once on several replicas (19246).
     """
     strategy = model.distribute_strategy
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
+    count = strategy.num_replicas_in_sync
+    if count == 1:
         return
-    if replicas > len(strategy.extended.worker_devices):
+    if count > len(strategy.extended.worker_devices):
         raise ValueError(
             "The strategy must have one worker: `fit` of Keras 3 cannot feed "
             "several, as of MultiWorkerMirroredStrategy. Several machines "
             "train on the JAX backend, with keras.distribution. "
-            f"Received: strategy={type(strategy).__name__} with {replicas} "
+            f"Received: strategy={type(strategy).__name__} with {count} "
             "replicas"
         )
     if model.steps_per_execution > 1:
@@ -64,9 +65,8 @@ def train_step(model, data):
 
 
 def _track_loss(model, loss, x):
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
     first = next(i for i in tree.flatten(x) if i is not None)
-    keras_adapter.track_loss(model, loss * replicas, tf.shape(first)[0])
+    keras_adapter.track_loss(model, loss * replicas(), tf.shape(first)[0])
 
 
 def apply_gradients(model, gradients, batch=None):
@@ -88,17 +88,45 @@ def value_and_gradients(function, values):
     return result, tape.gradient(result, values)
 
 
-def mean_over_replicas(gradients):
-    """The same dense gradients on every replica (masks must agree).
+def scope(model):
+    """Where variables of a model are made: on all replicas of its strategy."""
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return contextlib.nullcontext()
+    return model.distribute_strategy.scope()
 
-    The optimizer sums over replicas once more, so it is given the mean.
+
+def replicas():
+    """How many replicas share a batch, and each a loss of its part."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _in_replica():
+    """Whether this runs on each of several replicas, and they can talk."""
+    return tf.distribute.get_replica_context() is not None and replicas() > 1
+
+
+def sum_over_replicas(gradients):
+    """The gradients of the whole batch, the same on every replica.
+
+    A replica's own are those of its share of the loss: Keras divides it by
+    the number of replicas.
     """
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    if not _in_replica():
         return gradients
+    context = tf.distribute.get_replica_context()
     present = [g for g in gradients if g is not None]
-    reduced = iter(context.all_reduce(tf.distribute.ReduceOp.MEAN, present))
+    reduced = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
     return [None if g is None else next(reduced) for g in gradients]
+
+
+def of_replicas(value):
+    """The scalars of all replicas, as a vector."""
+    if not _in_replica():
+        return tf.reshape(value, (1,))
+    context = tf.distribute.get_replica_context()
+    number = context.replica_id_in_sync_group
+    place = tf.one_hot(number, context.num_replicas_in_sync, dtype=value.dtype)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, place * value)
 
 
 def compiled(function):
@@ -108,6 +136,10 @@ def compiled(function):
 
 def apply(optimizer, gradients, variables, skip=None):
     """The optimizer's own step, left out where `skip` is true."""
+    if _in_replica():
+        # The optimizer sums over replicas once more.
+        count = replicas()
+        gradients = [None if g is None else g / count for g in gradients]
 
     def run():
         # Copies, as the optimizer's all-reduce refuses tensors of two graphs
@@ -118,7 +150,7 @@ def apply(optimizer, gradients, variables, skip=None):
     if skip is None:
         run()
         return
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+    if replicas() == 1:
         tf.cond(skip, lambda: None, run)
         return
     # Replicas cannot talk within a branch: the step is made and taken back.
@@ -186,7 +218,7 @@ def once(due, groups, update):
         for variable, value in zip(_flat(groups), _flat(new)):
             variable.assign(value)
 
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if replicas() > 1:
         # Replicas cannot talk within a branch, and assignments let them.
         new, done = tf.cond(
             due, lambda: update(values()), lambda: (values(), never)
