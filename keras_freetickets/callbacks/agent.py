@@ -21,6 +21,12 @@ class AGENT(DropAndGrow):
     corrected. An epoch costs about 3.3 times a plain one: 2 gradients and 1
     loss of each batch more.
 
+    Known limits: all batches of a pass are under one dropout mask, and the
+    gradient of a batch at the snapshot is under another than its own, which
+    adds noise to the correction. Under mixed float16 both are computed
+    without the loss scale, so that small gradients vanish; bfloat16 has no
+    such limit.
+
     Args:
         data: The training data in batches, to be passed over again and again:
             a `tf.data.Dataset`, a `keras.utils.PyDataset` or a list of
