@@ -58,7 +58,7 @@ def confidences(made, num_classes):
             "maximum probability": metrics.maximum_probability(p),
             "entropy": metrics.negative_entropy(p),
         }
-    if made.members is not None:
+    if made.members is not None and len(made.members) > 1:
         found["mutual information"] = metrics.negative_mutual_information(
             made.members, members_axis=0
         )
@@ -128,7 +128,7 @@ def under_attack(networks, images, epsilon):
     found = {}
     for network in networks:
         attackers = {"itself": network.model}
-        if hasattr(network.model, "member"):
+        if getattr(network.model, "num_members", 1) > 1:
             attackers["its first member"] = network.model.member(0)
         for name, attacker in attackers.items():
             attacked = kft.attacks.fast_gradient_sign(
