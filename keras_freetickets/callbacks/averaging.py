@@ -124,9 +124,9 @@ class WeightAveraging(keras.callbacks.Callback):
         count = float(ops.convert_to_numpy(state["averaged"].value))
         for mean, value in zip(state["average"], self.model.forward_values()):
             old, value = mean.value, ops.cast(value, mean.dtype)
-            # The first is taken as it is, whatever a fit before has left.
+            # The first is a copy, whatever a fit before has left.
             moved = old + (value - old) / (count + 1)
-            mean.assign(moved if count else value)
+            mean.assign(moved if count else ops.copy(value))
         state["averaged"].assign(count + 1.0)
 
     def on_train_end(self, logs=None):
