@@ -1,5 +1,7 @@
 """Presets that end with an average of late weights: CigL and MOON."""
 
+import warnings
+
 from keras import ops
 
 from keras_freetickets.callbacks.averaging import WeightAveraging
@@ -28,6 +30,21 @@ class _Averaged(DropAndGrow):
 
     def on_train_begin(self, logs=None):
         self.averaging.on_train_begin(logs)
+        self._warn_if_the_topology_moves()
+
+    def _warn_if_the_topology_moves(self):
+        """A connection that comes late is averaged with zeros."""
+        batches, stop = self.params.get("steps"), self.method.stop
+        # The first average is taken at the end of its epoch.
+        rests = batches and batches * (self.averaging.begin + 1)
+        if stop is not None and (not rests or stop <= rests):
+            return
+        warnings.warn(
+            "The topology may change while weights are averaged, from the end "
+            f"of epoch {self.averaging.begin} on: let it rest by `stop`, in "
+            f"optimizer updates. Received: stop={stop}",
+            stacklevel=2,
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)

@@ -27,8 +27,9 @@ class WeightAveraging(keras.callbacks.Callback):
             `keras_freetickets.reestimate_batch_normalization`. `None` only
             for models without it.
         votes_per_epoch: Positive integer, how often in an epoch the variables
-            enter the mean, at equal distances, the last time at its end.
-            Defaults to 1 (papers of CigL and MOON).
+            enter the mean, at equal distances, the last time at its end; in
+            the first epoch once, at its end. Defaults to 1 (papers of CigL and
+            MOON).
 
     Raises:
         ValueError: If the model is no `SparseModel`, is batch-normalized and
@@ -105,7 +106,7 @@ class WeightAveraging(keras.callbacks.Callback):
             self.model.topology.state["averaged"].assign(0.0)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.votes_per_epoch == 1 or self._epoch < self.begin:
+        if self.votes_per_epoch == 1 or self._epoch <= self.begin:
             return
         batches = self.params["steps"]
         parts = (batch + 1) * self.votes_per_epoch // batches

@@ -45,10 +45,17 @@ def test_layers_of_the_small_one():
     assert flops.forward_flops(model) == 2 * (first + 3 * (second + dense))
 
 
-@pytest.mark.parametrize("build", [spiking_vgg16, spiking_resnet19])
-def test_a_small_one_trains_sparse_and_is_saved(build, tmp_path):
+@pytest.mark.parametrize(
+    "build, arguments",
+    [
+        (spiking_cnn, {"filters": (4, 4), "units": 8}),
+        pytest.param(spiking_vgg16, {"width": 4}, marks=pytest.mark.slow),
+        pytest.param(spiking_resnet19, {"width": 4}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_small_one_trains_sparse_and_is_saved(build, arguments, tmp_path):
     keras.utils.set_random_seed(0)
-    dense = build((16, 16, 1), classes=3, steps=2, width=4)
+    dense = build((16, 16, 1), classes=3, steps=2, **arguments)
     model = kft.sparsify(dense, 0.8)
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -61,6 +63,18 @@ def test_plain_cross_entropy_at_first():
     plain = fit(network(), rigl, 8).history["loss"]
     np.testing.assert_allclose(ours[:6], plain[:6], rtol=1e-5)
     assert ours[6] > plain[6]
+
+
+@pytest.mark.parametrize("stop, warns", [(None, True), (19, True), (18, False)])
+def test_a_topology_that_moves_while_weights_are_averaged(stop, warns):
+    # 3 batches an epoch, averaged from the end of the sixth on.
+    cigl = kft.callbacks.CigL(begin=5, update_interval=4, stop=stop)
+    cigl.set_params({"epochs": 8, "steps": 3})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cigl.on_train_begin()
+    found = [w for w in caught if "may change while" in str(w.message)]
+    assert bool(found) == warns
 
 
 def test_epochs_must_agree():

@@ -229,7 +229,9 @@ def test_dst_killed_resumed_and_collected(tmp_path):
 SHORT = ("--verbose=0", "--epochs=2", "--update_interval=5")
 
 
-@pytest.mark.parametrize("method", ["dst_ee", "moon"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("dst_ee", marks=pytest.mark.slow), "moon"]
+)
 def test_a_method_of_the_family(tmp_path, method):
     flags = (f"--method={method}", f"--data_dir={tmp_path / 'data'}")
     directory = tmp_path / "out"

@@ -132,7 +132,7 @@ METHODS = {
     [
         ("rigl", convolutional),
         ("set", dense_network),
-        ("dst_ee", dense_network),
+        pytest.param("dst_ee", dense_network, marks=pytest.mark.slow),
     ],
 )
 def test_members_train_as_they_do_alone(name, build, vectorize, float64):
