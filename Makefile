@@ -2,9 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Files are shared out to as many processes; each takes about 2 GiB.
+# Files are shared out to as many processes, in their order: else the longest,
+# of few tests each, come last and one process waits for the other.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # What is ours in training on JAX; the whole suite there takes long, as each
