@@ -258,6 +258,21 @@ def keeps_zeros(optimizer, variable):
     return all(type(o) in _KEEP_ZEROS for o in _plain_optimizers(optimizer))
 
 
+def _accumulating(optimizer):
+    """The optimizers within that sum gradients over micro-batches."""
+    return [
+        plain
+        for plain in _plain_optimizers(optimizer)
+        if plain.gradient_accumulation_steps
+    ]
+
+
+def accumulation_steps(optimizer):
+    """Micro-batches in an update of an optimizer, `None` if each is one."""
+    steps = [o.gradient_accumulation_steps for o in _accumulating(optimizer)]
+    return max(steps, default=None)
+
+
 def accumulators(optimizer, variables):
     """What an optimizer sums gradients in, over several micro-batches.
 
@@ -266,11 +281,7 @@ def accumulators(optimizer, variables):
         variable that counts micro-batches, and a variable of dense sums for
         each of `variables`.
     """
-    accumulating = [
-        plain
-        for plain in _plain_optimizers(optimizer)
-        if plain.gradient_accumulation_steps
-    ]
+    accumulating = _accumulating(optimizer)
     if not accumulating:
         return None, None, []
     if hasattr(optimizer, "optimizers"):

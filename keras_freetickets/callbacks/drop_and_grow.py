@@ -70,6 +70,7 @@ class DropAndGrow(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         _check_model(self, model)
+        self._dead = set()  # names of the kernels that were warned of
         if self.track_ever_active:
             model.track_ever_active()
         model.attach(self.method)
@@ -86,6 +87,7 @@ class DropAndGrow(keras.callbacks.Callback):
         self.model.detach()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._warn_of_dead_layers()
         if logs is None:
             return
         topologies = [one.topology for one in members_of(self.model)]
@@ -103,14 +105,15 @@ class DropAndGrow(keras.callbacks.Callback):
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
         self._warn_if_never_updated()
-        self._warn_of_dead_layers()
         self.model.release()
 
     def _warn_of_dead_layers(self):
-        """A layer that lets little through is seldom wanted."""
+        """A layer that lets little through is seldom wanted: said once."""
         members = members_of(self.model)
         for kernel in [k for one in members for k in count_units(one)]:
-            if kernel.dead > kernel.units / 2:
+            dead = kernel.dead > kernel.units / 2
+            if dead and kernel.name not in self._dead:
+                self._dead.add(kernel.name)
                 warnings.warn(
                     f"{kernel.dead} of {kernel.units} units of kernel "
                     f"'{kernel.name}' have lost all their inputs. A lower "

@@ -401,13 +401,23 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
             List of dense gradients, one for each of `connections`.
 
         Raises:
-            ValueError: If `kernels` has not one entry for each masked kernel.
+            ValueError: If `kernels` has not one entry for each masked kernel,
+                or one of these is frozen.
         """
         if len(kernels) != len(self.connections):
             raise ValueError(
                 f"`kernels` must have {len(self.connections)} tensors, one "
                 "for each of `model.connections`. "
                 f"Received: {len(kernels)} tensors"
+            )
+        trained = {id(variable) for variable in self.trainable_variables}
+        frozen = [
+            r.name for r in self.connections if id(r.kernel) not in trained
+        ]
+        if frozen:
+            raise ValueError(
+                "Every masked kernel must be trainable, to have a gradient. "
+                f"Received: frozen kernels {frozen}"
             )
         batch = (x, y, sample_weight)
         return step.gradients_at(get_trainer(), self, kernels, batch)

@@ -150,10 +150,16 @@ def mirrored(directory, cases):
     with strategy.scope():
         sparse = network("random")
         plain = keras.Sequential([keras.Input((10,)), layers.Dense(4)])
-    for name, model in {"plain": plain, "sparse": sparse}.items():
-        with strategy.scope():
-            model.compile("sgd", "mse", steps_per_execution=2)
-        write_error(model, os.path.join(directory, f"{name}.txt"))
+    refused = {
+        "several_steps": ({}, {"steps_per_execution": 2}),
+        "accumulation": ({"gradient_accumulation_steps": 2}, {}),
+    }
+    for option, (of_optimizer, of_compile) in refused.items():
+        for name, model in {"plain": plain, "sparse": sparse}.items():
+            with strategy.scope():
+                optimizer = keras.optimizers.SGD(**of_optimizer)
+                model.compile(optimizer, "mse", **of_compile)
+            write_error(model, os.path.join(directory, f"{name}_{option}.txt"))
 
 
 def write_error(model, path):

@@ -123,12 +123,19 @@ def test_tickets_of_a_mirrored_run(mirrored):
     assert tickets(mirrored / "two") == expected
 
 
-def test_several_steps_per_execution_are_refused(mirrored):
+@pytest.mark.parametrize(
+    "option, name",
+    [
+        ("several_steps", "steps_per_execution"),
+        ("accumulation", "gradient_accumulation_steps"),
+    ],
+)
+def test_options_are_refused_on_several_replicas(mirrored, option, name):
     """By name, where plain Keras fails too; see when it no longer does."""
-    assert re.match(r"\w+: ", (mirrored / "plain.txt").read_text())
-    said = (mirrored / "sparse.txt").read_text()
-    assert said.startswith("ValueError: `steps_per_execution` must be 1")
-    assert "steps_per_execution=2, strategy=MirroredStrategy" in said
+    assert re.match(r"\w+: ", (mirrored / f"plain_{option}.txt").read_text())
+    said = (mirrored / f"sparse_{option}.txt").read_text()
+    assert said.startswith(f"ValueError: `{name}` must be ")
+    assert f"{name}=2, strategy=MirroredStrategy" in said
 
 
 def test_several_workers_are_refused(tmp_path):

@@ -54,8 +54,15 @@ def test_a_layer_without_inputs_is_told():
     callback = kft.callbacks.DropAndGrow(
         kft.topology.Method(2, drop_fraction=0.0)
     )
-    with pytest.warns(UserWarning, match="4 of 5 units of kernel 'hidden"):
-        model.fit(x, y, batch_size=4, verbose=0, callbacks=[callback])
+    told = []
+
+    class Told(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            told.append(sum("4 of 5 units" in str(w.message) for w in caught))
+
+    with pytest.warns(UserWarning, match="of kernel 'hidden") as caught:
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[callback, Told()])
+    assert told == [1, 1]  # at once, and once
     model = network(sparsity=0.1)
     model.compile("sgd", "mse")
     with warnings.catch_warnings():

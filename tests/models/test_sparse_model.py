@@ -492,6 +492,10 @@ def test_arguments_of_a_wrong_type_or_number():
         model.stateless_apply([], [], [], [])
     with pytest.raises(ValueError, match="`kernels` must have 2 tensors"):
         model.gradients_at([], *data())
+    model.sparse_layers[0].trainable = False
+    frozen = model.connections[0].name
+    with pytest.raises(ValueError, match=rf"frozen kernels \['{frozen}'\]"):
+        model.gradients_at([r.kernel for r in model.connections], *data())
     dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="must be compiled"):
         kft.sparsify(dense, 0.5).apply_gradients([])

@@ -19,7 +19,8 @@ def check_fit(model):
 
     Raises:
         ValueError: If the strategy spans several workers (keras issue 20585),
-            or several steps are to run at once on several replicas (19246).
+            or several steps are to run at once (19246) or gradients to be
+            accumulated on several replicas.
     """
     strategy = model.distribute_strategy
     count = strategy.num_replicas_in_sync
@@ -38,6 +39,14 @@ def check_fit(model):
             "`steps_per_execution` must be 1 under a strategy with several "
             "replicas, where `fit` of Keras 3 fails. Received: "
             f"steps_per_execution={model.steps_per_execution}, "
+            f"strategy={type(strategy).__name__}"
+        )
+    steps = keras_adapter.accumulation_steps(model.optimizer)
+    if steps:
+        raise ValueError(
+            "`gradient_accumulation_steps` must be None under a strategy with "
+            "several replicas, where `fit` of Keras 3 fails. Received: "
+            f"gradient_accumulation_steps={steps}, "
             f"strategy={type(strategy).__name__}"
         )
 

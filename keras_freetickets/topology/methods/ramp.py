@@ -451,10 +451,17 @@ class NDSNN(Ramp):
         self.start = (self._first + 1) * self.update_interval
         self.first_drop_fraction = float(drop_fraction)
         self.minimum_drop_fraction = float(minimum_drop_fraction)
+        self.drop_fraction = self._drop_fraction
+
+    def _drop_fraction(self, step):
+        low, high = self.minimum_drop_fraction, self.first_drop_fraction
+        progress = np.arange(self.rounds + 1) / self.rounds
+        cosine = 1.0 + np.cos(np.pi * progress)
+        table = low + (high - low) / 2.0 * cosine
+        table = ops.convert_to_tensor(table.astype("float32"))
+        return ops.take(table, self.number(step))
 
     def budget(self, connections, fraction):
-        number = self.number(connections[0].step)
-        fraction = ops.take(self._drop_fractions(), number)
         changing = [
             ops.where(t < math.prod(c.kernel.shape), c.count(), 0)
             for c, t in zip(connections, self.targets(connections))
@@ -465,13 +472,6 @@ class NDSNN(Ramp):
         surplus = self.surplus(connections)
         dropped = [ops.maximum(*both) for both in zip(shares, surplus)]
         return dropped, [d - s for d, s in zip(dropped, surplus)]
-
-    def _drop_fractions(self):
-        low, high = self.minimum_drop_fraction, self.first_drop_fraction
-        progress = np.arange(self.rounds + 1) / self.rounds
-        cosine = 1.0 + np.cos(np.pi * progress)
-        table = low + (high - low) / 2.0 * cosine
-        return ops.convert_to_tensor(table.astype("float32"))
 
     def get_config(self):
         return {

@@ -136,6 +136,14 @@ def test_gmp_takes_over_the_schedules_of_tfmot():
     assert method.sparsities == [0.5, 0.5]
 
 
+def update(method, kernels, masks, gradients, step):
+    """An update at a step, with the method's own drop fraction there."""
+    fraction = method.drop_fraction(np.int32(step))
+    return updates.run(
+        method, kernels, masks, gradients, step=step, fraction=fraction
+    )
+
+
 def test_ndsnn_worked_case():
     # n = 10,000, sparsity .8 to .98 in 20 updates, drop fraction .5 to .05.
     kernels, masks, gradients = updates.network([(100, 100)], [0.2])
@@ -150,7 +158,7 @@ def test_ndsnn_worked_case():
     mask = masks[0]
     for number in range(1, 21):
         before = mask
-        (mask,), (kept,) = updates.run(
+        (mask,), (kept,) = update(
             method, kernels, [mask], gradients, step=100 * number
         )
         dropped = before.sum() - kept.sum()
@@ -166,9 +174,7 @@ def test_ndsnn_drops_enough_for_a_steep_ramp():
     method = NDSNN(0.99, end=300, update_interval=100, drop_fraction=0.1)
     updates.begin(method, kernels, masks)
     for number in (1, 2, 3):
-        masks, _ = updates.run(
-            method, kernels, masks, gradients, step=100 * number
-        )
+        masks, _ = update(method, kernels, masks, gradients, step=100 * number)
         left = (1 - number / 3) ** 3
         assert masks[0].sum() == round(10_000 * (0.01 + 0.19 * left))
 
@@ -183,7 +189,7 @@ def test_ndsnn_leaves_layers_that_stay_dense_alone():
         regrown="reset",
     )
     updates.begin(method, kernels, masks)
-    (new, _), (kept, other) = updates.run(
+    (new, _), (kept, other) = update(
         method, kernels, masks, gradients, step=100
     )
     assert new.all() and kept.all()
@@ -191,7 +197,7 @@ def test_ndsnn_leaves_layers_that_stay_dense_alone():
     # Dense only at first: it takes part in the ramp.
     method = NDSNN(0.8, end=300, update_interval=100, distribution="uniform")
     updates.begin(method, kernels, masks)
-    (new, _), _ = updates.run(method, kernels, masks, gradients, step=100)
+    (new, _), _ = update(method, kernels, masks, gradients, step=100)
     # 15 * (0.2 + 0.8 * (2 / 3)^3) = 6.56
     assert new.sum() == 7
 
@@ -231,7 +237,7 @@ def test_ndsnn_across_layers_drops_the_larger_of_share_and_surplus():
         share = sum(np.floor(fraction * m.sum() + 0.5) for m in masks)
         density = 0.1 + 0.1 * (1 - number / 4) ** 3
         total = sum(round(n * density) for n in (2000, 1000))
-        masks, kept = updates.run(
+        masks, kept = update(
             method, kernels, masks, gradients, step=100 * number
         )
         assert sum(m.sum() for m in masks) == total
@@ -251,10 +257,23 @@ def test_ndsnn_at_constant_sparsity_is_rigl():
         rounding="floor",
     )
     updates.begin(method, kernels, masks)
-    ours, _ = updates.run(method, kernels, masks, gradients, step=100)
+    ours, _ = update(method, kernels, masks, gradients, step=100)
     rigl, _ = updates.run(RigL(), kernels, masks, gradients, fraction=0.3)
     for a, b in zip(ours, rigl):
         np.testing.assert_array_equal(a, b)
+
+
+def test_ndsnn_drops_the_share_that_it_is_told():
+    """As at the beginning of a ticket of EDST, also after the ramp."""
+    kernels, masks, gradients = updates.network([(100, 100)], [0.2])
+    method = NDSNN(0.9, end=300, update_interval=100)
+    updates.begin(method, kernels, masks)
+    for step, active in ((150, 1296), (1000, 1000)):
+        (mask,), (kept,) = updates.run(
+            method, kernels, masks, gradients, step=step, fraction=0.8
+        )
+        # 1,000 + 1,000 * (2 / 3)^3, rounded; 2,000 - 1,600 are kept.
+        assert (mask.sum(), kept.sum()) == (active, 400)
 
 
 def test_granet_prunes_all_layers_together_and_regrows_in_each():
