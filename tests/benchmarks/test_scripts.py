@@ -94,6 +94,7 @@ def test_figures_of_a_first_step():
     assert all(time > 0 for times in figures.values() for time in times)
 
 
+@pytest.mark.slow
 def test_help():
     done = run("step", "--help", check=False)
     for name in ("output", "seed", "networks", "interval", "mixed_precision"):
