@@ -19,6 +19,14 @@ from keras.src.models.functional import Functional
 __all__ = ["Functional"]
 
 
+def infers_shapes():
+    """Whether a call only serves to find shapes, and its values mean nothing.
+
+    Keras has a public name for the shapes alone, not for asking.
+    """
+    return backend.in_symbolic_scope()
+
+
 def adopt_call_signature(wrapper, layer):
     """Lets a wrapper be called exactly as the layer it wraps.
 

@@ -8,14 +8,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
+
 # How far from one the sum of a row of probabilities may be.
 _SUM_TOLERANCE = 1e-3
 _HALF_SUM_TOLERANCE = 1e-2
 
 
 def concrete(tensor):
-    """The values of a tensor, or `None` while a step is being traced."""
+    """The values of a tensor, or `None` while a step is being traced.
+
+    On PyTorch Keras infers shapes by tensors that hold made-up numbers.
+    """
     if isinstance(tensor, keras.KerasTensor):
+        return None
+    if keras_adapter.infers_shapes():
         return None
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
