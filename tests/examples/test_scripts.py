@@ -270,6 +270,8 @@ def test_a_method_of_the_family(tmp_path, method):
     assert (directory / "model.keras").stat().st_size > 0
 
 
+# What it shares with compare_ensembles.py is tested with that.
+@pytest.mark.slow
 def test_methods_are_compared(tmp_path):
     flags = (
         "--methods=dense,rigl",
