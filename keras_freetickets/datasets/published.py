@@ -1,7 +1,7 @@
 """The published files of corrupted images, by the names that we use."""
 
-from keras_freetickets.datasets import corruptions
 from keras_freetickets.datasets import pipelines
+from keras_freetickets.datasets.corruptions import check_corruption
 
 # TFDS calls two of them otherwise.
 _OF_TFDS = {
@@ -49,7 +49,7 @@ def load_corrupted(
     Reference:
         Hendrycks and Dietterich, 2019, arXiv:1903.12261.
     """
-    corruptions._check(corruption, severity, seed=0)
+    check_corruption(corruption, severity)
     theirs = _OF_TFDS.get(corruption, corruption)
     return pipelines.load_test(
         f"{name}/{theirs}_{severity}",
