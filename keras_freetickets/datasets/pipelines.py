@@ -10,12 +10,14 @@ an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
 import dataclasses
 import math
 import numbers
-import os
 import typing
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_freetickets.datasets import augmentations
+from keras_freetickets.datasets import sources
 
 # Mean and standard deviation of the channels as the FreeTickets scripts set
 # them.
@@ -27,44 +29,8 @@ _STATISTICS = {
     ),
 }
 _STATISTICS_EXAMPLES = 50_000
-# Decoded images up to this size are kept in memory and shuffled as a whole.
-_CACHE_BYTES = 2**30
 _SHUFFLE_BUFFER = 10_000
-# Fixed, as the tuning of `tf.data` is off: on TensorFlow 2.21 it can hang.
-_PARALLEL_CALLS = 4
 _PREFETCH = 2
-_AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
-# Glyphs: a mirrored digit is another sign, and they are centred already.
-_GLYPHS = (
-    "binarized_mnist",
-    "emnist",
-    "kmnist",
-    "mnist",
-    "mnist_corrupted",
-    "omniglot",
-    "optdigits",
-    "svhn_cropped",
-)
-
-
-def _family(name):
-    """`"emnist"` for `"emnist/letters:3.1.0"`."""
-    return name.split("/")[0].split(":")[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random changes of training images.
-
-    Attributes:
-        padding: Integer, pixels added on each side before cropping at random.
-        mode: `"REFLECT"` or `"CONSTANT"`, how the added pixels are filled.
-        flip: Boolean, whether half the images are mirrored left to right.
-    """
-
-    padding: int = 0
-    mode: str = "REFLECT"
-    flip: bool = False
 
 
 @dataclasses.dataclass
@@ -109,7 +75,7 @@ class Datasets:
     num_test: int
     mean: tuple
     std: tuple
-    augmentation: Augmentation
+    augmentation: augmentations.Augmentation
     epoch: typing.Any = dataclasses.field(repr=False)
 
     def epoch_order(self):
@@ -131,164 +97,10 @@ class _EpochOrder(keras.callbacks.Callback):
         self._epoch.assign(epoch)
 
 
-def _import_tfds():
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "Loading data sets needs TensorFlow Datasets: "
-            "pip install keras_freetickets[examples]"
-        ) from error
-    # The sets prepare themselves without its progress bars.
-    tfds.disable_progress_bar()
-    return tfds
-
-
-def _optdigits_builder(data_dir):
-    tfds = _import_tfds()
-    from keras_freetickets.datasets.optdigits import Optdigits
-
-    builder = Optdigits(data_dir=data_dir)
-    # TFDS writes into a temporary sibling and renames it when it is whole.
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-    return builder
-
-
-def _prepared_builder(name, data_dir, download):
-    """The builder of a set of TFDS that lies ready on disk."""
-    tfds = _import_tfds()
-    if data_dir is not None and not download and not os.path.isdir(data_dir):
-        raise ValueError(
-            "`data_dir` must be an existing directory with prepared TFDS "
-            f"sets, unless `download=True`. Received: data_dir={data_dir!r}"
-        )
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise ValueError(
-            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
-            f"Received: name={name!r}"
-        ) from error
-    if download:
-        builder.download_and_prepare()
-    if not builder.info.splits:
-        raise ValueError(
-            f"Set '{name}' is not prepared in `data_dir`. Pass `download=True` "
-            "to fetch it, or the directory it was prepared in. "
-            f"Received: data_dir={data_dir!r}, looked in {builder.data_dir}"
-        )
-    return builder
-
-
-def _builder(name, data_dir, download):
-    if not isinstance(name, str):
-        raise ValueError(
-            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
-            f"Received: name={name!r}"
-        )
-    if data_dir is not None:
-        data_dir = os.path.expanduser(os.fspath(data_dir))
-    if name == "optdigits":
-        return _optdigits_builder(data_dir)
-    return _prepared_builder(name, data_dir, download)
-
-
-@dataclasses.dataclass
-class _Source:
-    """A prepared set: where images and labels come from."""
-
-    name: str
-    builder: typing.Any
-    image_size: typing.Any
-
-    def __post_init__(self):
-        tfds = _import_tfds()
-        info = self.builder.info
-        self.keys = info.supervised_keys or ("image", "label")
-        known = dict(info.features.items())
-        features = [known.get(key) for key in self.keys[:2]]
-        kinds = (tfds.features.Image, tfds.features.ClassLabel)
-        if not all(map(isinstance, features, kinds)):
-            raise ValueError(
-                "`name` must be a set of images with one class label each. "
-                f"Received: name={self.name!r} with the features "
-                f"{list(known)}"
-            )
-        self.input_shape = self._shape(features[0].shape)
-        self.num_classes = features[1].num_classes
-
-    def _shape(self, shape):
-        if self.image_size is not None:
-            return (*self.image_size, shape[-1])
-        if None in shape:
-            raise ValueError(
-                f"The images of '{self.name}' differ in size: `image_size` "
-                "must be a tuple (height, width). Received: image_size=None"
-            )
-        return tuple(shape)
-
-    def splits(self):
-        return self.builder.info.splits
-
-    def count(self, split):
-        return self.splits()[split].num_examples
-
-    def has(self, split):
-        return split in self.splits() and self.count(split) > 0
-
-    def read(self, split):
-        """Images and labels of a split, in the order on disk."""
-        tfds = _import_tfds()
-        image, label = self.keys[:2]
-        examples = self.builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            read_config=tfds.ReadConfig(try_autocache=False),
-        ).map(
-            lambda example: (self._image(example[image]), example[label]),
-            num_parallel_calls=_PARALLEL_CALLS,
-        )
-        return examples.cache() if self.fits_memory(split) else examples
-
-    def _image(self, image):
-        if self.image_size is None:
-            return tf.ensure_shape(image, self.input_shape)
-        resized = tf.image.resize(image, self.image_size, antialias=True)
-        return tf.cast(tf.round(resized), tf.uint8)
-
-    def fits_memory(self, split):
-        size = self.count(split) * math.prod(self.input_shape)
-        return size <= _CACHE_BYTES
-
-
-def _split_names(source, validation_fraction):
-    """Names of the training and validation splits, `None` for no validation.
-
-    The validation examples are the last ones, as in the FreeTickets scripts:
-    of CIFAR's 50,000 the first 45,000 train at a fraction of 0.1.
-    """
-    if source.has("validation"):
-        return "train", "validation"
-    if not validation_fraction:
-        return "train", None
-    total = source.count("train")
-    held_out = round(total * validation_fraction)
-    if not 0 < held_out < total:
-        raise ValueError(
-            "`validation_fraction` must leave at least one example to train "
-            "and to validate on. "
-            f"Received: validation_fraction={validation_fraction} of {total}"
-        )
-    kept = total - held_out
-    return f"train[:{kept}]", f"train[{kept}:]"
-
-
 def _statistics(source, images):
     """Mean and standard deviation of the channels of images in [0, 1]."""
-    if _family(source.name) in _STATISTICS:
-        return _STATISTICS[_family(source.name)]
+    if source.family in _STATISTICS:
+        return _STATISTICS[source.family]
     total = square = 0.0
     pixels = 0
     images = _settled(images.batch(1000))
@@ -302,52 +114,6 @@ def _statistics(source, images):
     # A constant channel stays as it is.
     std = np.where(std > 0.0, std, 1.0)
     return tuple(map(float, mean)), tuple(map(float, std))
-
-
-def _choose_augmentation(augment, source):
-    """The augmentation for a name of one; `"auto"` goes by the set."""
-    height, _, channels = source.input_shape
-    # 4 of CIFAR's 32 pixels, 2 of Fashion-MNIST's 28.
-    padding = max(1, height // 8) if channels > 1 else max(1, height // 14)
-    if augment == "auto":
-        glyphs = _family(source.name) in _GLYPHS
-        augment = "none" if glyphs else "crop_flip"
-    if augment == "none":
-        return Augmentation()
-    cifar100 = _family(source.name) == "cifar100"
-    mode = "CONSTANT" if cifar100 else "REFLECT"
-    return Augmentation(padding, mode, flip=augment == "crop_flip")
-
-
-def _pad_crop(images, padding, mode, key):
-    """Pads a batch and crops each image at its own place."""
-    shape = tf.shape(images)
-    sides = [[0, 0], [padding] * 2, [padding] * 2, [0, 0]]
-    padded = tf.pad(images, sides, mode=mode)
-    corners = tf.random.stateless_uniform(
-        [2, shape[0], 1], key, 0, 2 * padding + 1, tf.int32
-    )
-    rows = corners[0] + tf.range(shape[1])
-    columns = corners[1] + tf.range(shape[2])
-    cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
-    cropped = tf.gather(cropped, columns, axis=2, batch_dims=1)
-    return tf.ensure_shape(cropped, images.shape)
-
-
-def _flip(images, key):
-    shape = [tf.shape(images)[0], 1, 1, 1]
-    mirrored = tf.random.stateless_uniform(shape, key) < 0.5
-    return tf.where(mirrored, images[:, :, ::-1], images)
-
-
-def _augment(images, augmentation, key):
-    """Changes a batch of images at random, as the key says."""
-    keys = tf.unstack(tf.random.experimental.stateless_split(key, 2))
-    if augmentation.padding:
-        images = _pad_crop(
-            images, augmentation.padding, augmentation.mode, keys[0]
-        )
-    return _flip(images, keys[1]) if augmentation.flip else images
 
 
 def _standardize(images, mean, std):
@@ -379,15 +145,15 @@ class _Plan:
     seed: int
     mean: tuple
     std: tuple
-    augmentation: Augmentation
+    augmentation: augmentations.Augmentation
 
     def evaluation(self, examples):
         """Batches in the order on disk."""
         batches = examples.batch(
-            self.batch_size, num_parallel_calls=_PARALLEL_CALLS
+            self.batch_size, num_parallel_calls=sources.PARALLEL_CALLS
         ).map(
             lambda images, labels: (self._standardized(images), labels),
-            num_parallel_calls=_PARALLEL_CALLS,
+            num_parallel_calls=sources.PARALLEL_CALLS,
         )
         return _settled(batches.prefetch(_PREFETCH))
 
@@ -411,16 +177,16 @@ class _Plan:
         )
         batches = examples.shuffle(
             buffer, seed=order, reshuffle_each_iteration=False
-        ).batch(self.batch_size, num_parallel_calls=_PARALLEL_CALLS)
+        ).batch(self.batch_size, num_parallel_calls=sources.PARALLEL_CALLS)
         return batches.enumerate().map(
             lambda index, batch: self._augmented(index, batch, key),
-            num_parallel_calls=_PARALLEL_CALLS,
+            num_parallel_calls=sources.PARALLEL_CALLS,
         )
 
     def _augmented(self, index, batch, key):
         images, labels = batch
         key = tf.random.experimental.stateless_fold_in(key, index)
-        images = _augment(images, self.augmentation, key)
+        images = augmentations.augment(images, self.augmentation, key)
         return self._standardized(images), labels
 
     def _standardized(self, images):
@@ -448,18 +214,10 @@ def _check(batch_size, validation_fraction=0.0, augment="none", seed=0):
         raise ValueError(
             f"`seed` must be a natural number. Received: seed={seed}"
         )
-    if augment not in _AUGMENTATIONS:
+    if augment not in augmentations.AUGMENTATIONS:
         raise ValueError(
-            f"`augment` must be one of {_AUGMENTATIONS}. "
+            f"`augment` must be one of {augmentations.AUGMENTATIONS}. "
             f"Received: augment={augment!r}"
-        )
-
-
-def _require(source, split, advice):
-    if not source.has(split):
-        raise ValueError(
-            f"Set '{source.name}' must have a split '{split}'{advice}. "
-            f"Received: the splits {list(source.splits())}"
         )
 
 
@@ -525,9 +283,11 @@ def load(
     """
     _check(batch_size, validation_fraction, augment, seed)
     _check_num_examples(num_examples)
-    source = _Source(name, _builder(name, data_dir, download), image_size)
-    _require(source, "train", "; `load_test` reads test splits alone")
-    train_split, validation_split = _split_names(source, validation_fraction)
+    source = sources.open_source(name, data_dir, download, image_size)
+    sources.require(source, "train", "; `load_test` reads test splits alone")
+    train_split, validation_split = sources.split_names(
+        source, validation_fraction
+    )
     examples = source.read(train_split)
     count = source.count(train_split)
     if num_examples is not None:
@@ -537,7 +297,7 @@ def load(
     # Whole where the images are kept, so that this fills the cache.
     sample = examples if cached else examples.take(_STATISTICS_EXAMPLES)
     mean, std = _statistics(source, sample)
-    augmentation = _choose_augmentation(augment, source)
+    augmentation = augmentations.choose_augmentation(augment, source)
     plan = _Plan(batch_size, seed, mean, std, augmentation)
     epoch = _epoch_variable()
     buffer = count if cached else _SHUFFLE_BUFFER
@@ -612,8 +372,8 @@ def load_test(
     ```
     """
     _check(batch_size)
-    source = _Source(name, _builder(name, data_dir, download), image_size)
-    _require(source, "test", "")
+    source = sources.open_source(name, data_dir, download, image_size)
+    sources.require(source, "test", "")
     examples = source.read("test")
     if like is None:
         mean, std = _statistics(source, examples)
@@ -624,5 +384,5 @@ def load_test(
             "`like` must have images of as many channels as the set. "
             f"Received: {len(mean)} channels for {source.input_shape}"
         )
-    plan = _Plan(batch_size, 0, mean, std, Augmentation())
+    plan = _Plan(batch_size, 0, mean, std, augmentations.Augmentation())
     return plan.evaluation(examples)

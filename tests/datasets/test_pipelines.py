@@ -4,10 +4,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_freetickets import datasets
-from keras_freetickets.datasets import pipelines
+from keras_freetickets.datasets.augmentations import Augmentation
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -131,30 +130,6 @@ def test_resumed_fit_equals_the_uninterrupted_one(data_dir):
         np.testing.assert_array_equal(left, right)
 
 
-def test_pad_crop_takes_a_window_of_the_padded_image():
-    image = np.arange(16.0, dtype="float32").reshape(1, 4, 4, 1)
-    padded = np.pad(image[0, ..., 0], 1, mode="reflect")
-    windows = [
-        padded[i : i + 4, j : j + 4].tolist()
-        for i in range(3)
-        for j in range(3)
-    ]
-    images = tf.constant(np.repeat(image, 200, axis=0))
-    cropped = pipelines._pad_crop(images, 1, "REFLECT", tf.constant([1, 2]))
-    found = [crop.tolist() for crop in cropped.numpy()[..., 0]]
-    assert all(crop in windows for crop in found)
-    assert all(window in found for window in windows)
-
-
-def test_flip_mirrors_about_half():
-    images = tf.constant(
-        np.tile(np.array([[[1.0], [2.0]]]), (1000, 1, 1, 1)), tf.float32
-    )
-    first = pipelines._flip(images, tf.constant([1, 2]))[:, 0, 0, 0].numpy()
-    assert set(first) == {1.0, 2.0}
-    assert 400 < np.sum(first == 2.0) < 600
-
-
 class _Images(tfds.core.GeneratorBasedBuilder):
     """Colour images of 32x32, as CIFAR's."""
 
@@ -205,7 +180,7 @@ def prepared(data_dir):
 
 def test_colour_images_are_padded_cropped_and_flipped(prepared):
     data = datasets.load("colour_images", data_dir=prepared, batch_size=8)
-    assert data.augmentation == pipelines.Augmentation(4, "REFLECT", True)
+    assert data.augmentation == Augmentation(4, "REFLECT", True)
     assert _epoch(data, 0)[0].shape == (20, 32, 32, 3)
     assert len(data.mean) == 3
 
