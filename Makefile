@@ -9,8 +9,8 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # A core for each of the processes, whose threads would wait for one another.
-test test-jax test-jax-core: export TF_NUM_INTRAOP_THREADS ?= 1
-test test-jax test-jax-core: export TF_NUM_INTEROP_THREADS ?= 1
+test test-jax test-jax-core test-slow: export TF_NUM_INTRAOP_THREADS ?= 1
+test test-jax test-jax-core test-slow: export TF_NUM_INTEROP_THREADS ?= 1
 
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.
@@ -21,7 +21,7 @@ JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
 	tests/callbacks/test_averaging.py tests/callbacks/test_snapshot.py \
 	tests/losses tests/ensembles tests/integration/test_docs.py
 
-.PHONY: demo test test-jax-core test-jax test-all torture lint bazel-check clean
+.PHONY: demo test test-jax-core test-jax test-slow test-all torture lint bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
@@ -35,7 +35,12 @@ test-jax-core: $(VENV)/test.stamp
 test-jax: $(VENV)/test.stamp
 	KERAS_BACKEND=jax $(PYTEST)
 
-test-all: test test-jax
+# What takes minutes, and a test with each: run it before a release.
+test-slow: $(VENV)/test.stamp
+	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+	KERAS_BACKEND=jax $(PYTEST) -m slow $(JAX_CORE)
+
+test-all: test test-jax test-slow
 
 torture: $(VENV)/test.stamp
 	$(BIN)/python tests/helpers/torture.py --kills=20

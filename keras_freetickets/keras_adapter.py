@@ -300,6 +300,13 @@ def accumulators(optimizer, variables):
     (plain,) = accumulating
     steps = plain.gradient_accumulation_steps
     places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
+    unknown = [v.path for v in variables if id(v) not in places]
+    if unknown:
+        raise ValueError(
+            "The optimizer must know all trainable variables: compile the "
+            "model again after layers were frozen or thawed. "
+            f"Received: variables {unknown} that it does not know"
+        )
     sums = [plain._accumulated_gradients[places[id(v)]] for v in variables]
     return steps, plain._iterations, sums
 

@@ -344,6 +344,17 @@ class Sparse(keras.layers.Wrapper):
         """List of `MaskedKernel`, one for each masked kernel."""
         return list(self._masked)
 
+    def load_own_variables(self, store):
+        masks = [record.mask for record in self.connections]
+        noted = sum(len(record.state) for record in self.connections)
+        if len(masks) <= len(store) != len(masks) + noted:
+            # What a method notes of connections belongs to a run: a file may
+            # hold it for another method, or for none.
+            for i, mask in enumerate(masks):
+                mask.assign(store[f"{i}"])
+        else:
+            super().load_own_variables(store)
+
     def add_state(self, name, dtype):
         """Adds a variable of the kernel's shape for each masked kernel.
 

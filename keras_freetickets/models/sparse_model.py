@@ -22,6 +22,12 @@ def _check_gradients(model, gradients):
             "The model must be compiled, as its optimizer takes the step: "
             f"call `model.compile(...)` first. Received: model={model.name!r}"
         )
+    if model.method is not None and model._is_compiled_anew():
+        raise ValueError(
+            "A method counts the steps of the optimizer that it was attached "
+            "with: after `model.compile(...)` call `model.attach(method)` "
+            f"again. Received: model.method={type(model.method).__name__}"
+        )
     if len(gradients) != len(model.trainable_variables):
         raise ValueError(
             f"`gradients` must have {len(model.trainable_variables)} entries, "
@@ -70,6 +76,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
 
     def _prepare(self):
         self._method = None
+        self._attached_to = None
         self._objective = None
         self._deferred = []
         self.topology = Topology(name="topology")
@@ -141,6 +148,7 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         method.begin(self.connections)
         self.project()
         self._method = method
+        self._attached_to = self.optimizer
         self.topology.begin(self.optimizer, method)
         keras_adapter.reset_train_function(self)
 
@@ -300,7 +308,26 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         # Slots must exist before the step is traced.
         if self.built and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+        if self._method is not None and self._is_compiled_anew():
+            self.attach(self._method)
         return super().make_train_function(force)
+
+    def _is_compiled_anew(self):
+        """Whether updates are due by the steps of an optimizer that is gone."""
+        return self._attached_to is not self.optimizer
+
+    def set_weights(self, weights):
+        super().set_weights(weights)
+        self._clear_slots()
+
+    def load_weights(self, *args, **kwargs):
+        super().load_weights(*args, **kwargs)
+        self._clear_slots()
+
+    def _clear_slots(self):
+        # The masks are others, but what the optimizer holds is not.
+        if self.built:
+            self.project()
 
     def training_batch(self, x, y, sample_weight):
         """What a step trains on, made of a batch of the data.

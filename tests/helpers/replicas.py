@@ -153,6 +153,8 @@ def mirrored(directory, cases):
     refused = {
         "several_steps": ({}, {"steps_per_execution": 2}),
         "accumulation": ({"gradient_accumulation_steps": 2}, {}),
+        "overwriting": ({"use_ema": True, "ema_overwrite_frequency": 2}, {}),
+        "xla": ({}, {"jit_compile": True}),
     }
     for option, (of_optimizer, of_compile) in refused.items():
         for name, model in {"plain": plain, "sparse": sparse}.items():

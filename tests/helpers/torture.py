@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -106,19 +107,31 @@ def kill_in_step(directory, chance, update):
 
 
 def kill_while_writing(directory, chance, folder):
-    number, delay = chance.randint(1, 4), chance.uniform(0, 0.03)
-    process = start(directory)
+    """Kills a run in a write; begins anew where each was over too soon."""
+    for _ in range(20):
+        number, delay = chance.randint(1, 4), chance.uniform(0, 0.01)
+        if killed_in_write(start(directory), directory / folder, number, delay):
+            return f"write {number}, half a file there"
+        shutil.rmtree(directory)
+    raise SystemExit(f"20 runs ended before a kill hit a write in '{folder}'.")
+
+
+def killed_in_write(process, folder, number, delay):
+    """Whether a process was killed in its n-th write, or in one after it."""
     seen = set()
-    while len(seen) < number:
-        seen.update((directory / folder).glob(".partial-*"))
-        if os.waitpid(process, os.WNOHANG)[0]:
-            return f"nothing: it ended before write {number} was seen"
+    while not os.waitpid(process, os.WNOHANG)[0]:
+        found = set(folder.glob(".partial-*")) - seen
+        seen |= found
+        if found and len(seen) >= number:
+            time.sleep(delay)
+            # It stands still while one looks whether the file is still there.
+            os.kill(process, signal.SIGSTOP)
+            if any(path.exists() for path in found):
+                kill(process)
+                return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+            os.kill(process, signal.SIGCONT)
         time.sleep(0.0005)
-    time.sleep(delay)
-    half = [path for path in seen if path.exists()]
-    kill(process)
-    os.waitpid(process, 0)
-    return f"write {number}, {len(half)} file half written"
+    return False
 
 
 def torture(directory, kills, seed):

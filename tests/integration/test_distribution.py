@@ -124,18 +124,20 @@ def test_tickets_of_a_mirrored_run(mirrored):
 
 
 @pytest.mark.parametrize(
-    "option, name",
+    "option, name, value",
     [
-        ("several_steps", "steps_per_execution"),
-        ("accumulation", "gradient_accumulation_steps"),
+        ("several_steps", "steps_per_execution", 2),
+        ("accumulation", "gradient_accumulation_steps", 2),
+        ("overwriting", "ema_overwrite_frequency", 2),
+        ("xla", "jit_compile", True),
     ],
 )
-def test_options_are_refused_on_several_replicas(mirrored, option, name):
+def test_options_are_refused_on_several_replicas(mirrored, option, name, value):
     """By name, where plain Keras fails too; see when it no longer does."""
     assert re.match(r"\w+: ", (mirrored / f"plain_{option}.txt").read_text())
     said = (mirrored / f"sparse_{option}.txt").read_text()
     assert said.startswith(f"ValueError: `{name}` must be ")
-    assert f"{name}=2, strategy=MirroredStrategy" in said
+    assert f"{name}={value}, strategy=MirroredStrategy" in said
 
 
 def test_several_workers_are_refused(tmp_path):

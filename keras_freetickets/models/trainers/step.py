@@ -183,7 +183,7 @@ class Step:
         self.slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
         self.masks = [ops.convert_to_tensor(r.mask.value) for r in self.records]
         self.dense = [gradients[i] for i in self.places]
-        self.window = Window(self.optimizer, kernels)
+        self.window = Window(self.optimizer, kernels, gradients)
 
     def run(self, method, topology):
         changing = self.changing(method)
@@ -341,6 +341,12 @@ class Step:
             Boolean tensor, whether it took place.
         """
         changing, gradients, states = inputs
+        seen = {self.places[i] for i in changing}
+        others = [
+            g
+            for i, g in enumerate(self.gradients)
+            if i not in seen and g is not None
+        ]
         rooms = [Room(self.records[i], self.slots[i], method) for i in changing]
 
         def update(values):
@@ -355,6 +361,7 @@ class Step:
                 update=topology.update_count.value,
                 seed=topology.seed.value,
                 layers=[self.layers[i] for i in changing],
+                others=others,
             )
             # One compiled program, also inside a step that is not one.
             compiled = self.backend.compiled(
@@ -441,18 +448,27 @@ class Window:
     """The micro-batches that make one update of the optimizer.
 
     Without gradient accumulation there is one, and nothing to do here.
+
+    Args:
+        optimizer: The model's optimizer.
+        kernels: List of variables whose sums are wanted.
+        gradients: List of the gradients of this micro-batch, all of them: an
+            optimizer that scales losses passes over one that overflowed.
     """
 
-    def __init__(self, optimizer, kernels):
+    def __init__(self, optimizer, kernels, gradients):
         self.steps, self.count, self.sums = keras_adapter.accumulators(
             optimizer, kernels
         )
+        if self.steps:
+            self._closes = ops.equal((self.count.value + 1) % self.steps, 0)
+            if keras_adapter.loss_scale(optimizer) is not None:
+                finite = updates.all_finite(gradients)
+                self._closes = ops.logical_and(self._closes, finite)
 
     def closes(self):
         """Whether this micro-batch is the last; `None` if it always is."""
-        if not self.steps:
-            return None
-        return ops.equal((self.count.value + 1) % self.steps, 0)
+        return self._closes if self.steps else None
 
     def mean(self, gradients):
         if not self.steps:

@@ -19,8 +19,9 @@ def check_fit(model):
 
     Raises:
         ValueError: If the strategy spans several workers (keras issue 20585),
-            or several steps are to run at once (19246) or gradients to be
-            accumulated on several replicas.
+            or several steps are to run at once (19246), gradients to be
+            accumulated, averages to overwrite the weights or XLA to compile
+            the step on several replicas.
     """
     strategy = model.distribute_strategy
     count = strategy.num_replicas_in_sync
@@ -34,21 +35,24 @@ def check_fit(model):
             f"Received: strategy={type(strategy).__name__} with {count} "
             "replicas"
         )
-    if model.steps_per_execution > 1:
-        raise ValueError(
-            "`steps_per_execution` must be 1 under a strategy with several "
-            "replicas, where `fit` of Keras 3 fails. Received: "
-            f"steps_per_execution={model.steps_per_execution}, "
-            f"strategy={type(strategy).__name__}"
-        )
-    steps = keras_adapter.accumulation_steps(model.optimizer)
-    if steps:
-        raise ValueError(
-            "`gradient_accumulation_steps` must be None under a strategy with "
-            "several replicas, where `fit` of Keras 3 fails. Received: "
-            f"gradient_accumulation_steps={steps}, "
-            f"strategy={type(strategy).__name__}"
-        )
+    optimizer = model.optimizer
+    overwriting = optimizer.use_ema and optimizer.ema_overwrite_frequency
+    for name, value, right in (
+        ("steps_per_execution", model.steps_per_execution, 1),
+        ("jit_compile", model.jit_compile, False),
+        (
+            "gradient_accumulation_steps",
+            keras_adapter.accumulation_steps(optimizer),
+            None,
+        ),
+        ("ema_overwrite_frequency", overwriting or None, None),
+    ):
+        if value != right:
+            raise ValueError(
+                f"`{name}` must be {right} under a strategy with several "
+                f"replicas, where `fit` of Keras 3 fails. Received: {name}="
+                f"{value}, strategy={type(strategy).__name__}"
+            )
 
 
 def train_step(model, data):

@@ -27,6 +27,8 @@ class Inputs:
         seed: `int32` tensor.
         layers: List of integers, the kernels' places in the model; `None` if
             they are all.
+        others: List of the gradients of all other variables, which must be
+            finite too.
     """
 
     kernels: typing.Any
@@ -38,6 +40,7 @@ class Inputs:
     update: typing.Any = 0
     seed: typing.Any = 0
     layers: typing.Any = None
+    others: typing.Any = ()
 
     def connections(self):
         layers = self.layers or range(len(self.kernels))
@@ -66,7 +69,11 @@ class Inputs:
 
 def all_finite(gradients):
     """A boolean tensor: no gradient holds NaN or infinity."""
-    finite = [ops.all(ops.isfinite(gradient)) for gradient in gradients]
+    finite = [
+        ops.all(ops.isfinite(gradient))
+        for gradient in gradients
+        if gradient is not None
+    ]
     return ops.all(ops.stack(finite))
 
 
@@ -82,7 +89,7 @@ def new_masks(method, inputs):
         values and slots are kept; the share of connections that are new; and
         whether the update took place.
     """
-    finite = all_finite(inputs.gradients)
+    finite = all_finite([*inputs.gradients, *inputs.others])
     pairs = method.update(inputs.connections(), inputs.fraction)
     masks, survivors = [], []
     replaced = ops.cast(0, "int32")
