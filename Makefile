@@ -8,9 +8,6 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# A core for each of the processes, whose threads would wait for one another.
-test test-jax test-jax-core test-slow: export TF_NUM_INTRAOP_THREADS ?= 1
-test test-jax test-jax-core test-slow: export TF_NUM_INTEROP_THREADS ?= 1
 
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.

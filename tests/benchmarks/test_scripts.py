@@ -87,6 +87,7 @@ def test_a_report_of_every_way(tmp_path, script):
         assert extra["RigL, ever active"] == 2 * maskable + 24
 
 
+@pytest.mark.slow
 def test_figures_of_a_first_step():
     done = run("first_step", "--measure=tiny,graph,RigL", "--batch_size=4")
     figures = json.loads(done.stdout.splitlines()[-1])

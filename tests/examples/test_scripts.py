@@ -195,6 +195,8 @@ def check_edst_files(directory):
         assert (directory / name).stat().st_size > 0
 
 
+# The demo trains alike.
+@pytest.mark.slow
 def test_edst(tmp_path):
     flags = edst_flags(tmp_path)
     done = run("train_edst.py", *flags, f"--output_dir={tmp_path / 'out'}")
@@ -331,6 +333,7 @@ def test_ensembles_are_compared(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_settings_of_another_method_are_refused(tmp_path):
     done = run(
         "train_ensemble.py",

@@ -447,7 +447,19 @@ def masks(model):
     return [record.mask.numpy() for record in model.connections]
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - set(VARIANTS)))
+# Of the layers that take longest, some stand for the rest.
+LONG = """
+    bidirectional_gru bidirectional_lstm group_query gru rnn_of_cells simple_rnn
+""".split()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
+        for name in sorted(set(CASES) - set(VARIANTS))
+    ],
+)
 def test_in_a_model_subclass(name, tmp_path):
     """Built by `fit`; the topology is updated; saved in both formats."""
     case = CASES[name]

@@ -131,7 +131,7 @@ METHODS = {
     "name, build",
     [
         ("rigl", convolutional),
-        ("set", dense_network),
+        pytest.param("set", dense_network, marks=pytest.mark.slow),
         pytest.param("dst_ee", dense_network, marks=pytest.mark.slow),
     ],
 )
