@@ -61,7 +61,7 @@ def numbers(value):
         "selection",
         "update",
         "step",
-        "side_by_side",
+        pytest.param("side_by_side", marks=pytest.mark.slow),
         "memory",
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),

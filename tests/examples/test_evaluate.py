@@ -412,6 +412,7 @@ def test_masked_temperature_is_fitted_to_training_images(script, monkeypatch):
     assert given == [("training", "temperature", "pool_first", 0.3)]
 
 
+@pytest.mark.slow
 def test_models_are_compared(folder, tmp_path):
     for seed in range(2):
         network(seed).save(tmp_path / f"dense_{seed}.keras")

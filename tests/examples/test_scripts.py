@@ -227,6 +227,7 @@ def dst_flags(tmp_path, epochs):
     )
 
 
+@pytest.mark.slow
 def test_dst_is_collected(tmp_path):
     flags = (*dst_flags(tmp_path, 1), f"--output_dir={tmp_path / 'out'}")
     for seed in (10, 2):

@@ -179,6 +179,7 @@ def test_batches_of_their_own(vectorize, float64):
             together.fit(x, y, **wrong)
 
 
+@pytest.mark.slow
 @every_way
 def test_options_of_compile(vectorize, float64):
     """Accumulated gradients, averaged weights, several steps at once."""
