@@ -31,6 +31,7 @@ EXTRAS = {
         *JAX,
         *TFMOT,
         "hypothesis",
+        "ipython",
         "pytest",
         "pytest-xdist",
         "ruff",

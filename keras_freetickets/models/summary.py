@@ -1,7 +1,9 @@
 """A table of what is sparse in a model, and what is not and why."""
 
 import dataclasses
+import html
 import math
+import sys
 
 import keras
 import numpy as np
@@ -196,27 +198,33 @@ def _rows(model):
     return rows
 
 
-def _table(model, rows):
-    head = ("Layer", "Kernel", "Shape", "Active / total", "Sparsity", "FLOPs")
-    cells = [
-        (
-            row.layer,
-            row.kernel,
-            str(row.shape) if row.shape else "",
-            f"{row.active:,} / {row.total:,}" if row.total else "0",
-            f"{row.sparsity:.4f}" if row.shape else "",
-            "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
-            row.note,
-        )
-        for row in rows
-    ]
-    head = (*head, "Note")
-    widths = [max(len(r[i]) for r in [head, *cells]) for i in range(len(head))]
-    lines = [f'Sparsity of model "{model.name}"']
-    for row in [head, *cells]:
-        padded = (cell.ljust(w) for cell, w in zip(row, widths))
-        lines.append("  ".join(padded).rstrip())
-    lines.insert(2, "-" * min(100, sum(widths) + 2 * len(widths)))
+_HEADS = (
+    "Layer",
+    "Kernel",
+    "Shape",
+    "Active / total",
+    "Sparsity",
+    "FLOPs",
+    "Note",
+)
+# Numbers, which stand on the right in HTML.
+_NUMBERS = {"Active / total", "Sparsity", "FLOPs"}
+
+
+def _cells(row):
+    return (
+        row.layer,
+        row.kernel,
+        str(row.shape) if row.shape else "",
+        f"{row.active:,} / {row.total:,}" if row.total else "0",
+        f"{row.sparsity:.4f}" if row.shape else "",
+        "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
+        row.note,
+    )
+
+
+def _totals(rows):
+    """The lines below the table."""
     masked = [row for row in rows if row.shape]
     active = sum(row.active for row in masked)
     total = sum(row.total for row in masked)
@@ -226,16 +234,96 @@ def _table(model, rows):
     if total:
         sparsity = 1.0 - active / total
         counts = f"{active:,} / {total:,} (sparsity {sparsity:.4f})"
-    lines.append(f"Active / maskable weights: {counts}")
+    lines = [f"Active / maskable weights: {counts}"]
     if math.isnan(used):
         lines.append("Theoretical FLOPs: unknown, as the model has no graph")
-        return "\n".join(lines)
+        return lines
     ratio = used / dense if dense else 1.0
     lines.append(
         f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense "
         f"(ratio {ratio:.4f}); masks simulate sparsity, they save no time"
     )
-    return "\n".join(lines)
+    return lines
+
+
+def _table(title, rows):
+    """The rows as text of fixed width."""
+    grid = [_HEADS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(cells, widths)).rstrip()
+        for cells in grid
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([title, *lines, *_totals(rows)])
+
+
+def _html_row(cells, tag):
+    sides = ["right" if head in _NUMBERS else "left" for head in _HEADS]
+    inside = "".join(
+        f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+        for side, cell in zip(sides, cells)
+    )
+    return f"<tr>{inside}</tr>"
+
+
+def _html_table(title, rows):
+    body = "".join(_html_row(_cells(row), "td") for row in rows)
+    below = "<br>".join(html.escape(line) for line in _totals(rows))
+    return (
+        f"<p>{html.escape(title)}</p>"
+        f"<table><thead>{_html_row(_HEADS, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table><p>{below}</p>"
+    )
+
+
+def _notebook_cell():
+    """The number of the cell that IPython runs, `None` outside of it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return None if shell is None else shell.execution_count
+
+
+class SparsitySummary(list):
+    """The rows that `sparsity_summary` returns: a list that shows as a table.
+
+    `str(rows)` is the table that is printed; notebooks show it as HTML, but
+    not in the cell that has printed it.
+
+    Args:
+        rows: List of `SummaryRow`.
+        title: String, the line above the table.
+
+    Example:
+
+    ```python
+    rows = keras_freetickets.sparsity_summary(model, print_fn=False)
+    print(rows)
+    ```
+    """
+
+    def __init__(self, rows=(), title="Sparsity"):
+        super().__init__(rows)
+        self.title = title
+        self._printed_in = None
+
+    def _print(self):
+        print(self)
+        self._printed_in = _notebook_cell()
+
+    def __str__(self):
+        return _table(self.title, self)
+
+    def __repr__(self):
+        return f"<{self.title}: {len(self)} rows>"
+
+    def _repr_html_(self):
+        return _html_table(self.title, self)
+
+    def _ipython_display_(self):
+        cell = _notebook_cell()
+        if cell is None or cell != self._printed_in:
+            raise NotImplementedError  # IPython then asks for `_repr_html_`
 
 
 def sparsity_summary(model, print_fn=None):
@@ -248,7 +336,8 @@ def sparsity_summary(model, print_fn=None):
 
     Returns:
         List of rows with the attributes `layer`, `kernel`, `shape`, `active`,
-        `total`, `sparsity`, `flops`, `dense_flops` and `note`.
+        `total`, `sparsity`, `flops`, `dense_flops` and `note`. `print` shows
+        it as the table, and a notebook as a table of its own.
 
     Raises:
         ValueError: If the model is no Keras model or not built, or `print_fn`
@@ -276,6 +365,9 @@ def sparsity_summary(model, print_fn=None):
         )
     keras_adapter.synchronize(model)
     rows = _rows(model)
-    if print_fn is not False:
-        (print_fn or print)(_table(model, rows))
-    return rows
+    summary = SparsitySummary(rows, f'Sparsity of model "{model.name}"')
+    if print_fn is None:
+        summary._print()
+    elif print_fn:
+        print_fn(str(summary))
+    return summary

@@ -1,8 +1,10 @@
 import math
+import pickle
 
 import keras
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from keras import layers
 
 import keras_freetickets as kft
@@ -67,6 +69,62 @@ class Own(kft.SparseModel):
 
     def call(self, inputs):
         return self.block(inputs)
+
+
+def small():
+    dense = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(8), layers.Dense(2)],
+        name="net",
+    )
+    return kft.sparsify(dense, 0.5, "uniform")
+
+
+def test_the_rule_is_as_long_as_the_longest_row():
+    rows = kft.sparsity_summary(small(), print_fn=False)
+    for shown in (rows, kft.sparsity_summary(dense_of_every_kind())):
+        _, *table, _, _ = str(shown).splitlines()
+        (rule,) = (line for line in table if set(line) == {"-"})
+        assert len(rule) == max(len(line) for line in table)
+
+
+def test_rows_are_a_list_that_shows_as_a_table(capsys):
+    rows = kft.sparsity_summary(small())
+    printed = capsys.readouterr().out
+    assert printed == f"{rows}\n" and len(printed.splitlines()) == 7
+    assert repr(rows) == '<Sparsity of model "net": 2 rows>'
+    copy = pickle.loads(pickle.dumps(rows))
+    assert copy == rows == list(rows) and str(copy) == str(rows)
+    page = rows._repr_html_()
+    assert "<th" in page and page.count("<tr>") == 1 + 2
+    assert "Sparsity of model &quot;net&quot;" in page
+    assert "Active / maskable weights: 24 / 48 (sparsity 0.5000)" in page
+
+
+CELLS = [
+    ("kft.sparsity_summary(model)", True, False),  # printed is shown
+    ("kft.sparsity_summary(model, print_fn=False)", False, True),
+    ("rows = kft.sparsity_summary(model)", True, False),
+    ("rows", False, True),  # asked for once more
+    ("str(rows)", False, False),
+]
+
+
+def test_a_notebook_shows_one_table(capsys):
+    shell = InteractiveShell.instance()
+    try:
+        shell.push({"kft": kft, "model": small()})
+        for source, printed, html in CELLS:
+            shown = []
+            shell.displayhook.write_format_data = (
+                lambda data, metadata=None: shown.append(data)
+            )
+            shell.run_cell(source, store_history=True)
+            assert ("Sparsity of" in capsys.readouterr().out) == printed
+            pages = [one["text/html"] for one in shown if "text/html" in one]
+            assert len(pages) == html, source
+            assert not printed or not shown
+    finally:
+        InteractiveShell.clear_instance()
 
 
 def test_subclassed_model():
