@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_model
 from keras_freetickets.metrics import inputs
 from keras_freetickets.models.outputs import returns_logits
 
@@ -51,6 +52,7 @@ def fast_gradient_sign(
         Float32 array of the shape of `x`.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If an argument is out of range, images are not in [0, 1],
             or labels are not classes.
         RuntimeError: On a backend that is neither TensorFlow nor JAX.
@@ -65,6 +67,7 @@ def fast_gradient_sign(
     Reference:
         Goodfellow et al., 2015, arXiv:1412.6572.
     """
+    check_model("model", model)
     if not epsilon >= 0:
         raise ValueError(
             f"`epsilon` must not be negative. Received: epsilon={epsilon}"

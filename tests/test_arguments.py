@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 
+import keras_freetickets as kft
 from keras_freetickets.arguments import check_count
 
 
@@ -11,3 +13,25 @@ def test_counts(value):
     with pytest.raises(ValueError, match="`num_bins` must be at least 2"):
         check_count("num_bins", 1, least=2)
     check_count("num_bins", np.int64(1))
+
+
+NOT_MODELS = {
+    "sparsify": lambda model: kft.sparsify(model, 0.5),
+    "prune": lambda model: kft.prune(model, 0.5),
+    "sparsity_summary": kft.sparsity_summary,
+    "reestimate": lambda model: kft.reestimate_batch_normalization(model, []),
+    "calibrate": lambda model: kft.post_hoc.calibrate(model, X, [0, 1]),
+    "calibrated": lambda model: kft.post_hoc.CalibratedModel(model, []),
+    "attack": lambda model: kft.attacks.fast_gradient_sign(model, X, [0, 1]),
+    "ensemble": lambda model: kft.EnsembleModel([model]),
+}
+X = np.zeros((2, 3), "float32")
+
+
+@pytest.mark.parametrize("name", list(NOT_MODELS))
+@pytest.mark.parametrize("value", ["model", None, keras.layers.Dense(2)])
+def test_one_mistake_one_exception(name, value):
+    """What is not a model is named alike wherever a model is asked for."""
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=f"must be a keras.Model. .*{kind}$"):
+        NOT_MODELS[name](value)

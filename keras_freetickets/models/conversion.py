@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_mask_initializer
 from keras_freetickets.layers.sparse import find_kernels
@@ -18,21 +19,7 @@ from keras_freetickets.topology import distributions
 
 
 def _check_model(model):
-    origin = type(model).__module__.split(".")[0]
-    legacy = any(
-        c.__module__.startswith("tf_keras") for c in type(model).__mro__
-    )
-    if origin == "tf_keras" or legacy:
-        raise TypeError(
-            "`model` must be a model of the package `keras` (Keras 3), but it "
-            "was built with the package `tf_keras` (Keras 2), which has "
-            "classes of the same names. Build it with `import keras`. "
-            f"Received: model of type {type(model)}"
-        )
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model. Received: model={model}"
-        )
+    check_model("model", model)
     is_sequential = isinstance(model, keras.Sequential)
     if not is_sequential and not isinstance(model, keras_adapter.Functional):
         raise ValueError(

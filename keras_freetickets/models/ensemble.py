@@ -54,6 +54,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         **kwargs: What Keras adds when it loads a model.
 
     Raises:
+        TypeError: If a member is not a Keras model.
         ValueError: If there are no members, or they differ in inputs, classes
             or architecture, or logits cannot be told from probabilities.
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 
 
 def check_members(members):
@@ -21,11 +22,7 @@ def check_members(members):
             "`members` must hold at least one model. Received: members=[]"
         )
     for i, member in enumerate(members):
-        if not isinstance(member, keras.Model):
-            raise ValueError(
-                "`members` must be Keras models. "
-                f"Received: member {i} is a {type(member).__name__}"
-            )
+        check_model(f"members[{i}]", member)
         if not getattr(member, "outputs", None):
             found = type(member).__name__
             if hasattr(member, "predictor"):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 
 
 def reestimate_batch_normalization(model, data, batch_size=128):
@@ -23,6 +24,7 @@ def reestimate_batch_normalization(model, data, batch_size=128):
         Integer, the number of layers that were given new statistics.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If `data` holds no batch.
 
     Example:
@@ -35,6 +37,7 @@ def reestimate_batch_normalization(model, data, batch_size=128):
         Izmailov et al., 2018, arXiv:1803.05407 (SWA); cumulative weights
         `b / (n + b)` as in StevenBoys/CigL.
     """
+    check_model("model", model)
     layers = [
         layer
         for layer in keras_adapter.sublayers(model)

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import find_kernels
 from keras_freetickets.layers.topology import Topology
@@ -340,8 +341,8 @@ def sparsity_summary(model, print_fn=None):
         it as the table, and a notebook as a table of its own.
 
     Raises:
-        ValueError: If the model is no Keras model or not built, or `print_fn`
-            cannot be called.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, or `print_fn` cannot be called.
 
     Example:
 
@@ -350,10 +351,7 @@ def sparsity_summary(model, print_fn=None):
     active = sum(row.active for row in rows if row.shape)
     ```
     """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"`model` must be a keras.Model. Received: model={model}"
-        )
+    check_model("model", model)
     if print_fn not in (None, False) and not callable(print_fn):
         raise ValueError(
             "`print_fn` must be a callable of a string, None for `print`, or "

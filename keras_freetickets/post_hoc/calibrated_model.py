@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_model
 from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.calibration import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
@@ -38,6 +39,7 @@ class CalibratedModel(keras.Model):
         **kwargs: What Keras adds when it loads a model.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If the calibrators do not fit the model.
 
     Example:
@@ -137,6 +139,7 @@ class CalibratedModel(keras.Model):
 
 
 def _check_order(model, order):
+    check_model("model", model)
     inputs.check_choice("order", order, _ORDERS)
     if order == "members_first" and not isinstance(model, EnsembleModel):
         raise ValueError(
@@ -204,6 +207,7 @@ def calibrate(
         A `CalibratedModel`.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If an argument is out of range, there are no examples or
             only of one class, labels are not classes, or the model returns
             neither logits nor distributions.

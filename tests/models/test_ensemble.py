@@ -165,7 +165,6 @@ def test_missing_or_damaged_tickets(members, tmp_path):
     "others, message",
     [
         ([], "at least one"),
-        (["model"], "must be Keras models"),
         ([{}, {"classes": 4}], "agree in the shapes of their outputs"),
         ([{}, {"shape": (8, 8, 1)}], "agree in the shapes of their inputs"),
         ([{}, {"units": 9}], "same architecture"),

@@ -255,7 +255,6 @@ def test_a_dense_model_is_said_to_be_one():
 @pytest.mark.parametrize(
     "model, print_fn, message",
     [
-        ("model", None, "`model` must be a keras.Model"),
         (keras.Sequential([layers.Dense(2)]), None, "`model` must be built"),
         (keras.Sequential([keras.Input((2,))]), 5, "`print_fn` must be"),
     ],
