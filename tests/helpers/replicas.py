@@ -31,6 +31,8 @@ def network(case):
     policy = "mixed_float16" if case == "random" else "float32"
     # On JAX a batch is one, however many devices it lies on.
     synchronized = keras.backend.backend() == "tensorflow"
+    if case == "embedding":
+        return embedding_network()
     dense = keras.Sequential(
         [
             keras.Input((10,)),
@@ -48,17 +50,31 @@ def network(case):
     return model
 
 
+def embedding_network():
+    """As the others, but of tokens: a table of (10, 24), then the head."""
+    inputs = keras.Input((6,), dtype="int32")
+    table = layers.Embedding(10, 24, name="hidden")
+    x = kft.layers.Sparse(table, kernels=("embeddings",), sparsity=0.7)(inputs)
+    x = layers.GlobalAveragePooling1D()(x)
+    head = layers.Dense(4, activation="softmax", name="head")
+    model = kft.SparseModel(inputs, kft.layers.Sparse(head, sparsity=0.7)(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
 def dataset(case):
     import tensorflow as tf
 
     generator = np.random.default_rng(0)
     x = generator.normal(size=(128, 10)).astype("float32")
+    if case == "embedding":
+        x = generator.integers(0, 10, (128, 6)).astype("int32")
     y = generator.integers(0, 3 if case == "moon" else 4, 128)
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
 
 
 def callbacks_of(case, directory):
-    if case == "rigl":
+    if case in ("rigl", "embedding"):
         return [kft.callbacks.RigL(1)]
     if case == "snfs":
         snfs = kft.topology.SNFS(
@@ -95,7 +111,8 @@ def train(directory, case, parts, scope=contextlib.nullcontext):
 
     Args:
         directory: Where `CASE.npz` goes.
-        case: `"rigl"`, `"random"`, `"edst"`, `"snfs"`, `"moon"` or `"agent"`.
+        case: `"rigl"`, `"random"`, `"edst"`, `"snfs"`, `"moon"`, `"agent"` or
+            `"embedding"`.
         parts: Callable from a variable to what each device holds of it.
         scope: Callable that makes the context in which the model is made.
     """

@@ -20,6 +20,9 @@ UPDATES = {"rigl": 20, "random": 40, "edst": 14}
 # case has DST-EE in it.
 OF_SIZE, SLOW_OF_SIZE = "moon", "snfs,agent"
 UPDATES |= {"snfs": 20, "moon": 13, "agent": 8}
+# Gradients that TensorFlow hands over as slices.
+OF_SLICES = "embedding"
+UPDATES |= {OF_SLICES: 20}
 
 
 def launch(mode, *arguments):
@@ -102,8 +105,9 @@ def test_mirrored_strategy(mirrored, case):
 
 @pytest.mark.slow
 def test_mirrored_strategy_and_state(tmp_path):
-    wait(launch("mirrored", tmp_path, SLOW_OF_SIZE))
-    for case in SLOW_OF_SIZE.split(","):
+    cases = f"{SLOW_OF_SIZE},{OF_SLICES}"
+    wait(launch("mirrored", tmp_path, cases))
+    for case in cases.split(","):
         check_mirrored(tmp_path, case)
 
 

@@ -84,7 +84,16 @@ def _track_loss(model, loss, x):
 
 def apply_gradients(model, gradients, batch=None):
     """The rest of a step, from dense gradients on."""
+    gradients = _dense(gradients)
     step.apply_gradients(sys.modules[__name__], model, gradients, batch)
+
+
+def _dense(gradients):
+    """Gradients as tensors: those of embeddings come as slices of rows."""
+    return [
+        tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g
+        for g in gradients
+    ]
 
 
 def function(python_function):
@@ -98,7 +107,7 @@ def value_and_gradients(function, values):
     with tf.GradientTape() as tape:
         tape.watch(values)
         result = function(values)
-    return result, tape.gradient(result, values)
+    return result, _dense(tape.gradient(result, values))
 
 
 def scope(model):
