@@ -20,11 +20,13 @@ EXAMPLES = [
 PLOTS = ["matplotlib"]
 TFMOT = ["tensorflow-model-optimization>=0.8.1", "tf_keras>=2.21,<2.22"]
 JAX = ["jax>=0.10.2,<0.11"]
+TENSORFLOW = ["tensorflow>=2.21,<2.22"]
 EXTRAS = {
     "examples": EXAMPLES,
     "plots": PLOTS,
     "tfmot": TFMOT,
     "jax": JAX,
+    "tensorflow": TENSORFLOW,
     "test": [
         *EXAMPLES,
         *PLOTS,
@@ -53,7 +55,7 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[
         "keras>=3.15,<3.16",
-        "tensorflow>=2.21,<2.22",
+        *TENSORFLOW,
         "numpy",
         "h5py",
     ],

@@ -368,7 +368,7 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
     import keras_freetickets as kft
 
     if importlib.util.find_spec("matplotlib") is None:
-        print("No pictures: pip install 'keras_freetickets[plots]'")
+        print("No pictures: pip install matplotlib")
         return
     from keras_freetickets import plots
 

@@ -158,7 +158,7 @@ def score(row, name, reference):
 
 def draw(rows):
     if importlib.util.find_spec("matplotlib") is None:
-        print("No picture: pip install 'keras_freetickets[plots]'")
+        print("No picture: pip install matplotlib")
         return
     from keras_freetickets import plots
 

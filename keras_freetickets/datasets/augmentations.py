@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import tensorflow as tf
+from keras_freetickets.optional import tensorflow as tf
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
 # Glyphs: a mirrored digit is another sign, and they are centred already.

@@ -19,6 +19,7 @@ import functools
 import numpy as np
 
 from keras_freetickets.datasets import distortions
+from keras_freetickets.optional import tensorflow as tf
 
 CORRUPTIONS = tuple(distortions.DISTORTIONS)
 _PARALLEL_CALLS = 2
@@ -97,8 +98,6 @@ def corrupt_dataset(dataset, corruption, severity, seed=0, like=None):
     ensemble.evaluate(foggy)
     ```
     """
-    import tensorflow as tf
-
     check_corruption(corruption, severity, seed)
     images = dataset.element_spec[0]
     _check_shape(images.shape)

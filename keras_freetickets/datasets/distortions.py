@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from keras_freetickets.optional import tensorflow as tf
+
 
 class Draw:
     """Random numbers for each image of a batch from its own generator."""
@@ -330,8 +332,6 @@ def _pixelate(x, level, draw):
 
 
 def _jpeg_compression(x, level, draw):
-    import tensorflow as tf
-
     del draw
     images = np.rint(255 * x).astype("uint8")
     coded = [

@@ -7,6 +7,8 @@ it: `tfds.load("optdigits")` works then, without a network.
 import numpy as np
 import tensorflow_datasets as tfds
 
+from keras_freetickets.optional import import_optional
+
 _DESCRIPTION = """\
 Handwritten digits of 8x8 pixels with 17 grey levels, scaled to 0..255: the
 1,797 images of the test part of "Optical Recognition of Handwritten Digits",
@@ -34,9 +36,7 @@ def _is_test(labels):
 
 
 def _read_digits():
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    digits = import_optional("sklearn.datasets").load_digits()
     # 16 steps of grey: 16 becomes 255.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return images[..., np.newaxis], digits.target.astype(np.int64)

@@ -14,10 +14,10 @@ import typing
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_freetickets.datasets import augmentations
 from keras_freetickets.datasets import sources
+from keras_freetickets.optional import tensorflow as tf
 
 # Mean and standard deviation of the channels as the FreeTickets scripts set
 # them.
@@ -267,7 +267,7 @@ def load(
         ValueError: If an argument is out of range, the set is unknown, not
             prepared in `data_dir`, or has no training split or no images with
             labels.
-        ImportError: If TensorFlow Datasets is not installed.
+        ImportError: If TensorFlow or TensorFlow Datasets is not installed.
 
     Example:
 
@@ -362,7 +362,7 @@ def load_test(
     Raises:
         ValueError: If the set is unknown, not prepared or has no test split,
             or its images have not the channels of those of `like`.
-        ImportError: If TensorFlow Datasets is not installed.
+        ImportError: If TensorFlow or TensorFlow Datasets is not installed.
 
     Example:
 

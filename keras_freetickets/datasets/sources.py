@@ -5,7 +5,8 @@ import math
 import os
 import typing
 
-import tensorflow as tf
+from keras_freetickets.optional import import_optional
+from keras_freetickets.optional import tensorflow as tf
 
 # Decoded images up to this size are kept in memory and shuffled as a whole.
 _CACHE_BYTES = 2**30
@@ -14,13 +15,8 @@ PARALLEL_CALLS = 4
 
 
 def _import_tfds():
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "Loading data sets needs TensorFlow Datasets: "
-            "pip install keras_freetickets[examples]"
-        ) from error
+    import_optional("tensorflow")  # TFDS can be imported without it
+    tfds = import_optional("tensorflow_datasets")
     # The sets prepare themselves without its progress bars.
     tfds.disable_progress_bar()
     return tfds

@@ -1,20 +1,15 @@
 """Figures of matplotlib, which is imported when one is drawn."""
 
 from keras_freetickets.files import atomic_path
+from keras_freetickets.optional import import_optional
 
 
 def new(**kwargs):
     """A figure that needs no screen."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "keras_freetickets.plots needs matplotlib: "
-            "pip install keras_freetickets[plots]"
-        ) from error
-    figure = Figure(layout="constrained", **kwargs)
-    FigureCanvasAgg(figure)
+    agg = import_optional("matplotlib.backends.backend_agg")
+    pictures = import_optional("matplotlib.figure")
+    figure = pictures.Figure(layout="constrained", **kwargs)
+    agg.FigureCanvasAgg(figure)
     return figure
 
 

@@ -7,6 +7,7 @@ from keras_freetickets.metrics import auroc
 from keras_freetickets.metrics import reliability_bins
 from keras_freetickets.metrics import risk_coverage_curve
 from keras_freetickets.metrics import roc_curve
+from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
 
 _COLUMNS = 3
@@ -344,13 +345,9 @@ def predictions_in_plane(members, labels, path, names=None, seed=0):
 
 
 def _embed(probabilities, seed):
-    try:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise ImportError(
-            "t-SNE needs scikit-learn: pip install keras_freetickets[examples]"
-        ) from error
+    manifold = import_optional("sklearn.manifold")
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+
     if len(probabilities) < 4:
         raise ValueError(
             "`members` must hold 4 predictions or more for t-SNE. "
@@ -359,7 +356,7 @@ def _embed(probabilities, seed):
     logs = np.log(np.maximum(probabilities, _LEAST))
     # scikit-learn's own default, less where there are few.
     perplexity = min(30.0, (len(logs) - 1) / 3)
-    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    layout = manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed)
     # Its threads wait for each other thousands of times, in a spin: on a busy
     # machine two take many times as long as one.
     with threadpool_limits(1):

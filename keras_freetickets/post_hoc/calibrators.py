@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
+from keras_freetickets.optional import import_optional
 
 # Where a temperature is looked for. On predictions that are all right, or that
 # tell nothing, the best one is 0 or infinite.
@@ -422,16 +423,12 @@ def _curvature(p, logits, penalty):
 
 
 def _isotonic_curves(probabilities, labels):
-    try:
-        from sklearn.isotonic import IsotonicRegression
-    except ImportError as error:
-        raise ImportError(
-            "Isotonic calibration needs scikit-learn: "
-            "pip install keras_freetickets[examples]"
-        ) from error
+    isotonic = import_optional("sklearn.isotonic")
     curves = []
     for k in range(probabilities.shape[-1]):
-        curve = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        curve = isotonic.IsotonicRegression(
+            y_min=0.0, y_max=1.0, out_of_bounds="clip"
+        )
         curve.fit(probabilities[:, k], labels == k)
         curves.append((curve.X_thresholds_, curve.y_thresholds_))
     return curves

@@ -124,5 +124,5 @@ def test_too_few_predictions_for_a_plane(tmp_path):
 
 def test_missing_scikit_learn_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
-    with pytest.raises(ImportError, match=r"keras_freetickets\[examples\]"):
+    with pytest.raises(ImportError, match="pip install 'scikit-learn'"):
         plots.predictions_in_plane(np.ones((3, 4, 2)) / 2, LABELS, tmp_path)
