@@ -15,6 +15,7 @@ from keras.src import backend
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
+from keras.src.quantizers.utils import should_quantize_layer
 
 __all__ = ["Functional"]
 
@@ -118,6 +119,84 @@ def sublayers(layer):
 def inner_layers(layer):
     """The layers directly within a layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def quantized_by(model, filters):
+    """The layers that `model.quantize(filters=filters)` would change."""
+    return [
+        layer
+        for layer in sublayers(model)[1:]
+        if not layer._layers and should_quantize_layer(layer, filters)
+    ]
+
+
+def _own_variables(layer):
+    """Variables of a layer without those of layers within, by their names.
+
+    Names of which there are several are numbered; seeds come last.
+    """
+    variables = list(layer._trainable_variables)
+    variables += layer._non_trainable_variables
+    variables += [g.state for g in layer._seed_generators]
+    named = {}
+    for variable in {id(v): v for v in variables}.values():
+        same = sum(name == variable.name for name, _ in named)
+        named[variable.name, same] = variable
+    return named
+
+
+def paired_variables(model, other):
+    """Pairs the variables of two layers or models of one architecture.
+
+    Each is found by its place: the layer that owns it and its name there. The
+    order of `variables` says nothing: that of a layer quantized in place is
+    not that of the same layer made from its config, and LoRA moves kernels
+    to the end. Where a layer's variables have other names (Keras makes up
+    names for those that have none), they go by their order.
+
+    Args:
+        model: A built Keras layer or model.
+        other: Another of the same architecture.
+
+    Returns:
+        List of pairs of variables, each variable once.
+
+    Raises:
+        ValueError: If the two do not hold the same variables.
+    """
+    pairs = {}
+    layers, others = sublayers(model), sublayers(other)
+    fits = len(layers) == len(others)
+    for mine, theirs in zip(layers, others):
+        mine, theirs = _own_variables(mine), _own_variables(theirs)
+        fits = fits and len(mine) == len(theirs)
+        keys = theirs if mine.keys() == theirs.keys() else None
+        for (key, variable), by_order in zip(mine.items(), theirs.values()):
+            partner = by_order if keys is None else keys[key]
+            fits = fits and _same_shape(partner, variable)
+            pairs[id(variable)] = (variable, partner)
+    if not fits:
+        raise ValueError(
+            f"'{other.name}' must hold the same weights as '{model.name}', "
+            "layer by layer, to take over their values. Received: "
+            f"{_paths_and_shapes(other)} for {_paths_and_shapes(model)}"
+        )
+    return list(pairs.values())
+
+
+def _paths_and_shapes(layer):
+    return {v.path: tuple(v.shape) for v in layer.variables}
+
+
+def copy_weights(model, other):
+    """Gives the weights of a model to another of the same architecture.
+
+    As in files, states of random seeds are left out.
+    """
+    held = {id(weight) for weight in model.weights}
+    for variable, copy in paired_variables(model, other):
+        if id(variable) in held:
+            copy.assign(ops.convert_to_numpy(variable.value))
 
 
 def _has_adapted_state(layer):
@@ -229,6 +308,11 @@ def optimizer_slots(optimizer, variables):
                 if _same_shape(slot, variable):
                     found.append((slot, initial))
     return slots
+
+
+def takes_gradient_as_value(variable):
+    """Whether an optimizer assigns a "gradient" as it is: scales of float8."""
+    return getattr(variable, "overwrite_with_gradient", False)
 
 
 def _same_shape(slot, variable):

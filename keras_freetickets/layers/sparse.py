@@ -102,7 +102,7 @@ def find_kernels(layer, roles=None):
     places, seen = [], set()
     paths = _paths_within(layer)
     for part in keras_adapter.sublayers(layer):
-        if isinstance(part, Sparse):
+        if isinstance(part, Sparse) or is_quantized(part):
             continue
         for role in _roles_of(part, roles):
             variable = getattr(part, role, None)
@@ -132,6 +132,92 @@ def _roles_of(part, roles):
     if declared is not None:
         return declared
     return () if isinstance(part, _UNMASKED) else KERNEL_ROLES
+
+
+# Modes of `quantize` that leave no float kernel: they are for prediction.
+_INTEGER_MODES = ("int8", "int4", "gptq", "awq")
+
+
+def is_quantized(layer):
+    """Whether a layer's kernel is quantized to integers."""
+    return getattr(layer, "quantization_mode", None) in _INTEGER_MODES
+
+
+def check_float_kernels(layer, roles=None):
+    """Raises if kernels that would be masked are quantized or have LoRA.
+
+    Args:
+        layer: A built Keras layer.
+        roles: As for `find_kernels`.
+
+    Raises:
+        ValueError: If such a kernel is not a float variable of its own.
+    """
+    for part in keras_adapter.sublayers(layer):
+        if isinstance(part, Sparse):
+            continue
+        if not any(hasattr(part, role) for role in _roles_of(part, roles)):
+            continue
+        if is_quantized(part):
+            raise ValueError(
+                f"Layer '{part.path}' is quantized and has no float kernel to "
+                "mask: make the model sparse first, train it, and quantize "
+                "what `keras_freetickets.strip` returns. "
+                f"Received: quantization_mode={part.quantization_mode!r}"
+            )
+        if getattr(part, "lora_enabled", False):
+            raise ValueError(
+                f"Layer '{part.path}' has LoRA, whose product would fill a "
+                "masked kernel: merge it first, by `model.save_weights(path)` "
+                "and `load_weights(path)` into the same model built without "
+                f"LoRA. Received: lora_rank={part.lora_rank}"
+            )
+
+
+def _keep_float_kernel(layer):
+    """Lets a layer with a masked kernel refuse what would replace it.
+
+    Keras too sets `quantize` on each instance, in `Layer.__new__`.
+    """
+    quantize = layer.quantize
+
+    def quantize_to_float8(mode=None, *args, config=None, **kwargs):
+        check_quantization(layer, mode, config)
+        return quantize(mode, *args, config=config, **kwargs)
+
+    def enable_lora(*args, **kwargs):
+        raise ValueError(
+            f"Layer '{layer.path}' is sparse, and the product of LoRA would "
+            "fill its kernel: enable LoRA on what `keras_freetickets.strip` "
+            "returns, or on layers that have no mask. "
+            f"Received: a call of enable_lora for layer '{layer.name}'"
+        )
+
+    layer.quantize = quantize_to_float8
+    if hasattr(layer, "enable_lora"):
+        layer.enable_lora = enable_lora
+
+
+def check_quantization(layer, mode=None, config=None):
+    """Raises if `quantize` would take the float kernel of a sparse layer.
+
+    Args:
+        layer: A layer with a masked kernel.
+        mode: As for `keras.Layer.quantize`.
+        config: As for `keras.Layer.quantize`.
+
+    Raises:
+        ValueError: If the mode is one for prediction alone.
+    """
+    mode = getattr(config, "mode", None) if mode is None else mode
+    if mode in _INTEGER_MODES:
+        raise ValueError(
+            f"Layer '{layer.path}' is sparse, and its mask needs a float "
+            "kernel: train the model first, then quantize what "
+            "`keras_freetickets.strip` returns. "
+            f"Received: mode={mode!r} (of Keras' modes only 'float8' keeps a "
+            "float kernel)"
+        )
 
 
 def random_mask(kernel, count, generator):
@@ -286,6 +372,7 @@ class Sparse(keras.layers.Wrapper):
     def build(self, input_shape=None):
         if not self.layer.built:
             self.layer.build(input_shape)
+        check_float_kernels(self.layer, self.kernels)
         places = find_kernels(self.layer, self.kernels)
         if not places:
             raise ValueError(
@@ -300,6 +387,8 @@ class Sparse(keras.layers.Wrapper):
         ]
         for name, dtype in self.state.items():
             self._add_state_variables(name, dtype)
+        for place in places:
+            _keep_float_kernel(place.layer)
 
     def _sparsities(self, places):
         if not isinstance(self.sparsity, (list, tuple)):

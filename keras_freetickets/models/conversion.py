@@ -11,8 +11,10 @@ import numpy as np
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.sparse import check_float_kernels
 from keras_freetickets.layers.sparse import check_mask_initializer
 from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.models.members import check_copied_by_config
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import distributions
@@ -76,11 +78,14 @@ def _plan(model, sparsity, distribution, filters):
     for layer in _leaf_layers(model):
         if isinstance(layer, Sparse):
             continue
-        places = find_kernels(layer)
-        if not places or not chosen(layer):
+        if not chosen(layer):
             continue
         value = sparsity(layer) if callable(sparsity) else None
         if callable(sparsity) and value is None:
+            continue
+        check_float_kernels(layer)
+        places = find_kernels(layer)
+        if not places:
             continue
         layers.append((layer, places, value))
     shapes = [tuple(p.variable.shape) for _, ps, _ in layers for p in ps]
@@ -162,6 +167,8 @@ def _choose_initializer(model, mask_initializer):
 
 
 def _copy_layer(layer):
+    if isinstance(layer, keras.Layer):
+        check_copied_by_config(layer)
     copy = type(layer).from_config(layer.get_config())
     if not isinstance(layer, keras.Layer):
         return copy  # an operation of keras.ops in the graph
@@ -169,7 +176,7 @@ def _copy_layer(layer):
     if layer.built and config and not copy.built:
         copy.build_from_config(config)
     if layer.built and copy.built and layer.weights:
-        copy.set_weights(layer.get_weights())
+        keras_adapter.copy_weights(layer, copy)
     if layer.built:
         keras_adapter.copy_adapted_state(layer, copy)
     return copy
@@ -293,7 +300,7 @@ def _take_over_values(originals):
             continue
         wrapped = isinstance(copy, Sparse) and not isinstance(layer, Sparse)
         if layer.weights and not wrapped:
-            copy.set_weights(layer.get_weights())
+            keras_adapter.copy_weights(layer, copy)
 
 
 def strip(model):
@@ -339,5 +346,5 @@ def strip(model):
             continue
         source = layer.layer if isinstance(layer, Sparse) else layer
         if source.weights:
-            copy.set_weights(source.get_weights())
+            keras_adapter.copy_weights(source, copy)
     return clone

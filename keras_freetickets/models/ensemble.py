@@ -145,7 +145,13 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         return [ops.convert_to_numpy(stack.value) for stack in self._stacks]
 
     def _set_member(self, i, member):
-        for stack, variable in zip(self._stacks, state_of(member)):
+        model = self._template.model
+        found = {
+            id(own): theirs
+            for own, theirs in keras_adapter.paired_variables(model, member)
+        }
+        for stack, own in zip(self._stacks, state_of(model)):
+            variable = found[id(own)]
             values = ops.convert_to_numpy(stack.value).copy()
             values[i] = ops.convert_to_numpy(variable.value)
             stack.assign(values)
@@ -501,6 +507,14 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         raise RuntimeError(
             "An EnsembleModel cannot be trained: its members are, each as a "
             "SparseModel with the callbacks EDST or DST."
+        )
+
+    def quantize(self, *args, **kwargs):
+        raise ValueError(
+            "An EnsembleModel holds its members' weights and no layers to "
+            "quantize: quantize the members, sparse ones as `strip` returns "
+            "them, and make an EnsembleModel of these. "
+            f"Received: a call of quantize for model {self.name!r}"
         )
 
     def get_config(self):

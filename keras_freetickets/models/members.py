@@ -38,6 +38,7 @@ def check_members(members):
                 "`members` must have one output each. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
+        check_copied_by_config(member)
         shape = tuple(member.outputs[0].shape)
         if len(shape) != 2 or shape[1] == 1:
             raise ValueError(
@@ -46,6 +47,22 @@ def check_members(members):
                 f"returns {shape}"
             )
         _check_alike(members[0], member, i)
+
+
+def check_copied_by_config(layer):
+    """Raises for layers whose state is neither in config nor in weights.
+
+    Layers quantized by calibration know only in memory that they are.
+    """
+    for part in keras_adapter.sublayers(layer):
+        mode = getattr(part, "quantization_mode", None)
+        if mode in ("gptq", "awq"):
+            raise ValueError(
+                f"Layer '{part.path}' is quantized by calibration and cannot "
+                "be copied: convert the model first, or make the ensemble, "
+                "of layers that are not quantized or quantized to int8 or "
+                f"int4. Received: quantization_mode={mode!r}"
+            )
 
 
 def _check_alike(first, member, i):

@@ -7,7 +7,6 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs as checks
 from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.members import revived
-from keras_freetickets.models.members import state_of
 from keras_freetickets.models.members import uncompiled
 
 # How far from one float32 leaves the sum of a softmax.
@@ -83,7 +82,7 @@ def logits_model(model):
     if not getattr(model, "outputs", None):
         return None
     copy = revived(uncompiled(model))
-    for mine, theirs in zip(state_of(copy), state_of(model)):
+    for mine, theirs in keras_adapter.paired_variables(copy, model):
         mine.assign(theirs.value)
     layer, inputs = keras_adapter.origin(copy.outputs[0])
     layer = getattr(layer, "layer", layer)

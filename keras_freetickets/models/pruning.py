@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.members import architecture
@@ -32,7 +33,7 @@ def _with_masks(model, filters):
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     clone = keras.saving.deserialize_keras_object(copy.deepcopy(config))
-    clone.set_weights(model.get_weights())
+    keras_adapter.copy_weights(model, clone)
     return clone
 
 

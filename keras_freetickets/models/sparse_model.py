@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.models.trainers import step
@@ -219,6 +220,36 @@ class SparseModel(keras_adapter.KeepsState, keras.Model):
         for name in method.variable_state:
             if self.topology.add_state(name, variables):
                 self.topology.restart_scalars(method.scalar_state)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """As `keras.Model.quantize`, of layers that stay trainable.
+
+        Layers with masks take the mode `"float8"` alone, whose kernels stay
+        floats; the modes for prediction are for what `strip` returns. Layers
+        without masks take any. Compile the model again afterwards.
+
+        Args:
+            mode: As for `keras.Model.quantize`.
+            config: As for `keras.Model.quantize`.
+            filters: As for `keras.Model.quantize`.
+            **kwargs: As for `keras.Model.quantize`.
+
+        Raises:
+            ValueError: If a layer with a mask would lose its float kernel;
+                the model then stays as it is.
+
+        Example:
+
+        ```python
+        sparse.quantize("float8")
+        keras_freetickets.strip(sparse).quantize("int8")
+        ```
+        """
+        masked = {id(record.kernel) for record in self.connections}
+        for layer in keras_adapter.quantized_by(self, filters):
+            if masked & {id(weight) for weight in layer.weights}:
+                check_quantization(layer, mode, config)
+        super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def fit(self, *args, **kwargs):
         trainer = get_trainer()

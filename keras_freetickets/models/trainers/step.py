@@ -302,10 +302,15 @@ class Step:
         )
         scale = keras_adapter.loss_scale(self.optimizer)
         if scale is None:
-            return list(method.transform_gradients(gradients, context))
-        plain = [_times(g, 1.0 / scale) for g in gradients]
-        plain = method.transform_gradients(plain, context)
-        return [_times(g, scale) for g in plain]
+            new = list(method.transform_gradients(gradients, context))
+        else:
+            plain = [_times(g, 1.0 / scale) for g in gradients]
+            plain = method.transform_gradients(plain, context)
+            new = [_times(g, scale) for g in plain]
+        return [
+            old if keras_adapter.takes_gradient_as_value(variable) else gradient
+            for variable, old, gradient in zip(self.variables, gradients, new)
+        ]
 
     def gradients_of_batch(self, values):
         """Gradients of this step's batch at other values of all variables."""
