@@ -6,6 +6,7 @@ that changes one has a single place to be mended.
 
 import contextlib
 import contextvars
+import math
 import tempfile
 
 import keras
@@ -210,6 +211,62 @@ def adapted_layers(layer):
     their weights.
     """
     return [part for part in sublayers(layer) if _has_adapted_state(part)]
+
+
+class _View:
+    """An object with some of its attributes replaced, of the same class."""
+
+    def __init__(self, of, **replaced):
+        self.__dict__.update(replaced, _of=of)
+
+    def __getattr__(self, name):
+        return getattr(self._of, name)
+
+    @property
+    def __class__(self):
+        # `isinstance` asks for it, and Keras for its name.
+        return self.__dict__.get("kind", type(self._of))
+
+
+def summary(model, hidden, kind, **kwargs):
+    """Prints Keras' summary of a model, some variables left out.
+
+    `Model.summary` counts `non_trainable_weights`, asks each of `layers` (of
+    a graph: of `_operations`) for `count_params` and for the name of its
+    class, and goes into the layers of those that have `layers`.
+
+    Args:
+        model: A Keras model.
+        hidden: Set of the ids of variables that are not counted.
+        kind: Function from a layer to the name of its class; `None` to leave
+            it out.
+        **kwargs: As for `keras.Model.summary`.
+    """
+
+    def shown(layers):
+        return [view(layer) for layer in layers if kind(layer) is not None]
+
+    def view(layer):
+        if not hasattr(layer, "weights"):
+            return layer  # an operation of the graph
+        counted = [v.shape for v in layer.weights if id(v) not in hidden]
+        replaced = {
+            "count_params": lambda: sum(map(math.prod, counted)),
+            "kind": type(kind(layer), (type(layer),), {}),
+        }
+        if isinstance(layer, keras.Model):
+            replaced["layers"] = shown(layer.layers)
+        return _View(layer, **replaced)
+
+    replaced = {
+        "layers": shown(model.layers),
+        "non_trainable_weights": [
+            v for v in model.non_trainable_weights if id(v) not in hidden
+        ],
+    }
+    if isinstance(model, Functional):
+        replaced["_operations"] = shown(model._operations)
+    keras.Model.summary(_View(model, **replaced), **kwargs)
 
 
 def copy_adapted_state(layer, copy):

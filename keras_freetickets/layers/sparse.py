@@ -237,6 +237,12 @@ def magnitude_mask(kernel, count, generator):
     return mask.reshape(kernel.shape)
 
 
+# What the wrapper does not take over: Keras would save a layer's assets, and
+# adapt it, twice.
+_NOT_DELEGATED = {"adapt", "finalize_state", "load_assets", "save_assets"}
+# Arguments of the wrapper, which a layer may have as well.
+_OWN = {"kernels", "layer", "mask_initializer", "seed", "sparsity", "state"}
+
 _INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}
 
 
@@ -292,7 +298,11 @@ def _check_arguments(layer, kernels, seed, state):
 class Sparse(keras.layers.Wrapper):
     """Keeps kernels of a layer sparse, with a boolean mask for each.
 
-    The wrapper goes by the name of the layer and is called as the layer is.
+    The wrapper goes by the name of the layer and is called as the layer is;
+    the layer's public attributes and methods are the wrapper's too, to read
+    and to set: `units`, `kernel`, `activation`, `filters`. The layer itself
+    is `layer`.
+
     The kernels are zero outside their masks, so the forward pass is the plain
     layer's; a `SparseModel` keeps them so while it trains. Biases,
     normalization, embeddings and depthwise kernels get no mask unless
@@ -362,6 +372,42 @@ class Sparse(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         self._masked = []
         keras_adapter.adopt_call_signature(self, layer)
+
+    def __getattr__(self, name):
+        # Reached if the wrapper has no such attribute, or its property
+        # raised. `dir` does not list the layer's: what it lists, Keras saves.
+        if self._delegates(name):
+            return getattr(self.layer, name)
+        # As without this method; PyTorch's modules have one of their own.
+        inherited = getattr(super(), "__getattr__", super().__getattribute__)
+        return inherited(name)
+
+    def __setattr__(self, name, value):
+        if self._delegates(name) and hasattr(self.layer, name):
+            setattr(self.layer, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _delegates(self, name):
+        """Whether an attribute is the layer's, if it has one of this name."""
+        hidden = name.startswith("_") or name in _NOT_DELEGATED | _OWN
+        held = hidden or name in self.__dict__ or hasattr(type(self), name)
+        return not held and hasattr(self, "layer")
+
+    def __repr__(self):
+        kind = type(self.layer).__name__
+        return f"<Sparse({kind}) name={self.name}, built={self.built}>"
+
+    def count_params(self):
+        """Number of the layer's weights, without masks.
+
+        Returns:
+            Integer.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
+        return self.layer.count_params()
 
     def __call__(self, *args, **kwargs):
         if not self.built and not self.layer.built:

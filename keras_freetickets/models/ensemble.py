@@ -22,6 +22,7 @@ from keras_freetickets.models.members import revived
 from keras_freetickets.models.members import state_of
 from keras_freetickets.models.members import uncompiled
 from keras_freetickets.models.outputs import renormalized
+from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.ticket_files import load_ticket
 from keras_freetickets.models.ticket_files import models_of
 from keras_freetickets.models.ticket_files import ticket_paths
@@ -35,7 +36,7 @@ class _Untracked:
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class EnsembleModel(keras_adapter.KeepsState, keras.Model):
+class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
     """Averages the class probabilities of several tickets.
 
     One member's graph is kept, with the weights of all members stacked; each
@@ -244,14 +245,7 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         ensemble.save_compact("run/ensemble.npz", dtype="float16")
         ```
         """
-        model = self._template.model
-        places = {id(v): i for i, v in enumerate(state_of(model))}
-        masks = {
-            places.get(id(record.kernel)): places.get(id(record.mask))
-            for layer in keras_adapter.sublayers(model)
-            if isinstance(layer, Sparse)
-            for record in layer.connections
-        }
+        model, masks = self._template.model, self._places_of_masks()
         stacks = [
             compact.Stack(variable.path, values, masks.get(i))
             for i, (variable, values) in enumerate(
@@ -384,6 +378,36 @@ class EnsembleModel(keras_adapter.KeepsState, keras.Model):
         return member_selection.MemberSelection(
             self._subset(chosen), chosen, order, scores
         )
+
+    def stacks_of(self, choose):
+        """The stacks of some variables of the members.
+
+        Args:
+            choose: Function from a member to a list of its variables.
+
+        Returns:
+            List of variables of the shape `(members, ...)`.
+        """
+        model = self._template.model
+        places = {id(v): i for i, v in enumerate(state_of(model))}
+        return [self._stacks[places[id(v)]] for v in choose(model)]
+
+    def _places_of_masks(self):
+        """Maps the place of a masked kernel's stack to that of its mask's."""
+        model = self._template.model
+        places = {id(v): i for i, v in enumerate(state_of(model))}
+        return {
+            places.get(id(record.kernel)): places.get(id(record.mask))
+            for layer in keras_adapter.sublayers(model)
+            if isinstance(layer, Sparse)
+            for record in layer.connections
+        }
+
+    def _print_summary(self, show, **kwargs):
+        # The ensemble itself has stacks of weights, and no layers.
+        show(f'Ensemble "{self.name}" of {self.num_members} members like this:')
+        self.member(0).summary(**kwargs)
+        show("All members:")
 
     def member(self, index):
         """Returns a copy of one member, a model of its own.

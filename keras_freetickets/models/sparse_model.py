@@ -8,6 +8,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.topology import Topology
+from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
@@ -38,7 +39,7 @@ def _check_gradients(model, gradients):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class SparseModel(keras_adapter.KeepsState, keras.Model):
+class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
     """A model whose `Sparse` layers keep their masks through training.
 
     Made by `keras_freetickets.sparsify`, from inputs and outputs as

@@ -15,13 +15,14 @@ from keras_freetickets.metrics.scores import negative_log_likelihood
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.outputs import renormalized
 from keras_freetickets.models.outputs import returns_logits
+from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.post_hoc import calibrators as layers
 
 _ORDERS = ("pool_first", "members_first")
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class CalibratedModel(keras.Model):
+class CalibratedModel(CountsParameters, keras.Model):
     """A model whose predictions pass through fitted calibrators.
 
     Returns probabilities, comes compiled with accuracy, negative

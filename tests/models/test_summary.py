@@ -115,8 +115,8 @@ def test_a_notebook_shows_one_table(capsys):
         shell.push({"kft": kft, "model": small()})
         for source, printed, html in CELLS:
             shown = []
-            shell.displayhook.write_format_data = (
-                lambda data, metadata=None: shown.append(data)
+            shell.displayhook.write_format_data = lambda data, metadata=None: (
+                shown.append(data)
             )
             shell.run_cell(source, store_history=True)
             assert ("Sparsity of" in capsys.readouterr().out) == printed
