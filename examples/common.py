@@ -380,8 +380,7 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
         reference=reference,
     )
     plots.reliability_diagram(
-        {name: (p, labels) for name, p in predictions.items()},
-        os.path.join(folder, "reliability.png"),
+        predictions, labels, os.path.join(folder, "reliability.png")
     )
     rows = kft.sparsity_summary(ensemble.member(0), print_fn=False)
     plots.density_per_layer(rows, os.path.join(folder, "density.png"))

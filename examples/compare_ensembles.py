@@ -170,8 +170,8 @@ def draw(rows):
             for row in rows
         },
         {row["method"]: row["train_flops"][0] for row in rows},
+        {"accuracy": "max", "NLL": "min"},
         path,
-        better={"accuracy": "max", "NLL": "min"},
         label="training FLOPs, one dense network = 1",
     )
     print(f"Picture: {path}")

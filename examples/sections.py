@@ -185,9 +185,9 @@ def members_apart(name, found, members, labels):
     from keras_freetickets import plots
 
     names = [f"ticket {i}" for i in range(len(members))]
-    shown = {"disagreement: images": found["disagreement_matrix"]}
+    shown = {"images that they read differently": found["disagreement_matrix"]}
     if "mask_overlap_matrix" in found:
-        shown["masks: shared / either's"] = found["mask_overlap_matrix"]
+        shown["connections that they share"] = found["mask_overlap_matrix"]
     keys = ["disagreement", "pairwise_kl", "double_fault", "mutual_information"]
     table = report.Table(
         [key.replace("_", " ") for key in keys], [[found[k] for k in keys]]
@@ -195,7 +195,7 @@ def members_apart(name, found, members, labels):
     pictures = [
         picture(
             f"matrices_{name}",
-            "Images that tickets read otherwise; connections they share",
+            "Shares of the images and of the connections of a pair of tickets",
             plots.matrices,
             shown,
             names=names,

@@ -8,6 +8,7 @@ from keras_freetickets import ensembles
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
+from keras_freetickets import plots
 from keras_freetickets import post_hoc
 from keras_freetickets import spiking
 from keras_freetickets import topology
@@ -40,6 +41,7 @@ __all__ = [
     "losses",
     "mask_overlap",
     "metrics",
+    "plots",
     "post_hoc",
     "prune",
     "reestimate_batch_normalization",

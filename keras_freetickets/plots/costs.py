@@ -5,54 +5,43 @@ import numpy as np
 from keras_freetickets.plots import figures
 
 
-def scores_against_cost(scores, costs, path, better, label="cost"):
+def scores_against_cost(scores, costs, better, path=None, label="cost"):
     """Draws scores against a cost, a panel for each, with what none beats.
 
     The line joins the methods that no other one beats in both score and
-    cost (the Pareto front). Bars are standard deviations.
+    cost (the Pareto front). Bars are standard deviations, none where the
+    deviation is 0.
 
     Args:
         scores: Dict from a method's name to a dict from a score's name to
             `(mean, standard deviation)`.
         costs: Dict from a method's name to its cost, a positive float; drawn
             to the base of two.
-        path: The picture to write.
         better: Dict from a score's name to `"max"` or `"min"`.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         label: What the cost is.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If a direction is neither `"max"` nor `"min"`.
+        ValueError: If `better` is no dict of `"max"` and `"min"`.
 
     Example:
 
     ```python
     scores = {"dense": {"accuracy": (0.9, 0.01)}}
-    better = {"accuracy": "max"}
-    scores_against_cost(scores, {"dense": 1.0}, "costs.png", better)
+    scores_against_cost(scores, {"dense": 1.0}, {"accuracy": "max"})
     ```
     """
-    for name, direction in better.items():
-        if direction not in ("max", "min"):
-            raise ValueError(
-                '`better` must be "max" or "min" for each score. '
-                f"Received: {direction!r} for {name!r}"
-            )
-    figure = figures.new(figsize=(5.2 * len(better), 4.2))
+    _check_directions(better)
+    figure = figures.new(figsize=(5.2 * len(better), 4.6))
     panels = figure.subplots(1, len(better), squeeze=False)[0]
     for axes, (name, direction) in zip(panels, better.items()):
-        means = {method: one[name][0] for method, one in scores.items()}
-        for method, mean in means.items():
-            axes.errorbar(
-                costs[method], mean, scores[method][name][1], fmt="o", capsize=2
-            )
-            axes.annotate(
-                method,
-                (costs[method], mean),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
+        values = {method: one[name] for method, one in scores.items()}
+        _points(axes, values, costs)
+        means = {method: mean for method, (mean, _) in values.items()}
         front = pareto_front(means, costs, direction)
         axes.plot(
             [costs[m] for m in front],
@@ -60,14 +49,54 @@ def scores_against_cost(scores, costs, path, better, label="cost"):
             color="grey",
             linewidth=1,
             zorder=0,
+            label="front: no other is both better and cheaper",
         )
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.18, y=0.12)
         axes.set_xlabel(label)
-        axes.set_ylabel(name)
+        axes.set_ylabel(f"{name} ({_WORDS[direction]})")
         axes.grid(alpha=0.3)
-    figures.save(figure, path)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+    )
+    return figures.save(figure, path)
+
+
+_WORDS = {"max": "higher is better", "min": "lower is better"}
+
+
+def _check_directions(better):
+    listed = isinstance(better, dict) and better
+    if not listed or not set(better.values()) <= set(_WORDS):
+        raise ValueError(
+            "`better` must be a dict from the name of a score to "
+            f'"max" or "min". Received: better={better!r}'
+        )
+
+
+def _points(axes, values, costs):
+    """A dot with its error bar and its name for each method."""
+    for method, (mean, deviation) in values.items():
+        first = method == next(iter(values))
+        axes.errorbar(
+            costs[method],
+            mean,
+            deviation or None,
+            fmt="o",
+            capsize=2,
+            label="mean ± standard deviation" if first else None,
+        )
+        axes.annotate(
+            method,
+            (costs[method], mean),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
 
 
 def pareto_front(values, costs, direction):

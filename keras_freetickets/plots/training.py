@@ -6,44 +6,74 @@ from keras_freetickets.plots import figures
 
 
 def learning_curve(
-    history, phases, path, metrics=("accuracy", "loss"), reference=None
+    history,
+    phases=(),
+    path=None,
+    metrics=None,
+    reference=None,
 ):
     """Draws metrics by epoch, with the phases of the run marked.
 
     Args:
-        history: Dict from the name of a log to its values, one an epoch.
+        history: Dict from the name of a log to its values, one an epoch, or
+            what `fit` returns.
         phases: List of records with `name`, `begin` and `end`, as
-            `EDST.phases`; may be empty.
-        path: The picture to write, e.g. `"curve.png"`.
+            `EDST.phases`; none by default.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         metrics: Names of logs, a panel each; `val_` + name is drawn as well
-            if there.
+            if there. `None` for accuracy and loss, if there.
         reference: Another history, e.g. the dense network's, of which the
             validation values are drawn for comparison.
 
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
+
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If the history has no log of a name in `metrics`.
 
     Example:
 
     ```python
+    learning_curve(model.fit(x, y, epochs=5))
     learning_curve(backup.history, edst.phases, "curve.png")
     ```
     """
+    history, reference = _logs(history), _logs(reference)
+    metrics = _shown_metrics(history, metrics)
     figure = figures.new(figsize=(8, 1 + 3 * len(metrics)))
-    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)
-    for axes, metric in zip(panels[:, 0], metrics):
+    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, metric in zip(panels, metrics):
         _curve(axes, history, metric, "training")
         _curve(axes, history, f"val_{metric}", "validation")
-        if reference is not None:
-            _curve(axes, reference, f"val_{metric}", "validation, reference")
+        _curve(axes, reference, f"val_{metric}", "validation, dense reference")
         axes.set_ylabel(metric)
+        if metric == "loss":
+            axes.set_yscale("log")
+            axes.set_ylabel("loss (logarithmic)")
         axes.grid(alpha=0.3)
-        _mark(axes, phases)
-    if "loss" in metrics:
-        panels[list(metrics).index("loss"), 0].set_yscale("log")
-    panels[0, 0].legend(loc="lower right")
-    panels[-1, 0].set_xlabel("epoch")
-    figures.save(figure, path)
+        _shade(axes, phases)
+    _name_phases(panels[0], phases)
+    panels[0].legend(loc="best")
+    panels[-1].set_xlabel("epoch")
+    return figures.save(figure, path)
+
+
+def _logs(history):
+    """The dict of logs, of what `fit` returns too; empty for `None`."""
+    return getattr(history, "history", history) or {}
+
+
+def _shown_metrics(history, metrics):
+    if metrics is None:
+        metrics = [name for name in ("accuracy", "loss") if name in history]
+    missing = [name for name in metrics if name not in history]
+    if missing or not metrics:
+        raise ValueError(
+            "`metrics` must name one log or more of `history`, which has "
+            f"{sorted(history)}. Received: metrics={metrics}"
+        )
+    return metrics
 
 
 def _curve(axes, history, name, label):
@@ -52,10 +82,14 @@ def _curve(axes, history, name, label):
         axes.plot(epochs, history[name], label=label)
 
 
-def _mark(axes, phases):
+def _shade(axes, phases):
     for phase in phases:
         if phase.index % 2:
             axes.axvspan(phase.begin + 0.5, phase.end + 0.5, alpha=0.12)
+
+
+def _name_phases(axes, phases):
+    for phase in phases:
         axes.text(
             (phase.begin + phase.end) / 2 + 0.5,
             1.02,
@@ -66,15 +100,19 @@ def _mark(axes, phases):
         )
 
 
-def density_per_layer(rows, path):
+def density_per_layer(rows, path=None):
     """Draws the share of active weights of each masked kernel.
 
     Args:
         rows: What `sparsity_summary` returns.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If no kernel is masked.
 
     Example:
 
@@ -83,6 +121,11 @@ def density_per_layer(rows, path):
     ```
     """
     rows = [row for row in rows if row.shape]
+    if not rows:
+        raise ValueError(
+            "`rows` must be those of a sparse model, as `sparsity_summary` "
+            "returns them. Received: no row of a masked kernel"
+        )
     figure = figures.new(figsize=(7, 1 + 0.3 * len(rows)))
     axes = figure.add_subplot()
     names = [f"{row.layer}/{row.kernel} {row.shape}" for row in rows]
@@ -94,5 +137,5 @@ def density_per_layer(rows, path):
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("density (active / all weights)")
-    figures.save(figure, path)
+    axes.set_xlabel("density: share of the weights that are active")
+    return figures.save(figure, path)

@@ -1,5 +1,7 @@
 """Pictures of how far a model may be trusted."""
 
+import os
+
 import numpy as np
 
 from keras_freetickets.metrics import area_under_risk_coverage
@@ -21,7 +23,7 @@ def _panels(count, columns=_COLUMNS, **kwargs):
     """A figure of at most so many columns, and its axes, one a panel."""
     columns = max(1, min(count, columns))
     rows = max(1, -(-count // columns))
-    figure = figures.new(figsize=(4.2 * columns, 3.8 * rows))
+    figure = figures.new(figsize=(max(5, 4.2 * columns), 4.2 * rows))
     grid = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
     for axes in grid[count:]:
         axes.set_visible(False)
@@ -35,29 +37,71 @@ def _dashes(count):
 def _legend_below(figure, axes):
     """The legend of one panel, which is that of all, below them."""
     handles, labels = axes.get_legend_handles_labels()
+    # As many columns as there is room for: a letter takes .07 inches.
+    longest = 0.5 + 0.07 * max(map(len, labels), default=1)
+    columns = max(1, int(figure.get_size_inches()[0] / longest))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, fontsize=8
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=8
     )
 
 
-def reliability_diagram(predictions, path, num_bins=15):
+def _pairs(predictions, labels):
+    """Dict from a name to `(probabilities, labels)`, however it was given."""
+    if isinstance(labels, (str, os.PathLike)):
+        raise ValueError(
+            "`labels` must be an array of labels; a picture is written to "
+            f"`path=`. Received: labels={labels!r}"
+        )
+    if not isinstance(predictions, dict):
+        if labels is None:
+            raise ValueError(
+                "`labels` must be given with an array of probabilities. "
+                "Received: labels=None"
+            )
+        return {"": (predictions, labels)}
+    if labels is not None:
+        return {name: (p, labels) for name, p in predictions.items()}
+    if not all(isinstance(one, (tuple, list)) for one in predictions.values()):
+        raise ValueError(
+            "`predictions` must map names to `(probabilities, labels)` where "
+            "`labels` is None. Received: "
+            f"{ {name: type(one) for name, one in predictions.items()} }"
+        )
+    return predictions
+
+
+def _named(name, text):
+    """A text with the name of a model before it, if it has one."""
+    return f"{name}: {text}" if name else text
+
+
+def reliability_diagram(predictions, labels=None, path=None, num_bins=15):
     """Draws accuracy against confidence, one panel for each model.
 
     Args:
-        predictions: Dict from a name to `(probabilities, labels)`.
-        path: The picture to write.
+        predictions: Probabilities `(examples, classes)`, or a dict from a
+            name to them, or, without `labels`, a dict from a name to
+            `(probabilities, labels)`.
+        labels: Integer array `(examples,)`, of all models.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         num_bins: Integer, as for `ExpectedCalibrationError`.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If a model has no examples, and as `reliability_bins`.
+        ValueError: If a model has no labels or no examples, and as
+            `reliability_bins`.
 
     Example:
 
     ```python
-    reliability_diagram({"dense": (p, y), "ensemble": (q, y)}, "r.png")
+    reliability_diagram(p, y)
+    reliability_diagram({"dense": p, "ensemble": q}, y, "r.png")
     ```
     """
+    predictions = _pairs(predictions, labels)
     figure, panels = _panels(len(predictions), sharey=True)
     for axes, (name, (probabilities, labels)) in zip(
         panels, predictions.items()
@@ -77,10 +121,10 @@ def reliability_diagram(predictions, path, num_bins=15):
             accuracy[used],
             width=1 / num_bins,
             align="edge",
+            color="#9ecae1",
             edgecolor="white",
-            label="accuracy",
+            label="accuracy in a bin",
         )
-        # The area of a dot is the share of images in its bin.
         axes.scatter(
             confidence[used],
             accuracy[used],
@@ -88,60 +132,77 @@ def reliability_diagram(predictions, path, num_bins=15):
             color="black",
             clip_on=False,
             zorder=3,
-            label="mean (area: images)",
+            label="mean confidence there (area: share of examples)",
         )
-        axes.plot([0, 1], [0, 1], "--", color="gray", label="perfect")
-        axes.set_title(f"{name}\nECE {gap.sum() / count.sum():.4f}")
-        axes.set_xlabel("confidence")
+        axes.plot(
+            [0, 1], [0, 1], "--", color="gray", label="perfect calibration"
+        )
+        error = f"calibration error (ECE) {gap.sum() / count.sum():.4f}"
+        axes.set_title(f"{name}\n{error}".strip(), fontsize=11)
+        axes.set_xlabel("confidence: probability of the chosen class")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-    panels[0].set_ylabel("accuracy")
+    panels[0].set_ylabel("accuracy: share of examples that are right")
     _legend_below(figure, panels[0])
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
-def risk_coverage_curves(predictions, path):
+def risk_coverage_curves(predictions, labels=None, path=None):
     """Draws the errors among the surest examples against their share.
 
     Args:
-        predictions: Dict from a name to `(probabilities, labels)`.
-        path: The picture to write.
+        predictions: Probabilities `(examples, classes)`, or a dict from a
+            name to them, or, without `labels`, a dict from a name to
+            `(probabilities, labels)`.
+        labels: Integer array `(examples,)`, of all models.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If a model has no labels.
 
     Example:
 
     ```python
-    risk_coverage_curves({"dense": (p, y), "ensemble": (q, y)}, "c.png")
+    risk_coverage_curves({"dense": p, "ensemble": q}, y)
     ```
     """
+    predictions = _pairs(predictions, labels)
     figure, (axes,) = _panels(1)
     for dashes, (name, (probabilities, labels)) in zip(
         _dashes(len(predictions)), predictions.items()
     ):
         coverage, risk = risk_coverage_curve(probabilities, labels)
         area = area_under_risk_coverage(probabilities, labels)
-        axes.plot(coverage, risk, dashes, label=f"{name}: AURC {area:.4f}")
-    axes.set_xlabel("coverage: share of images answered")
+        label = _named(name, f"area (AURC) {area:.4f}")
+        axes.plot(coverage, risk, dashes, label=label)
+    axes.set_xlabel("coverage: share of examples answered, the surest first")
     axes.set_ylabel("risk: share of errors among them")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize=8)
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
-def score_histograms(scores, path, label="maximum probability", num_bins=30):
+def score_histograms(
+    scores, path=None, label="maximum probability", num_bins=30
+):
     """Draws how a score is distributed over known and unknown inputs.
 
     Args:
         scores: Dict from the title of a panel to a dict from the name of a
             set to the array of its scores. The first set, that of known
             inputs, is filled.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         label: Name of the score.
         num_bins: Positive integer.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -170,19 +231,22 @@ def score_histograms(scores, path, label="maximum probability", num_bins=30):
         axes.set_title(title)
         axes.set_xlabel(label)
         axes.set_yscale("log")
-    panels[0].set_ylabel("share of images")
+    panels[0].set_ylabel("share of the images of a set")
     _legend_below(figure, panels[0])
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
-def roc_curves(scores, path):
+def roc_curves(scores, path=None):
     """Draws known inputs accepted against unknown ones accepted.
 
     Args:
         scores: Dict from the title of a panel, e.g. a set of unknown inputs,
             to a dict from a model's name to the scores `(known, unknown)`,
             higher for known inputs.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -200,17 +264,19 @@ def roc_curves(scores, path):
         ):
             area = auroc(known, unknown)
             accepted = roc_curve(known, unknown)
-            axes.plot(*accepted, dashes, label=f"{name}: AUROC {area:.4f}")
+            axes.plot(
+                *accepted, dashes, label=f"{name}: area (AUROC) {area:.4f}"
+            )
         axes.plot([0, 1], [0, 1], "--", color="gray")
         axes.set_title(title)
-        axes.set_xlabel("unknown images accepted")
+        axes.set_xlabel("share of unknown images accepted")
         axes.legend(loc="lower right", fontsize=8)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("known images accepted")
-    figures.save(figure, path)
+    panels[0].set_ylabel("share of known images accepted")
+    return figures.save(figure, path)
 
 
-def severity_curves(values, path, labels=("accuracy",)):
+def severity_curves(values, path=None, labels=("accuracy",)):
     """Draws scores against the severity of corruptions, a panel for each.
 
     The line is the mean over corruptions; half of them lie in the band.
@@ -219,8 +285,11 @@ def severity_curves(values, path, labels=("accuracy",)):
         values: Dict from a model's name to an array
             `(scores, corruptions, severities + 1)`, the first column that of
             clean images.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         labels: Names of the scores.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -247,17 +316,20 @@ def severity_curves(values, path, labels=("accuracy",)):
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     _legend_below(figure, panels[0])
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
-def matrices(values, path, names=None):
+def matrices(values, path=None, names=None):
     """Draws square matrices of members against members.
 
     Args:
         values: Dict from a title to an array `(members, members)`. The
             diagonal is left blank: a member agrees with itself.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         names: List of the members' names, numbers if `None`.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -283,10 +355,10 @@ def matrices(values, path, names=None):
         axes.set_yticks(range(count), names)
         axes.set_title(title)
         figure.colorbar(image, ax=axes, shrink=0.8)
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
-def predictions_in_plane(members, labels, path, names=None, seed=0):
+def predictions_in_plane(members, labels, path=None, names=None, seed=0):
     """Draws the predictions of members in the plane, by t-SNE.
 
     All members' log-probabilities are laid out together: an image's points
@@ -297,9 +369,12 @@ def predictions_in_plane(members, labels, path, names=None, seed=0):
         members: Probabilities `(members, examples, classes)`. A few hundred
             examples are enough, and thousands slow.
         labels: Integer array `(examples,)`.
-        path: The picture to write.
+        path: The picture to write, e.g. `"picture.png"`; `None` for none.
         names: List of the members' names, numbers if `None`.
         seed: Integer, of t-SNE.
+
+    Returns:
+        The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib or scikit-learn is not installed.
@@ -332,16 +407,18 @@ def predictions_in_plane(members, labels, path, names=None, seed=0):
             facecolors="none",
             edgecolors="black",
             linewidths=0.7,
-            label="disputed",
+            label="members choose differently",
         )
         axes.set_title(names[i] if names else str(i))
         axes.set_xticks([])
         axes.set_yticks([])
     _legend_below(figure, panels[0])
-    bar = figure.colorbar(dots, ax=list(panels), label="label", shrink=0.8)
+    bar = figure.colorbar(
+        dots, ax=list(panels), label="class (label)", shrink=0.8
+    )
     ticks = np.unique(np.linspace(0, classes - 1, min(classes, 10)).astype(int))
     bar.set_ticks(ticks + 0.5, labels=ticks)
-    figures.save(figure, path)
+    return figures.save(figure, path)
 
 
 def _embed(probabilities, seed):

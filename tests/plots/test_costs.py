@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,11 +34,31 @@ def test_what_none_beats(points, direction):
     assert [costs[m] for m in front] == sorted(costs[m] for m in front)
 
 
+SCORES = {"a": {"NLL": (0.5, 0.1)}, "b": {"NLL": (0.4, 0.0)}}
+COSTS = {"a": 1.0, "b": 2.0}
+
+
 def test_a_picture(tmp_path):
-    scores = {"a": {"NLL": (0.5, 0.1)}, "b": {"NLL": (0.4, 0.0)}}
-    costs = {"a": 1.0, "b": 2.0}
     path = tmp_path / "costs.png"
-    plots.scores_against_cost(scores, costs, path, better={"NLL": "min"})
+    figure = plots.scores_against_cost(SCORES, COSTS, {"NLL": "min"}, path)
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    with pytest.raises(ValueError, match="`better` must be"):
-        plots.scores_against_cost(scores, costs, path, better={"NLL": "low"})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    (front,) = [line for line in axes.get_lines() if line.get_zorder() == 0]
+    np.testing.assert_array_equal(front.get_xydata(), [[1, 0.5], [2, 0.4]])
+    # A bar for the one that has a deviation.
+    bars = [box.has_yerr for box in axes.containers]
+    assert bars == [True, False]
+    assert axes.get_ylabel() == "NLL (lower is better)"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(legend) == [
+        "front: no other is both better and cheaper",
+        "mean ± standard deviation",
+    ]
+
+
+@pytest.mark.parametrize("better", [{"NLL": "low"}, "min", {}, None])
+def test_bad_directions(better, tmp_path):
+    with pytest.raises(ValueError, match="`better` must be a dict"):
+        plots.scores_against_cost(SCORES, COSTS, better, tmp_path / "c.png")
+    assert not list(tmp_path.iterdir())

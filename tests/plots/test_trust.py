@@ -5,25 +5,11 @@ import pytest
 from sklearn import metrics as reference
 
 from keras_freetickets import plots
-from keras_freetickets.plots import figures
 
 GENERATOR = np.random.default_rng(0)
 PROBABILITIES = GENERATOR.dirichlet([1, 1, 1], 60)
 LABELS = GENERATOR.integers(3, size=60)
 BOTH = {"a": (PROBABILITIES, LABELS), "b": (PROBABILITIES[::-1], LABELS)}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are saved, which are saved all the same."""
-    kept, save = [], figures.save
-
-    def keep(figure, path):
-        kept.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(figures, "save", keep)
-    return kept
 
 
 def panels(figure):
@@ -34,11 +20,13 @@ def is_picture(path):
     return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_reliability_diagram(tmp_path, drawn):
-    plots.reliability_diagram(BOTH, tmp_path / "r.png", num_bins=5)
+def test_reliability_diagram(tmp_path):
+    figure = plots.reliability_diagram(
+        BOTH, path=tmp_path / "r.png", num_bins=5
+    )
     assert is_picture(tmp_path / "r.png")
-    first, second = panels(drawn[0])
-    assert first.get_title().startswith("a\nECE 0.")
+    first, second = panels(figure)
+    assert first.get_title().startswith("a\ncalibration error (ECE) 0.")
     confidence = PROBABILITIES.max(axis=1)
     hit = PROBABILITIES.argmax(axis=1) == LABELS
     last = hit[confidence > 0.8].mean()
@@ -49,67 +37,93 @@ def test_reliability_diagram(tmp_path, drawn):
 def test_a_diagram_of_no_examples(tmp_path):
     nothing = {"a": BOTH["a"], "empty": (np.zeros((0, 3)), np.zeros(0, int))}
     with pytest.raises(ValueError, match="`predictions` .* none for 'empty'"):
-        plots.reliability_diagram(nothing, tmp_path / "r.png")
+        plots.reliability_diagram(nothing, path=tmp_path / "r.png")
     assert not list(tmp_path.iterdir())
 
 
-def test_risk_coverage_curves(tmp_path, drawn):
-    plots.risk_coverage_curves(BOTH, tmp_path / "c.png")
-    line = drawn[0].axes[0].get_lines()[0]
+@pytest.mark.parametrize(
+    "draw", [plots.reliability_diagram, plots.risk_coverage_curves]
+)
+def test_labels_that_models_share(draw):
+    """Arrays, and a dict of them, are drawn as pairs are; without a file."""
+
+    def drawn(*args):
+        axes = draw(*args).axes
+        lines = [line.get_xydata() for one in axes for line in one.get_lines()]
+        bars = [bar.get_height() for one in axes for bar in one.patches]
+        return np.concatenate([np.ravel(lines), bars])
+
+    one = drawn(PROBABILITIES, LABELS)
+    np.testing.assert_array_equal(one, drawn({"a": BOTH["a"]}))
+    both = {name: p for name, (p, _) in BOTH.items()}
+    np.testing.assert_array_equal(drawn(both, LABELS), drawn(BOTH))
+    with pytest.raises(ValueError, match="`labels` must be given"):
+        draw(PROBABILITIES)
+    with pytest.raises(ValueError, match="written to `path=`"):
+        draw(BOTH, "r.png")
+    with pytest.raises(ValueError, match="`predictions` must map names"):
+        draw(both)
+
+
+def test_risk_coverage_curves(tmp_path):
+    figure = plots.risk_coverage_curves(BOTH, path=tmp_path / "c.png")
+    line = figure.axes[0].get_lines()[0]
     risk = np.mean(PROBABILITIES.argmax(axis=1) != LABELS)
     np.testing.assert_allclose(line.get_xydata()[-1], [1, risk])
-    assert line.get_label().startswith("a: AURC 0.")
+    assert line.get_label().startswith("a: area (AURC) 0.")
 
 
-def test_score_histograms(tmp_path, drawn):
+def test_score_histograms(tmp_path):
     scores = {"net": {"known": [0.9, 0.8, 0.1, 0.75], "noise": [0.1, 0.2]}}
     scores["net"] = {k: np.array(v) for k, v in scores["net"].items()}
-    plots.score_histograms(scores, tmp_path / "h.png", num_bins=4)
-    (axes,) = panels(drawn[0])
+    figure = plots.score_histograms(scores, tmp_path / "h.png", num_bins=4)
+    (axes,) = panels(figure)
     # Bins of 0.2 from 0.1 on: one known image in the first, three on top.
     filled = axes.patches[0].get_xy()
     assert filled[:, 1].max() == pytest.approx(0.75)
-    assert [text.get_text() for text in drawn[0].legends[0].texts] == [
+    assert [text.get_text() for text in figure.legends[0].texts] == [
         "known",
         "noise",
     ]
 
 
-def test_roc_curves(tmp_path, drawn):
+def test_roc_curves(tmp_path):
     known, unknown = GENERATOR.normal(1, 1, 50), GENERATOR.normal(size=40)
-    plots.roc_curves({"set": {"net": (known, unknown)}}, tmp_path / "o.png")
-    (axes,) = panels(drawn[0])
+    figure = plots.roc_curves(
+        {"set": {"net": (known, unknown)}}, tmp_path / "o.png"
+    )
+    (axes,) = panels(figure)
     line = axes.get_lines()[0]
     kinds = np.repeat([1, 0], [50, 40])
     area = reference.roc_auc_score(kinds, np.concatenate([known, unknown]))
-    assert line.get_label() == f"net: AUROC {area:.4f}"
+    assert line.get_label() == f"net: area (AUROC) {area:.4f}"
     assert np.trapezoid(*line.get_xydata().T[::-1]) == pytest.approx(area)
 
 
-def test_severity_curves(tmp_path, drawn):
+def test_severity_curves(tmp_path):
     values = np.array([[[1.0, 0.8, 0.6], [1.0, 0.6, 0.0]]])
-    plots.severity_curves({"net": values}, tmp_path / "s.png")
-    line = drawn[0].axes[0].get_lines()[0]
+    figure = plots.severity_curves({"net": values}, tmp_path / "s.png")
+    line = figure.axes[0].get_lines()[0]
     expected = [[0, 1.0], [1, 0.7], [2, 0.3]]
     np.testing.assert_allclose(line.get_xydata(), expected)
 
 
-def test_matrices_leave_the_diagonal_blank(tmp_path, drawn):
+def test_matrices_leave_the_diagonal_blank(tmp_path):
     matrix = [[0.0, 0.25], [0.5, 0.0]]
-    plots.matrices({"share": matrix}, tmp_path / "m.png", ["x", "y"])
-    (axes,) = panels(drawn[0])
+    figure = plots.matrices({"share": matrix}, tmp_path / "m.png", ["x", "y"])
+    (axes,) = panels(figure)
     assert {text.get_text() for text in axes.texts} == {"0.250", "0.500"}
     shown = axes.images[0].get_array()
     np.testing.assert_array_equal(np.ma.getmaskarray(shown), np.eye(2))
 
 
 @pytest.mark.parametrize("classes", [3, 12])
-def test_predictions_in_plane(tmp_path, drawn, classes):
+def test_predictions_in_plane(tmp_path, classes):
     members = np.random.default_rng(1).dirichlet(np.ones(classes), (2, 20))
     labels = np.arange(20) % classes
-    plots.predictions_in_plane(members, labels, tmp_path / "t.png")
+    figure = plots.predictions_in_plane(members, labels, tmp_path / "t.png")
     chosen = members.argmax(axis=-1)
-    for axes in panels(drawn[0]):
+    for axes in panels(figure):
         dots, rings = axes.collections
         assert len(dots.get_offsets()) == 20
         assert len(rings.get_offsets()) == np.sum(chosen[0] != chosen[1])
