@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import time
 
 from absl import app
@@ -45,7 +46,11 @@ def no_arguments(argv):
 
 
 def check_directory(directory, config):
-    """Refuses a directory in which another configuration has begun."""
+    """Refuses a directory in which another configuration has begun.
+
+    And one that cannot be made or written to; it leaves none behind.
+    """
+    check_writable(directory)
     known = read_json(os.path.join(directory, "config.json")) or config
     for name in sorted({**known, **config}):
         if known.get(name) != config.get(name):
@@ -54,6 +59,26 @@ def check_directory(directory, config):
                 f"--{name}={known.get(name)}, and this one has "
                 f"--{name}={config.get(name)}. Give another directory."
             )
+
+
+def check_writable(directory):
+    """Refuses a directory that cannot be made or written to."""
+    missing, path = [], os.path.abspath(directory)
+    while not os.path.exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f"--output_dir={directory} cannot be written to: {error}"
+        ) from error
+    finally:
+        for path in missing:
+            if os.path.isdir(path):
+                os.rmdir(path)
 
 
 def claim_directory(directory, config):
@@ -117,8 +142,11 @@ def define_training_flags(output_dir):
     )
     flags.DEFINE_integer(
         "update_interval",
-        1000,
-        "Optimizer updates between topology updates (1000: FreeTickets).",
+        None,
+        "Optimizer updates between topology updates. Default: a 40th of those "
+        "in which the topology changes (all of a run; the first three quarters "
+        "in train_sparse.py, the exploration in train_edst.py), at most 1000 "
+        "(FreeTickets); in train_ensemble.py the method's own.",
         lower_bound=1,
     )
     flags.DEFINE_float(
@@ -135,6 +163,33 @@ def define_training_flags(output_dir):
     flags.register_validator(
         "dataset", lambda name: bool(name), "must name a data set"
     )
+
+
+def steps(data, epochs):
+    """Optimizer updates of so many epochs."""
+    return -(-data.num_train // flags.FLAGS.batch_size) * epochs
+
+
+def update_interval(steps):
+    """Optimizer updates between topology updates, given or a 40th of steps."""
+    given = flags.FLAGS.update_interval
+    return min(max(steps // 40, 1), 1000) if given is None else given
+
+
+def check_interval(interval, phases):
+    """Refuses a run without a topology update in one of its phases.
+
+    Args:
+        interval: Optimizer updates between topology updates.
+        phases: Dict from the name of a phase to its optimizer updates.
+    """
+    for name, steps in phases.items():
+        if interval > steps:
+            raise SystemExit(
+                f"--update_interval={interval} is longer than the {name}, "
+                f"which has {steps} optimizer updates: no topology update "
+                "would take place. Give a shorter interval or more epochs."
+            )
 
 
 _FREE = {"verbose", "output_dir", "data_dir", "download", "dry_run"}
@@ -166,7 +221,7 @@ def load(seed=None, **kwargs):
             download=flags.FLAGS.download,
             **kwargs,
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(
             f"--dataset={flags.FLAGS.dataset} "
             f"--data_dir={flags.FLAGS.data_dir}: {error}"
@@ -174,19 +229,20 @@ def load(seed=None, **kwargs):
 
 
 def known_shape(dataset):
-    """Image shape and classes of a set, without reading it."""
+    """Image shape, classes and training images of a set, without reading it."""
     shapes = {
-        "optdigits": ((8, 8, 1), 10),
-        "mnist": ((28, 28, 1), 10),
-        "fashion_mnist": ((28, 28, 1), 10),
-        "cifar10": ((32, 32, 3), 10),
-        "cifar100": ((32, 32, 3), 100),
+        "optdigits": ((8, 8, 1), 10, 1433),
+        "mnist": ((28, 28, 1), 10, 60_000),
+        "fashion_mnist": ((28, 28, 1), 10, 60_000),
+        "cifar10": ((32, 32, 3), 10, 50_000),
+        "cifar100": ((32, 32, 3), 100, 50_000),
     }
     if dataset not in shapes:
         raise SystemExit(
             f"--dry_run knows {sorted(shapes)}, not --dataset={dataset}"
         )
-    return shapes[dataset]
+    shape, classes, images = shapes[dataset]
+    return shape, classes, round(images * (1 - flags.FLAGS.validation_fraction))
 
 
 def network(input_shape, classes, seed=None):
@@ -297,7 +353,7 @@ def relative_flops(dense, model):
     return used / flops.forward_flops(dense)
 
 
-def flag_costs(dense, model, epochs):
+def flag_costs(dense, model, epochs, interval):
     """`costs` with the flags of the training scripts."""
     return costs(
         dense,
@@ -305,7 +361,7 @@ def flag_costs(dense, model, epochs):
         epochs,
         flags.FLAGS.reference_epochs,
         flags.FLAGS.growth,
-        flags.FLAGS.update_interval,
+        interval,
     )
 
 
@@ -321,7 +377,8 @@ def member_rows(
     labels = labels_of(data.test)
     rows = []
     for i, member in enumerate(ensemble.predict_members(data.test)):
-        cost = cost_of(ensemble.member(i), ends[i])
+        model = ensemble.member(i)
+        cost = {**of_topology(model), **cost_of(model, ends[i])}
         spent = seconds[i] if apart else sum(seconds[: ends[i]])
         name = names[i] if names else f"ticket {i}"
         row = {"model": name, **scores(member, labels), **cost}
@@ -331,6 +388,7 @@ def member_rows(
         {
             "model": "ensemble",
             **scores(ensemble.predict(data.test, verbose=0), labels),
+            "sparsity": sum(row["sparsity"] for row in rows) / len(rows),
             "parameters": sum(row["parameters"] for row in rows),
             "inference_flops": sum(row["inference_flops"] for row in rows),
             "train_flops": add(row["train_flops"] for row in rows),
@@ -386,6 +444,14 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
     plots.density_per_layer(rows, os.path.join(folder, "density.png"))
 
 
+def of_topology(model):
+    """How sparse a model is, and how often its topology was updated."""
+    return {
+        "sparsity": 1.0 - model.density,
+        "updates": int(model.topology.update_count.numpy()),
+    }
+
+
 def active_parameters(model):
     """Weights in use: active ones of masked kernels, all of the others."""
     import numpy as np
@@ -428,6 +494,8 @@ _COLUMNS = [
     ("accuracy", "accuracy", "{:.4f}"),
     ("nll", "NLL", "{:.4f}"),
     ("ece", "ECE", "{:.4f}"),
+    ("sparsity", "sparsity", "{:.4f}"),
+    ("updates", "topology updates", "{:,}"),
     ("parameters", "active parameters", "{:,}"),
     ("train_flops", "train FLOPs x dense", "{:.3f}"),
     ("inference_flops", "inference FLOPs x dense", "{:.3f}"),
@@ -436,20 +504,32 @@ _COLUMNS = [
 
 
 def table(rows):
-    """Rows of scores as text."""
-    cells = [[head for _, head, _ in _COLUMNS]]
+    """Rows of scores as text; of columns those that a row has."""
+    columns = [
+        column
+        for column in _COLUMNS
+        if any(row.get(column[0]) is not None for row in rows)
+    ]
+    cells = [[head for _, head, _ in columns]]
     for row in rows:
         cells.append(
             [
                 "" if row.get(key) is None else form.format(row[key])
-                for key, _, form in _COLUMNS
+                for key, _, form in columns
             ]
         )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths)) for r in cells]
-    lines.insert(1, "-" * len(lines[0]))
     note = (
         "FLOPs are theoretical (two a multiply-accumulate) and relative to "
         "the dense model; masks simulate sparsity."
     )
-    return "\n".join([*[line.rstrip() for line in lines], note])
+    return f"{aligned(cells)}\n{note}"
+
+
+def aligned(cells):
+    """Lines of cells as text of fixed width, the first one ruled off."""
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in cells
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

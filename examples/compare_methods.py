@@ -57,6 +57,8 @@ def run(method, sparsity, seed):
     flags = {"method": method, "sparsity": sparsity, "seed": seed, "verbose": 0}
     flags["data_dir"] = FLAGS.data_dir
     flags |= setting()
+    for name in recipes.RECIPES[method].fixed:
+        flags.pop(name, None)
     own_rate = flags.pop("dense_learning_rate")
     if method == "dense" and own_rate is not None:
         flags["learning_rate"] = own_rate
@@ -75,20 +77,23 @@ def summary(method, sparsity):
     """One row: mean and standard deviation over the seeds."""
     rows = [run(method, sparsity, seed) for seed in range(FLAGS.num_seeds)]
     row = {"method": method, "sparsity": sparsity}
-    for name in ("accuracy", "nll", "ece", "seconds"):
+    for name in ("accuracy", "nll", "ece", "seconds", "updates"):
         row[name] = sweep.mean_and_deviation([r[name] for r in rows])
     for name in ("parameters", "inference_flops", "train_flops"):
         row[name] = rows[0][name]
+    row["trained_sparsity"] = rows[0]["sparsity"]
     return row
 
 
 def table(rows):
     """Markdown; a mean within a deviation of RigL's is marked with ~."""
-    heads = ["method", "sparsity", "accuracy", "NLL", "ECE"]
+    heads = ["method", "sparsity asked for", "trained", "updates"]
+    heads += ["accuracy", "NLL", "ECE"]
     heads += ["train FLOPs", "seconds"]
     lines = []
     for row in rows:
         cells = [row["method"], str(row["sparsity"])]
+        cells += [f"{row['trained_sparsity']:.4f}", f"{row['updates'][0]:.0f}"]
         for name in ("accuracy", "nll", "ece"):
             mean, deviation = row[name]
             cells.append(f"{mean:.4f} ± {deviation:.4f}{mark(rows, row, name)}")

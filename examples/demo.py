@@ -173,6 +173,12 @@ def main(argv):
         seed=FLAGS.seed,
         data_dir=FLAGS.data_dir,
     )
+    if FLAGS.sparsity:
+        phases = {
+            "exploration": common.steps(data, FLAGS.exploration_epochs),
+            "refinement": common.steps(data, FLAGS.refinement_epochs),
+        }
+        common.check_interval(FLAGS.update_interval, phases)
     common.claim_directory(FLAGS.output_dir, config)
     print("Dense reference", flush=True)
     dense, dense_history = train_dense(data)

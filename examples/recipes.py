@@ -34,6 +34,12 @@ class Run:
     seed: int
 
     @property
+    def pattern(self):
+        """N of M closest to the sparsity, 1 of a power of two."""
+        m = round(1.0 / (1.0 - self.sparsity))
+        return 1, max(2, 2 ** round(math.log2(m)))
+
+    @property
     def stop(self):
         """The update after which the topology rests."""
         return max(self.steps * 3 // 4, self.interval)
@@ -68,12 +74,20 @@ class Recipe:
         cost: What a training step costs, for the theoretical FLOPs: as in
             `keras_freetickets.metrics.flops.training_flops_per_sample`,
             `"pruning"` (dense weight gradients) or `"agent"`.
+        reaches: Function from a `Run` to the sparsity at its end.
+        fixed: Flags that the method does not take.
     """
 
     callbacks: typing.Callable
     sparsify: typing.Callable = lambda run: {"sparsity": run.sparsity}
     unknown_class: bool = False
     cost: str = "rigl"
+    reaches: typing.Callable = lambda run: run.sparsity
+    fixed: tuple = ()
+
+    @property
+    def changes_topology(self):
+        return self.cost not in ("dense", "static")
 
     def cost_of(self, interval):
         """FLOPs of an example from those of the dense and sparse forward."""
@@ -147,22 +161,16 @@ def _ndsnn(run):
     return [kft.callbacks.NDSNN(run.sparsity, run.stop, **run.common)]
 
 
-def _pattern(run):
-    """N of M that has the sparsity asked for: 1 of 8, 1 of 16 ..."""
-    m = round(1.0 / (1.0 - run.sparsity))
-    return 1, max(2, 2 ** round(math.log2(m)))
-
-
 def _nm(run):
     import keras_freetickets as kft
 
-    return [kft.callbacks.NM(*_pattern(run), **run.resting())]
+    return [kft.callbacks.NM(*run.pattern, **run.resting())]
 
 
 def _nm_masks(run):
     import keras_freetickets as kft
 
-    mask = kft.topology.NMMask(*_pattern(run))
+    mask = kft.topology.NMMask(*run.pattern)
     return {
         "sparsity": lambda layer: (
             mask.sparsity if _divides(layer, mask) else None
@@ -216,23 +224,48 @@ def _moon(run):
     ]
 
 
+def _nm_sparsity(run):
+    n, m = run.pattern
+    return 1.0 - n / m
+
+
+_DROPS_BY_ITSELF = ("drop_fraction",)
+_RESTS = ("drop_fraction", "update_interval")
+
 RECIPES = {
     "dense": Recipe(
-        lambda run: [], lambda run: {"sparsity": 0.0}, cost="dense"
+        lambda run: [],
+        lambda run: {"sparsity": 0.0},
+        cost="dense",
+        reaches=lambda run: 0.0,
+        fixed=(*_RESTS, "sparsity", "distribution"),
     ),
-    "static": Recipe(lambda run: [], cost="static"),
+    "static": Recipe(lambda run: [], cost="static", fixed=_RESTS),
     "set": Recipe(_callback("SET"), cost="set"),
     "rigl": Recipe(_callback("RigL")),
-    "snfs": Recipe(_snfs, cost="snfs"),
-    "itop_set": Recipe(_itop("random"), cost="set"),
-    "itop_rigl": Recipe(_itop("gradient")),
-    "gmp": Recipe(_gmp, lambda run: {"sparsity": 0.0}, cost="pruning"),
-    "granet": Recipe(_granet, lambda run: {"sparsity": min(0.5, run.sparsity)}),
-    "nm": Recipe(_nm, _nm_masks),
+    "snfs": Recipe(_snfs, cost="snfs", fixed=_DROPS_BY_ITSELF),
+    "itop_set": Recipe(_itop("random"), cost="set", fixed=_DROPS_BY_ITSELF),
+    "itop_rigl": Recipe(_itop("gradient"), fixed=_DROPS_BY_ITSELF),
+    "gmp": Recipe(
+        _gmp,
+        lambda run: {"sparsity": 0.0},
+        cost="pruning",
+        fixed=_DROPS_BY_ITSELF,
+    ),
+    "granet": Recipe(
+        _granet,
+        lambda run: {"sparsity": min(0.5, run.sparsity)},
+        fixed=_DROPS_BY_ITSELF,
+    ),
+    "nm": Recipe(_nm, _nm_masks, reaches=_nm_sparsity, fixed=("distribution",)),
     "srigl": Recipe(_callback("SRigL"), _fan_in_masks),
     "dst_ee": Recipe(_callback("DSTEE")),
     "agent": Recipe(_agent, cost="agent"),
     "cigl": Recipe(_cigl),
     "moon": Recipe(_moon, unknown_class=True),
-    "ndsnn": Recipe(_ndsnn, lambda run: {"sparsity": min(0.8, run.sparsity)}),
+    "ndsnn": Recipe(
+        _ndsnn,
+        lambda run: {"sparsity": min(0.8, run.sparsity)},
+        fixed=_DROPS_BY_ITSELF,
+    ),
 }

@@ -37,12 +37,22 @@ def rate_of(epoch):
     return FLAGS.learning_rate * 0.1**drops
 
 
+def update_interval(data):
+    """The interval, once the run is known to have an update."""
+    steps = common.steps(data, FLAGS.epochs)
+    interval = common.update_interval(steps)
+    if FLAGS.sparsity:
+        common.check_interval(interval, {"run": steps})
+    return interval
+
+
 def train():
     import keras
 
     import keras_freetickets as kft
 
     data = common.load()
+    interval = update_interval(data)
     dense = common.network(data.input_shape, data.num_classes)
     model = kft.sparsify(
         dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
@@ -52,7 +62,7 @@ def train():
     dst = kft.callbacks.DST(
         seed_directory(FLAGS.seed),
         growth=FLAGS.growth,
-        update_interval=FLAGS.update_interval,
+        update_interval=interval,
         drop_fraction=FLAGS.drop_fraction,
         seed=FLAGS.seed,
     )
@@ -101,13 +111,14 @@ def collect():
         for folder in folders
     ]
     data = common.load()
+    interval = update_interval(data)
     dense = common.network(data.input_shape, data.num_classes)
     rows = common.member_rows(
         ensemble,
         data,
         [FLAGS.epochs] * len(folders),
         [sum(history["seconds"]) for history in histories],
-        lambda model, epochs: common.flag_costs(dense, model, epochs),
+        lambda model, epochs: common.flag_costs(dense, model, epochs, interval),
         apart=True,
         names=[f"seed {seed}" for seed in seeds],
     )

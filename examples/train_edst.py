@@ -87,6 +87,23 @@ def apply_preset():
         FLAGS.set_default("reference_epochs", epochs)
 
 
+def update_interval(steps_per_epoch):
+    """The interval, once each phase is known to have an update."""
+    phases = {
+        "exploration": steps_per_epoch * FLAGS.exploration_epochs,
+        "refinement": steps_per_epoch * FLAGS.refinement_epochs,
+    }
+    interval = common.update_interval(phases["exploration"])
+    if FLAGS.sparsity:
+        common.check_interval(interval, phases)
+        print(
+            f"Topology updates every {interval} optimizer updates: the "
+            f"exploration has {phases['exploration']}, a refinement "
+            f"{phases['refinement']}."
+        )
+    return interval
+
+
 def total_epochs():
     refinements = FLAGS.num_tickets * FLAGS.refinement_epochs
     return FLAGS.exploration_epochs + refinements
@@ -96,13 +113,14 @@ def dry_run():
     """Prints densities and theoretical cost; needs no data."""
     import keras_freetickets as kft
 
-    shape, classes = common.known_shape(FLAGS.dataset)
+    shape, classes, num_train = common.known_shape(FLAGS.dataset)
+    interval = update_interval(-(-num_train // FLAGS.batch_size))
     dense = common.network(shape, classes)
     model = kft.sparsify(
         dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
     )
     kft.sparsity_summary(model)
-    cost = common.flag_costs(dense, model, total_epochs())
+    cost = common.flag_costs(dense, model, total_epochs(), interval)
     print(f"MAC ratio: {cost['inference_flops']:.4f}")
     print(
         f"Training cost of {FLAGS.num_tickets} tickets in {total_epochs()} "
@@ -112,7 +130,7 @@ def dry_run():
     )
 
 
-def train(data):
+def train(data, interval):
     import keras_freetickets as kft
 
     dense = common.network(data.input_shape, data.num_classes)
@@ -127,7 +145,7 @@ def train(data):
         num_tickets=FLAGS.num_tickets,
         global_drop_fraction=FLAGS.global_drop_fraction,
         growth=FLAGS.growth,
-        update_interval=FLAGS.update_interval,
+        update_interval=interval,
         drop_fraction=FLAGS.drop_fraction,
         monitor=FLAGS.monitor or None,
         directory=os.path.join(FLAGS.output_dir, "tickets"),
@@ -146,14 +164,15 @@ def main(argv):
         return
     common.check_directory(FLAGS.output_dir, common.config())
     data = common.load()
-    dense, edst, history = train(data)
+    interval = update_interval(common.steps(data, 1))
+    dense, edst, history = train(data, interval)
     ensemble = edst.ensemble()
     rows = common.member_rows(
         ensemble,
         data,
         [phase.end for phase in edst.phases[1:]],
         history["seconds"],
-        lambda model, epochs: common.flag_costs(dense, model, epochs),
+        lambda model, epochs: common.flag_costs(dense, model, epochs, interval),
     )
     common.write_ensemble(ensemble)
     predictions = {"ensemble": ensemble.predict(data.test, verbose=0)}

@@ -97,6 +97,22 @@ def _rigl_of_mimo(given):
     return {"stop": stop, "drop_fraction": schedules.Cosine(fraction, stop)}
 
 
+def check_updates(made, data):
+    """Refuses a method that would never update the topology."""
+    interval = getattr(made, "update_interval", None)
+    if interval is None or not made.sparsity:
+        return
+    if FLAGS.method == "edst":
+        epochs = {
+            "exploration": made.exploration_epochs,
+            "refinement": made.refinement_epochs,
+        }
+    else:
+        epochs = {"run": made.epochs}
+    phases = {name: common.steps(data, count) for name, count in epochs.items()}
+    common.check_interval(interval, phases)
+
+
 def is_given(name):
     return name in FLAGS and FLAGS[name].present
 
@@ -231,6 +247,7 @@ def main(argv):
         return
     common.check_directory(FLAGS.output_dir, common.config())
     data = common.load(num_examples=FLAGS.num_examples)
+    check_updates(made, data)
     common.claim_directory(FLAGS.output_dir, common.config())
     ensemble, dense = train(made, data)
     common.write_ensemble(ensemble)

@@ -5,8 +5,9 @@ r"""Trains one sparse network with a method of the family.
         --data_dir=../shared/tfds --epochs=10
 
 --method=dense trains the dense reference, --method=static a mask that never
-changes. The spiking networks, --model=spiking_cnn, spiking_vgg16 and
-spiking_resnet19, were made for --method=ndsnn, but take any. Killed and
+changes. The table says how sparse the network is at the end and how often its
+topology was updated. The spiking networks, --model=spiking_cnn, spiking_vgg16
+and spiking_resnet19, were made for --method=ndsnn, but take any. Killed and
 started again with the same flags, a run goes on where it was.
 """
 
@@ -31,6 +32,45 @@ def rate_of(epoch):
     return FLAGS.learning_rate * 0.1**drops
 
 
+def check_flags(recipe):
+    """Refuses what is given and would have no effect."""
+    for name in ("growth", *recipe.fixed):
+        if FLAGS[name].present:
+            raise SystemExit(
+                f"--{name}={FLAGS[name].value} has no effect with "
+                f"--method={FLAGS.method}: leave it out"
+            )
+
+
+def plan(data, recipe):
+    """The run that the flags ask for, if it does what the method is for."""
+    steps = common.steps(data, FLAGS.epochs)
+    changing = steps * 3 // 4
+    run = recipes.Run(
+        data,
+        FLAGS.sparsity,
+        FLAGS.epochs,
+        steps,
+        common.update_interval(changing),
+        FLAGS.drop_fraction,
+        FLAGS.seed,
+    )
+    if recipe.changes_topology:
+        # At the last of them a drop fraction that falls has come to 0.
+        name = "part of the run in which the topology changes"
+        common.check_interval(run.interval, {name: changing - 1})
+        print(
+            f"Topology updates every {run.interval} optimizer updates, "
+            f"of which the run has {steps}."
+        )
+    if abs(recipe.reaches(run) - run.sparsity) > 1e-9:
+        print(
+            f"--method={FLAGS.method} trains at sparsity "
+            f"{recipe.reaches(run):g}, not at --sparsity={run.sparsity:g}."
+        )
+    return run
+
+
 def train(data, recipe, run):
     """Returns the dense network, the trained sparse one and its logs."""
     import keras
@@ -44,7 +84,7 @@ def train(data, recipe, run):
     kft.sparsity_summary(model)
     common.compile_model(model)
     schedule = keras.callbacks.LearningRateScheduler(rate_of)
-    cost = kft.callbacks.TrainingCost(recipe.cost_of(FLAGS.update_interval))
+    cost = kft.callbacks.TrainingCost(recipe.cost_of(run.interval))
     callbacks = [cost, schedule, *recipe.callbacks(run)]
     common.claim_directory(FLAGS.output_dir, common.config())
     history = common.fit(model, data, FLAGS.epochs, callbacks, "backup")
@@ -59,32 +99,36 @@ def train_flops(dense, history):
     return sum(spent) / (3.0 * flops.forward_flops(dense) * len(spent))
 
 
-def main(argv):
-    common.no_arguments(argv)
-    common.check_directory(FLAGS.output_dir, common.config())
-    data = common.load(num_examples=FLAGS.num_examples)
-    recipe = recipes.RECIPES[FLAGS.method]
-    steps = -(-data.num_train // FLAGS.batch_size) * FLAGS.epochs
-    run = recipes.Run(
-        data,
-        FLAGS.sparsity,
-        FLAGS.epochs,
-        steps,
-        FLAGS.update_interval,
-        FLAGS.drop_fraction,
-        FLAGS.seed,
-    )
-    dense, model, history = train(data, recipe, run)
-    labels = common.labels_of(data.test)
+def row_of(dense, model, data, recipe, history):
+    """Scores and costs, under the name of what has happened."""
+    topology = common.of_topology(model)
+    if recipe.changes_topology and not topology["updates"]:
+        raise SystemExit(
+            f"--method={FLAGS.method} has made no topology update: were the "
+            "gradients finite? There is no row for it."
+        )
     probabilities = model.predict(data.test, verbose=0)
-    row = {
+    labels = common.labels_of(data.test)
+    return {
         "model": FLAGS.method,
         **common.scores(probabilities, labels, data.num_classes),
+        **topology,
         "parameters": common.active_parameters(model),
         "inference_flops": common.relative_flops(dense, model),
         "train_flops": train_flops(dense, history),
         "seconds": sum(history["seconds"]),
     }
+
+
+def main(argv):
+    common.no_arguments(argv)
+    recipe = recipes.RECIPES[FLAGS.method]
+    check_flags(recipe)
+    common.check_directory(FLAGS.output_dir, common.config())
+    data = common.load(num_examples=FLAGS.num_examples)
+    run = plan(data, recipe)
+    dense, model, history = train(data, recipe, run)
+    row = row_of(dense, model, data, recipe, history)
     common.save(model, os.path.join(FLAGS.output_dir, "model.keras"))
     common.finish([row], history, common.config())
 

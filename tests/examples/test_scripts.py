@@ -78,6 +78,133 @@ def test_a_refused_start_leaves_the_directory_free(tmp_path):
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+PLANS = """
+import json, sys, types
+sys.path.insert(0, {folder!r})
+import common, recipes, {script} as script
+from absl import flags
+from absl.testing import flagsaver
+
+common.define_training_flags("out")
+data = types.SimpleNamespace(num_train=1290, train=[])
+found = []
+for given in json.loads({cases!r}):
+    with flagsaver.flagsaver():
+        flags.FLAGS(["script", *given])
+        try:
+            made = {call}
+        except SystemExit as error:
+            made = str(error)
+    found.append(made)
+print(json.dumps(found))
+"""
+
+
+def plans(script, call, cases, said=None):
+    """What a script makes of flags, of 11 batches an epoch; or its refusal."""
+    code = PLANS.format(
+        folder=str(ROOT / "examples"),
+        script=script,
+        call=call,
+        cases=json.dumps(cases),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    *lines, last = done.stdout.splitlines()
+    if said is not None:
+        said += lines
+    return json.loads(last)
+
+
+def test_every_method_updates_the_topology_at_the_defaults():
+    """The interval is a 40th of the 3/4 of 25 x 11 updates."""
+    call = (
+        "script.check_flags(recipes.RECIPES[flags.FLAGS.method]) or "
+        "script.plan(data, recipes.RECIPES[flags.FLAGS.method]).interval"
+    )
+    default, long, short, given, late, static, growth, dropped = plans(
+        "train_sparse",
+        call,
+        [
+            [],
+            ["--epochs=5000"],
+            ["--epochs=1"],
+            ["--update_interval=7"],
+            ["--update_interval=206"],
+            ["--method=static", "--update_interval=7"],
+            ["--growth=random"],
+            ["--method=snfs", "--drop_fraction=0.1"],
+        ],
+    )
+    assert (default, long, short, given) == (206 // 40, 1000, 1, 7)
+    assert "--update_interval=206 is longer than the part of the run" in late
+    assert "no effect with --method=static" in static
+    assert "--growth=random has no effect with --method=rigl" in growth
+    assert "--drop_fraction=0.1 has no effect with --method=snfs" in dropped
+
+
+def test_a_sparsity_that_a_method_has_not_is_said():
+    call = "script.plan(data, recipes.RECIPES['nm']).pattern"
+    cases = [["--method=nm"], ["--method=nm", "--sparsity=0.875"]]
+    said = []
+    assert plans("train_sparse", call, cases, said) == [[1, 4], [1, 8]]
+    notes = [line for line in said if "trains at sparsity" in line]
+    assert notes == [
+        "--method=nm trains at sparsity 0.75, not at --sparsity=0.8."
+    ]
+
+
+@pytest.mark.parametrize(
+    "script", ["train_edst.py", "train_sparse.py", "demo.py"]
+)
+def test_a_directory_that_cannot_be_made_is_refused(script):
+    done = run(script, "--output_dir=/dev/null/out", check=False)
+    assert done.returncode and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("--output_dir=/dev/null/out cannot be written to:")
+
+
+def test_every_phase_updates_the_topology_at_the_defaults():
+    """15 epochs of exploration, 10 of each refinement."""
+    default, paper, long, dense = plans(
+        "train_edst",
+        "script.apply_preset() or script.update_interval(11)",
+        [
+            [],
+            ["--preset=cifar", "--exploration_epochs=4000"],
+            ["--update_interval=111"],
+            ["--update_interval=111", "--sparsity=0"],
+        ],
+    )
+    assert default == 165 // 40 and dense == 111
+    assert paper == 1000
+    assert "longer than the refinement, which has 110" in long
+    intervals = plans(
+        "train_dst", "script.update_interval(data)", [[], ["--epochs=1"]]
+    )
+    assert intervals == [275 // 40, 1]
+
+
+def test_an_ensemble_that_would_never_grow_is_refused():
+    """Published intervals are for longer runs."""
+    call = "script.check_updates(script.method(), data)"
+    edst, dst, given, static = plans(
+        "train_ensemble",
+        call,
+        [
+            ["--exploration_epochs=10"],
+            ["--method=dst", "--epochs=10"],
+            ["--method=dst", "--epochs=10", "--update_interval=110"],
+            ["--method=static"],
+        ],
+    )
+    assert "longer than the exploration, which has 110" in edst
+    assert "--update_interval=1000 is longer than the run" in dst
+    assert given is None and static is None
+
+
 def test_dry_run_of_the_paper_recipe():
     done = run("train_edst.py", "--preset=cifar", "--dry_run")
     assert "7,292,2" in done.stdout and "/ 36,461,232" in done.stdout
@@ -270,6 +397,9 @@ def test_a_method_of_the_family(tmp_path, method):
     assert method in done.stdout
     (row,) = results(directory / "metrics.json")["rows"]
     assert 0.3 < row["accuracy"] <= 1 and 0 < row["train_flops"] < 1
+    assert row["updates"] > 0 and row["sparsity"] == pytest.approx(
+        0.8, abs=1e-3
+    )
     assert (directory / "model.keras").stat().st_size > 0
 
 
