@@ -68,18 +68,19 @@ def run(name, pattern, seed):
 
 def figures(report):
     """The numbers of the table, by name."""
-    clean = report["clean"]["model"]
+    model = report["names"]["model"]
+    clean = report["clean"][model]
     names = ("accuracy", "nll", "ece", "brier", "aurc")
     found = {name: clean[name] for name in names}
     if "corruptions" in report:
-        together = report["corruptions"]["model"]["together"]
+        together = report["corruptions"][model]["together"]
         found |= {f"corrupted {n}": together[n] for n in names[:3]}
-    for attacker, row in report.get("attack", {}).get("model", {}).items():
+    for attacker, row in report.get("attack", {}).get(model, {}).items():
         found[f"accuracy, attacked by {attacker}"] = row["accuracy"]
     for name, models in report.get("ood", {}).items():
         for score, label in _DETECTED.items():
-            if score in models["model"]:
-                auroc = models["model"][score]["auroc"]
+            if score in models[model]:
+                auroc = models[model][score]["auroc"]
                 found[f"AUROC {name}, {label}"] = auroc
     return found
 

@@ -2,8 +2,9 @@ r"""Measures how far a model can be trusted, and draws it.
 
 Accuracy, likelihood and calibration on the test images of a set, on
 corruptions of them, and how well images of other sets are told apart; for an
-ensemble what its members differ in. Writes `report.html`, one page that holds
-its pictures, `report.md` and, at the end, `report.json` to --output_dir.
+ensemble what its members differ in. Prints the tables, and writes
+`report.html`, one page that holds its pictures, `report.md` and, at the end,
+`report.json` to --output_dir. Models go by the names of their files.
 
     python examples/evaluate.py --model=run/ensemble.keras \
         --baseline=run/dense.keras --dataset=fashion_mnist \
@@ -212,6 +213,16 @@ def input_shape(model):
     model = getattr(model, "model", model)  # of a CalibratedModel
     member = model.member(0) if hasattr(model, "member") else model
     return tuple(member.inputs[0].shape[1:])
+
+
+def names_of(paths):
+    """Names to tell models by: those of their files, else of their folders."""
+    shorter = [path.removesuffix(".keras") for path in paths]
+    for parts in (1, 2):
+        names = ["/".join(path.split(os.sep)[-parts:]) for path in shorter]
+        if len(set(names)) == len(names):
+            return names
+    return shorter
 
 
 def check_alike(networks):
@@ -432,6 +443,10 @@ def chosen_corruptions(pixels):
     import keras_freetickets as kft
 
     names = FLAGS.corruptions
+    if FLAGS.published_corruptions and not names:
+        raise SystemExit(
+            "--published_corruptions needs --corruptions: names of them, or all"
+        )
     names = kft.datasets.CORRUPTIONS if names == ["all"] else names
     for name in names:
         try:
@@ -507,16 +522,22 @@ def evaluate_unknown(networks, images, made):
 
 def main(argv):
     common.no_arguments(argv)
-    networks = [load_network("model", "model", FLAGS.model)]
-    if FLAGS.baseline:
-        networks.insert(0, load_network("baseline", "baseline", FLAGS.baseline))
+    common.check_writable(FLAGS.output_dir)
+    given = {"baseline": FLAGS.baseline, "model": FLAGS.model}
+    given = {flag: path for flag, path in given.items() if path}
+    names = dict(
+        zip(given, names_of([os.path.abspath(p) for p in given.values()]))
+    )
+    networks = [
+        load_network(names[flag], flag, path) for flag, path in given.items()
+    ]
     check_alike(networks)
     images = load_images(input_shape(networks[-1].model))
     check_labels(images.labels, networks)
-    names = chosen_corruptions(images.pixels)
+    corruptions = chosen_corruptions(images.pixels)
     networks += calibrated(networks, images.data)
-    results, parts = evaluate(networks, images, names)
-    write(results, parts)
+    results, parts = evaluate(networks, images, corruptions)
+    write({"names": names, **results}, parts)
 
 
 def write(results, parts):
@@ -529,6 +550,7 @@ def write(results, parts):
     report.write_text(os.path.join(folder, "report.html"), text)
     results = {"config": common.config(), **results}
     common.write_json(os.path.join(folder, "report.json"), results)
+    print(report.text(parts))
     print(f"Files: {folder}")
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import html
 import os
 
+import common
+
 
 @dataclasses.dataclass
 class Table:
@@ -62,6 +64,17 @@ def markdown(title, sections):
 def _markdown_row(row):
     cells = (cell(value).replace("|", r"\|") for value in row)
     return "| " + " | ".join(cells) + " |"
+
+
+def text(sections):
+    """The tables of the report for a terminal."""
+    parts = []
+    for section in sections:
+        for table in section.tables:
+            rows = [[cell(value) for value in row] for row in table.rows]
+            heads = [str(head) for head in table.heads]
+            parts += [section.title, common.aligned([heads, *rows]), ""]
+    return "\n".join(parts)
 
 
 _STYLE = """

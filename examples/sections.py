@@ -13,7 +13,7 @@ _TSNE_IMAGES = 300
 
 def picture(name, caption, draw, *args, **kwargs):
     """Draws into the folder of pictures."""
-    file = f"pictures/{name}.png"
+    file = f"pictures/{name.replace('/', '_')}.png"
     draw(*args, path=os.path.join(FLAGS.output_dir, file), **kwargs)
     return report.Picture(file, caption)
 

@@ -77,20 +77,22 @@ def report(folder):
         f"--output_dir={folder / 'report'}",
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    (folder / "stdout.txt").write_text(done.stdout)
     return folder / "report"
 
 
 def test_figures(folder, report):
     found = json.loads((report / "report.json").read_text())
     assert found["config"]["corruptions"] == ["fog", "contrast"]
+    assert found["names"] == {"baseline": "dense", "model": "ensemble"}
     digits = np.load(folder / "digits.npz")
     x, y = digits["x"], digits["y"]
     ensemble = keras.saving.load_model(folder / "ensemble.keras")
     logits = keras.saving.load_model(folder / "dense.keras").predict(x)
     dense = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = {"model": ensemble.predict(x), "baseline": dense}
+    expected = {"ensemble": ensemble.predict(x), "dense": dense}
     for i, member in enumerate(ensemble.predict_members(x)):
-        expected[f"model: ticket {i}"] = member
+        expected[f"ensemble: ticket {i}"] = member
     assert set(found["clean"]) == set(expected)
     for name, p in expected.items():
         row = found["clean"][name]
@@ -100,24 +102,24 @@ def test_figures(folder, report):
         brier = np.square(p - np.eye(10)[y]).sum(axis=1).mean()
         assert row["brier"] == pytest.approx(brier, rel=1e-4)
     # The digits are told from themselves by nothing.
-    for model in ("model", "baseline"):
+    for model in ("ensemble", "dense"):
         for values in found["ood"]["optdigits"][model].values():
             assert values["auroc"] == pytest.approx(0.5)
     scores = {"maximum probability", "entropy", "energy", "maximum logit"}
-    assert set(found["ood"]["noise"]["baseline"]) == scores
-    assert set(found["ood"]["noise"]["model"]) == {
+    assert set(found["ood"]["noise"]["dense"]) == scores
+    assert set(found["ood"]["noise"]["ensemble"]) == {
         *scores,
         "mutual information",
     }
     # Of one linear layer the images that its gradient makes worse.
     attack = found["attack"]
-    assert set(attack["model"]) == {"itself", "its first member"}
-    worse = attack["baseline"]["itself"]
-    assert worse["nll"] > found["clean"]["baseline"]["nll"]
-    assert worse["accuracy"] < found["clean"]["baseline"]["accuracy"]
+    assert set(attack["ensemble"]) == {"itself", "its first member"}
+    worse = attack["dense"]["itself"]
+    assert worse["nll"] > found["clean"]["dense"]["nll"]
+    assert worse["accuracy"] < found["clean"]["dense"]["accuracy"]
     votes = ensemble.predict_members(x).argmax(axis=-1)
     share = np.mean(votes[0] != votes[1])
-    diversity = found["diversity"]["model"]
+    diversity = found["diversity"]["ensemble"]
     matrix = diversity["disagreement_matrix"]
     assert matrix[0][1] == pytest.approx(share)
     masks = [ensemble.member(i).connections[0].mask.numpy() for i in range(2)]
@@ -130,12 +132,14 @@ def test_corruptions(folder, report):
     """Of all put together, and by severity; as the library corrupts them."""
     found = json.loads((report / "report.json").read_text())["corruptions"]
     levels = [
-        one for rows in found["model"]["by_corruption"].values() for one in rows
+        one
+        for rows in found["ensemble"]["by_corruption"].values()
+        for one in rows
     ]
     assert len(levels) == 2 * 5
     for key in ("accuracy", "nll"):
         mean = np.mean([level[key] for level in levels])
-        together = found["model"]["together"][key]
+        together = found["ensemble"]["together"][key]
         assert together == pytest.approx(mean, rel=1e-5)
     data = kft.datasets.load(
         "optdigits", data_dir=str(folder / "data"), image_size=(16, 16)
@@ -144,8 +148,25 @@ def test_corruptions(folder, report):
     x, y = next(foggy.as_numpy_iterator())
     p = keras.saving.load_model(folder / "ensemble.keras").predict(x[:60])
     expected = np.mean(p.argmax(1) == y[:60])
-    row = found["model"]["by_corruption"]["fog"][4]
+    row = found["ensemble"]["by_corruption"]["fog"][4]
     assert row["accuracy"] == pytest.approx(expected)
+
+
+def test_tables_are_printed(folder, report):
+    found = json.loads((report / "report.json").read_text())["clean"]
+    lines = (folder / "stdout.txt").read_text().splitlines()
+    place = lines.index("Clean images")
+    assert lines[place + 1].split()[:3] == ["model", "accuracy", "NLL"]
+    shown = {
+        line.split("  ")[0]: line.split("  ")[1:]
+        for line in lines[place + 3 : place + 3 + len(found)]
+    }
+    for name, row in found.items():
+        cells = [cell.strip() for cell in shown[name] if cell.strip()]
+        assert cells[0] == f"{row['accuracy']:.4f}"
+    for title in ("Unknown images", "Corruptions", "Attacks"):
+        assert title in lines
+    assert lines[-1].startswith("Files: ")
 
 
 class _Page(html.parser.HTMLParser):
@@ -186,8 +207,8 @@ def test_markdown(report):
     for name in pictures:
         assert (report / name).read_bytes()[:4] == b"\x89PNG"
     found = json.loads((report / "report.json").read_text())
-    accuracy = found["clean"]["baseline"]["accuracy"]
-    assert f"| baseline | {accuracy:.4f} |" in text
+    accuracy = found["clean"]["dense"]["accuracy"]
+    assert f"| dense | {accuracy:.4f} |" in text
     assert {p.name for p in report.iterdir()} == {
         "pictures",
         "report.html",
@@ -241,6 +262,19 @@ def test_models_that_do_not_fit(script, tmp_path, folder):
         path = tmp_path / f"{name}.keras"
         with pytest.raises(SystemExit, match=f"--baseline=.*{message}"):
             script.load_network("x", "baseline", str(path))
+
+
+@pytest.mark.parametrize(
+    "paths, names",
+    [
+        (["/a/ensemble.keras"], ["ensemble"]),
+        (["/a/dense.keras", "/a/ensemble.keras"], ["dense", "ensemble"]),
+        (["/a/x.keras", "/b/x.keras"], ["a/x", "b/x"]),
+        (["/a/b/x.keras", "/c/b/x.keras"], ["/a/b/x", "/c/b/x"]),
+    ],
+)
+def test_models_go_by_their_files(script, paths, names):
+    assert script.names_of(paths) == names
 
 
 def test_models_of_other_images(script):
@@ -372,6 +406,9 @@ def test_sets_and_corruptions_of_other_names(script):
     assert script.chosen_corruptions(pixels) == list(kft.datasets.CORRUPTIONS)
     with pytest.raises(SystemExit, match="--corruptions=.*16 or more"):
         script.chosen_corruptions(pixels[:, :8, :8])
+    script.FLAGS.corruptions, script.FLAGS.published_corruptions = [], True
+    with pytest.raises(SystemExit, match="needs --corruptions"):
+        script.chosen_corruptions(pixels)
     images = script.Images(None, pixels, pixels, None)
     with pytest.raises(SystemExit, match="--ood=kmnits: `name` must be"):
         script.load_unknown("kmnits", images)
@@ -436,7 +473,7 @@ def test_models_are_compared(folder, tmp_path):
         json.loads((tmp_path / "out" / f"dense_{i}/report.json").read_text())
         for i in range(2)
     ]
-    nlls = [one["clean"]["model"]["nll"] for one in runs]
+    nlls = [one["clean"][f"dense_{i}"]["nll"] for i, one in enumerate(runs)]
     mean, deviation = rows["dense"]["nll"]
     assert mean == pytest.approx(sum(nlls) / 2)
     assert deviation == pytest.approx(abs(nlls[0] - nlls[1]) / 2**0.5)
