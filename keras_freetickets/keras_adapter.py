@@ -131,6 +131,23 @@ def quantized_by(model, filters):
     ]
 
 
+def stored_weight(layer, name):
+    """The variable behind a weight that quantization packs or LoRA adds to.
+
+    Keras then gives `layer.kernel` as a tensor.
+    """
+    value = getattr(layer, name)
+    if isinstance(value, keras.Variable):
+        return value
+    quantized = getattr(layer, f"quantized_{name}", None)
+    return getattr(layer, f"_{name}", quantized)
+
+
+def own_trained(layer):
+    """Weights of a layer, not of those within, that it trains if not frozen."""
+    return list(layer._trainable_variables)
+
+
 def _own_variables(layer):
     """Variables of a layer without those of layers within, by their names.
 

@@ -1,6 +1,8 @@
 """What a training costs: theoretical FLOPs and measured seconds."""
 
+import math
 import time
+import warnings
 
 import keras
 
@@ -15,7 +17,8 @@ class TrainingCost(keras.callbacks.Callback):
 
     Adds to the logs `training_flops`, the theoretical FLOPs of training on
     one example once with the masks of the epoch's end, and `seconds`. Put it
-    before `Backup` and other readers of the logs.
+    before `Backup` and other readers of the logs. Where FLOPs are unknown
+    `training_flops` is NaN, and a warning says why.
 
     Args:
         method: As for `keras_freetickets.metrics.flops.
@@ -25,9 +28,13 @@ class TrainingCost(keras.callbacks.Callback):
             `"rigl"`.
         repetitions: Positive integer, how often a step shows the network an
             example (`MIMO`).
+        input_shape: Shape of one example, or a structure of shapes, for a
+            model that leaves sizes open, as for `keras_freetickets.metrics.
+            flops.kernel_macs`. `None` for the model's own.
 
     Raises:
-        ValueError: If the method is unknown or an argument missing.
+        ValueError: If the method is unknown or an argument missing; when
+            training begins, if `input_shape` does not fit the model.
 
     Example:
 
@@ -38,17 +45,40 @@ class TrainingCost(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, method="dense", update_interval=None, repetitions=1):
+    def __init__(
+        self,
+        method="dense",
+        update_interval=None,
+        repetitions=1,
+        input_shape=None,
+    ):
         super().__init__()
         check_count("repetitions", repetitions)
         self._cost = _cost_of(method, update_interval)
         self._cost(1.0, 1.0)  # errors now, not after an epoch
         self.repetitions = repetitions
+        self.input_shape = input_shape
 
     def set_model(self, model):
         super().set_model(model)
         self._counted = ticket_of(model)
-        self._macs = list(flops.kernel_macs(self._counted).values())
+        self._macs = self._costs_of(self._counted)
+
+    def _costs_of(self, model):
+        """The costs of a model's kernels, `None` if they are unknown."""
+        open_inputs = flops.open_inputs(model)
+        if open_inputs and self.input_shape is None:
+            reason = f"{open_inputs} leave sizes open: pass `input_shape`"
+        else:
+            costs = flops.kernel_macs(model, self.input_shape)
+            if not any(math.isnan(cost.macs) for cost in costs.values()):
+                return list(costs.values())
+            reason = "; ".join(costs.notes)
+        warnings.warn(
+            f"`training_flops` of model '{model.name}' will be NaN: {reason}",
+            stacklevel=2,
+        )
+        return None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter()
@@ -56,11 +86,17 @@ class TrainingCost(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is None:
             return
+        logs["training_flops"] = self._flops() * self.repetitions
+        logs["seconds"] = time.perf_counter() - self._start
+
+    def _flops(self):
+        """FLOPs of training on one example once."""
+        if self._macs is None:
+            return math.nan
         density = density_of(self._counted)
         dense = 2.0 * sum(part.macs for part in self._macs)
         used = 2.0 * sum(p.macs * density(p.kernel) for p in self._macs)
-        logs["training_flops"] = self._cost(dense, used) * self.repetitions
-        logs["seconds"] = time.perf_counter() - self._start
+        return self._cost(dense, used)
 
 
 def _cost_of(method, update_interval):

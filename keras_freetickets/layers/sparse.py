@@ -143,6 +143,24 @@ def is_quantized(layer):
     return getattr(layer, "quantization_mode", None) in _INTEGER_MODES
 
 
+def without_float_kernel(layer, roles=None):
+    """Lists layers within whose kernels are quantized or have LoRA.
+
+    Args:
+        layer: A built Keras layer.
+        roles: As for `find_kernels`.
+
+    Returns:
+        List of layers that `find_kernels` leaves out for that reason.
+    """
+    return [
+        part
+        for part in keras_adapter.sublayers(layer)
+        if (is_quantized(part) or getattr(part, "lora_enabled", False))
+        and any(hasattr(part, role) for role in _roles_of(part, roles))
+    ]
+
+
 def check_float_kernels(layer, roles=None):
     """Raises if kernels that would be masked are quantized or have LoRA.
 
@@ -153,11 +171,7 @@ def check_float_kernels(layer, roles=None):
     Raises:
         ValueError: If such a kernel is not a float variable of its own.
     """
-    for part in keras_adapter.sublayers(layer):
-        if isinstance(part, Sparse):
-            continue
-        if not any(hasattr(part, role) for role in _roles_of(part, roles)):
-            continue
+    for part in without_float_kernel(layer, roles):
         if is_quantized(part):
             raise ValueError(
                 f"Layer '{part.path}' is quantized and has no float kernel to "
@@ -165,13 +179,12 @@ def check_float_kernels(layer, roles=None):
                 "what `keras_freetickets.strip` returns. "
                 f"Received: quantization_mode={part.quantization_mode!r}"
             )
-        if getattr(part, "lora_enabled", False):
-            raise ValueError(
-                f"Layer '{part.path}' has LoRA, whose product would fill a "
-                "masked kernel: merge it first, by `model.save_weights(path)` "
-                "and `load_weights(path)` into the same model built without "
-                f"LoRA. Received: lora_rank={part.lora_rank}"
-            )
+        raise ValueError(
+            f"Layer '{part.path}' has LoRA, whose product would fill a "
+            "masked kernel: merge it first, by `model.save_weights(path)` "
+            "and `load_weights(path)` into the same model built without "
+            f"LoRA. Received: lora_rank={part.lora_rank}"
+        )
 
 
 def _keep_float_kernel(layer):

@@ -8,7 +8,7 @@ save, never what was saved.
 Which layer is called how often and on which shapes is seen by tracing the
 model once on symbolic tensors while every layer notes its calls. So nested
 models, wrappers, shared layers, attention and layers made of layers need no
-rule of their own.
+rule of their own. What no rule covers costs NaN, and a note names it.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import typing
 
 import keras
 from keras import layers
+from keras import tree
 
 from keras_freetickets import keras_adapter
 
@@ -32,7 +33,10 @@ class KernelCost:
     Args:
         kernel: The Keras variable.
         path: String, path of the layer that owns it.
-        macs: Integer, multiply-accumulates summed over all calls.
+        macs: Integer, multiply-accumulates summed over all calls, or NaN
+            where they are unknown.
+        size: Integer, number of weights; a variable quantized to int4 has
+            half as many entries.
 
     Example:
 
@@ -45,6 +49,7 @@ class KernelCost:
     kernel: typing.Any
     path: str
     macs: int
+    size: int
 
 
 class KernelMacs(dict):
@@ -65,24 +70,29 @@ class KernelMacs(dict):
         self.notes = []
 
 
+def _product(sizes):
+    """The product of sizes, NaN if one depends on the data."""
+    return math.nan if None in sizes else math.prod(sizes)
+
+
 # Rules: (layer, input shape, output shape) -> {attribute: MACs}. The model sees
 # a batch of one; a layer's batch is larger where steps, crops or windows of an
 # example are merged into it.
 
 
-def _size(variable):
-    return math.prod(variable.shape)
+def _size(kernel):
+    return math.prod(kernel.shape)
 
 
 def _dense(layer, inputs, outputs):
-    return {"kernel": _size(layer.kernel) * math.prod(inputs[:-1])}
+    return {"kernel": _size(layer.kernel) * _product(inputs[:-1])}
 
 
 def _positions(layer, shape):
     """Number of pixels of the images, of one or more dimensions."""
     if layer.data_format == "channels_first":
-        return shape[0] * math.prod(shape[2:])
-    return math.prod(shape[:-1])
+        return _product((shape[0], *shape[2:]))
+    return _product(shape[:-1])
 
 
 def _conv(layer, inputs, outputs):
@@ -112,12 +122,27 @@ def _einsum_dense(layer, inputs, outputs):
     sizes = [*zip(left, inputs), *zip(right, inputs[end:])]
     sizes += [("...", size) for size in inputs[len(left) : end] if dots]
     alone = [size for index, size in sizes if index not in kernel]
-    return {"kernel": _size(layer.kernel) * math.prod(alone)}
+    return {"kernel": _size(layer.kernel) * _product(alone)}
+
+
+def _reversible_embedding(layer, inputs, outputs):
+    if len(inputs) != len(outputs):
+        return {}  # a look-up
+    name = "embeddings" if layer.tie_weights else "reverse_embeddings"
+    return {name: _size(getattr(layer, name)) * _product(inputs[:-1])}
+
+
+def _cell(layer, inputs, outputs):
+    return {
+        name: _size(getattr(layer, name)) * _product(inputs[:-1])
+        for name in ("kernel", "recurrent_kernel")
+    }
 
 
 _RULES = (
     (layers.Dense, _dense),
     (layers.EinsumDense, _einsum_dense),
+    (layers.ReversibleEmbedding, _reversible_embedding),
     ((layers.SeparableConv1D, layers.SeparableConv2D), _separable_conv),
     (
         (
@@ -137,8 +162,20 @@ _RULES = (
         ),
         _conv,
     ),
+    ((layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell), _cell),
 )
-_CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+_CONV_LSTM = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+# Layers whose weights of rank 2 and more are looked up, or multiply entry by
+# entry.
+_NO_KERNELS = (
+    layers.BatchNormalization,
+    layers.Embedding,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.PReLU,
+    layers.RMSNormalization,
+    layers.SpectralNormalization,
+)
 
 
 def _rule_of(layer):
@@ -149,62 +186,86 @@ def _rule_of(layer):
 
 
 def _cells(layer):
-    """The cells of a recurrent layer, if this file can count them all."""
-    if not isinstance(layer, layers.RNN):
-        return []
-    stacked = isinstance(layer.cell, layers.StackedRNNCells)
-    cells = layer.cell.cells if stacked else [layer.cell]
-    return cells if all(isinstance(c, _CELLS) for c in cells) else []
-
-
-def _add(costs, layer, kernel, macs):
-    cost = costs.setdefault(id(kernel), KernelCost(kernel, layer.path, 0))
-    cost.macs += macs
-
-
-def _record(costs, layer, inputs, outputs):
-    """Notes one call of a layer by the shapes that went in and came out."""
-    rule = _rule_of(layer)
-    if rule is not None:
-        for name, macs in rule(layer, inputs, outputs).items():
-            _add(costs, layer, getattr(layer, name), macs)
-    for cell in _cells(layer):
-        for kernel in (cell.kernel, cell.recurrent_kernel):
-            # Once for each time step.
-            _add(costs, layer, kernel, math.prod(inputs[:2]) * _size(kernel))
+    """The cells that a recurrent layer calls once for each time step."""
+    if isinstance(layer.cell, layers.StackedRNNCells):
+        return layer.cell.cells
+    return [layer.cell]
 
 
 def _first_shape(tensors):
-    flat = keras.tree.flatten(tensors)
+    flat = tree.flatten(tensors)
     return next(tuple(t.shape) for t in flat if hasattr(t, "shape"))
 
 
-def _noting(layer, costs):
-    """The `call` of a layer, made to note its shapes."""
-    call = layer.call
+class _Trace:
+    """Notes the calls of layers while a model is traced."""
 
-    def noting_call(*args, **kwargs):
-        outputs = call(*args, **kwargs)
-        inputs = _first_shape((args, kwargs))
-        _record(costs, layer, inputs, _first_shape(outputs))
-        return outputs
+    def __init__(self):
+        self.costs = KernelMacs()
+        self._in_loop = False
 
-    return noting_call
+    def add(self, layer, name, macs):
+        """Adds to what the weight `layer.name` costs."""
+        value = getattr(layer, name)
+        variable = keras_adapter.stored_weight(layer, name)
+        cost = KernelCost(variable, layer.path, 0, _size(value))
+        self.costs.setdefault(id(variable), cost).macs += macs
 
+    @contextlib.contextmanager
+    def noting(self, parts):
+        """Lets layers note their calls: their instances get another `call`."""
+        noted = [p for p in parts if _rule_of(p) or isinstance(p, layers.RNN)]
+        # Keras calls one of them, by whether the layer is quantized.
+        places = [(p, n) for p in noted for n in ("call", "quantized_call")]
+        before = [vars(part).get(name) for part, name in places]
+        try:
+            for part, name in places:
+                vars(part)[name] = self._noting(part, getattr(part, name))
+            yield
+        finally:
+            for (part, name), call in zip(places, before, strict=True):
+                vars(part).pop(name, None)
+                if call is not None:
+                    vars(part)[name] = call
 
-@contextlib.contextmanager
-def _calls_noted(counted, costs):
-    """Lets layers note their calls; their instances get a `call` meanwhile."""
-    before = [vars(layer).get("call") for layer in counted]
-    try:
-        for layer in counted:
-            vars(layer)["call"] = _noting(layer, costs)
-        yield
-    finally:
-        for layer, call in zip(counted, before):
-            vars(layer).pop("call", None)
-            if call is not None:
-                vars(layer)["call"] = call
+    def _noting(self, layer, call):
+        recurrent = isinstance(layer, layers.RNN)
+
+        def noting_call(*args, **kwargs):
+            outside = not self._in_loop
+            # The body of a loop is traced once, or once for each step.
+            self._in_loop = self._in_loop or recurrent
+            try:
+                outputs = call(*args, **kwargs)
+            finally:
+                self._in_loop = not outside
+            if outside:
+                inputs = _first_shape((args, kwargs))
+                self._record(layer, inputs, _first_shape(outputs))
+            return outputs
+
+        return noting_call
+
+    def _record(self, layer, inputs, outputs):
+        """Notes one call of a layer by the shapes that went in and out."""
+        if isinstance(layer, _CONV_LSTM):
+            self._record_conv_lstm(layer, inputs, outputs)
+        elif isinstance(layer, layers.RNN):
+            for cell in _cells(layer):
+                if _rule_of(cell) is _cell:
+                    for name, macs in _cell(cell, (*inputs[:2], 0), ()).items():
+                        self.add(cell, name, macs)
+        else:
+            for name, macs in _rule_of(layer)(layer, inputs, outputs).items():
+                self.add(layer, name, macs)
+
+    def _record_conv_lstm(self, layer, inputs, outputs):
+        # Both kernels are applied at each pixel of the state in each step.
+        image = outputs[2:] if layer.return_sequences else outputs[1:]
+        pixels = _positions(layer.cell, (1, *image))
+        for name in ("kernel", "recurrent_kernel"):
+            size = _size(getattr(layer.cell, name))
+            self.add(layer.cell, name, size * pixels * _product(inputs[:2]))
 
 
 class _ModelCall(keras.Operation):
@@ -218,58 +279,161 @@ class _ModelCall(keras.Operation):
         return self.model(inputs, training=False)
 
 
-def _example(model, notes):
-    """Symbolic inputs of one example; an unknown size counts as one."""
+def _inputs_of(model):
+    """The symbolic inputs of a model in their structure."""
     if not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must know its inputs: a functional model or a built "
             f"Sequential. Received: model={getattr(model, 'name', model)!r}"
         )
     sequential = isinstance(model, keras.Sequential)
-
-    def one(tensor):
-        if None in tensor.shape[1:]:
-            notes.append(
-                f"input {tensor.name} has shape {tuple(tensor.shape)}: "
-                "unknown sizes are counted as 1"
-            )
-        shape = (1, *(size or 1 for size in tensor.shape[1:]))
-        return keras.KerasTensor(shape, dtype=tensor.dtype, name=tensor.name)
-
-    inputs = model.inputs[0] if sequential else model.input
-    return keras.tree.map_structure(one, inputs)
+    return model.inputs[0] if sequential else model.input
 
 
-def _known_free(parts):
-    """Ids of the weights of rank 2 and more that multiply nothing."""
-    free = []
-    for layer in parts:
-        if isinstance(layer, layers.Embedding):
-            free += layer.weights
-        if _rule_of(layer) is not None:
-            free.append(getattr(layer, "bias", None))
-        free += [cell.bias for cell in _cells(layer)]
-    return {id(variable) for variable in free}
-
-
-def kernel_macs(model):
-    """Counts the multiply-accumulates of each kernel for one example.
-
-    Known are Dense, EinsumDense (so attention layers, but for the products of
-    queries, keys and values), plain, transposed, depthwise and separable
-    convolutions, and LSTM, GRU and SimpleRNN, alone, shared, nested or in any
-    wrapper.
+def open_inputs(model):
+    """Names of the inputs of a model with sizes that the data decide on.
 
     Args:
         model: A Keras functional model or a built Sequential.
 
     Returns:
-        Dict from `id(kernel)` to a `KernelCost` with the attributes `kernel`,
-        `path` and `macs`. Its attribute `notes` is a list of strings: weights
-        that no rule covers and sizes that are unknown.
+        List of strings. Where there are some, `input_shape` must be given.
 
     Raises:
         ValueError: If the model does not know its inputs.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((None, 8)), layers.LSTM(4)])
+    >>> len(open_inputs(model))
+    1
+    """
+    flat = tree.flatten(_inputs_of(model))
+    return [tensor.name for tensor in flat if None in tensor.shape[1:]]
+
+
+def _shapes_of_one(inputs, input_shape):
+    """The shape of one example for each input, in the inputs' structure."""
+    if input_shape is None:
+        return tree.map_structure(lambda t: tuple(t.shape[1:]), inputs)
+    try:
+        return tree.map_structure_up_to(
+            inputs, lambda _, shape: shape, inputs, input_shape
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            "`input_shape` must have the structure of the model's inputs, "
+            f"{tree.map_structure(lambda t: t.name, inputs)}. Received: "
+            f"input_shape={input_shape}"
+        ) from error
+
+
+def _example(model, input_shape):
+    """Symbolic inputs of one example."""
+
+    def one(tensor, shape):
+        shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+        fixed = tuple(tensor.shape[1:])
+        fits = len(shape) == len(fixed) and all(
+            isinstance(size, numbers.Integral) and known in (None, size)
+            for size, known in zip(shape, fixed)
+        )
+        if not fits:
+            raise ValueError(
+                "`input_shape` must give the sizes that an input leaves open, "
+                "such as the length of a sequence, since FLOPs grow with "
+                "them: the shape of one example, without the batch, or a "
+                "structure of shapes, as the model has inputs. Received: "
+                f"input_shape={input_shape} for input {tensor.name!r} of "
+                f"shape {fixed}"
+            )
+        return keras.KerasTensor((1, *shape), tensor.dtype, name=tensor.name)
+
+    inputs = _inputs_of(model)
+    shapes = _shapes_of_one(inputs, input_shape)
+    return tree.map_structure_up_to(inputs, one, inputs, shapes)
+
+
+def _cells_without_rule(parts):
+    """Maps the id of each layer in a cell of one's own to that cell."""
+    return {
+        id(inner): cell
+        for part in parts
+        if isinstance(part, layers.RNN) and not isinstance(part, _CONV_LSTM)
+        for cell in _cells(part)
+        if _rule_of(cell) is not _cell
+        for inner in keras_adapter.sublayers(cell)
+    }
+
+
+def _may_multiply(part):
+    """Weights of a layer that may multiply more than entry by entry."""
+    if isinstance(part, _NO_KERNELS):
+        return []
+    declared = getattr(part, "sparse_kernels", None) or ()
+    declared = {id(getattr(part, name, None)) for name in declared}
+    return [
+        variable
+        for variable in keras_adapter.own_trained(part)
+        if len(variable.shape) > 1 or id(variable) in declared
+    ]
+
+
+def _note_what_is_unknown(costs, parts):
+    """Costs of NaN, and a note, for what was not counted."""
+    for cost in costs.values():
+        if math.isnan(cost.macs):
+            costs.notes.append(
+                f"{cost.kernel.path}: unknown, as sizes depend on the data"
+            )
+    own_cells = _cells_without_rule(parts)
+    counted = {id(p.cell) for p in parts if isinstance(p, _CONV_LSTM)}
+    for part in parts:
+        covered = _rule_of(part) is not None or id(part) in counted
+        if covered and id(part) not in own_cells:
+            continue
+        kind = type(own_cells.get(id(part), part)).__name__
+        for variable in _may_multiply(part):
+            costs[id(variable)] = KernelCost(
+                variable, part.path, math.nan, _size(variable)
+            )
+            costs.notes.append(
+                f"{variable.path}: unknown, as there is no rule for {kind}"
+            )
+
+
+def _note_what_is_not_called(costs, parts):
+    for part in parts:
+        if _rule_of(part) in (None, _reversible_embedding):
+            continue
+        if not any(id(weight) in costs for weight in part.weights):
+            costs.notes.append(f"{part.path}: 0, as the model never calls it")
+
+
+def kernel_macs(model, input_shape=None):
+    """Counts the multiply-accumulates of each kernel for one example.
+
+    Known are Dense, EinsumDense (so attention layers, but for the products of
+    queries, keys and values), plain, transposed, depthwise and separable
+    convolutions, LSTM, GRU, SimpleRNN, their cells and ConvLSTM, alone,
+    shared, nested, quantized or in any wrapper. LoRA counts as merged into
+    its kernel. Weights of rank 2 and more in other layers may multiply
+    anything: they cost NaN.
+
+    Args:
+        model: A Keras functional model or a built Sequential.
+        input_shape: Shape of one example, without the batch, such as
+            `(224, 224, 3)`, or a structure of shapes as the model has inputs.
+            `None` for that of the model, if it leaves no size open.
+
+    Returns:
+        Dict from `id(kernel)` to a `KernelCost` with the attributes `kernel`,
+        `path`, `macs` and `size`. Its attribute `notes` is a list of strings:
+        weights whose cost is unknown, or that are never called, and why.
+
+    Raises:
+        ValueError: If the model does not know its inputs, or `input_shape`
+            does not fit them or is missing where they leave sizes open.
 
     Example:
 
@@ -277,32 +441,31 @@ def kernel_macs(model):
     >>> [cost.macs for cost in kernel_macs(model).values()]
     [30000]
     """
-    costs = KernelMacs()
-    inputs = _example(model, costs.notes)
+    inputs = _example(model, input_shape)
     parts = keras_adapter.sublayers(model)
-    counted = [part for part in parts if _rule_of(part) or _cells(part)]
-    with _calls_noted(counted, costs):
+    trace = _Trace()
+    with trace.noting(parts):
         _ModelCall(model)(inputs)
-    known = _known_free(parts) | set(costs)
-    for variable in model.trainable_weights:
-        if len(variable.shape) > 1 and id(variable) not in known:
-            costs.notes.append(f"{variable.path}: no rule, counted as 0")
-    return costs
+    _note_what_is_unknown(trace.costs, parts)
+    _note_what_is_not_called(trace.costs, parts)
+    return trace.costs
 
 
-def forward_flops(model, density_of=None):
+def forward_flops(model, density_of=None, input_shape=None):
     """Theoretical FLOPs of the forward pass of one example.
 
     Args:
         model: A Keras functional model or a built Sequential.
         density_of: Callable from a kernel, a Keras variable, to its density
             in [0, 1]. `None` counts every kernel as dense.
+        input_shape: As for `kernel_macs`.
 
     Returns:
-        Float, two FLOPs for each multiply-accumulate.
+        Float, two FLOPs for each multiply-accumulate; NaN if the cost of a
+        kernel is unknown, which `kernel_macs(model).notes` names.
 
     Raises:
-        ValueError: If the model does not know its inputs.
+        ValueError: As for `kernel_macs`.
 
     Example:
 
@@ -313,7 +476,7 @@ def forward_flops(model, density_of=None):
     density_of = density_of or (lambda kernel: 1.0)
     return 2.0 * sum(
         cost.macs * density_of(cost.kernel)
-        for cost in kernel_macs(model).values()
+        for cost in kernel_macs(model, input_shape).values()
     )
 
 

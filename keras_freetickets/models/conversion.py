@@ -14,6 +14,7 @@ from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_float_kernels
 from keras_freetickets.layers.sparse import check_mask_initializer
 from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.layers.sparse import without_float_kernel
 from keras_freetickets.models.members import check_copied_by_config
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
@@ -78,15 +79,14 @@ def _plan(model, sparsity, distribution, filters):
     for layer in _leaf_layers(model):
         if isinstance(layer, Sparse):
             continue
-        if not chosen(layer):
+        places = find_kernels(layer)
+        maskable = places or without_float_kernel(layer)
+        if not maskable or not chosen(layer):
             continue
         value = sparsity(layer) if callable(sparsity) else None
         if callable(sparsity) and value is None:
             continue
         check_float_kernels(layer)
-        places = find_kernels(layer)
-        if not places:
-            continue
         layers.append((layer, places, value))
     shapes = [tuple(p.variable.shape) for _, ps, _ in layers for p in ps]
     _check_something_left(model, layers, filters)

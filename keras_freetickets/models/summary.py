@@ -13,6 +13,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.layers.sparse import is_quantized
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel
@@ -33,7 +34,7 @@ class SummaryRow:
         total: Integer, number of weights.
         sparsity: Float, 1 - active / total.
         flops: Theoretical FLOPs of one example's forward pass, masked weights
-            not counted; NaN for a subclassed model, which has no graph.
+            not counted; NaN where they are unknown, and the note says why.
         dense_flops: The same with every weight counted.
         note: Why there is no mask, or nothing is masked, else "".
 
@@ -66,10 +67,16 @@ _NORMALIZATION = (
 )
 
 
-def _masked_row(name, record, macs):
+def _with_cost(note, weights, costs):
+    """A note with what is said of the costs of a row's weights."""
+    said = {costs.note_of(weight) for weight in weights} - {""}
+    return "; ".join(filter(None, [note, *sorted(said)]))
+
+
+def _masked_row(name, record, costs):
     mask = ops.convert_to_numpy(record.mask.value)
     active, total = int(np.sum(mask)), mask.size
-    dense = 2.0 * macs.get(id(record.kernel), 0)
+    dense = 2.0 * costs.macs_of(record.kernel)
     density = active / total
     kernel = record.name.partition("/")[2]
     note = "dense: density 1 by the distribution" if active == total else ""
@@ -86,49 +93,54 @@ def _masked_row(name, record, macs):
         1.0 - density,
         dense * density,
         dense,
-        note,
+        _with_cost(note, [record.kernel], costs),
     )
 
 
-def _unmasked_row(name, weights, macs, note):
-    total = sum(math.prod(weight.shape) for weight in weights)
-    dense = sum(2.0 * macs.get(id(weight), 0) for weight in weights)
+def _unmasked_row(name, weights, costs, note):
+    total = sum(costs.size_of(weight) for weight in weights)
+    dense = sum(2.0 * costs.macs_of(weight) for weight in weights)
+    note = _with_cost(note, weights, costs)
     return SummaryRow(name, "", (), total, total, 0.0, dense, dense, note)
 
 
-def _sparse_rows(name, layer, macs):
+def _sparse_rows(name, layer, costs):
     """The masked kernels of a `Sparse`, and other kernels that cost FLOPs."""
     records = layer.connections
     masked = {id(record.kernel) for record in records}
     rest = [
         weight
         for weight in layer.layer.weights
-        if id(weight) not in masked and macs.get(id(weight), 0) > 0
+        if id(weight) not in masked and costs.macs_of(weight) != 0
     ]
-    rows = [_masked_row(name, record, macs) for record in records]
-    if rest:
+    rows = [_masked_row(name, record, costs) for record in records]
+    if rest and costs.known:
         names = ", ".join(sorted({weight.name for weight in rest}))
         note = f"left alone: {names} is masked only if `kernels` names it"
-        rows.append(_unmasked_row(name, rest, macs, note))
+        rows.append(_unmasked_row(name, rest, costs, note))
     return rows
 
 
-def _rest_row(model, name, layer, macs):
+def _rest_row(model, name, layer, costs):
     """What a layer holds outside the `Sparse` layers within it."""
     inner = [p for p in keras_adapter.sublayers(layer) if isinstance(p, Sparse)]
     masked = {id(w) for part in inner for w in part.weights}
-    held = layer.trainable_weights if layer.trainable else layer.weights
+    quantized = any(map(is_quantized, keras_adapter.sublayers(layer)))
+    whole = quantized or not layer.trainable
+    held = layer.weights if whole else layer.trainable_weights
     weights = [w for w in held if id(w) not in masked]
     note = _reason(model, layer)
     if weights and not layer.trainable:
         note = f"frozen; {note}"
-    return _unmasked_row(name, weights, macs, note)
+    return _unmasked_row(name, weights, costs, note)
 
 
 def _reason(model, layer):
     """Why a layer that is no `Sparse` has no mask."""
     if not layer.weights:
         return "has no weights"
+    if any(map(is_quantized, keras_adapter.sublayers(layer))):
+        return "left alone: quantized, so that there is no float kernel"
     if layer.trainable and not layer.trainable_weights:
         return "has no weights that are trained"
     if isinstance(layer, _NORMALIZATION):
@@ -170,22 +182,42 @@ def _sparse_within(layer, above):
             yield from _sparse_within(part, path)
 
 
-class _Unknown(dict):
-    """MACs of a model without a graph."""
+class _Costs:
+    """What the kernels of a model cost, as far as that can be said.
 
-    def get(self, key, default=None):
-        return math.nan
+    Attributes:
+        reason: Why nothing can be said, "" if something can.
+        known: Boolean, whether something can.
+    """
+
+    def __init__(self, model, input_shape):
+        self.reason, self._costs = "", {}
+        if not getattr(model, "inputs", None):
+            self.reason = "the model has no graph"
+        elif input_shape is None and flops.open_inputs(model):
+            names = ", ".join(flops.open_inputs(model))
+            self.reason = f"{names} leaves sizes open: pass `input_shape`"
+        else:
+            self._costs = flops.kernel_macs(model, input_shape)
+        self.known = not self.reason
+
+    def macs_of(self, weight):
+        if not self.known:
+            return math.nan
+        cost = self._costs.get(id(weight))
+        return 0 if cost is None else cost.macs
+
+    def size_of(self, weight):
+        cost = self._costs.get(id(weight))
+        return math.prod(weight.shape) if cost is None else cost.size
+
+    def note_of(self, weight):
+        """What `kernel_macs` has to say about a weight."""
+        unknown = self.known and math.isnan(self.macs_of(weight))
+        return "FLOPs unknown: no rule for this layer" if unknown else ""
 
 
-def _macs(model):
-    if not getattr(model, "inputs", None):
-        return _Unknown()
-    costs = flops.kernel_macs(model)
-    return {key: cost.macs for key, cost in costs.items()}
-
-
-def _rows(model):
-    macs = _macs(model)
+def _rows(model, costs):
     rows, seen = [], set()
     for name, layer in _named_layers(model):
         skipped = isinstance(layer, keras.layers.InputLayer | Topology)
@@ -193,9 +225,9 @@ def _rows(model):
             continue
         seen.add(id(layer))  # shared ones count once
         if isinstance(layer, Sparse):
-            rows += _sparse_rows(name, layer, macs)
+            rows += _sparse_rows(name, layer, costs)
         else:
-            rows.append(_rest_row(model, name, layer, macs))
+            rows.append(_rest_row(model, name, layer, costs))
     return rows
 
 
@@ -224,30 +256,38 @@ def _cells(row):
     )
 
 
-def _totals(rows):
+def _totals(rows, unknown):
     """The lines below the table."""
     masked = [row for row in rows if row.shape]
     active = sum(row.active for row in masked)
     total = sum(row.total for row in masked)
-    used = sum(row.flops for row in rows)
-    dense = sum(row.dense_flops for row in rows)
     counts = "none, no layer is sparse"
     if total:
         sparsity = 1.0 - active / total
         counts = f"{active:,} / {total:,} (sparsity {sparsity:.4f})"
-    lines = [f"Active / maskable weights: {counts}"]
-    if math.isnan(used):
-        lines.append("Theoretical FLOPs: unknown, as the model has no graph")
-        return lines
-    ratio = used / dense if dense else 1.0
-    lines.append(
-        f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense "
-        f"(ratio {ratio:.4f}); masks simulate sparsity, they save no time"
+    return [f"Active / maskable weights: {counts}", _flops(rows, unknown)]
+
+
+def _flops(rows, unknown):
+    """The FLOPs of what can be counted, and what cannot."""
+    if unknown:
+        return f"Theoretical forward FLOPs: unknown, as {unknown}"
+    counted = [row for row in rows if not math.isnan(row.dense_flops)]
+    used = sum(row.flops for row in counted)
+    dense = sum(row.dense_flops for row in counted)
+    names = [row.layer for row in rows if math.isnan(row.dense_flops)]
+    ratio = f" (ratio {used / dense:.4f})" if dense else ""
+    without = ""
+    if names:
+        named = ", ".join(dict.fromkeys(names))
+        without = f", without those of {named}, which are unknown"
+    return (
+        f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense"
+        f"{ratio}{without}; masks simulate sparsity, they save no time"
     )
-    return lines
 
 
-def _table(title, rows):
+def _table(title, rows, unknown):
     """The rows as text of fixed width."""
     grid = [_HEADS, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*grid)]
@@ -256,7 +296,7 @@ def _table(title, rows):
         for cells in grid
     ]
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([title, *lines, *_totals(rows)])
+    return "\n".join([title, *lines, *_totals(rows, unknown)])
 
 
 def _html_row(cells, tag):
@@ -268,9 +308,9 @@ def _html_row(cells, tag):
     return f"<tr>{inside}</tr>"
 
 
-def _html_table(title, rows):
+def _html_table(title, rows, unknown):
     body = "".join(_html_row(_cells(row), "td") for row in rows)
-    below = "<br>".join(html.escape(line) for line in _totals(rows))
+    below = "<br>".join(html.escape(line) for line in _totals(rows, unknown))
     return (
         f"<p>{html.escape(title)}</p>"
         f"<table><thead>{_html_row(_HEADS, 'th')}</thead>"
@@ -294,6 +334,7 @@ class SparsitySummary(list):
     Args:
         rows: List of `SummaryRow`.
         title: String, the line above the table.
+        unknown: String, why no FLOPs can be counted. "" if some can.
 
     Example:
 
@@ -303,9 +344,10 @@ class SparsitySummary(list):
     ```
     """
 
-    def __init__(self, rows=(), title="Sparsity"):
+    def __init__(self, rows=(), title="Sparsity", unknown=""):
         super().__init__(rows)
         self.title = title
+        self.unknown = unknown
         self._printed_in = None
 
     def _print(self):
@@ -313,13 +355,13 @@ class SparsitySummary(list):
         self._printed_in = _notebook_cell()
 
     def __str__(self):
-        return _table(self.title, self)
+        return _table(self.title, self, self.unknown)
 
     def __repr__(self):
         return f"<{self.title}: {len(self)} rows>"
 
     def _repr_html_(self):
-        return _html_table(self.title, self)
+        return _html_table(self.title, self, self.unknown)
 
     def _ipython_display_(self):
         cell = _notebook_cell()
@@ -327,13 +369,20 @@ class SparsitySummary(list):
             raise NotImplementedError  # IPython then asks for `_repr_html_`
 
 
-def sparsity_summary(model, print_fn=None):
+def sparsity_summary(model, print_fn=None, input_shape=None):
     """Prints what is sparse in a model, and why the rest is not.
+
+    The ratio below the table is that of the FLOPs with masks to those of the
+    dense model, over the layers that can be counted; the others are named.
 
     Args:
         model: A built Keras model, sparse or not.
         print_fn: Callable that takes the table as one string. `None` for
             `print`; `False` for no output.
+        input_shape: Shape of one example, without the batch, such as
+            `(224, 224, 3)`, or a structure of shapes as the model has inputs.
+            FLOPs of a model that leaves sizes open depend on it. `None` for
+            the model's own.
 
     Returns:
         List of rows with the attributes `layer`, `kernel`, `shape`, `active`,
@@ -342,7 +391,8 @@ def sparsity_summary(model, print_fn=None):
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it is not built, or `print_fn` cannot be called.
+        ValueError: If it is not built, `print_fn` cannot be called, or
+            `input_shape` does not fit the model's inputs.
 
     Example:
 
@@ -362,8 +412,10 @@ def sparsity_summary(model, print_fn=None):
             f"`model` must be built. Received: model={model.name!r}"
         )
     keras_adapter.synchronize(model)
-    rows = _rows(model)
-    summary = SparsitySummary(rows, f'Sparsity of model "{model.name}"')
+    costs = _Costs(model, input_shape)
+    summary = SparsitySummary(
+        _rows(model, costs), f'Sparsity of model "{model.name}"', costs.reason
+    )
     if print_fn is None:
         summary._print()
     elif print_fn:

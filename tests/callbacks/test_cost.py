@@ -74,3 +74,31 @@ def test_errors():
         kft.callbacks.TrainingCost("rigl")
     with pytest.raises(ValueError, match="`repetitions` must be"):
         kft.callbacks.TrainingCost(repetitions=0)
+
+
+def test_of_a_model_of_any_length():
+    words = keras.Input((None, 10), name="words")
+    model = keras.Model(words, layers.Dense(4)(words))
+    model.compile("sgd", "mse")
+    x, y = np.ones((2, 3, 10)), np.ones((2, 3, 4))
+    cost = kft.callbacks.TrainingCost(input_shape=(3, 10))
+    logs = model.fit(x, y, verbose=0, callbacks=[cost]).history
+    assert logs["training_flops"] == [720.0]
+    cost = kft.callbacks.TrainingCost()
+    with pytest.warns(UserWarning, match="'words'.*pass `input_shape`"):
+        logs = model.fit(x, y, verbose=0, callbacks=[cost]).history
+    assert np.isnan(logs["training_flops"]).all()
+
+
+def test_a_kernel_that_no_rule_covers_is_named():
+    class Product(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=(10, 4), name="table")
+
+        def call(self, inputs):
+            return inputs @ self.table
+
+    model = keras.Sequential([keras.Input((10,)), Product()])
+    cost = kft.callbacks.TrainingCost()
+    with pytest.warns(UserWarning, match="will be NaN: .*rule for Product"):
+        cost.set_model(model)

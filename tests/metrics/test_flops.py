@@ -79,6 +79,38 @@ def _model(layer, shape):
             [240, 160, 240, 160],
             id="bidirectional",
         ),
+        # 4 steps at 6 x 6 pixels of 9 * 2 * 12, and of 9 * 3 * 12.
+        pytest.param(
+            layers.ConvLSTM2D(3, 3, return_sequences=True),
+            (4, 8, 8, 2),
+            [31104, 46656],
+            id="conv_lstm",
+        ),
+        # 4 steps at 4 x 4 pixels.
+        pytest.param(
+            layers.ConvLSTM2D(3, 3, strides=2, padding="same"),
+            (4, 8, 8, 2),
+            [13824, 20736],
+            id="conv_lstm_strided",
+        ),
+        # 4 steps at 6 places of 3 * 2 * 12, and of 3 * 3 * 12.
+        pytest.param(
+            layers.ConvLSTM1D(3, 3), (4, 8, 2), [1728, 2592], id="conv_lstm_1d"
+        ),
+        # 10 steps of 3 * 8 and 2 * 8, then of 2 * 9 and 3 * 9.
+        pytest.param(
+            layers.RNN([layers.LSTMCell(2), layers.GRUCell(3)]),
+            (10, 3),
+            [240, 160, 180, 270],
+            id="stacked_cells",
+        ),
+        # 5 times 10 steps.
+        pytest.param(
+            layers.TimeDistributed(layers.LSTM(2)),
+            (5, 10, 3),
+            [1200, 800],
+            id="time_distributed_lstm",
+        ),
         pytest.param(
             layers.TimeDistributed(layers.Conv2D(8, 3)),
             (5, 8, 8, 4),
@@ -153,18 +185,167 @@ def test_wrapper_and_layer_made_of_layers():
     assert _macs(model) == [16, 16]
 
 
-def test_notes_name_what_is_not_counted():
-    class Scale(layers.Layer):
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_quantized_layers_cost_as_before(mode):
+    model = keras.Sequential([keras.Input((3, 7)), layers.Dense(5)])
+    model.quantize(mode)
+    (cost,) = flops.kernel_macs(model).values()
+    # 3 places of 7 * 5; int4 packs the five columns into three.
+    assert (cost.macs, cost.size) == (105, 35)
+    assert any(cost.kernel is weight for weight in model.weights)
+
+
+def test_lora_counts_as_merged():
+    model = keras.Sequential([keras.Input((7,)), layers.Dense(5)])
+    model.layers[0].enable_lora(2)
+    assert flops.forward_flops(model) == 70
+    assert flops.kernel_macs(model).notes == []
+
+
+def test_embedding_that_is_also_the_head():
+    tokens = keras.Input((7,), dtype="int32")
+    embedding = layers.ReversibleEmbedding(20, 4)
+    outputs = embedding(layers.Dense(4)(embedding(tokens)), reverse=True)
+    # 7 places of 4 * 4 and of 4 * 20; the look-up is none.
+    assert sorted(_macs(keras.Model(tokens, outputs))) == [112, 560]
+
+
+def test_a_cell_that_a_layer_calls_itself():
+    class Twice(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.cell = layers.GRUCell(2)
+
         def build(self, shape):
-            self.table = self.add_weight(shape=(4, 4), name="table")
+            self.cell.build(shape)
 
         def call(self, inputs):
-            return inputs @ self.table
+            state = inputs[:, :2]
+            for _ in range(2):
+                state, _ = self.cell(inputs, [state])
+            return state
 
-    notes = flops.kernel_macs(_model(Scale(), (4,))).notes
-    assert len(notes) == 1 and "table: no rule" in notes[0]
-    notes = flops.kernel_macs(_model(layers.LSTM(2), (None, 3))).notes
-    assert len(notes) == 1 and "unknown sizes" in notes[0]
+    # Two calls of 3 * 6 and 2 * 6.
+    assert _macs(_model(Twice(), (3,))) == [36, 24]
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.table = self.add_weight(shape=(4, 4), name="table")
+
+    def call(self, inputs):
+        return inputs @ self.table
+
+
+class OwnCell(layers.Layer):
+    state_size = 4
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(4, name="inner")
+
+    def build(self, shape):
+        self.inner.build((None, 4))
+        self.w = self.add_weight(shape=(shape[-1], 4), name="w")
+
+    def call(self, inputs, states):
+        state = inputs @ self.w + self.inner(states[0])
+        return state, [state]
+
+
+def test_what_no_rule_covers_is_named_and_not_counted():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Scale(name="scale")(inputs)))
+    costs = flops.kernel_macs(model)
+    table, kernel = [costs[id(v)].macs for v in model.weights[:2]]
+    assert math.isnan(table) and kernel == 8
+    (note,) = costs.notes
+    assert note.endswith("scale/table: unknown, as there is no rule for Scale")
+    assert math.isnan(flops.forward_flops(model))
+    model.trainable = False
+    assert flops.kernel_macs(model).notes == [note]
+
+
+def test_a_cell_of_ones_own_is_named():
+    costs = flops.kernel_macs(_model(layers.RNN(OwnCell()), (10, 3)))
+    # The Dense within too: how often a loop calls it is not seen.
+    assert len(costs) == 2
+    assert all(math.isnan(cost.macs) for cost in costs.values())
+    assert all(note.endswith("no rule for OwnCell") for note in costs.notes)
+
+
+def test_a_declared_kernel_of_rank_1_is_named():
+    class Vector(layers.Layer):
+        sparse_kernels = ("w",)
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(4,), name="w")
+
+        def call(self, inputs):
+            return inputs * self.w
+
+    assert len(flops.kernel_macs(_model(Vector(), (4,))).notes) == 1
+
+
+def test_what_is_never_called_is_named():
+    class Reads(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(4, name="read")
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, inputs):
+            return inputs @ self.dense.kernel
+
+    (note,) = flops.kernel_macs(_model(Reads(), (4,))).notes
+    assert note.endswith("read: 0, as the model never calls it")
+
+
+def test_weights_that_multiply_entry_by_entry_are_none():
+    inputs = keras.Input((4, 6))
+    x = layers.PReLU()(layers.LayerNormalization(axis=(1, 2))(inputs))
+    assert flops.kernel_macs(keras.Model(inputs, x)).notes == []
+
+
+def _pooled():
+    """A Dense for each word, and one for the text."""
+    words = keras.Input((None, 4), name="words")
+    x = layers.GlobalAveragePooling1D()(layers.Dense(3)(words))
+    return keras.Model(words, layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("length", [1, 5, 8])
+def test_the_length_is_asked_for(length):
+    model = _pooled()
+    assert flops.open_inputs(model) == ["words"]
+    for function in (flops.kernel_macs, flops.forward_flops):
+        with pytest.raises(ValueError, match="`input_shape` must.*'words'"):
+            function(model)
+    # 4 * 3 for each word and 3 * 2 once.
+    found = flops.forward_flops(model, input_shape=(length, 4))
+    assert found == 2 * (12 * length + 6)
+
+
+def test_shapes_of_several_inputs():
+    words, image = keras.Input((None, 4), name="words"), keras.Input((6,))
+    pooled = layers.GlobalAveragePooling1D()(layers.Dense(3)(words))
+    outputs = layers.Concatenate()([pooled, layers.Dense(2)(image)])
+    model = keras.Model([words, image], outputs)
+    found = flops.forward_flops(model, input_shape=[(5, 4), (6,)])
+    assert found == 2 * (60 + 12)
+    named = keras.Model({"words": words, "image": image}, outputs)
+    shapes = {"image": (6,), "words": (5, 4)}
+    assert flops.forward_flops(named, input_shape=shapes) == found
+
+
+@pytest.mark.parametrize(
+    "shape", [(5,), (5, 3), (None, 4), (5.0, 4), "5", [(5, 4), (5, 4)]]
+)
+def test_shapes_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="`input_shape` must"):
+        flops.kernel_macs(_pooled(), input_shape=shape)
 
 
 def test_counting_leaves_the_model_as_it_was():

@@ -262,3 +262,89 @@ def test_a_dense_model_is_said_to_be_one():
 def test_bad_arguments(model, print_fn, message):
     with pytest.raises(ValueError, match=message):
         kft.sparsity_summary(model, print_fn=print_fn)
+
+
+class Table(layers.Layer):
+    """A layer of a user's own, with a kernel that no rule knows."""
+
+    sparse_kernels = ("table",)
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(shape[-1], 4), name="table")
+
+    def call(self, inputs):
+        return inputs @ self.table
+
+
+def test_flops_that_no_rule_covers_are_named_and_left_out():
+    inputs = keras.Input((8,))
+    outputs = layers.Dense(10, name="head")(Table(name="own")(inputs))
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.75, "uniform")
+    own, head = rows = kft.sparsity_summary(model, print_fn=False)
+    assert (own.active, own.total) == (8, 32)
+    assert math.isnan(own.flops) and math.isnan(own.dense_flops)
+    assert own.note == "FLOPs unknown: no rule for this layer"
+    assert (head.flops, head.dense_flops, head.note) == (20, 80, "")
+    assert (
+        "FLOPs: 20 of 80 dense (ratio 0.2500), without those of own, which "
+        "are unknown; masks" in str(rows)
+    )
+
+
+def test_flops_of_a_convolutional_lstm():
+    inputs = keras.Input((4, 8, 8, 2))
+    lstm = layers.ConvLSTM2D(3, 3, name="film")
+    model = kft.sparsify(keras.Model(inputs, lstm(inputs)), 0.5, "uniform")
+    rows = kft.sparsity_summary(model, print_fn=False)
+    # 4 steps at 6 x 6 pixels of 9 * 2 * 12, and of 9 * 3 * 12.
+    assert [row.dense_flops for row in rows] == [62208, 93312]
+    assert [row.flops for row in rows] == [31104, 46656]
+
+
+def network_of_any_size():
+    inputs = keras.Input((None, None, 1), name="image")
+    x = layers.Conv2D(2, 3, padding="same", name="conv")(inputs)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(9, name="head")(x))
+    return kft.sparsify(
+        model, lambda layer: {"conv": 0.5, "head": 0.0}[layer.name]
+    )
+
+
+def test_open_sizes_are_asked_for():
+    model = network_of_any_size()
+    rows = kft.sparsity_summary(model, print_fn=False)
+    assert [row.layer for row in rows] == ["conv", "pool", "head"]
+    assert [math.isnan(row.flops) for row in rows] == [True, False, True]
+    assert str(rows).endswith(
+        "FLOPs: unknown, as image leaves sizes open: pass `input_shape`"
+    )
+    rows = kft.sparsity_summary(model, print_fn=False, input_shape=(5, 4, 1))
+    # 20 pixels of 9 * 2 weights of which 9 are left, and 2 * 9 once.
+    assert [row.flops for row in rows] == [360, 0, 36]
+    assert "396 of 756 dense (ratio 0.5238); masks" in str(rows)
+    with pytest.raises(ValueError, match="`input_shape` must give"):
+        kft.sparsity_summary(model, print_fn=False, input_shape=(5, 4))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_quantized_layers_are_counted_and_named(mode):
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(5, name="a"), layers.Dense(2)]
+    )
+    model.quantize(mode, filters="a")
+    rows = kft.sparsity_summary(model, print_fn=False)
+    assert [row.flops for row in rows] == [80, 20]
+    # 40 weights, 5 biases and scales; int4 has scales and zeros of 8 groups.
+    assert rows[0].total >= 50
+    assert rows[0].note == (
+        "left alone: quantized, so that there is no float kernel"
+    )
+    assert rows[1].note == "dense: the model is not sparse"
+
+
+def test_a_model_without_kernels_has_no_ratio():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.BatchNormalization()(inputs))
+    rows = kft.sparsity_summary(model, print_fn=False)
+    assert "FLOPs: 0 of 0 dense; masks" in str(rows)
