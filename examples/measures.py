@@ -60,7 +60,7 @@ def confidences(made, num_classes):
         }
     if made.members is not None and len(made.members) > 1:
         found["mutual information"] = metrics.negative_mutual_information(
-            made.members, members_axis=0
+            made.members
         )
     if made.logits is not None:
         # Of an ensemble the mean over its members.
@@ -154,16 +154,14 @@ def diversity(network, members, labels, num_classes):
 
     metrics = kft.metrics
     members = known_classes(members, num_classes)
-    share = metrics.disagreement(members, members_axis=0)
-    faults = metrics.double_fault(labels, members, members_axis=0)
+    share = metrics.disagreement(members)
+    faults = metrics.double_fault(labels, members)
     found = {
         "disagreement": float(np.mean(share)),
-        "pairwise_kl": float(
-            np.mean(metrics.pairwise_kl(members, members_axis=0))
-        ),
+        "pairwise_kl": float(np.mean(metrics.pairwise_kl(members))),
         "double_fault": float(np.mean(faults)),
         "mutual_information": float(
-            np.mean(metrics.mutual_information(members, members_axis=0))
+            np.mean(metrics.mutual_information(members))
         ),
         "disagreement_matrix": metrics.disagreement_matrix(members).tolist(),
     }

@@ -196,8 +196,8 @@ def diversity(members, labels):
 
     if len(members) < 2:
         return {"disagreement": None, "kl": None}
-    apart = metrics.disagreement(members, members_axis=0)
-    kl = metrics.pairwise_kl(members, members_axis=0)
+    apart = metrics.disagreement(members)
+    kl = metrics.pairwise_kl(members)
     return {"disagreement": float(np.mean(apart)), "kl": float(np.mean(kl))}
 
 

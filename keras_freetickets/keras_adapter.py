@@ -29,6 +29,19 @@ def infers_shapes():
     return backend.in_symbolic_scope()
 
 
+def mask_of(tensor):
+    """The mask that layers of a model handed on with a tensor, or `None`.
+
+    Keras' losses and metrics leave out what it masks.
+    """
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask):
+    """Gives a tensor a mask, as layers and Keras' own losses do."""
+    backend.set_keras_mask(tensor, mask)
+
+
 def adopt_call_signature(wrapper, layer):
     """Lets a wrapper be called exactly as the layer it wraps.
 

@@ -42,6 +42,7 @@ from keras_freetickets.metrics.out_of_distribution import unknown_aware_score
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import Brier
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
+from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
 from keras_freetickets.metrics.scores import brier_score
 from keras_freetickets.metrics.scores import negative_log_likelihood
 from keras_freetickets.metrics.selective import AURC
@@ -63,6 +64,7 @@ __all__ = [
     "MaximumCalibrationError",
     "MutualInformation",
     "NegativeLogLikelihood",
+    "NegativeLogLikelihoodLoss",
     "PairwiseKL",
     "PredictiveEntropy",
     "VariationRatio",

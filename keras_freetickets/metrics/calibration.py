@@ -7,6 +7,7 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
 from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
@@ -14,14 +15,15 @@ from keras_freetickets.metrics.grid import histogram
 _BINNINGS = ("equal_width", "equal_mass", "freetickets")
 
 
-class _TopClassCalibration(keras.metrics.Metric):
+class _TopClassCalibration(ClassificationMetric):
     """Sums of confidence and hits over bins of confidence."""
 
-    def __init__(self, num_bins, from_logits, binning, name, dtype):
-        super().__init__(name=name, dtype=dtype)
+    def __init__(
+        self, num_bins, from_logits, binning, ignore_class, name, dtype
+    ):
+        super().__init__(from_logits, ignore_class, name, dtype)
         _check_bins(num_bins, binning)
         self.num_bins = num_bins
-        self.from_logits = from_logits
         self.binning = binning
         keras_adapter.set_direction(self, "down")
         self.confidence = self._cells("confidence")
@@ -32,17 +34,11 @@ class _TopClassCalibration(keras.metrics.Metric):
         size = len(_inner_edges(self.num_bins, self.binning)) + 1
         if self.binning == "equal_mass":
             size = DOUBT.size
-        return self.add_variable(
-            shape=(size,), initializer="zeros", dtype="float32", name=name
-        )
+        return self._zeros(name, (size,))
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = inputs.read_predictions(y_pred, self.from_logits)
-        labels = inputs.read_labels(y_true, y_pred)
-        confidence = ops.max(y_pred, axis=-1)
-        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        hit = ops.cast(ops.equal(guess, labels), "float32")
-        weight = inputs.read_weights(sample_weight, confidence)
+    def update_rows(self, rows):
+        confidence = ops.max(rows.probabilities, axis=-1)
+        hit, weight = rows.hits, rows.weights
         self.weight.assign_add(self._sums(confidence, weight))
         if self.binning == "freetickets":
             # A confidence that was rounded above 1 falls in no bin there, but
@@ -91,10 +87,8 @@ class _TopClassCalibration(keras.metrics.Metric):
     def get_config(self):
         return {
             "num_bins": self.num_bins,
-            "from_logits": self.from_logits,
             "binning": self.binning,
-            "name": self.name,
-            "dtype": self.dtype,
+            **super().get_config(),
         }
 
 
@@ -119,19 +113,23 @@ class ExpectedCalibrationError(_TopClassCalibration):
             shared alike. `"freetickets"`: as the scripts of
             VITA-Group/FreeTickets have it, `num_bins` edges and so one bin
             less (14 for 15), a confidence rounded above 1 in none of them.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
     Call arguments:
-        y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
-            `(batch, classes)`.
-        y_pred: Probabilities or logits, `(batch, classes)`.
-        sample_weight: Optional weights `(batch,)`.
+        y_true: Integer labels `(batch, ...)` or `(batch, ..., 1)`, or one-hot
+            `(batch, ..., classes)`.
+        y_pred: Probabilities or logits `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1. The confidence of a binary
+            prediction is that of the likelier class, not of class 1.
+        sample_weight: Optional weights `(batch,)` up to `(batch, ...)`.
 
     Raises:
-        ValueError: If an argument is out of range, `y_pred` is not
-            `(batch, classes)`, labels are more or fewer or, called eagerly,
-            rows do not sum to one or labels are not classes.
+        ValueError: If an argument is out of range, `y_pred` has no axis of
+            classes, labels are more or fewer or, called eagerly, rows do not
+            sum to one or labels are not classes.
 
     Example:
 
@@ -147,10 +145,13 @@ class ExpectedCalibrationError(_TopClassCalibration):
         num_bins=15,
         from_logits=False,
         binning="equal_width",
+        ignore_class=None,
         name="ece",
         dtype=None,
     ):
-        super().__init__(num_bins, from_logits, binning, name, dtype)
+        super().__init__(
+            num_bins, from_logits, binning, ignore_class, name, dtype
+        )
 
     def result(self):
         gaps, _ = self._gaps()
@@ -170,6 +171,8 @@ class MaximumCalibrationError(_TopClassCalibration):
             arXiv:1706.04599).
         from_logits: Whether predictions are logits.
         binning: As for `ExpectedCalibrationError`.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
@@ -190,10 +193,13 @@ class MaximumCalibrationError(_TopClassCalibration):
         num_bins=15,
         from_logits=False,
         binning="equal_width",
+        ignore_class=None,
         name="mce",
         dtype=None,
     ):
-        super().__init__(num_bins, from_logits, binning, name, dtype)
+        super().__init__(
+            num_bins, from_logits, binning, ignore_class, name, dtype
+        )
 
     def result(self):
         gaps, mass = self._gaps()
@@ -210,7 +216,7 @@ class MaximumCalibrationError(_TopClassCalibration):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class ClasswiseCalibrationError(keras.metrics.Metric):
+class ClasswiseCalibrationError(ClassificationMetric):
     """Mean over the classes of each class's calibration error.
 
     For class k the confidence of every example is its probability of k, and
@@ -219,9 +225,11 @@ class ClasswiseCalibrationError(keras.metrics.Metric):
     equal mass too and gives the classes one by one.
 
     Args:
-        num_classes: Integer, at least 2.
+        num_classes: Integer, at least 2; 2 for predictions of one column.
         num_bins: Positive integer. Defaults to 15, as the pooled error.
         from_logits: Whether predictions are logits.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
@@ -246,42 +254,33 @@ class ClasswiseCalibrationError(keras.metrics.Metric):
         num_classes,
         num_bins=15,
         from_logits=False,
+        ignore_class=None,
         name="classwise_ece",
         dtype=None,
     ):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(from_logits, ignore_class, name, dtype)
         check_count("num_classes", num_classes, least=2)
         _check_bins(num_bins, "equal_width")
         self.num_classes = num_classes
         self.num_bins = num_bins
-        self.from_logits = from_logits
         keras_adapter.set_direction(self, "down")
-        self.gaps = self.add_variable(
-            shape=(num_classes * num_bins,),
-            initializer="zeros",
-            dtype="float32",
-            name="gaps",
-        )
-        self.weight = self.add_variable(
-            shape=(), initializer="zeros", dtype="float32", name="weight"
-        )
+        self.gaps = self._zeros("gaps", (num_classes * num_bins,))
+        self.weight = self._zeros("weight")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = inputs.read_predictions(y_pred, self.from_logits)
+    def update_rows(self, rows):
+        y_pred, weight = rows.probabilities, rows.weights
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(
                 "`y_pred` must have as many classes as `num_classes`. "
-                f"Received: y_pred of shape {tuple(y_pred.shape)}, "
+                f"Received: y_pred of {y_pred.shape[-1]} classes, "
                 f"num_classes={self.num_classes}"
             )
-        labels = inputs.read_labels(y_true, y_pred)
-        weight = inputs.read_weights(sample_weight, y_pred[:, 0])
         edges = ops.convert_to_tensor(_inner_edges(self.num_bins))
         place = ops.searchsorted(edges, ops.reshape(y_pred, (-1,)), "left")
         # Row k of the bins belongs to class k.
         row = ops.arange(self.num_classes, dtype="int32") * self.num_bins
         place = ops.reshape(place, (-1, self.num_classes)) + row
-        gap = ops.one_hot(labels, self.num_classes) - y_pred
+        gap = ops.one_hot(rows.labels, self.num_classes) - y_pred
         self.gaps.assign_add(
             ops.segment_sum(
                 ops.reshape(gap * weight[:, None], (-1,)),
@@ -299,9 +298,7 @@ class ClasswiseCalibrationError(keras.metrics.Metric):
         return {
             "num_classes": self.num_classes,
             "num_bins": self.num_bins,
-            "from_logits": self.from_logits,
-            "name": self.name,
-            "dtype": self.dtype,
+            **super().get_config(),
         }
 
 
@@ -384,22 +381,33 @@ def _equal_mass_sums(confidence, hit, num_bins):
     return tuple(values[::-1] for values in sums)
 
 
-def _top_class_sums(probabilities, labels, num_bins, binning):
+def _top_class_sums(probabilities, labels, num_bins, binning, ignore_class):
     _check_bins(num_bins, binning)
-    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    probabilities, labels = inputs.read_arrays(
+        probabilities, labels, ignore_class
+    )
     confidence = probabilities.max(axis=-1)
     hit = probabilities.argmax(axis=-1) == labels
-    return _bin_sums(confidence, hit, num_bins, binning)
+    return len(labels), *_bin_sums(confidence, hit, num_bins, binning)
 
 
-def reliability_bins(probabilities, labels, num_bins=15, binning="equal_width"):
+def reliability_bins(
+    probabilities,
+    labels,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """What a reliability diagram draws.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer.
         binning: As for `ExpectedCalibrationError`.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Tuple of arrays `(confidence, accuracy, count)` of shape
@@ -415,8 +423,8 @@ def reliability_bins(probabilities, labels, num_bins=15, binning="equal_width"):
     confidence, accuracy, count = reliability_bins(p, y)
     ```
     """
-    count, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning
+    _, count, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning, ignore_class
     )
     filled = np.where(count > 0, count, np.nan)
     if binning != "equal_mass":
@@ -425,16 +433,23 @@ def reliability_bins(probabilities, labels, num_bins=15, binning="equal_width"):
 
 
 def expected_calibration_error(
-    probabilities, labels, num_bins=15, binning="equal_width"
+    probabilities,
+    labels,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
 ):
     """Expected calibration error of arrays, see `ExpectedCalibrationError`.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
             arXiv:1706.04599).
         binning: As for `ExpectedCalibrationError`; exact for all.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Float in [0, 1]; 0 for no examples.
@@ -447,22 +462,29 @@ def expected_calibration_error(
     >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     0.25
     """
-    _, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning
+    total, _, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning, ignore_class
     )
-    return float(np.abs(hits - confidence).sum() / max(len(labels), 1))
+    return float(np.abs(hits - confidence).sum() / max(total, 1))
 
 
 def maximum_calibration_error(
-    probabilities, labels, num_bins=15, binning="equal_width"
+    probabilities,
+    labels,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
 ):
     """Maximum calibration error of arrays, see `MaximumCalibrationError`.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the expected error.
         binning: As for `ExpectedCalibrationError`; exact for all.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Float in [0, 1]; 0 for no examples.
@@ -475,8 +497,8 @@ def maximum_calibration_error(
     >>> maximum_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
     0.25
     """
-    count, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning
+    _, count, confidence, hits = _top_class_sums(
+        probabilities, labels, num_bins, binning, ignore_class
     )
     filled = count > 0
     gaps = np.abs(hits - confidence)[filled] / count[filled]
@@ -484,15 +506,22 @@ def maximum_calibration_error(
 
 
 def classwise_calibration_errors(
-    probabilities, labels, num_bins=15, binning="equal_width"
+    probabilities,
+    labels,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
 ):
     """Calibration error of the probabilities of each class.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the pooled error.
         binning: As for `ExpectedCalibrationError`; exact for all.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Array `(classes,)`; its mean is `ClasswiseCalibrationError`.
@@ -507,7 +536,9 @@ def classwise_calibration_errors(
     [0.4, 0.4]
     """
     _check_bins(num_bins, binning)
-    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    probabilities, labels = inputs.read_arrays(
+        probabilities, labels, ignore_class
+    )
     errors = []
     for k in range(probabilities.shape[-1]):
         _, confidence, hits = _bin_sums(
@@ -519,7 +550,11 @@ def classwise_calibration_errors(
 
 
 def calibration_errors_by_label(
-    probabilities, labels, num_bins=15, binning="equal_width"
+    probabilities,
+    labels,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
 ):
     """Expected calibration error among the examples of each label.
 
@@ -527,10 +562,13 @@ def calibration_errors_by_label(
     calibrated on the whole and wrong about every example of that class.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the pooled error.
         binning: As for `ExpectedCalibrationError`; exact for all.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Array `(classes,)`; NaN for a class without examples.
@@ -547,7 +585,9 @@ def calibration_errors_by_label(
     Reference:
         Wu et al., 2023, arXiv:2307.09858.
     """
-    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    probabilities, labels = inputs.read_arrays(
+        probabilities, labels, ignore_class
+    )
     errors = np.full(probabilities.shape[-1], np.nan)
     for k in np.unique(labels):
         own = labels == k

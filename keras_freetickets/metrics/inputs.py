@@ -1,8 +1,23 @@
-"""What the metrics of this folder are given: read, checked and cast.
+"""What a classifier returns and what it should have, read as rows.
+
+This is the one place that knows the forms in which predictions and labels
+come. Predictions are `(batch, ..., classes)`: one axis more for each of time,
+height or width, of tokens and pixels. A single column, `(batch, ..., 1)`, is
+a binary classifier's: the probability, or the logit, of class 1. Labels are
+integers `(batch, ...)` or `(batch, ..., 1)`, or one-hot; where they are
+`ignore_class`, or where Keras masked the predictions, nothing is counted.
+
+A metric is handed `Rows`: a row of two probabilities or more for each label,
+the label and its weight. What works on arrays reads the same forms with
+`read_arrays`, in double precision.
 
 Values are checked where there are values: called eagerly, or on arrays. In a
 step that is being traced only shapes are known, and only they are checked.
 """
+
+import dataclasses
+import numbers
+import typing
 
 import keras
 import numpy as np
@@ -13,6 +28,46 @@ from keras_freetickets import keras_adapter
 # How far from one the sum of a row of probabilities may be.
 _SUM_TOLERANCE = 1e-3
 _HALF_SUM_TOLERANCE = 1e-2
+
+
+@dataclasses.dataclass
+class Rows:
+    """Predictions and labels, one row for each label.
+
+    Attributes:
+        probabilities: Float32 tensor `(rows, classes)`, of two classes or
+            more, or `(members, rows, classes)`.
+        labels: Int32 tensor `(rows,)`, or `None` where nothing asks for them.
+        weights: Float32 tensor `(rows,)`, 0 where a label is ignored.
+        distributions: What labels are as float32 `(rows, classes)` if they
+            were given so (one-hot, or a column of floats), or `None`.
+    """
+
+    probabilities: typing.Any
+    labels: typing.Any
+    weights: typing.Any
+    distributions: typing.Any = None
+
+    @property
+    def targets(self):
+        """Labels as distributions `(rows, classes)`."""
+        if self.distributions is not None:
+            return self.distributions
+        return ops.one_hot(self.labels, self.probabilities.shape[-1])
+
+    @property
+    def hits(self):
+        """1 where the most probable class is the label, else 0, `(rows,)`.
+
+        Of equals the first is chosen. NaN where predictions hold NaN, which
+        the choice of a class hides.
+        """
+        guess = ops.cast(ops.argmax(self.probabilities, axis=-1), "int32")
+        hit = ops.cast(ops.equal(guess, self.labels), "float32")
+        return keep_nan(hit, self.probabilities)
+
+
+# Predictions.
 
 
 def concrete(tensor):
@@ -46,8 +101,37 @@ def check_choice(name, value, choices):
         )
 
 
+def check_from_logits(value):
+    """Raises unless `from_logits` is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"`from_logits` must be True or False. Received: {value!r}"
+        )
+
+
+def check_ignore_class(value):
+    """Raises unless `ignore_class` is an integer or `None`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if value is not None and not whole:
+        raise ValueError(
+            "`ignore_class` must be an integer, the label that is not counted, "
+            f"or None. Received: ignore_class={value!r}"
+        )
+
+
+def check_members_axis(value):
+    """Raises unless `members_axis` is 0 or 1."""
+    if isinstance(value, bool) or value not in (0, 1):
+        raise ValueError(
+            f"`members_axis` must be 0 or 1. Received: members_axis={value!r}"
+        )
+
+
 def check_probabilities(values, name="y_pred"):
-    """Raises unless each row of an array is a distribution over classes."""
+    """Raises unless each row of an array is a distribution over classes.
+
+    A single column holds the probability of class 1.
+    """
     half = values.dtype.itemsize <= 2
     tolerance = _HALF_SUM_TOLERANCE if half else _SUM_TOLERANCE
     values = np.asarray(values, "float32")
@@ -61,12 +145,15 @@ def check_probabilities(values, name="y_pred"):
             "`from_logits=True` for logits. "
             f"Received: {name} with values in [{low:.4g}, {high:.4g}]"
         )
+    if values.shape[-1] == 1:
+        return
     totals = values.sum(axis=-1).ravel()
     worst = totals[np.argmax(np.abs(totals - 1))]
     if abs(worst - 1) > tolerance:
         raise ValueError(
             f"`{name}` must hold probabilities that sum to one over the "
-            "classes, the last axis. "
+            "classes, the last axis; where each column is a yes or no of its "
+            f"own (several labels at once), pass `{name}[..., None]`. "
             f"Received: {name} with a row that sums to {worst:.4g}"
         )
 
@@ -80,6 +167,151 @@ def is_distribution(values):
     return True
 
 
+def check_shape(y_pred, members=False, name="y_pred"):
+    """Raises unless a tensor has the shape of predictions."""
+    axes = "members, examples" if members else "batch"
+    least = 3 if members else 2
+    if len(y_pred.shape) < least or y_pred.shape[-1] in (None, 0):
+        raise ValueError(
+            f"`{name}` must have the shape ({axes}, ..., classes) with two "
+            f"classes or more, or ({axes}, ..., 1) for a binary classifier. "
+            f"Received: {name} of shape {tuple(y_pred.shape)}"
+        )
+
+
+def two_columns(values, from_logits, backend=ops):
+    """Predictions with a column for each class, also where one was given.
+
+    [[0.2]] -> [[0.8, 0.2]]; of logits [[z]] -> [[0, z]], whose softmax is
+    the sigmoid of z in its second column.
+
+    Args:
+        values: Float tensor `(..., classes)` or `(..., 1)`.
+        from_logits: Whether they are logits.
+        backend: `keras.ops`, or NumPy for arrays.
+    """
+    if values.shape[-1] != 1:
+        return values
+    other = backend.zeros_like(values) if from_logits else 1 - values
+    return backend.concatenate([other, values], axis=-1)
+
+
+def as_given(values, one_column):
+    """The second column alone, where one column was what there was."""
+    return values[..., 1:] if one_column else values
+
+
+def keep_nan(values, y_pred):
+    """Values of rows, NaN where the predictions hold NaN.
+
+    The choice of a class hides it.
+
+    Args:
+        values: Float tensor `(...)`.
+        y_pred: Tensor `(..., classes)` or `(members, ..., classes)`.
+
+    Returns:
+        Tensor of the shape of `values`.
+    """
+    lost = ops.any(ops.isnan(y_pred), axis=-1)
+    if len(lost.shape) > len(values.shape):
+        lost = ops.any(lost, axis=0)
+    return ops.where(lost, float("nan"), values)
+
+
+def read_predictions(y_pred, from_logits, members=False, only_chosen=False):
+    """Checked float32 probabilities of two classes or more.
+
+    Args:
+        y_pred: Probabilities or logits `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1; of members with an axis before.
+        from_logits: Whether they are logits.
+        members: Whether they are of several members.
+        only_chosen: Whether it matters only which class is largest: then
+            two columns or more may be logits or probabilities, and stay.
+
+    Returns:
+        Tensor of the same shape, with two columns for one.
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    check_shape(y_pred, members)
+    any_scale = from_logits or (only_chosen and y_pred.shape[-1] > 1)
+    values = None if any_scale else concrete(y_pred)
+    if values is not None:
+        check_probabilities(values)
+    y_pred = two_columns(ops.cast(y_pred, "float32"), from_logits)
+    return ops.softmax(y_pred) if from_logits and not only_chosen else y_pred
+
+
+def members_first(members, members_axis):
+    """Members' predictions with the members on the first axis."""
+    check_members_axis(members_axis)
+    members = ops.convert_to_tensor(members)
+    if members_axis == 1 and len(members.shape) > 2:
+        members = ops.swapaxes(members, 0, 1)
+    check_shape(members, members=True)
+    if members.shape[0] is None:
+        raise ValueError(
+            "`members_axis` must be the axis whose length is the number of "
+            "members; in a compiled model the batch is first, which asks for "
+            "`members_axis=1`. Received: "
+            f"members_axis={members_axis} for predictions whose number there "
+            "is not known"
+        )
+    return members
+
+
+# Labels and weights.
+
+
+def is_one_hot(y_true, y_pred):
+    """Whether labels are of the shape `(batch, ..., classes)`."""
+    return (
+        len(y_true.shape) == len(y_pred.shape)
+        and y_true.shape[-1] == y_pred.shape[-1] > 1
+    )
+
+
+def without_column(values, rank=None, backend=ops):
+    """Numbers `(batch, ..., 1)` as `(batch, ...)`.
+
+    Args:
+        values: Tensor.
+        rank: Integer, how many axes it has if the last is such a column, or
+            `None` for two or more.
+        backend: `keras.ops`, or NumPy for arrays.
+    """
+    axes = len(values.shape)
+    has_column = axes == rank or (rank is None and axes > 1)
+    if has_column and values.shape[-1] == 1:
+        return backend.squeeze(values, axis=-1)
+    return values
+
+
+def check_length(y_true, wanted):
+    """Raises if shapes are known to differ: a label for each row.
+
+    Args:
+        y_true: Labels `(batch, ...)`.
+        wanted: Shape of the predictions without their classes.
+    """
+    found, wanted = tuple(y_true.shape), tuple(wanted)
+    alike = len(found) == len(wanted) and all(
+        a == b or None in (a, b) for a, b in zip(found, wanted)
+    )
+    if not alike:
+        known = None not in found + wanted
+        labels, examples = (
+            int(np.prod(shape)) if known else shape for shape in (found, wanted)
+        )
+        raise ValueError(
+            "`y_true` must have one label for each example of `y_pred`, and "
+            "for each position if there are several. "
+            f"Received: {labels} labels for {examples} examples, of the "
+            f"shapes {found} and {wanted}"
+        )
+
+
 def check_labels(values, num_classes, name="y_true"):
     """Raises unless an array holds integers in [0, num_classes)."""
     values = np.asarray(values)
@@ -89,131 +321,262 @@ def check_labels(values, num_classes, name="y_true"):
     if not (low >= 0 and high < num_classes) or np.any(values % 1):
         raise ValueError(
             f"`{name}` must hold integers in [0, {num_classes}), the classes "
-            f"of the predictions. Received: {name} with values in "
-            f"[{low}, {high}]"
+            "of the predictions (or be the `ignore_class`). "
+            f"Received: {name} with values in [{low}, {high}]"
         )
 
 
-def check_shape(y_pred, members=False):
-    """Raises unless a tensor has the shape of predictions."""
-    shape = "(batch, members, classes)" if members else "(batch, classes)"
-    if len(y_pred.shape) != (3 if members else 2) or y_pred.shape[-1] == 1:
+def check_chances(values, name="y_true"):
+    """Raises unless an array holds labels of one column: 0, 1 or between."""
+    values = np.asarray(values)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(
-            f"`y_pred` must have the shape {shape} with two classes or more. "
-            f"Received: y_pred of shape {tuple(y_pred.shape)}"
+            f"`{name}` must hold integers in [0, 2), the classes of the "
+            "predictions (or be the `ignore_class`). Received: "
+            f"{name} with values in [{values.min()}, {values.max()}]"
         )
 
 
-def check_length(y_true, y_pred):
-    """Raises if as many labels as examples are known not to be there."""
-    labels, examples = y_true.shape[0], y_pred.shape[0]
-    if None not in (labels, examples) and labels != examples:
-        raise ValueError(
-            "`y_true` must have one label for each example of `y_pred`. "
-            f"Received: {labels} labels for {examples} examples"
-        )
-
-
-def is_one_hot(y_true, y_pred):
-    """Whether labels are of the shape `(batch, classes)`."""
-    return len(y_true.shape) == 2 and y_true.shape[-1] == y_pred.shape[-1] > 1
-
-
-def keep_nan(values, y_pred):
-    """Values of examples, NaN where the predictions hold NaN.
-
-    The choice of a class hides it.
+def read_labels(y_true, y_pred, ignore_class=None):
+    """Labels, what of them counts, and the distributions they are given as.
 
     Args:
-        values: Float tensor `(batch,)`.
-        y_pred: Tensor of two axes or more, the first of them the batch.
+        y_true: Integers `(batch, ...)` or `(batch, ..., 1)`, or one-hot
+            `(batch, ..., classes)`. Of one column also the chance of class 1.
+        y_pred: Predictions `(batch, ..., classes)`; only the shape is read.
+        ignore_class: Integer or `None`.
 
     Returns:
-        Tensor `(batch,)`.
-    """
-    axes = tuple(range(1, len(y_pred.shape)))
-    lost = ops.any(ops.isnan(y_pred), axis=axes)
-    return ops.where(lost, float("nan"), values)
-
-
-def read_predictions(y_pred, from_logits, members=False):
-    """Checked float32 probabilities.
-
-    Args:
-        y_pred: Probabilities or logits `(batch, classes)`, or
-            `(batch, members, classes)`.
-        from_logits: Whether they are logits.
-        members: Whether they are of several members.
-
-    Returns:
-        Tensor of the same shape.
-    """
-    y_pred = ops.convert_to_tensor(y_pred)
-    check_shape(y_pred, members)
-    values = concrete(y_pred)
-    if values is not None and not from_logits:
-        check_probabilities(values)
-    y_pred = ops.cast(y_pred, "float32")
-    return ops.softmax(y_pred) if from_logits else y_pred
-
-
-def read_labels(y_true, y_pred):
-    """Labels `(batch,)`, of integers `(batch,)`, `(batch, 1)` or one-hot.
-
-    Args:
-        y_true: The labels.
-        y_pred: Predictions; their first axis is the batch, the last the
-            classes.
-
-    Returns:
-        Tensor `(batch,)` of int32.
+        Tuple of int32 labels `(batch, ...)`, 0 where they are ignored; a
+        boolean tensor of what is not, or `None` for all; and float32
+        distributions `(batch, ..., classes)`, or `None`.
     """
     y_true = ops.convert_to_tensor(y_true)
-    if is_one_hot(y_true, y_pred):
-        labels = ops.argmax(y_true, axis=-1)
-    else:
-        labels = ops.reshape(y_true, (-1,))
-        values = concrete(labels)
+    classes = y_pred.shape[-1]
+    one_hot = is_one_hot(y_true, y_pred)
+    labels = (
+        ops.argmax(y_true, axis=-1)
+        if one_hot
+        else without_column(y_true, len(y_pred.shape))
+    )
+    check_length(labels, y_pred.shape[:-1])
+    counted = None
+    if ignore_class is not None:
+        counted = ops.not_equal(ops.cast(labels, "int32"), int(ignore_class))
+        labels = ops.where(counted, labels, ops.zeros_like(labels))
+    values = None if one_hot else concrete(labels)
+    if classes == 1:
         if values is not None:
-            check_labels(values, y_pred.shape[-1])
-    check_length(labels, y_pred)
-    return ops.cast(labels, "int32")
+            check_chances(values)
+        chances = ops.expand_dims(ops.cast(labels, "float32"), -1)
+        given = two_columns(chances, from_logits=False)
+        return ops.cast(ops.argmax(given, axis=-1), "int32"), counted, given
+    if values is not None:
+        check_labels(values, classes)
+    given = ops.cast(y_true, "float32") if one_hot else None
+    return ops.cast(labels, "int32"), counted, given
 
 
-def read_weights(sample_weight, like):
-    """Weights `(batch,)`, ones if there are none."""
-    if sample_weight is None:
-        return ops.ones_like(like)
-    weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-    return ops.broadcast_to(ops.reshape(weight, (-1,)), ops.shape(like))
+def without_ignored(y_pred, counted):
+    """Predictions that tell nothing, and no NaN, where labels are ignored."""
+    if counted is None:
+        return y_pred
+    # Two equal probabilities, or two equal logits.
+    nothing = ops.cast(1 / max(2, y_pred.shape[-1]), y_pred.dtype)
+    return ops.where(ops.expand_dims(counted, -1), y_pred, nothing)
 
 
-def read_arrays(probabilities, labels):
-    """Checked arrays `(examples, classes)` and `(examples,)`.
+def read_weights(sample_weight, shape):
+    """Weights of the shape of labels, ones if there are none.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Array of integers `(examples,)`, `(examples, 1)` or one-hot.
+        sample_weight: Tensor `(batch,)` up to `(batch, ...)`, or `None`.
+        shape: Shape of the labels, of a tensor that is at hand.
+    """
+    if sample_weight is None:
+        return ops.ones(shape, "float32")
+    weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
+    weight = without_column(weight, len(shape) + 1)
+    return spread(weight, shape, "sample_weight")
+
+
+def read_known(y_true, shape):
+    """Which inputs are known, as floats of the shape of scores.
+
+    Args:
+        y_true: Tensor `(batch,)` up to `(batch, ...)`.
+        shape: Shape of the scores, of a tensor that is at hand.
+    """
+    known = ops.cast(ops.convert_to_tensor(y_true), "float32")
+    known = without_column(known, len(shape) + 1)
+    static = [n if isinstance(n, int) else None for n in shape]
+    check_length(known, static[: len(known.shape)])
+    return spread(known, shape, "y_true")
+
+
+def spread(values, shape, name):
+    """Numbers of examples repeated for each position of theirs."""
+    rank = len(values.shape)
+    fits = rank <= len(shape) and all(
+        mine in (1, None) or not isinstance(other, int) or mine == other
+        for mine, other in zip(values.shape, shape)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` must have one number for each example, or for each "
+            "position. "
+            f"Received: {name} of shape {tuple(values.shape)} for labels of "
+            f"shape {tuple(shape)}"
+        )
+    for _ in range(len(shape) - rank):
+        values = ops.expand_dims(values, -1)
+    return ops.broadcast_to(values, shape)
+
+
+def read_rows(
+    y_true,
+    y_pred,
+    sample_weight=None,
+    from_logits=False,
+    ignore_class=None,
+    members_axis=None,
+    only_chosen=False,
+    needs_labels=True,
+):
+    """Predictions and labels of any form as `Rows`.
+
+    Args:
+        y_true: Labels, see the top of this file.
+        y_pred: Predictions, see there; of members with an axis more.
+        sample_weight: Weights `(batch,)` up to `(batch, ...)`, or `None`.
+        from_logits: Whether predictions are logits.
+        ignore_class: Label that is not counted, or `None`.
+        members_axis: 0 or 1, the axis of the members, or `None`.
+        only_chosen: As for `read_predictions`.
+        needs_labels: Whether labels have to be classes. If not they are only
+            compared with `ignore_class`, and may be of other classes.
+
+    Returns:
+        `Rows`.
+    """
+    y_pred = ops.convert_to_tensor(y_pred)
+    mask = keras_adapter.mask_of(y_pred)
+    members = members_axis is not None
+    if members:
+        y_pred = members_first(y_pred, members_axis)
+    check_shape(y_pred, members)
+    one = y_pred[0] if members else y_pred
+    labels = counted = given = None
+    if needs_labels:
+        labels, counted, given = read_labels(y_true, one, ignore_class)
+    elif y_true is not None:
+        counted = _compared(y_true, one, ignore_class)
+    shape = ops.shape(one)[:-1]
+    weights = read_weights(sample_weight, shape)
+    if mask is not None and not members:
+        weights = weights * spread(ops.cast(mask, "float32"), shape, "mask")
+    if counted is not None:
+        weights = ops.where(counted, weights, 0.0)
+    y_pred = without_ignored(y_pred, counted)
+    probabilities = read_predictions(y_pred, from_logits, members, only_chosen)
+    classes = probabilities.shape[-1]
+    before = (probabilities.shape[0],) if members else ()
+
+    def flat(values, *axes):
+        return None if values is None else ops.reshape(values, (-1, *axes))
+
+    return Rows(
+        ops.reshape(probabilities, (*before, -1, classes)),
+        flat(labels),
+        flat(weights),
+        flat(given, classes),
+    )
+
+
+def _compared(y_true, y_pred, ignore_class):
+    """What is not ignored, of labels that may be of other classes."""
+    y_true = ops.convert_to_tensor(y_true)
+    labels = (
+        ops.argmax(y_true, axis=-1)
+        if is_one_hot(y_true, y_pred)
+        else without_column(y_true, len(y_pred.shape))
+    )
+    check_length(labels, y_pred.shape[:-1])
+    if ignore_class is None:
+        return None
+    return ops.not_equal(ops.cast(labels, "int32"), int(ignore_class))
+
+
+# Arrays.
+
+
+def read_label_array(labels, shape, ignore_class=None, name="labels"):
+    """Labels as an array of integers, and which of them count.
+
+    Args:
+        labels: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
+            or one-hot.
+        shape: Shape of the predictions, `(examples, ..., classes)`.
+        ignore_class: Integer or `None`.
+        name: Name of the argument in errors.
+
+    Returns:
+        Tuple of int64 labels `(examples, ...)`, 0 where they are ignored, and
+        a boolean array of the same shape.
+    """
+    check_ignore_class(ignore_class)
+    labels = np.asarray(labels)
+    if labels.shape == tuple(shape) and shape[-1] > 1:
+        labels = labels.argmax(axis=-1)
+    else:
+        labels = without_column(labels, len(shape), np)
+    numeric = labels.dtype.kind in "biuf"
+    if labels.shape != tuple(shape[:-1]) or not numeric:
+        raise ValueError(
+            f"`{name}` must have one integer for each row of the predictions, "
+            "an array (examples, ..., classes) with two classes or more, or "
+            "(examples, ..., 1) for a binary classifier. Received: "
+            f"{labels.size} labels of shape {labels.shape} and dtype "
+            f"{labels.dtype} for predictions of shape {tuple(shape)}"
+        )
+    counted = np.ones(labels.shape, bool)
+    if ignore_class is not None:
+        counted = labels != ignore_class
+        labels = np.where(counted, labels, 0)
+    check_labels(labels, max(2, shape[-1]), name)
+    return labels.astype("int64"), counted
+
+
+def read_arrays(probabilities, labels, ignore_class=None):
+    """Checked arrays `(rows, classes)` and `(rows,)` of what counts.
+
+    As `read_counted_arrays`, without the boolean array.
+    """
+    return read_counted_arrays(probabilities, labels, ignore_class)[:2]
+
+
+def read_counted_arrays(probabilities, labels, ignore_class=None):
+    """Checked arrays `(rows, classes)` and `(rows,)` of what counts.
+
+    Args:
+        probabilities: Array `(examples, ..., classes)`, or of one column with
+            the probability of class 1.
+        labels: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
+            or one-hot.
+        ignore_class: Integer, the label whose rows are left out, or `None`.
 
     Returns:
         Tuple of the probabilities, float64 if they were given so and float32
-        if of less, and the labels, int64.
+        if of less; the labels, int64; and a boolean array `(examples, ...)`
+        of which they are.
     """
     probabilities = np.asarray(probabilities)
-    labels = np.asarray(labels)
-    one_hot = labels.ndim == 2 and labels.shape == probabilities.shape
-    if one_hot:
-        labels = labels.argmax(axis=-1)
-    is_table = probabilities.ndim == 2 and probabilities.shape[-1] > 1
-    if not is_table or labels.size != len(probabilities):
-        raise ValueError(
-            "`labels` must have one integer for each row of `probabilities`, "
-            "an array (examples, classes) with two classes or more. Received: "
-            f"{labels.size} labels for probabilities of shape "
-            f"{probabilities.shape}"
-        )
-    labels = labels.reshape(-1)
-    check_probabilities(probabilities, "probabilities")
-    check_labels(labels, probabilities.shape[-1], "labels")
-    kind = "float64" if probabilities.dtype.itemsize > 4 else "float32"
-    return probabilities.astype(kind), labels.astype("int64")
+    check_shape(probabilities, name="probabilities")
+    labels, counted = read_label_array(
+        labels, probabilities.shape, ignore_class
+    )
+    rows = probabilities[counted]
+    check_probabilities(rows, "probabilities")
+    kind = "float64" if rows.dtype.itemsize > 4 else "float32"
+    rows = two_columns(rows.astype(kind), from_logits=False, backend=np)
+    return rows, labels[counted], counted

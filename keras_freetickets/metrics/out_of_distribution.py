@@ -24,10 +24,11 @@ def maximum_probability(probabilities):
     """The largest probability.
 
     Args:
-        probabilities: Tensor `(examples, classes)`.
+        probabilities: Tensor `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
         ValueError: If rows do not sum to one.
@@ -48,10 +49,11 @@ def negative_entropy(probabilities):
     """Minus the entropy of the probabilities, in nats.
 
     Args:
-        probabilities: Tensor `(examples, classes)`.
+        probabilities: Tensor `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
         ValueError: If rows do not sum to one.
@@ -63,21 +65,23 @@ def negative_entropy(probabilities):
     -0.6931
     """
     probabilities = inputs.read_predictions(probabilities, False)
-    return -diversity.predictive_entropy(probabilities[:, None])
+    return -diversity.predictive_entropy(probabilities[None])
 
 
 def negative_energy(logits, temperature=1.0):
     """Minus the energy, `T log sum_k exp(z_k / T)`.
 
     Args:
-        logits: Tensor `(examples, classes)`.
+        logits: Tensor `(examples, ..., classes)`, two classes or more.
         temperature: Positive float. Defaults to 1 (Liu et al., 2020).
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
-        ValueError: If the temperature is not positive.
+        ValueError: If the temperature is not positive, or there is one column
+            of logits: a sigmoid has no energy, for it is a softmax of any
+            two logits with that difference.
 
     Example:
 
@@ -93,7 +97,7 @@ def negative_energy(logits, temperature=1.0):
             "`temperature` must be positive. "
             f"Received: temperature={temperature}"
         )
-    logits = ops.cast(ops.convert_to_tensor(logits), "float32")
+    logits = _read_logits(logits)
     return temperature * ops.logsumexp(logits / temperature, axis=-1)
 
 
@@ -101,10 +105,13 @@ def maximum_logit(logits):
     """The largest logit.
 
     Args:
-        logits: Tensor `(examples, classes)`.
+        logits: Tensor `(examples, ..., classes)`, two classes or more.
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
+
+    Raises:
+        ValueError: If there is one column of logits, as `negative_energy`.
 
     Example:
 
@@ -115,26 +122,39 @@ def maximum_logit(logits):
     Reference:
         Hendrycks et al., 2022, arXiv:1911.11132.
     """
+    return ops.max(_read_logits(logits), axis=-1)
+
+
+def _read_logits(logits):
     logits = ops.cast(ops.convert_to_tensor(logits), "float32")
-    return ops.max(logits, axis=-1)
+    if len(logits.shape) < 2 or logits.shape[-1] == 1:
+        raise ValueError(
+            "`logits` must have a column for each of two classes or more; of "
+            "a binary classifier's one column take `maximum_probability` of "
+            "its sigmoid. "
+            f"Received: logits of shape {tuple(logits.shape)}"
+        )
+    return logits
 
 
-def negative_mutual_information(members, members_axis=1):
+def negative_mutual_information(members, members_axis=0):
     """Minus the mutual information of an ensemble's members, in nats.
 
     Args:
-        members: Probabilities `(examples, members, classes)`.
-        members_axis: 1, or 0 for `(members, examples, classes)`.
+        members: Probabilities `(members, examples, ..., classes)`, or
+            `(members, examples, ..., 1)` of class 1.
+        members_axis: Integer, 0 (default), or 1 for
+            `(examples, members, ..., classes)`.
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
         ValueError: If the shape is another or rows do not sum to one.
 
     Example:
 
-    >>> score = negative_mutual_information([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> score = negative_mutual_information([[[1.0, 0.0]], [[0.0, 1.0]]])
     >>> round(float(score[0]), 4)  # -log 2
     -0.6931
     """
@@ -147,14 +167,14 @@ def unknown_aware_score(probabilities):
     The last output stands for "unknown"; what it takes lowers the score.
 
     Args:
-        probabilities: Tensor `(examples, classes + 1)`, summing to one with
-            the unknown.
+        probabilities: Tensor `(examples, ..., classes + 1)`, summing to one
+            with the unknown.
 
     Returns:
-        Tensor `(examples,)`, higher for familiar inputs.
+        Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
-        ValueError: If rows do not sum to one.
+        ValueError: If rows do not sum to one, or there is one column.
 
     Example:
 
@@ -165,8 +185,15 @@ def unknown_aware_score(probabilities):
     Reference:
         Lei et al., 2024, arXiv:2403.20047.
     """
+    probabilities = ops.convert_to_tensor(probabilities)
+    if probabilities.shape[-1] == 1:
+        raise ValueError(
+            "`probabilities` must have a column for the unknown, the last, "
+            "and one or more for classes. Received: probabilities of shape "
+            f"{tuple(probabilities.shape)}"
+        )
     probabilities = inputs.read_predictions(probabilities, False)
-    best = ops.max(probabilities[:, :-1], axis=-1)
+    best = ops.max(probabilities[..., :-1], axis=-1)
     return inputs.keep_nan(best, probabilities)
 
 
@@ -186,8 +213,13 @@ _SHIFTS = {"maximum_probability": -1.0, "unknown_aware": -1.0}
 class _DetectionMetric(keras.metrics.Metric):
     """Histograms of the scores of known and unknown inputs."""
 
-    def __init__(self, score, from_logits, name, dtype):
+    def __init__(
+        self, score, from_logits, members_axis, ignore_class, name, dtype
+    ):
         super().__init__(name=name, dtype=dtype)
+        inputs.check_from_logits(from_logits)
+        inputs.check_ignore_class(ignore_class)
+        inputs.check_members_axis(members_axis)
         if score is not None:
             inputs.check_choice("score", score, _SCORES)
             kind = _SCORES[score][0]
@@ -205,6 +237,8 @@ class _DetectionMetric(keras.metrics.Metric):
                 )
         self.score = score
         self.from_logits = from_logits
+        self.members_axis = members_axis
+        self.ignore_class = ignore_class
         self.known = self._histogram("known")
         self.unknown = self._histogram("unknown")
 
@@ -216,27 +250,49 @@ class _DetectionMetric(keras.metrics.Metric):
             name=name,
         )
 
+    def _read(self, y_pred):
+        """Predictions, those of members first, and the shape of the scores."""
+        y_pred = ops.convert_to_tensor(y_pred)
+        if self.score is None:
+            y_pred = inputs.without_column(y_pred)
+            return y_pred, ops.shape(y_pred)
+        kind, _ = _SCORES[self.score]
+        if kind == "members":
+            y_pred = inputs.members_first(y_pred, self.members_axis)
+            return y_pred, ops.shape(y_pred)[1:-1]
+        inputs.check_shape(y_pred)
+        return y_pred, ops.shape(y_pred)[:-1]
+
     def _scores(self, y_pred):
         if self.score is None:
-            y_pred = ops.convert_to_tensor(y_pred)
-            return ops.reshape(ops.cast(y_pred, "float32"), (-1,))
+            return ops.cast(y_pred, "float32")
         kind, function = _SCORES[self.score]
         if kind == "probabilities":
             y_pred = inputs.read_predictions(y_pred, self.from_logits)
         return function(y_pred) + _SHIFTS.get(self.score, 0.0)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        scores = self._scores(y_pred)
-        known = ops.reshape(ops.convert_to_tensor(y_true), (-1,))
-        inputs.check_length(known, scores)
+        y_pred, shape = self._read(y_pred)
+        known = inputs.read_known(y_true, shape)
+        weight = inputs.read_weights(sample_weight, shape)
+        if self.ignore_class is not None:
+            counted = ops.not_equal(known, float(self.ignore_class))
+            weight = ops.where(counted, weight, 0.0)
+            known = ops.where(counted, known, 0.0)
+            if self.score is not None:
+                y_pred = inputs.without_ignored(y_pred, counted)
+            else:
+                y_pred = ops.where(counted, y_pred, ops.zeros_like(y_pred))
         values = inputs.concrete(known)
         if values is not None and not np.isin(values, (0, 1)).all():
             raise ValueError(
                 "`y_true` must be 1 for known inputs and 0 for others. "
                 f"Received: y_true with the values {np.unique(values)[:5]}"
             )
-        known = ops.cast(known, "float32")
-        weight = inputs.read_weights(sample_weight, scores)
+        known, weight, scores = (
+            ops.reshape(part, (-1,))
+            for part in (known, weight, self._scores(y_pred))
+        )
         self.known.assign_add(histogram(_SCORE_GRID, scores, known * weight))
         self.unknown.assign_add(
             histogram(_SCORE_GRID, scores, (1.0 - known) * weight)
@@ -252,6 +308,8 @@ class _DetectionMetric(keras.metrics.Metric):
         return {
             "score": self.score,
             "from_logits": self.from_logits,
+            "members_axis": self.members_axis,
+            "ignore_class": self.ignore_class,
             "name": self.name,
             "dtype": self.dtype,
         }
@@ -275,14 +333,20 @@ class AUROC(_DetectionMetric):
             is better given as what it lacks of 1, below zero.
         from_logits: Whether predictions are logits. Energy and maximum logit
             need them.
+        members_axis: Integer, of mutual information. 0 (default) for
+            `(members, examples, ..., classes)`, as `predict_members` returns
+            them; 1 for `(batch, members, ...)`, as a compiled model does.
+        ignore_class: Integer, the `y_true` that is not counted, or `None`
+            (default).
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
     Call arguments:
-        y_true: 1 for known inputs, 0 for others.
-        y_pred: Predictions `(batch, classes)`; for mutual information those
-            of the members, `(batch, members, classes)`.
-        sample_weight: Optional weights `(batch,)`.
+        y_true: 1 for known inputs, 0 for others: `(batch,)`, or
+            `(batch, ...)` where only some positions of an input are unknown.
+        y_pred: Predictions `(batch, ..., classes)`, or `(batch, ..., 1)` of
+            class 1; for mutual information those of the members.
+        sample_weight: Optional weights `(batch,)` up to `(batch, ...)`.
 
     Raises:
         ValueError: If an argument is out of range, `y_true` is of another
@@ -302,10 +366,14 @@ class AUROC(_DetectionMetric):
         self,
         score="maximum_probability",
         from_logits=False,
+        members_axis=0,
+        ignore_class=None,
         name="auroc",
         dtype=None,
     ):
-        super().__init__(score, from_logits, name, dtype)
+        super().__init__(
+            score, from_logits, members_axis, ignore_class, name, dtype
+        )
         keras_adapter.set_direction(self, "up")
 
     def result(self):
@@ -338,6 +406,8 @@ class AUPR(_DetectionMetric):
             `"out"`: unknown ones, by low scores.
         score: As for `AUROC`.
         from_logits: As for `AUROC`.
+        members_axis: As for `AUROC`.
+        ignore_class: As for `AUROC`.
         name: Name of the metric, `"aupr_in"` or `"aupr_out"` if `None`.
         dtype: Unused; sums are kept in float32.
 
@@ -358,12 +428,16 @@ class AUPR(_DetectionMetric):
         positive="in",
         score="maximum_probability",
         from_logits=False,
+        members_axis=0,
+        ignore_class=None,
         name=None,
         dtype=None,
     ):
         inputs.check_choice("positive", positive, ("in", "out"))
         name = name or f"aupr_{positive}"
-        super().__init__(score, from_logits, name, dtype)
+        super().__init__(
+            score, from_logits, members_axis, ignore_class, name, dtype
+        )
         self.positive = positive
         keras_adapter.set_direction(self, "up")
 
@@ -415,6 +489,8 @@ class FPRAtTPR(_DetectionMetric):
             to 0.95, the FPR@95 of the literature.
         score: As for `AUROC`.
         from_logits: As for `AUROC`.
+        members_axis: As for `AUROC`.
+        ignore_class: As for `AUROC`.
         name: Name of the metric, e.g. `"fpr_at_95"` if `None`.
         dtype: Unused; sums are kept in float32.
 
@@ -435,12 +511,16 @@ class FPRAtTPR(_DetectionMetric):
         level=0.95,
         score="maximum_probability",
         from_logits=False,
+        members_axis=0,
+        ignore_class=None,
         name=None,
         dtype=None,
     ):
         _check_level(level)
         name = name or f"fpr_at_{100 * level:g}"
-        super().__init__(score, from_logits, name, dtype)
+        super().__init__(
+            score, from_logits, members_axis, ignore_class, name, dtype
+        )
         self.level = level
         keras_adapter.set_direction(self, "down")
 

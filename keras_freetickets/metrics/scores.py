@@ -8,24 +8,29 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.base import MeanOfRows
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-def negative_log_likelihood(y_true, y_pred):
+def negative_log_likelihood(y_true, y_pred, ignore_class=None):
     """Cross-entropy of predicted probabilities, in nats.
 
     Args:
-        y_true: Integer tensor of shape `(batch,)` or `(batch, 1)`, or
-            distributions (one-hot) of shape `(batch, classes)`.
-        y_pred: Probabilities of shape `(batch, classes)`.
+        y_true: Integer tensor of shape `(batch, ...)` or `(batch, ..., 1)`,
+            or distributions (one-hot) of shape `(batch, ..., classes)`.
+        y_pred: Probabilities of shape `(batch, ..., classes)`, or
+            `(batch, ..., 1)` with that of class 1.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
-        Tensor of shape `(batch,)`. As in Keras, a row is divided by its sum:
-        a loss is handed what half precision rounded. `NegativeLogLikelihood`
-        refuses rows that do not sum to one.
+        Tensor of shape `(batch, ...)`, 0 where a label is ignored, with a
+        mask by which Keras' mean leaves that out. As in Keras, a row is
+        divided by its sum: a loss is handed what half precision rounded.
+        `NegativeLogLikelihood` refuses rows that do not sum to one.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+        ValueError: If `y_pred` has no axis of classes, labels are more or
             fewer or, called eagerly, not classes.
 
     Example:
@@ -34,44 +39,89 @@ def negative_log_likelihood(y_true, y_pred):
     >>> round(float(loss[0]), 4)
     0.2877
     """
-    y_true, y_pred = (
-        ops.convert_to_tensor(y_true),
-        ops.convert_to_tensor(y_pred),
-    )
-    inputs.check_shape(y_pred)
-    if inputs.is_one_hot(y_true, y_pred):
-        inputs.check_length(y_true, y_pred)
-        return keras.losses.categorical_crossentropy(y_true, y_pred)
-    labels = inputs.read_labels(y_true, y_pred)
-    return keras.losses.sparse_categorical_crossentropy(labels, y_pred)
-
-
-def _checked_likelihood(y_true, y_pred):
-    y_pred = inputs.read_predictions(y_pred, from_logits=False)
-    return negative_log_likelihood(y_true, y_pred)
-
-
-def _matches(y_true, y_pred):
+    y_true = ops.convert_to_tensor(y_true)
     y_pred = ops.convert_to_tensor(y_pred)
     inputs.check_shape(y_pred)
-    labels = inputs.read_labels(y_true, y_pred)
-    guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-    hit = ops.cast(ops.equal(guess, labels), "float32")
-    return inputs.keep_nan(hit, y_pred)
+    labels, counted, given = inputs.read_labels(y_true, y_pred, ignore_class)
+    y_pred = inputs.without_ignored(y_pred, counted)
+    if y_pred.shape[-1] == 1:
+        values = keras.losses.binary_crossentropy(given[..., 1:], y_pred)
+    elif given is not None:
+        values = keras.losses.categorical_crossentropy(given, y_pred)
+    else:
+        values = keras.losses.sparse_categorical_crossentropy(labels, y_pred)
+    if counted is not None:
+        values = ops.where(counted, values, ops.zeros_like(values))
+        keras_adapter.set_mask(values, counted)
+    return values
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class Accuracy(keras.metrics.MeanMetricWrapper):
-    """Share of examples whose most probable class is the label.
-
-    Predictions may be probabilities or logits: rows need not sum to one.
+class NegativeLogLikelihoodLoss(keras.losses.Loss):
+    """`negative_log_likelihood` as a loss, with a label to ignore.
 
     Args:
-        name: Name of the metric.
-        dtype: Dtype of the result.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
+        reduction: As for `keras.losses.Loss`. The mean is over what counts.
+        name: Name of the loss.
+        dtype: As for `keras.losses.Loss`.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+        ValueError: If `ignore_class` is not an integer.
+
+    Example:
+
+    ```python
+    model.compile(loss=NegativeLogLikelihoodLoss(ignore_class=255))
+    ```
+    """
+
+    def __init__(
+        self,
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="negative_log_likelihood",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        inputs.check_ignore_class(ignore_class)
+        self.ignore_class = ignore_class
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if sample_weight is not None:
+            # Keras does not repeat the weight of an example for its
+            # positions, but fails.
+            y_pred = ops.convert_to_tensor(y_pred)
+            shape = ops.shape(y_pred)[:-1]
+            sample_weight = inputs.read_weights(sample_weight, shape)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        return negative_log_likelihood(y_true, y_pred, self.ignore_class)
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_class": self.ignore_class}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class Accuracy(MeanOfRows):
+    """Share of labels that are the most probable class.
+
+    Predictions of two columns or more may be probabilities or logits: rows
+    need not sum to one. Of one column class 1 is chosen above a probability
+    of 0.5, or a logit of 0.
+
+    Args:
+        from_logits: Whether predictions are logits; it matters for one
+            column only.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
+        name: Name of the metric.
+        dtype: Unused; sums are kept in float32.
+
+    Raises:
+        ValueError: If `y_pred` has no axis of classes, labels are more or
             fewer or, called eagerly, not classes.
 
     Example:
@@ -81,21 +131,28 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
     ```
     """
 
-    def __init__(self, name="accuracy", dtype=None):
-        super().__init__(_matches, name=name, dtype=dtype)
+    only_chosen = True
+
+    def __init__(
+        self, from_logits=False, ignore_class=None, name="accuracy", dtype=None
+    ):
+        super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "up")
 
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
+    def values(self, rows):
+        return rows.hits
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class NegativeLogLikelihood(keras.metrics.MeanMetricWrapper):
-    """Mean of `negative_log_likelihood` over examples.
+class NegativeLogLikelihood(MeanOfRows):
+    """Mean of `negative_log_likelihood` over labels.
 
     Args:
+        from_logits: Whether predictions are logits.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
-        dtype: Dtype of the result.
+        dtype: Unused; sums are kept in float32.
 
     Raises:
         ValueError: As `brier_score`.
@@ -107,12 +164,16 @@ class NegativeLogLikelihood(keras.metrics.MeanMetricWrapper):
     ```
     """
 
-    def __init__(self, name="nll", dtype=None):
-        super().__init__(_checked_likelihood, name=name, dtype=dtype)
+    def __init__(
+        self, from_logits=False, ignore_class=None, name="nll", dtype=None
+    ):
+        super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
+    def values(self, rows):
+        return keras.losses.categorical_crossentropy(
+            rows.targets, rows.probabilities
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -120,16 +181,18 @@ def brier_score(y_true, y_pred):
     """Squared distance of predicted probabilities from the one-hot label.
 
     Args:
-        y_true: Integer tensor of shape `(batch,)` or `(batch, 1)`, or one-hot
-            of shape `(batch, classes)`.
-        y_pred: Probabilities of shape `(batch, classes)`.
+        y_true: Integer tensor of shape `(batch, ...)` or `(batch, ..., 1)`,
+            or one-hot of shape `(batch, ..., classes)`.
+        y_pred: Probabilities of shape `(batch, ..., classes)`, or
+            `(batch, ..., 1)` with that of class 1.
 
     Returns:
-        Tensor of shape `(batch,)`, in [0, 2]: the sum over the classes, as
-        Brier defined it. For two classes it is twice what is often given.
+        Tensor of shape `(batch, ...)`, in [0, 2]: the sum over the classes,
+        as Brier defined it. For two classes, also as one column, it is twice
+        what is often given.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+        ValueError: If `y_pred` has no axis of classes, labels are more or
             fewer or, called eagerly, rows do not sum to one or labels are not
             classes.
 
@@ -142,19 +205,29 @@ def brier_score(y_true, y_pred):
     Reference:
         Brier, 1950, Monthly Weather Review 78(1).
     """
-    y_pred = inputs.read_predictions(y_pred, from_logits=False)
-    labels = inputs.read_labels(y_true, y_pred)
-    one_hot = ops.one_hot(labels, y_pred.shape[-1])
-    return ops.sum(ops.square(y_pred - one_hot), axis=-1)
+    y_pred = ops.convert_to_tensor(y_pred)
+    inputs.check_shape(y_pred)
+    labels, _, _ = inputs.read_labels(y_true, y_pred)
+    return _squared_distance(
+        labels, inputs.read_predictions(y_pred, from_logits=False)
+    )
+
+
+def _squared_distance(labels, probabilities):
+    one_hot = ops.one_hot(labels, probabilities.shape[-1])
+    return ops.sum(ops.square(probabilities - one_hot), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class Brier(keras.metrics.MeanMetricWrapper):
-    """Mean of `brier_score` over examples: 0 is perfect, 2 the worst.
+class Brier(MeanOfRows):
+    """Mean of `brier_score` over labels: 0 is perfect, 2 the worst.
 
     Args:
+        from_logits: Whether predictions are logits.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
-        dtype: Dtype of the result.
+        dtype: Unused; sums are kept in float32.
 
     Raises:
         ValueError: As `brier_score`.
@@ -166,9 +239,11 @@ class Brier(keras.metrics.MeanMetricWrapper):
     ```
     """
 
-    def __init__(self, name="brier", dtype=None):
-        super().__init__(brier_score, name=name, dtype=dtype)
+    def __init__(
+        self, from_logits=False, ignore_class=None, name="brier", dtype=None
+    ):
+        super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
+    def values(self, rows):
+        return _squared_distance(rows.labels, rows.probabilities)

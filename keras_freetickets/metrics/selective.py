@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
@@ -52,8 +53,19 @@ def _lines(count, errors, backend):
     return before, rate * count + start * steps, start
 
 
+def _read(scores, counted):
+    """The scores of what counts, as a row."""
+    scores = np.asarray(scores)
+    if scores.size != counted.size or np.isnan(scores).any():
+        raise ValueError(
+            "`scores` must hold one number for each example, no NaN. "
+            f"Received: {scores.size} scores for {counted.size} examples"
+        )
+    return scores.reshape(-1)[counted.reshape(-1)]
+
+
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class AURC(keras.metrics.Metric):
+class AURC(ClassificationMetric):
     """Area under the risk-coverage curve.
 
     Examples are taken in the order of their largest probability. The risk at
@@ -65,19 +77,23 @@ class AURC(keras.metrics.Metric):
 
     Args:
         from_logits: Whether predictions are logits.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
         name: Name of the metric.
         dtype: Unused; sums are kept in float32.
 
     Call arguments:
-        y_true: Integer labels `(batch,)` or `(batch, 1)`, or one-hot
-            `(batch, classes)`.
-        y_pred: Probabilities or logits, `(batch, classes)`.
-        sample_weight: Optional weights `(batch,)`, natural numbers: an
-            example of weight 2 counts as two. There is no coverage for a part
-            of an example, and weights below 1 bias the area.
+        y_true: Integer labels `(batch, ...)` or `(batch, ..., 1)`, or one-hot
+            `(batch, ..., classes)`.
+        y_pred: Probabilities or logits `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1.
+        sample_weight: Optional weights `(batch,)` up to `(batch, ...)`,
+            integers: an example of weight 2 counts as two. There is no
+            coverage for a part of an example, and weights below 1 bias the
+            area.
 
     Raises:
-        ValueError: If `y_pred` is not `(batch, classes)`, labels are more or
+        ValueError: If `y_pred` has no axis of classes, labels are more or
             fewer or, called eagerly, rows do not sum to one or labels are not
             classes.
 
@@ -93,30 +109,19 @@ class AURC(keras.metrics.Metric):
         Geifman et al., 2019, arXiv:1805.08206.
     """
 
-    def __init__(self, from_logits=False, name="aurc", dtype=None):
-        super().__init__(name=name, dtype=dtype)
-        self.from_logits = from_logits
+    def __init__(
+        self, from_logits=False, ignore_class=None, name="aurc", dtype=None
+    ):
+        super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
-        self.count = self._histogram("count")
-        self.errors = self._histogram("errors")
+        self.count = self._zeros("count", (DOUBT.size,))
+        self.errors = self._zeros("errors", (DOUBT.size,))
 
-    def _histogram(self, name):
-        return self.add_variable(
-            shape=(DOUBT.size,),
-            initializer="zeros",
-            dtype="float32",
-            name=name,
-        )
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = inputs.read_predictions(y_pred, self.from_logits)
-        labels = inputs.read_labels(y_true, y_pred)
-        guess = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        wrong = ops.cast(ops.not_equal(guess, labels), "float32")
-        place = doubt(ops.max(y_pred, axis=-1))
-        weight = inputs.read_weights(sample_weight, place)
-        self.count.assign_add(histogram(DOUBT, place, weight))
-        self.errors.assign_add(histogram(DOUBT, place, weight * wrong))
+    def update_rows(self, rows):
+        place = doubt(ops.max(rows.probabilities, axis=-1))
+        wrong = rows.weights * (1.0 - rows.hits)
+        self.count.assign_add(histogram(DOUBT, place, rows.weights))
+        self.errors.assign_add(histogram(DOUBT, place, wrong))
 
     def result(self):
         count, errors = self.count.value, self.errors.value
@@ -145,26 +150,23 @@ class AURC(keras.metrics.Metric):
         rounding = abs(float(self.result()) - risks.sum() / count.sum())
         return float(np.sum(spread + expansion) / count.sum() + rounding)
 
-    def get_config(self):
-        return {
-            "from_logits": self.from_logits,
-            "name": self.name,
-            "dtype": self.dtype,
-        }
 
-
-def risk_coverage_curve(probabilities, labels, scores=None):
+def risk_coverage_curve(probabilities, labels, scores=None, ignore_class=None):
     """The share of errors among the surest examples, for each number of them.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
-        scores: Array `(examples,)`, higher for surer examples; the largest
-            probability if `None`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
+        scores: Array `(examples, ...)`, higher for surer examples; the
+            largest probability if `None`.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
-        Tuple of arrays `(coverage, risk)` of shape `(examples,)`, the coverage
-        rising from 1 / examples to 1. Equal scores share their errors.
+        Tuple of arrays `(coverage, risk)`, as long as there are labels that
+        count, the coverage rising from 1 / length to 1. Equal scores share
+        their errors.
 
     Raises:
         ValueError: If there are no examples, rows do not sum to one, labels
@@ -176,19 +178,15 @@ def risk_coverage_curve(probabilities, labels, scores=None):
     >>> [part.tolist() for part in curve]
     [[0.5, 1.0], [0.0, 0.5]]
     """
-    probabilities, labels = inputs.read_arrays(probabilities, labels)
+    rows, labels, counted = inputs.read_counted_arrays(
+        probabilities, labels, ignore_class
+    )
     if not len(labels):
         raise ValueError(
             "`labels` must hold one example or more. Received: labels=[]"
         )
-    wrong = probabilities.argmax(axis=-1) != labels
-    scores = probabilities.max(axis=-1) if scores is None else scores
-    scores = np.asarray(scores).reshape(-1)
-    if scores.shape != labels.shape or np.isnan(scores).any():
-        raise ValueError(
-            "`scores` must hold one number for each example, no NaN. "
-            f"Received: {len(scores)} scores for {len(labels)} examples"
-        )
+    wrong = rows.argmax(axis=-1) != labels
+    scores = rows.max(axis=-1) if scores is None else _read(scores, counted)
     _, place, count = np.unique(
         -scores, return_inverse=True, return_counts=True
     )
@@ -199,13 +197,18 @@ def risk_coverage_curve(probabilities, labels, scores=None):
     return ranks / len(labels), up_to / ranks
 
 
-def area_under_risk_coverage(probabilities, labels, scores=None):
+def area_under_risk_coverage(
+    probabilities, labels, scores=None, ignore_class=None
+):
     """Exact area under the risk-coverage curve, see `AURC`.
 
     Args:
-        probabilities: Array `(examples, classes)`.
-        labels: Integer array `(examples,)`.
+        probabilities: Array `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1.
+        labels: Integer array `(examples, ...)`, or one-hot.
         scores: As for `risk_coverage_curve`.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         Float in [0, 1].
@@ -218,4 +221,5 @@ def area_under_risk_coverage(probabilities, labels, scores=None):
     >>> area_under_risk_coverage([[0.9, 0.1], [0.8, 0.2]], [0, 1])
     0.25
     """
-    return float(np.mean(risk_coverage_curve(probabilities, labels, scores)[1]))
+    curve = risk_coverage_curve(probabilities, labels, scores, ignore_class)
+    return float(np.mean(curve[1]))

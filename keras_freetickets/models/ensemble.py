@@ -501,9 +501,7 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         """
         members = self._distributions(x, batch_size)
         found = {
-            function.__name__: ops.convert_to_numpy(
-                function(members, members_axis=0)
-            )
+            function.__name__: ops.convert_to_numpy(function(members))
             for function in (
                 diversity.predictive_entropy,
                 diversity.expected_entropy,

@@ -38,14 +38,16 @@ OF_DETECTION = {
     "fpr": lambda: metrics.FPRAtTPR(0.9),
 }
 OF_MEMBERS = {
-    "predictive_entropy": metrics.PredictiveEntropy,
-    "expected_entropy": metrics.ExpectedEntropy,
-    "mutual_information": metrics.MutualInformation,
-    "variation_ratio": metrics.VariationRatio,
-    "disagreement": metrics.Disagreement,
-    "pairwise_kl": metrics.PairwiseKL,
-    "double_fault": metrics.DoubleFault,
-    "auroc_members": lambda: metrics.AUROC("mutual_information"),
+    "predictive_entropy": lambda: metrics.PredictiveEntropy(1),
+    "expected_entropy": lambda: metrics.ExpectedEntropy(1),
+    "mutual_information": lambda: metrics.MutualInformation(1),
+    "variation_ratio": lambda: metrics.VariationRatio(1),
+    "disagreement": lambda: metrics.Disagreement(1),
+    "pairwise_kl": lambda: metrics.PairwiseKL(1),
+    "double_fault": lambda: metrics.DoubleFault(1),
+    "auroc_members": lambda: metrics.AUROC(
+        "mutual_information", members_axis=1
+    ),
 }
 ALL = {**OF_CLASSES, **OF_DETECTION, **OF_MEMBERS}
 

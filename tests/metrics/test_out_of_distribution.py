@@ -144,7 +144,7 @@ def _softmax(logits):
 
 
 def _members(seed=0):
-    logits = 2 * np.random.default_rng(seed).normal(size=(40, 3, 4))
+    logits = 2 * np.random.default_rng(seed).normal(size=(3, 40, 4))
     return logits.astype("float32"), _softmax(logits).astype("float32")
 
 
@@ -154,11 +154,11 @@ def _as_array(tensor):
 
 def test_scores_against_numpy():
     logits, members = _members()
-    logits, p = logits[:, 0], members[:, 0]
+    logits, p = logits[0], members[0]
     entropy = -(p * np.log(p)).sum(-1)
-    pooled = members.mean(1)
+    pooled = members.mean(0)
     between = -(pooled * np.log(pooled)).sum(-1)
-    between += (members * np.log(members)).sum(-1).mean(1)
+    between += (members * np.log(members)).sum(-1).mean(0)
     for value, expected in (
         (metrics.maximum_probability(p), p.max(-1)),
         (metrics.negative_entropy(p), -entropy),
@@ -173,7 +173,7 @@ def test_scores_against_numpy():
     ):
         np.testing.assert_allclose(_as_array(value), expected, atol=1e-5)
     first = metrics.negative_mutual_information(
-        members.swapaxes(0, 1), members_axis=0
+        members.swapaxes(0, 1), members_axis=1
     )
     np.testing.assert_allclose(_as_array(first), -between, atol=1e-5)
 
@@ -197,7 +197,7 @@ def test_scores_against_numpy():
 )
 def test_a_score_by_name(score, function, given, from_logits):
     logits, members = _members()
-    given = {"p": members[:, 0], "z": logits[:, 0], "members": members}[given]
+    given = {"p": members[0], "z": logits[0], "members": members}[given]
     truth = np.arange(40) % 2
     metric = metrics.AUROC(score=score, from_logits=from_logits)
     metric.update_state(truth, given)
