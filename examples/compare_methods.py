@@ -57,8 +57,6 @@ def run(method, sparsity, seed):
     flags = {"method": method, "sparsity": sparsity, "seed": seed, "verbose": 0}
     flags["data_dir"] = FLAGS.data_dir
     flags |= setting()
-    for name in recipes.RECIPES[method].fixed:
-        flags.pop(name, None)
     own_rate = flags.pop("dense_learning_rate")
     if method == "dense" and own_rate is not None:
         flags["learning_rate"] = own_rate

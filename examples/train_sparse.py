@@ -33,12 +33,17 @@ def rate_of(epoch):
 
 
 def check_flags(recipe):
-    """Refuses what is given and would have no effect."""
-    for name in ("growth", *recipe.fixed):
+    """Says what is given and has no effect; refuses a growth of its own."""
+    if FLAGS["growth"].present:
+        raise SystemExit(
+            f"--growth={FLAGS.growth} has no effect: --method={FLAGS.method} "
+            "says how connections grow, --method=set at random"
+        )
+    for name in recipe.fixed:
         if FLAGS[name].present:
-            raise SystemExit(
+            print(
                 f"--{name}={FLAGS[name].value} has no effect with "
-                f"--method={FLAGS.method}: leave it out"
+                f"--method={FLAGS.method}."
             )
 
 
