@@ -64,7 +64,7 @@ def test_readme(tmp_path, monkeypatch):
     import tensorflow as tf
 
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks_of(
+    code, _ = blocks_of(
         "README.md",
         {
             "exploration_epochs=150": "exploration_epochs=2",
@@ -84,41 +84,66 @@ def test_readme(tmp_path, monkeypatch):
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
 
 
+def test_first_run(tmp_path, monkeypatch, capsys):
+    """It brings its data and its network."""
+    monkeypatch.chdir(tmp_path)
+    shorter = {
+        "epochs=15, refinement_epochs=10": "epochs=1, refinement_epochs=1",
+        "verbose=2": "verbose=0",
+    }
+    _, code = blocks_of("README.md", shorter)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    for line in ("tickets:  [", "ensemble: {'accuracy'", "sparsity 0.8000"):
+        assert line in printed
+
+
 @on_tensorflow
 def test_quick_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    generator = np.random.default_rng(0)
-    names = {
-        "x": generator.normal(size=(32, 28, 28, 1)).astype("float32"),
-        "y": generator.integers(0, 10, 32),
-    }
     shorter = {
+        "random((1000,": "random((32,",
+        "10, 1000)": "10, 32)",
         "y, epochs=10": "y, epochs=1, verbose=0",
-        "update_interval=100,": "update_interval=1,",
+        "update_interval=20, drop": "update_interval=1, drop",
         "exploration_epochs=15": "exploration_epochs=1",
         "refinement_epochs=10": "refinement_epochs=1",
-        "update_interval=1000": "update_interval=1",
+        "    update_interval=20,": "    update_interval=1,",
     }
+    names = {}
     for block in blocks_of("docs/quick_start.md", shorter):
         exec(block, names)
     assert names["ensemble"].num_members == 3
     assert not isinstance(names["plain"], kft.SparseModel)
 
 
+def check_kept_sparse(model, updates):
+    assert int(model.topology.update_count.numpy()) == updates
+    for record in model.connections:
+        mask, kernel = record.mask.numpy(), record.kernel.numpy()
+        assert kernel[mask].any() and not kernel[~mask].any()
+
+
 @on_tensorflow
-def test_own_training_loop():
+def test_own_training_loop(tmp_path, caplog, monkeypatch):
     import tensorflow as tf
 
-    x, y = vectors()
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    batches = tf.data.Dataset.from_tensor_slices(vectors()).batch(16)
     names = {"dense": dense_model(), "dataset": batches.repeat(30)}
-    loop, _, own = blocks_of("docs/own_training_loop.md")
-    exec(loop, names)
-    model = names["model"]
-    assert int(model.topology.update_count.numpy()) == 1
-    for record in model.connections:
-        assert not record.kernel.numpy()[~record.mask.numpy()].any()
-    exec(own, names)
+    loop = blocks_of("docs/own_training_loop.md")[0]
+    # Of a file, as AutoGraph warns of functions without source anyway.
+    (tmp_path / "loop.py").write_text(loop)
+    exec(compile(loop, str(tmp_path / "loop.py"), "exec"), names)
+    check_kept_sparse(names["model"], updates=1)
+    assert "AutoGraph" not in caplog.text
+
+
+@on_tensorflow
+def test_a_class_of_your_own():
+    x, y = vectors()
+    names = {"keras": keras, "kft": kft}
+    exec(blocks_of("docs/own_training_loop.md")[-1], names)
     model = names["Network"]()
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(x, y, verbose=0)
@@ -129,35 +154,33 @@ def test_own_training_loop():
     keras.backend.backend() != "jax", reason="the block is JAX's"
 )
 def test_own_training_loop_on_jax():
-    import jax
-
     x, y = vectors()
-    model = kft.sparsify(dense_model(), sparsity=0.9)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-    model.optimizer.build(model.trainable_variables)
-    model.attach(kft.topology.SET(update_interval=2))
-    names = {
-        "model": model,
-        "keras": keras,
-        "loss_function": keras.losses.SparseCategoricalCrossentropy(),
-        "jax": jax,
+    batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 64, 16)]
+    names = {"dense": dense_model(), "dataset": batches * 3}
+    _, loop, *_ = blocks_of("docs/own_training_loop.md")
+    exec(loop.replace("update_interval=100", "update_interval=4"), names)
+    check_kept_sparse(names["model"], updates=2)
+
+
+@on_tensorflow
+def test_coming_from_tfmot():
+    pytest.importorskip("tensorflow_model_optimization")
+    x, y = vectors()
+    shorter = {
+        "end_step=600": "end_step=200",
+        "epochs=20": "epochs=1, batch_size=32, verbose=0",
     }
-    _, step, _ = blocks_of("docs/own_training_loop.md")
-    exec(step, names)
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-    )
-    state = [[v.value for v in group] for group in groups]
-    for _ in range(4):
-        state = names["step"](*state, x, y)
-    for group, values in zip(groups, state):
-        for variable, value in zip(group, values):
-            variable.assign(value)
-    assert int(model.topology.update_count.numpy()) == 2
-    for record in model.connections:
-        assert not record.kernel.numpy()[~record.mask.numpy()].any()
+    schedule, pattern = blocks_of("docs/coming_from_tfmot.md", shorter)
+    names = {"x": np.tile(x, (101, 1)), "y": np.tile(y, 101)}
+    names["dense_model"] = dense_model()
+    exec(schedule, names)
+    # Half the weights from the first update on, a tenth at the last.
+    assert names["model"].density == pytest.approx(0.1, abs=0.005)
+    names["trained_model"] = dense_model()
+    exec(pattern, names)
+    for record in names["model"].connections:
+        groups = record.mask.numpy().T.reshape(-1, 4)
+        assert (groups.sum(axis=-1) == 2).all()
 
 
 @on_tensorflow
@@ -169,7 +192,7 @@ def test_side_by_side(tmp_path, monkeypatch):
     shorter = {"epochs=30": "epochs=2, verbose=0"}
     same, own = blocks_of("docs/side_by_side.md", shorter)
     data = tf.data.Dataset.from_tensor_slices(vectors()).batch(16)
-    names = {"kft": kft, "keras": keras, "tf": tf, "build": dense_model}
+    names = {"build": dense_model}
     names.update(train=data, val=data)
     exec(same, names)
     assert names["ensemble"].num_members == 4

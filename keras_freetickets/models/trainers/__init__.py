@@ -1,5 +1,6 @@
 """The training step of each Keras backend, chosen when first needed."""
 
+import functools
 import importlib
 
 import keras
@@ -20,4 +21,11 @@ def get_trainer():
             f"Received: KERAS_BACKEND={backend!r}. Building, predicting, "
             "loading and EnsembleModel work on every backend."
         )
+    return _trainer(backend)
+
+
+@functools.cache
+def _trainer(backend):
+    # Cached also so that AutoGraph, which looks into what a `tf.function`
+    # calls, does not try to convert the import.
     return importlib.import_module(f"{__name__}.{backend}")

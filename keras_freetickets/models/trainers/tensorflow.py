@@ -82,6 +82,7 @@ def _track_loss(model, loss, x):
     keras_adapter.track_loss(model, loss * replicas(), tf.shape(first)[0])
 
 
+@tf.autograph.experimental.do_not_convert  # no more than in `fit`
 def apply_gradients(model, gradients, batch=None):
     """The rest of a step, from dense gradients on."""
     gradients = _dense(gradients)
