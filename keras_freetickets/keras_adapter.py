@@ -17,6 +17,7 @@ from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
 from keras.src.quantizers.utils import should_quantize_layer
+from keras.src.utils import io_utils
 
 __all__ = ["Functional"]
 
@@ -337,6 +338,16 @@ def reset_train_function(model):
     """
     if model.train_function is not None:
         model.make_train_function(force=True)
+
+
+def print_message(message):
+    """Prints a line where Keras prints its progress, or logs it there."""
+    io_utils.print_msg(message)
+
+
+def compilation(model):
+    """An object that stands for the last `compile` of a model, or `None`."""
+    return getattr(model, "_compile_config", None)
 
 
 def _plain_optimizers(optimizer):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
@@ -75,6 +76,13 @@ class DropAndGrow(keras.callbacks.Callback):
             model.track_ever_active()
         model.attach(self.method)
         model.defer(self.release)
+
+    def on_train_begin(self, logs=None):
+        if self.model.step_is_new() and self.params.get("verbose"):
+            keras_adapter.print_message(
+                f"Compiling the training step of {type(self.method).__name__}: "
+                "the first step and the first topology update take longer."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         # A run that a backup resumes begins later, and keeps what it has.

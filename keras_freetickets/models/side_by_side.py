@@ -11,6 +11,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.members import architecture
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.topology.methods import Method
 
@@ -92,6 +93,7 @@ class SideBySide(
         self._given = vectorize
         self.vectorize = _chosen(vectorize, members)
         self._trains = False
+        self._compiled_steps = compiled_steps.CompiledSteps()
         self.built = True
         first = members[0]
         self.compile(
@@ -101,6 +103,22 @@ class SideBySide(
             steps_per_execution=first.steps_per_execution,
             auto_scale_loss=False,
         )
+
+    def make_train_function(self, force=False):
+        super().make_train_function(force)
+        self._compiled_steps.keep(self, self.step_traits())
+
+    def _choose_step(self):
+        """Takes the compiled step for what is attached now, or a new one."""
+        self._compiled_steps.choose(self, self.step_traits())
+
+    def step_is_new(self):
+        """Whether the next step compiles first; true only once for a step."""
+        return self._compiled_steps.is_new(self)
+
+    def step_traits(self):
+        """All that is traced into a step: an equal list, the same step."""
+        return [member.step_traits() for member in self.members]
 
     def _up_to_date(self):
         """The members, with the values that JAX's trainer may keep."""
@@ -138,7 +156,7 @@ class SideBySide(
             own = copy.copy(method)
             own.seed = (method.seed + i) % _SEEDS
             member.attach(own)
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def _check_method(self, method):
         if not isinstance(method, Method):
@@ -169,7 +187,7 @@ class SideBySide(
         """Leaves the masks as they are from the next step on."""
         for member in self._up_to_date():
             member.detach()
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def defer(self, action):
         """Has `action()` called when `fit` ends, be it by an exception.
@@ -197,7 +215,7 @@ class SideBySide(
         """Keeps for each connection whether it was ever active (R_s)."""
         for member in self._up_to_date():
             member.track_ever_active()
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def ever_active(self):
         """Share of maskable weights that were ever active, over members."""

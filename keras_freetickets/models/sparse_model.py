@@ -9,6 +9,7 @@ from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.models.parameters import CountsParameters
+from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
@@ -81,6 +82,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         self._attached_to = None
         self._objective = None
         self._deferred = []
+        self._compiled_steps = compiled_steps.CompiledSteps()
         self.topology = Topology(name="topology")
 
     @property
@@ -152,7 +154,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         self._method = method
         self._attached_to = self.optimizer
         self.topology.begin(self.optimizer, method)
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def scope(self):
         """Context in which variables of a run are made: on all replicas.
@@ -286,7 +288,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
     def detach(self):
         """Leaves the masks as they are from the next step on."""
         self._method = None
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def set_objective(self, objective):
         """Trains with a loss that has a state, in place of the compiled one.
@@ -300,7 +302,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             with self.scope():
                 for name, initial in objective.scalar_state.items():
                     self.topology.add_scalar(name, initial)
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -324,7 +326,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             ever = ops.convert_to_numpy(record.state["ever_active"].value)
             mask = ops.convert_to_numpy(record.mask.value)
             record.state["ever_active"].assign(np.logical_or(ever, mask))
-        keras_adapter.reset_train_function(self)
+        self._choose_step()
 
     def ever_active(self):
         """Share of maskable weights that were ever active, a float."""
@@ -342,7 +344,31 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             self.optimizer.build(self.trainable_variables)
         if self._method is not None and self._is_compiled_anew():
             self.attach(self._method)
-        return super().make_train_function(force)
+        super().make_train_function(force)
+        self._compiled_steps.keep(self, self.step_traits())
+
+    def _choose_step(self):
+        """Takes the compiled step for what is attached now, or a new one."""
+        self._compiled_steps.choose(self, self.step_traits())
+
+    def step_is_new(self):
+        """Whether the next step compiles first; true only once for a step."""
+        return self._compiled_steps.is_new(self)
+
+    def step_traits(self):
+        """All that is traced into a step: an equal list, the same step."""
+        method, records = self._method, self.connections
+        changing = method is not None and [
+            method.takes_part(record.active, record.size) for record in records
+        ]
+        return [
+            [self.run_eagerly, self.jit_compile, self.steps_per_execution],
+            self.trainable_variables,
+            [sorted(record.state) for record in records],
+            changing,
+            method,
+            self._objective,
+        ]
 
     def _is_compiled_anew(self):
         """Whether updates are due by the steps of an optimizer that is gone."""

@@ -35,7 +35,8 @@ class Connections:
         step: Integer tensor, optimizer updates so far.
         update: Integer tensor, topology updates so far.
         seed: Integer tensor for random decisions and ties.
-        layer: Integer, the kernel's place among the model's connections.
+        layer: Integer or integer tensor, the kernel's place among the model's
+            connections.
 
     Example:
 

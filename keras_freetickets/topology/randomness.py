@@ -6,6 +6,7 @@ replica, backend and resumed run, and can be recomputed at any time.
 """
 
 import math
+import numbers
 
 import numpy as np
 from keras import ops
@@ -62,14 +63,18 @@ def random_keys(seed, update, layers):
     Args:
         seed: Integer or integer tensor.
         update: Integer or integer tensor.
-        layers: List of integers.
+        layers: List of integers or of integer tensors.
 
     Returns:
         A `uint32` tensor of the shape of `layers`.
     """
     key = _mix(_unsigned(seed))
     key = _mix(ops.bitwise_xor(key, _unsigned(update)))
-    return _mix(ops.bitwise_xor(key, np.array(layers, "uint32")))
+    if all(isinstance(layer, numbers.Integral) for layer in layers):
+        layers = np.array(layers, "uint32")
+    else:
+        layers = ops.stack([_unsigned(layer) for layer in layers])
+    return _mix(ops.bitwise_xor(key, layers))
 
 
 def bits_of(shape, key):

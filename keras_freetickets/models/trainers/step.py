@@ -355,6 +355,7 @@ class Step:
         rooms = [Room(self.records[i], self.slots[i], method) for i in changing]
 
         def update(values):
+            *values, _ = values  # the counters', which `counted` reads
             kernels, masks = [[v[j] for v in values] for j in (0, 1)]
             inputs = updates.Inputs(
                 kernels,
@@ -369,12 +370,9 @@ class Step:
                 others=others,
             )
             # One compiled program, also inside a step that is not one.
-            compiled = self.backend.compiled(
-                lambda arrays: updates.new_masks(
-                    method, updates.Inputs(**arrays)
-                )
+            new, alive, share, done = updates.new_masks(
+                method, inputs, self.backend.compiled
             )
-            new, alive, share, done = compiled(dict(vars(inputs)))
             done = self.backend.agreed(done)
             moved = [
                 room.moved(value, mask, kept)

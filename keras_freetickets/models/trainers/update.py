@@ -5,11 +5,16 @@ variables, call these functions and assign what comes back.
 """
 
 import dataclasses
+import functools
+import math
 import typing
 
+import keras
+import numpy as np
 from keras import ops
 
 from keras_freetickets.topology.drop_and_grow import Connections
+from keras_freetickets.topology.methods import is_kernelwise
 
 
 @dataclasses.dataclass
@@ -62,52 +67,240 @@ class Inputs:
 
     def part(self, places):
         """The inputs of some of the kernels."""
-        names = ("kernels", "masks", "gradients", "states", "layers")
+        layers = self.layers or range(len(self.kernels))
+        names = ("kernels", "masks", "gradients", "states")
         parts = {n: [getattr(self, n)[i] for i in places] for n in names}
-        return dataclasses.replace(self, **parts)
+        layers = [layers[i] for i in places]
+        return dataclasses.replace(self, **parts, layers=layers)
 
 
 def all_finite(gradients):
     """A boolean tensor: no gradient holds NaN or infinity."""
     finite = [
         ops.all(ops.isfinite(gradient))
-        for gradient in gradients
-        if gradient is not None
+        for gradient in _stacked_by_shape(gradients)
     ]
     return ops.all(ops.stack(finite))
 
 
-def new_masks(method, inputs):
+def _stacked_by_shape(arrays):
+    """Stacks of the arrays that have the same shape and type.
+
+    What is done with each is then compiled for each shape, not for each array.
+
+    Args:
+        arrays: List of tensors; `None` is left out.
+    """
+    groups = {}
+    for array in arrays:
+        if array is not None:
+            kind = (tuple(array.shape), str(array.dtype))
+            groups.setdefault(kind, []).append(array)
+    return [_stack(same) for same in groups.values()]
+
+
+def _stack(arrays):
+    return arrays[0][None] if len(arrays) == 1 else ops.stack(arrays)
+
+
+def _as_is(function):
+    return function
+
+
+def new_masks(method, inputs, compiled=_as_is):
     """The masks after an update, or the old ones if a gradient is not finite.
 
     Args:
         method: A `Method`.
         inputs: `Inputs`.
+        compiled: Callable that takes a function of arrays and returns one
+            that a backend compiles by itself.
 
     Returns:
         Tuple `(masks, survivors, replaced, done)`: the new masks; where
         values and slots are kept; the share of connections that are new; and
         whether the update took place.
     """
-    finite = all_finite([*inputs.gradients, *inputs.others])
-    pairs = method.update(inputs.connections(), inputs.fraction)
+    groups = _groups(method, inputs)
+    parts = [inputs.part(places) for places in groups]
+    stacks = [_stacks_of(part) for part in parts]
+    others = _stacked_by_shape(inputs.others)
+    scalars = {
+        name: getattr(inputs, name)
+        for name in ("fraction", "step", "update", "seed")
+    }
+    layers = [part.layers for part in parts]
+    choose = compiled(functools.partial(_choose, method, layers))
+    new, alive, share, finite = choose(stacks, others, scalars)
+    order = np.argsort([i for places in groups for i in places])
+    masks, survivors = (
+        [array for stack in chosen for array in ops.unstack(stack)]
+        for chosen in (new, alive)
+    )
+    masks, survivors = ([one[i] for i in order] for one in (masks, survivors))
+    return masks, survivors, share, finite
+
+
+def _choose(method, layers, stacks, others, scalars):
+    """`new_masks` on stacks of the kernels of one shape.
+
+    Args:
+        method: A `Method`.
+        layers: List of lists of integers, the places in the model of the
+            kernels that each stack holds.
+        stacks: List of dicts of tensors, as `_stacks_of` makes them.
+        others: List of tensors that must be finite too.
+        scalars: Dict of scalar tensors, attributes of `Inputs`.
+    """
+    finite = ops.all(
+        ops.stack(
+            [
+                ops.all(ops.isfinite(array))
+                for array in [*(s["gradient"] for s in stacks), *others]
+            ]
+        )
+    )
+    parts = [
+        _Part(stack, places, scalars)
+        for stack, places in zip(stacks, layers, strict=True)
+    ]
     masks, survivors = [], []
     replaced = ops.cast(0, "int32")
     active = ops.cast(0, "int32")
-    for (kept, grown), old in zip(pairs, inputs.masks):
-        new = ops.logical_or(kept, grown)
-        new = ops.where(finite, new, old)
+    for part, (kept, grown) in zip(parts, _chosen(method, parts), strict=True):
+        old = part.stack["mask"]
+        new = ops.where(finite, ops.logical_or(kept, grown), old)
         alive = new if method.regrown == "keep" else kept
-        alive = ops.logical_and(alive, old)
-        masks.append(new)
-        survivors.append(ops.where(finite, alive, old))
+        alive = ops.where(finite, ops.logical_and(alive, old), old)
         born = ops.logical_and(new, ops.logical_not(old))
         replaced = replaced + ops.sum(ops.cast(born, "int32"))
         active = active + ops.sum(ops.cast(new, "int32"))
+        masks.append(new)
+        survivors.append(alive)
     share = ops.cast(replaced, "float32") / ops.maximum(
         ops.cast(active, "float32"), 1.0
     )
     return masks, survivors, share, finite
+
+
+# Kernels are stacked up to this many entries, as a stack is a copy. What is
+# larger takes long to update, not to compile.
+_LARGEST_STACK = 1 << 22
+
+
+def _groups(method, inputs):
+    """Places of kernels that share a compiled program: those of one shape.
+
+    The time to compile an update then grows with the number of shapes, not of
+    layers. Each kernel stands alone if a method looks at all of them at once.
+    """
+    if not is_kernelwise(method):
+        return [[i] for i in range(len(inputs.kernels))]
+    groups = {}
+    for i, arrays in enumerate(
+        zip(inputs.kernels, inputs.gradients, inputs.states, strict=True)
+    ):
+        kernel, gradient, state = arrays
+        named = [("", kernel), ("", gradient), *sorted(state.items())]
+        kind = tuple((name, str(value.dtype)) for name, value in named)
+        shape = tuple(kernel.shape)
+        stacks = groups.setdefault((shape, kind), [[]])
+        if (len(stacks[-1]) + 1) * math.prod(shape) > _LARGEST_STACK:
+            stacks.append([])
+        stacks[-1].append(i)
+    return [places for stacks in groups.values() for places in stacks if places]
+
+
+def _stacks_of(inputs):
+    """A dict of stacks of what `Inputs` of kernels of one shape hold."""
+    return {
+        "kernel": _stack(inputs.kernels),
+        "mask": _stack(inputs.masks),
+        "gradient": _stack(inputs.gradients),
+        "state": {
+            name: _stack([state[name] for state in inputs.states])
+            for name in inputs.states[0]
+        },
+    }
+
+
+@dataclasses.dataclass
+class _Part:
+    """Kernels of one shape.
+
+    Attributes:
+        stack: Dict of stacks, as `_stacks_of` makes it.
+        layers: List of integers, the kernels' places in the model.
+        scalars: Dict of scalar tensors, attributes of `Inputs`.
+    """
+
+    stack: typing.Any
+    layers: list
+    scalars: dict
+
+    def connections(self, i):
+        """The `Connections` of the kernel at a place of the stack.
+
+        Args:
+            i: Integer, or integer tensor.
+        """
+        one = keras.tree.map_structure(lambda s: _row(s, i), self.stack)
+        layer = self.layers[0]
+        if len(self.layers) > 1:
+            layer = ops.take(np.array(self.layers, "int32"), i)
+        inputs = Inputs(
+            [one["kernel"]],
+            [one["mask"]],
+            [one["gradient"]],
+            [one["state"]],
+            layers=[layer],
+            **self.scalars,
+        )
+        return inputs.connections()[0]
+
+
+def _row(stack, i):
+    if stack.shape[0] == 1:
+        return stack[0]
+    rest = stack.shape[1:]
+    row = ops.slice(stack, [i, *(0 for _ in rest)], (1, *rest))
+    return ops.reshape(row, rest)
+
+
+def _chosen(method, parts):
+    """What a method chooses: pairs of stacks, kept and grown connections."""
+    if is_kernelwise(method):
+        return [_one_by_one(method, part) for part in parts]
+    connections = [part.connections(0) for part in parts]
+    pairs = method.update(connections, parts[0].scalars["fraction"])
+    return [(kept[None], grown[None]) for kept, grown in pairs]
+
+
+def _one_by_one(method, part):
+    """An update of kernels of one shape, in a loop that is compiled once."""
+    fraction = part.scalars["fraction"]
+
+    def update(i):
+        ((kept, grown),) = method.update([part.connections(i)], fraction)
+        return kept[None], grown[None]
+
+    if len(part.layers) == 1:
+        return update(0)
+
+    def trip(i, *chosen):
+        start = [i, *(0 for _ in chosen[0].shape[1:])]
+        return i + 1, *(
+            ops.slice_update(stack, start, new)
+            for stack, new in zip(chosen, update(i), strict=True)
+        )
+
+    none = ops.zeros_like(part.stack["mask"])
+    first = ops.convert_to_tensor(np.int32(0))
+    count = len(part.layers)
+    _, *chosen = ops.while_loop(
+        lambda i, *_: i < count, trip, (first, none, none)
+    )
+    return chosen
 
 
 def projected(value, alive, mask, fill, grown=None):

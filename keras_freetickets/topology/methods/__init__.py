@@ -4,6 +4,7 @@ from keras_freetickets.topology.methods.agent import AGENT
 from keras_freetickets.topology.methods.cigl import CigL
 from keras_freetickets.topology.methods.dst_ee import DSTEE
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import is_kernelwise
 from keras_freetickets.topology.methods.ramp import GMP
 from keras_freetickets.topology.methods.ramp import NDSNN
 from keras_freetickets.topology.methods.ramp import GraNet
@@ -32,4 +33,5 @@ __all__ = [
     "SET",
     "SNFS",
     "SRigL",
+    "is_kernelwise",
 ]

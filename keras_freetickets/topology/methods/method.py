@@ -119,6 +119,10 @@ class Method:
     variable_state = ()
     # Name -> initial value of the floats that it keeps.
     scalar_state = {}
+    # Whether an update of one kernel looks at no other kernel: kernels of one
+    # shape then share a compiled program. A subclass that overrides a hook
+    # that is given all kernels says it again if it still holds.
+    kernelwise = True
 
     def __init__(
         self,
@@ -387,6 +391,32 @@ class Method:
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+# Hooks of an update that are given all kernels.
+_HOOKS_OF_ALL = ("update", "budget", "counts", "keep", "strongest", "grow")
+
+
+def is_kernelwise(method):
+    """Whether a method's update of one kernel looks at no other kernel.
+
+    Args:
+        method: A `Method`.
+
+    Returns:
+        Boolean. False where a class overrides a hook that is given all
+        kernels and does not set `kernelwise` itself.
+    """
+    if method.scope == "global" or not method.kernelwise:
+        return False
+    classes = type(method).__mro__
+
+    def depth(name):
+        return next(i for i, one in enumerate(classes) if name in vars(one))
+
+    said = depth("kernelwise")
+    overridden = any(name in vars(method) for name in _HOOKS_OF_ALL)
+    return not overridden and all(said <= depth(n) for n in _HOOKS_OF_ALL)
 
 
 def as_counts(total, length):

@@ -138,9 +138,9 @@ class Ramp(Method):
                 f"{type(self).__name__} must be attached to a model before it "
                 "updates one: `model.attach(method)`."
             )
-        row = self.number(connections[0].step)
-        table = ops.convert_to_tensor(self._targets)
-        return [ops.take(table[:, c.layer], row) for c in connections]
+        number = self.number(connections[0].step)
+        row = ops.take(ops.convert_to_tensor(self._targets), number, axis=0)
+        return [ops.take(row, c.layer) for c in connections]
 
     def surplus(self, connections):
         """`int32` scalars: how many connections each layer has too many.
@@ -202,6 +202,8 @@ class GMP(Ramp):
     Reference:
         Zhu & Gupta, 2017, arXiv:1710.01878.
     """
+
+    kernelwise = True
 
     def __init__(
         self,
@@ -416,6 +418,8 @@ class NDSNN(Ramp):
     Reference:
         Huang et al., 2023, arXiv:2304.12214.
     """
+
+    kernelwise = True
 
     def __init__(
         self,

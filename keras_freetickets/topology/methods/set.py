@@ -38,6 +38,8 @@ class SET(Method):
         dcmocanu/sparse-evolutionary-artificial-neural-networks.
     """
 
+    kernelwise = True
+
     def __init__(
         self,
         update_interval=1500,

@@ -66,6 +66,10 @@ class SNFS(Method):
         self.momentum = float(momentum)
         self.redistribution = bool(redistribution)
 
+    @property
+    def kernelwise(self):
+        return not self.redistribution
+
     def observe(self, connections):
         decay = self.momentum
         return [

@@ -149,6 +149,8 @@ class NM(Method):
     ```
     """
 
+    kernelwise = True
+
     def __init__(self, n, m, axis=-2, **kwargs):
         check_pattern(n, m)
         super().__init__(**kwargs)

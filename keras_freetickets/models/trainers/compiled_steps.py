@@ -1,0 +1,145 @@
+"""Which compiled step serves a method that is attached again.
+
+Keras traces a step once and keeps it from one `fit` to the next. What is
+attached to a sparse model is part of that trace, so that another method needs
+another step. An equal one finds the step of before.
+"""
+
+import dataclasses
+import types
+import typing
+
+import keras
+import numpy as np
+
+from keras_freetickets import keras_adapter
+
+# Compiled steps hold graphs and programs: only the last few are kept.
+_LIMIT = 4
+
+
+class CompiledSteps:
+    """The train functions of a model, each with what was traced into it.
+
+    Example:
+
+    ```python
+    steps = CompiledSteps()
+    steps.choose(model, traits)  # before the next step
+    steps.keep(model, traits)  # once the model has a train function
+    ```
+    """
+
+    def __init__(self):
+        self._kept = []
+
+    def keep(self, model, traits):
+        """Remembers the model's train function, unless it is known.
+
+        Those of an earlier `compile` are forgotten.
+
+        Args:
+            model: A compiled model.
+            traits: List of all that is traced into its step, see `frozen`.
+        """
+        compilation = keras_adapter.compilation(model)
+        self._kept = [k for k in self._kept if k.compilation is compilation]
+        if self._of(model.train_function) is None:
+            kept = _Kept(model.train_function, compilation, frozen(traits))
+            self._kept = [*self._kept, kept][-_LIMIT:]
+
+    def choose(self, model, traits):
+        """Gives the model the train function for what is attached now.
+
+        Args:
+            model: A model.
+            traits: As for `keep`.
+        """
+        compilation = keras_adapter.compilation(model)
+        traits = frozen(traits)
+        for kept in self._kept:
+            if kept.compilation is compilation and kept.traits == traits:
+                model.train_function = kept.function
+                return
+        keras_adapter.reset_train_function(model)
+
+    def is_new(self, model):
+        """Whether the model's next step is compiled first; true only once."""
+        kept = self._of(model.train_function)
+        is_new = kept is not None and not kept.announced
+        if is_new:
+            kept.announced = True
+        return is_new
+
+    def _of(self, function):
+        found = [kept for kept in self._kept if kept.function is function]
+        return found[0] if found else None
+
+
+@dataclasses.dataclass
+class _Kept:
+    """A train function, the `compile` it belongs to and what it was made of."""
+
+    function: typing.Any
+    compilation: typing.Any
+    traits: typing.Any
+    announced: bool = False
+
+
+def frozen(value):
+    """A copy of a value's content that can be compared later.
+
+    Numbers, strings, arrays, lists and dicts are compared by content, as are
+    the attributes of methods, schedules and losses, of whatever class has a
+    `get_config`. All else (functions, layers, variables) is compared by
+    identity.
+
+    Args:
+        value: Any object.
+
+    Returns:
+        Nested tuples that are equal if the values are.
+    """
+    return _frozen(value, ())
+
+
+class _Identity:
+    """An object that equals itself alone, and that is kept alive for it."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def __eq__(self, other):
+        return isinstance(other, _Identity) and self.held is other.held
+
+
+def _frozen(value, above):
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        # 1, 1.0 and True are equal, and NaN is not equal to itself.
+        return (type(value).__name__, repr(value))
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray):
+        return ("array", value.shape, value.dtype.str, value.tobytes())
+    if any(value is one for one in above):
+        return ("above", [value is one for one in above].index(True))
+    above = (*above, value)
+    if isinstance(value, (list, tuple)):
+        items = tuple(_frozen(item, above) for item in value)
+        return (type(value).__name__, *items)
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: repr(item[0]))
+        return ("dict", *((repr(k), _frozen(v, above)) for k, v in items))
+    if isinstance(value, types.MethodType):
+        owner = _frozen(value.__self__, above)
+        return ("method", _Identity(value.__func__), owner)
+    if _has_plain_attributes(value):
+        attributes = _frozen(vars(value), above)
+        return ("object", _Identity(type(value)), attributes)
+    return _Identity(value)
+
+
+def _has_plain_attributes(value):
+    stateful = (keras.Layer, keras.Variable, keras.optimizers.Optimizer, type)
+    described = hasattr(value, "get_config") and hasattr(value, "__dict__")
+    return described and not isinstance(value, stateful)

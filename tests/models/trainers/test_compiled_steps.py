@@ -1,0 +1,166 @@
+"""A compiled step serves whatever equals what it was traced with."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_freetickets as kft
+from keras_freetickets.models.trainers.compiled_steps import frozen
+from keras_freetickets.topology import GMP
+from keras_freetickets.topology import NDSNN
+from keras_freetickets.topology import SET
+from keras_freetickets.topology import RigL
+from keras_freetickets.topology import schedules
+
+TRACED = []
+
+
+class Counted(RigL):
+    """Notes each time that a step is traced with it."""
+
+    def grow_score(self, connections):
+        TRACED.append(self.update_interval)
+        return super().grow_score(connections)
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    dense = keras.Sequential(
+        [keras.Input((10,)), layers.Dense(12), layers.Dense(3)]
+    )
+    model = kft.sparsify(dense, 0.6, "uniform", seed=2)
+    model.compile("adam", "mse")
+    return model
+
+
+def data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(16, 10)).astype("float32")
+    return x, generator.normal(size=(16, 3)).astype("float32")
+
+
+def traces_of_fit(model, method=None):
+    """How often a fit with a method traces its hook."""
+    TRACED.clear()
+    callbacks = [] if method is None else [kft.callbacks.DropAndGrow(method)]
+    model.fit(*data(), batch_size=8, verbose=0, callbacks=callbacks)
+    return len(TRACED)
+
+
+def test_an_equal_method_finds_the_compiled_step_of_before():
+    model = network()
+    assert traces_of_fit(model, Counted(update_interval=1)) > 0
+    traced = model.train_function
+    assert traces_of_fit(model, Counted(update_interval=1)) == 0
+    updates = int(model.topology.update_count.numpy())
+    assert updates == 4
+    # Another one never, and the first is still known after it.
+    assert traces_of_fit(model, Counted(update_interval=2)) > 0
+    assert int(model.topology.update_count.numpy()) == updates + 1
+    masks = [np.array(r.mask.value) for r in model.connections]
+    assert traces_of_fit(model) == 0  # without a method
+    for mask, record in zip(masks, model.connections):
+        np.testing.assert_array_equal(mask, record.mask.value)
+    assert traces_of_fit(model, Counted(update_interval=1)) == 0
+    assert traced is not model.train_function  # what rests is chosen by now
+    # A method that was changed in place is another.
+    method = Counted(update_interval=1)
+    assert traces_of_fit(model, method) == 0
+    method.rounding = "ceil"
+    assert traces_of_fit(model, method) > 0
+    # So is any after the model was compiled again.
+    model.compile("adam", "mse")
+    assert traces_of_fit(model, Counted(update_interval=1)) > 0
+    assert len(model._compiled_steps._kept) == 2
+
+
+def test_fits_that_share_a_step_end_as_those_that_do_not():
+    shared, apart = network(), network()
+    for _ in range(3):
+        traces_of_fit(shared, Counted(update_interval=1))
+        traces_of_fit(apart, Counted(update_interval=1))
+        apart._compiled_steps = type(apart._compiled_steps)()
+        apart.make_train_function(force=True)
+    for a, b in zip(shared.variables, apart.variables):
+        np.testing.assert_array_equal(a.value, b.value)
+
+
+def test_what_a_method_works_out_when_it_is_attached_counts():
+    # The same ramp from other masks is another table of counts.
+    model = network()
+    traces_of_fit(model, GMP(0.8, end=2, update_interval=1))
+    first = model._compiled_steps._kept[0].traits
+    other = network()
+    other.connections[0].initial -= 1
+    traces_of_fit(other, GMP(0.8, end=2, update_interval=1))
+    assert first[6] != other._compiled_steps._kept[0].traits[6]
+
+
+def test_side_by_side_finds_its_step_too():
+    members = [network(), network()]
+    together = kft.SideBySide(members)
+    assert traces_of_fit(together, Counted(update_interval=1)) > 0
+    assert traces_of_fit(together, Counted(update_interval=1)) == 0
+    assert traces_of_fit(together, Counted(update_interval=2)) > 0
+
+
+def test_the_line_that_says_that_a_step_compiles(capsys):
+    keras.config.enable_interactive_logging()
+    model, line = network(), "Compiling the training step of Counted"
+
+    def printed(**arguments):
+        callback = kft.callbacks.DropAndGrow(Counted(update_interval=1))
+        model.fit(*data(), callbacks=[callback], **arguments)
+        return capsys.readouterr().out
+
+    assert line not in printed(verbose=0)
+    model.compile("adam", "mse")
+    assert printed(verbose=2).count(line) == 1
+    assert line not in printed(verbose=2)
+
+
+@pytest.mark.parametrize(
+    "one, other, equal",
+    [
+        (1, 1, True),
+        (1, 1.0, False),
+        (1, True, False),
+        (float("nan"), float("nan"), True),
+        (np.float32(2), np.float32(2), True),
+        (np.zeros(2), np.zeros(2), True),
+        (np.zeros(2), np.zeros(2, "float32"), False),
+        (np.zeros((1, 2)), np.zeros((2, 1)), False),
+        ([1, (2,)], [1, (2,)], True),
+        ([1, (2,)], [1, [2]], False),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ({"a": 1}, {"a": 2}, False),
+        (len, len, True),
+        (lambda c: 0, lambda c: 0, False),
+        (object(), object(), False),
+        (RigL(), RigL(), True),
+        (RigL(), RigL(seed=1), False),
+        (RigL(), SET(), False),
+        (RigL(drop_fraction=0.2), RigL(drop_fraction=0.3), False),
+        (schedules.Cosine(0.3, 10), schedules.Cosine(0.3, 10), True),
+        (schedules.Cosine(0.3, 10), schedules.Cosine(0.3, 20), False),
+        # Its schedule is a method of its own.
+        (NDSNN(0.8, end=2000), NDSNN(0.8, end=2000), True),
+        (NDSNN(0.8, end=2000), NDSNN(0.9, end=2000), False),
+        (kft.losses.MOON(9), kft.losses.MOON(9), True),
+        (kft.losses.MOON(9), kft.losses.MOON(9, alpha=2.0), False),
+    ],
+)
+def test_what_counts_as_equal(one, other, equal):
+    assert (frozen(one) == frozen(other)) is equal
+    assert frozen(one) == frozen(one)
+
+
+def test_later_changes_are_seen():
+    method = RigL()
+    before = frozen(method)
+    method.drop_fraction = schedules.Cosine(0.3, 10)
+    assert frozen(method) != before
+    held = keras.Variable(1.0)
+    assert frozen([held]) == frozen([held])
+    assert frozen([held]) != frozen([keras.Variable(1.0)])
