@@ -105,7 +105,8 @@ class SideBySide(
         )
 
     def make_train_function(self, force=False):
-        super().make_train_function(force)
+        with keras_adapter.own_train_step(self):
+            super().make_train_function(force)
         self._compiled_steps.keep(self, self.step_traits())
 
     def _choose_step(self):

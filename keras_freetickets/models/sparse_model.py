@@ -344,7 +344,8 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             self.optimizer.build(self.trainable_variables)
         if self._method is not None and self._is_compiled_anew():
             self.attach(self._method)
-        super().make_train_function(force)
+        with keras_adapter.own_train_step(self):
+            super().make_train_function(force)
         self._compiled_steps.keep(self, self.step_traits())
 
     def _choose_step(self):
