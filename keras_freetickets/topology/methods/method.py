@@ -406,6 +406,13 @@ def is_kernelwise(method):
     Returns:
         Boolean. False where a class overrides a hook that is given all
         kernels and does not set `kernelwise` itself.
+
+    Example:
+
+    ```python
+    is_kernelwise(RigL())  # True
+    is_kernelwise(RigL(scope="global"))  # False
+    ```
     """
     if method.scope == "global" or not method.kernelwise:
         return False
