@@ -150,6 +150,13 @@ NETWORKS = {
     "wrn-10-2": (lambda: _wide_resnet(10, 2), (32, 32, 3), 32),
     "wrn-16-4": (lambda: _wide_resnet(16, 4), (32, 32, 3), 32),
     "wrn-28-10": (lambda: _wide_resnet(28, 10), (32, 32, 3), 128),
+    "mobilenet_v3_small": (lambda: _mobilenet(), (96, 96, 3), 32),
+    # Many layers of one shape: what compiling takes is told by their number.
+    **{
+        f"deep-{n}": (lambda n=n: _mlp((32,), (32,) * (n - 1)), (32,), 32)
+        for n in (8, 31, 64)
+    },
+    "six-64": (lambda: _mlp((64,), (64,) * 5), (64,), 32),
     "tiny": (lambda: _mlp((8,), (6,)), (8,), 4),
 }
 
@@ -159,6 +166,12 @@ def _mlp(shape, units):
     for count in units:
         x = keras.layers.Dense(count, activation="relu")(x)
     return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+def _mobilenet():
+    return keras.applications.MobileNetV3Small(
+        (96, 96, 3), weights=None, classes=10, classifier_activation=None
+    )
 
 
 def _wide_resnet(depth, width):

@@ -2,14 +2,19 @@
 
 ```shell
 python benchmarks/first_step.py --output=first_step.json
+python benchmarks/first_step.py --networks=six-64 --optimizer=adam --fits=4
 ```
 
 Each figure comes from a process of its own, which builds a model, compiles it
 in Keras' sense and then takes the time of the first `train_on_batch`. Dense,
-dense once more (the control) and sparse with RigL take turns, in an order
-drawn anew each round; ratios are of the same round. Where Keras does not
-compile the step as a whole (graph), the program of the update is compiled at
-the first update: `first update` is the time of that step.
+dense once more (the control), sparse with masks that rest (static) and sparse
+with RigL take turns, in an order drawn for each round; ratios are of the same
+round. Where Keras does not compile the step as a whole (graph), the program of
+the update is compiled at the first update: `first update` is the processor
+time of that step.
+
+With `--fits=N` a process makes N fits of 16 steps, each with a new callback
+where the kind is RigL, and the processor time of each is reported.
 
 Beside the clock, processor time is shown (`cpu`): the steadier figure on a
 machine shared with others.
@@ -46,21 +51,39 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("optimizer", "sgd", "sgd (with momentum) or adam.")
 flags.DEFINE_integer("rounds", 5, "Processes of each kind.", lower_bound=1)
+flags.DEFINE_integer("fits", 0, "Fits of 16 steps to time instead.", 0)
 flags.DEFINE_integer("batch_size", 32, "Examples in a batch.", 1)
 flags.DEFINE_float("sparsity", 0.8, "Share of weights to remove.", 0, 1)
 flags.DEFINE_string(
     "measure", None, "Internal: network,mode,kind to measure in this process."
 )
 
-KINDS = ("dense", "dense again", "RigL")
+KINDS = ("dense", "dense again", "static", "RigL")
 
 
 def measure_here(name, mode, kind):
-    """Milliseconds of the first step and of the first update, as JSON."""
+    """Prints milliseconds of one model's first steps or fits, as JSON."""
     model = network(name)
-    if kind == "RigL":
+    if kind in ("static", "RigL"):
         model = kft.sparsify(model, FLAGS.sparsity, seed=FLAGS.seed)
     compile_model(model, FLAGS.optimizer, mode == "xla")
+    measured = fits_of if FLAGS.fits else steps_of
+    print(json.dumps(measured(model, name, kind)))
+
+
+def fits_of(model, name, kind):
+    x, y = (np.array(a) for a in batch(name, 16 * FLAGS.batch_size))
+
+    def fit():
+        rigl = [kft.callbacks.RigL(update_interval=5)] if kind == "RigL" else []
+        model.fit(
+            x, y, batch_size=FLAGS.batch_size, verbose=0, callbacks=rigl
+        )
+
+    return {"fits": [list(timed(fit)) for _ in range(FLAGS.fits)]}
+
+
+def steps_of(model, name, kind):
     if kind == "RigL":
         model.attach(RigL())
     data = batch(name, FLAGS.batch_size)
@@ -69,7 +92,7 @@ def measure_here(name, mode, kind):
         model.topology.next_update.assign(0)
         figures["first_update"] = list(timed(model.train_on_batch, *data))
     figures["later_step"] = list(timed(model.train_on_batch, *data))
-    print(json.dumps(figures))
+    return figures
 
 
 def measure(name, mode, kind):
@@ -78,6 +101,7 @@ def measure(name, mode, kind):
         f"--measure={name},{mode},{kind}",
         f"--optimizer={FLAGS.optimizer}",
         f"--batch_size={FLAGS.batch_size}",
+        f"--fits={FLAGS.fits}",
         f"--sparsity={FLAGS.sparsity}",
         f"--seed={FLAGS.seed}",
     ]
@@ -88,6 +112,29 @@ def measure(name, mode, kind):
         text=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of_fits(found):
+    """Processor time of each fit by kind; the last one beside the static."""
+    times = {
+        kind: np.array([figures["fits"] for figures in processes])[:, :, 1]
+        for kind, processes in found.items()
+    }
+    return {
+        kind: {
+            "fits_cpu_ms": [spread(one) for one in values.T],
+            "last_to_static": spread(values[:, -1] / times["static"][:, -1]),
+        }
+        for kind, values in times.items()
+    }
+
+
+def show_fits(title, rows):
+    print(f"\n{title}: processor ms of each fit; the last to the static one's")
+    for kind, row in rows.items():
+        cells = [shown(one, 0) for one in row["fits_cpu_ms"]]
+        cells.append(shown(row["last_to_static"], 2))
+        print(f"{kind:14}" + "".join(f"{cell:>28}" for cell in cells))
 
 
 def rows_of(found):
@@ -106,14 +153,14 @@ def rows_of(found):
             "cpu_ratio": spread(ratios[:, 1]),
         }
         if "first_update" in found[kind][0]:
-            times = [figures["first_update"][0] for figures in found[kind]]
-            rows[kind]["first_update_ms"] = spread(times)
+            times = [figures["first_update"][1] for figures in found[kind]]
+            rows[kind]["first_update_cpu_ms"] = spread(times)
     return rows
 
 
 def show(title, rows):
     print(f"\n{title}")
-    names = ("first step, ms", "cpu, ms", "ratio", "cpu ratio", "first update")
+    names = ("first step, ms", "cpu, ms", "ratio", "cpu ratio", "update, cpu")
     print(f"{'':14}" + "".join(f"{name:>28}" for name in names))
     for kind, row in rows.items():
         cells = [
@@ -122,8 +169,8 @@ def show(title, rows):
             shown(row["ratio"], 2),
             shown(row["cpu_ratio"], 2),
         ]
-        if "first_update_ms" in row:
-            cells.append(shown(row["first_update_ms"], 0))
+        if "first_update_cpu_ms" in row:
+            cells.append(shown(row["first_update_cpu_ms"], 0))
         print(f"{kind:14}" + "".join(f"{cell:>28}" for cell in cells))
 
 
@@ -139,8 +186,13 @@ def main(_):
             for _ in range(FLAGS.rounds):
                 for kind in map(str, rng.permutation(KINDS)):
                     found[kind].append(measure(name, mode, kind))
-            rows = rows_of(found)
-            show(f"{name}, {mode}, {FLAGS.optimizer}", rows)
+            title = f"{name}, {mode}, {FLAGS.optimizer}"
+            if FLAGS.fits:
+                rows = rows_of_fits(found)
+                show_fits(title, rows)
+            else:
+                rows = rows_of(found)
+                show(title, rows)
             for kind, row in rows.items():
                 case = {"network": name, "mode": mode, "kind": kind}
                 report["rows"].append({**case, **row})

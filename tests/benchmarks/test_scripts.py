@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,6 +94,11 @@ def test_figures_of_a_first_step():
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) == {"first_step", "first_update", "later_step"}
     assert all(time > 0 for times in figures.values() for time in times)
+    done = run(
+        "first_step", "--measure=tiny,graph,RigL", "--batch_size=4", "--fits=2"
+    )
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert np.array(figures["fits"]).shape == (2, 2)
 
 
 @pytest.mark.slow
