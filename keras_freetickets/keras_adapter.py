@@ -5,7 +5,6 @@ that changes one has a single place to be mended.
 """
 
 import contextlib
-import contextvars
 import functools
 import math
 import tempfile
@@ -19,6 +18,7 @@ from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
 from keras.src.quantizers.utils import should_quantize_layer
 from keras.src.utils import io_utils
+from keras.src.utils import python_utils
 
 __all__ = ["Functional"]
 
@@ -66,6 +66,24 @@ def build_for_call(layer, args, kwargs):
     layer._maybe_build(
         CallSpec(layer._call_signature, context, args, dict(kwargs))
     )
+
+
+# Marks a `build` that Keras need not call with the shapes of every argument.
+default = python_utils.default
+
+
+def build_by_shapes(model, input_shape):
+    """Builds the layers of a model as a call on such inputs would.
+
+    Keras' own `Model.build` marks a subclassed model as built and leaves its
+    layers to the first call, which may be in a step that is being traced.
+    """
+
+    def symbolic(shape):
+        return keras.KerasTensor(shape)
+
+    inputs = tree.map_shape_structure(symbolic, input_shape)
+    backend.compute_output_spec(model.call, inputs)
 
 
 def is_deferred(variable):
@@ -687,32 +705,6 @@ def seed_states(model):
                 held.add(id(generator.state))
                 states.append(generator.state)
     return states
-
-
-def trained_by(layer):
-    """The outermost layer whose running call is in training mode, or `None`.
-
-    A stateless call, such as that of JAX's trainer, leaves the model out:
-    there it is one of its layers, but for models that are `in_call_of`.
-    """
-    context = layer._get_call_context()
-    training = context.get_value("training")
-    if training is not True:
-        return None
-    return _called.get() or context.entry_layer
-
-
-_called = contextvars.ContextVar("called", default=None)
-
-
-@contextlib.contextmanager
-def in_call_of(model):
-    """Lets `trained_by` know of a model whose call Keras leaves out."""
-    token = _called.set(_called.get() or model)
-    try:
-        yield
-    finally:
-        _called.reset(token)
 
 
 def improvement_of(model, monitor, mode):

@@ -29,6 +29,7 @@ class _Averaged(DropAndGrow):
         self.averaging.set_model(model)
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self.averaging.on_train_begin(logs)
         self._warn_if_the_topology_moves()
 

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.statistics import reestimate_batch_normalization
 
@@ -76,6 +78,7 @@ class WeightAveraging(keras.callbacks.Callback):
                 "`data` must be the training data: averaged weights need new "
                 "batch-normalization statistics. Received: data=None"
             )
+        claim(self, "averages the weights")
         topology = model.topology
         with model.scope():
             topology.add_scalar("averaged", 0.0)
@@ -84,6 +87,7 @@ class WeightAveraging(keras.callbacks.Callback):
             topology.restart_scalars({"averaged": 0.0})
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         epochs = self.params.get("epochs", self.begin + 1)
         if self.begin >= epochs:
             raise ValueError(
@@ -101,11 +105,13 @@ class WeightAveraging(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._epoch, self._parts = epoch, 0
         if epoch <= self.begin:
             self.model.topology.state["averaged"].assign(0.0)
 
     def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
         if self.votes_per_epoch == 1 or self._epoch <= self.begin:
             return
         batches = self.params["steps"]
@@ -116,6 +122,7 @@ class WeightAveraging(keras.callbacks.Callback):
             self._vote()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         if epoch >= self.begin:
             self._vote()
 
@@ -131,6 +138,8 @@ class WeightAveraging(keras.callbacks.Callback):
         state["averaged"].assign(count + 1.0)
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        release_claims(self)
         state = self.model.topology.state
         if not float(ops.convert_to_numpy(state["averaged"].value)):
             return  # training was stopped before the first epoch that counts

@@ -11,6 +11,8 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
@@ -96,7 +98,12 @@ class Backup(keras.callbacks.Callback):
         self.history = {"epoch": []}
         self._begin = 0
 
+    def set_model(self, model):
+        super().set_model(model)
+        claim(self, "restores and writes a backup")
+
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         if not self.model.built:
             raise ValueError(
                 "The model must be built before a backup can be restored or "
@@ -122,19 +129,23 @@ class Backup(keras.callbacks.Callback):
         print(f"Resumed from '{path}' after {done} epochs{left}.", flush=True)
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         # `fit` has read it; a later one begins at its own first epoch.
         keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         self.history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(_plain(value))
         self._write(epoch)
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
         keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
+        release_claims(self)
 
     def _fill_history(self):
         """Puts the epochs before a kill into what `fit` returns."""

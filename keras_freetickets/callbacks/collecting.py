@@ -7,6 +7,8 @@ import warnings
 import keras
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
 from keras_freetickets.files import read_sealed
@@ -146,6 +148,8 @@ class Collector(keras.callbacks.Callback):
                 f"{type(model).__name__}"
             )
         super().set_model(model)
+        folder = os.path.realpath(self.directory)
+        claim(self, f"writes tickets to '{folder}'")
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -153,6 +157,7 @@ class Collector(keras.callbacks.Callback):
         self._latest = {}
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         if not self._started:
             # Only now is it known where a resumed run goes on.
             self.store.forget_from(epoch)
@@ -199,6 +204,7 @@ class Collector(keras.callbacks.Callback):
         if self.keeps_if_stopped:
             # A callback, this one's successor perhaps, ended the training.
             self._save_latest()
+        release_claims(self)
 
     def _monitored(self, monitor, logs):
         """The monitored value of an epoch; `None` for NaN."""

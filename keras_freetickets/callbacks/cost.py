@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.collecting import ticket_of
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.quality import density_of
@@ -61,6 +62,7 @@ class TrainingCost(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        claim(self, "logs what a training costs")
         self._counted = ticket_of(model)
         self._macs = self._costs_of(self._counted)
 
@@ -81,9 +83,11 @@ class TrainingCost(keras.callbacks.Callback):
         return None
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         if logs is None:
             return
         logs["training_flops"] = self._flops() * self.repetitions

@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
@@ -29,6 +31,17 @@ def _check_model(callback, model):
         )
 
 
+def _check_no_method(callback, model):
+    attached = members_of(model)[0].method
+    if attached is not None:
+        raise ValueError(
+            "`model` must have no method attached when a callback attaches "
+            "its own: call `model.detach()` first. Received: "
+            f"{type(attached).__name__} attached, and {type(callback).__name__}"
+            f" with {type(callback.method).__name__}"
+        )
+
+
 class DropAndGrow(keras.callbacks.Callback):
     """Lets a method change the connections of a `SparseModel` in `fit`.
 
@@ -46,7 +59,9 @@ class DropAndGrow(keras.callbacks.Callback):
             arXiv:2102.02887). Costs one byte a weight.
 
     Raises:
-        ValueError: If `method` is no `Method`, or the model no `SparseModel`.
+        ValueError: If `method` is not a `Method`, the model is not a
+            `SparseModel` or has a method attached already, or another callback
+            of the same `fit` changes the topology.
 
     Example:
 
@@ -71,20 +86,26 @@ class DropAndGrow(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         _check_model(self, model)
+        claim(self, "lets a method change the topology")
+        _check_no_method(self, model)
         self._dead = set()  # names of the kernels that were warned of
+        self._before = (0, 0)  # steps and updates when training begins
         if self.track_ever_active:
             model.track_ever_active()
         model.attach(self.method)
         model.defer(self.release)
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         if self.model.step_is_new() and self.params.get("verbose"):
             keras_adapter.print_message(
                 f"Compiling the training step of {type(self.method).__name__}: "
                 "the first step and the first topology update take longer."
             )
+        self._before = self._steps_and_updates()
 
     def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
         # A run that a backup resumes begins later, and keeps what it has.
         if epoch == 0:
             for member in members_of(self.model):
@@ -95,6 +116,7 @@ class DropAndGrow(keras.callbacks.Callback):
         self.model.detach()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         self._warn_of_dead_layers()
         if logs is None:
             return
@@ -110,10 +132,12 @@ class DropAndGrow(keras.callbacks.Callback):
             logs["ever_active"] = self.model.ever_active()
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
         self._warn_if_never_updated()
         self.model.release()
+        release_claims(self)
 
     def _warn_of_dead_layers(self):
         """A layer that lets little through is seldom wanted: said once."""
@@ -130,16 +154,40 @@ class DropAndGrow(keras.callbacks.Callback):
                     stacklevel=3,
                 )
 
-    def _warn_if_never_updated(self):
+    def _steps_and_updates(self):
+        """Optimizer updates and topology updates of the model so far."""
         topology = members_of(self.model)[0].topology
-        steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        interval = self.method.update_interval
-        if 0 < steps < interval and not int(topology.update_count.numpy()):
-            warnings.warn(
-                "The topology was never updated: `update_interval` is "
-                f"{interval} optimizer updates and the training had {steps}.",
-                stacklevel=2,
-            )
+        counts = (self.model.optimizer.iterations, topology.update_count)
+        return tuple(int(ops.convert_to_numpy(count)) for count in counts)
+
+    def updates_asked_for(self):
+        """Topology updates that no interval brought, but the callback."""
+        return 0
+
+    def _warn_if_never_updated(self):
+        """An interval longer than the training makes masks that rest."""
+        steps, updates = self._steps_and_updates()
+        begin, before = self._before
+        took_place = updates - before - self.updates_asked_for()
+        if steps == begin or took_place > 0 or not self._could_update(begin):
+            return
+        method = self.method
+        start = f" from update {method.start} on" if method.start else ""
+        warnings.warn(
+            f"{type(method).__name__} never updated the topology: the "
+            f"training had {steps - begin} optimizer updates, and "
+            f"`update_interval` is {method.update_interval}{start}. A shorter "
+            "interval, or a longer training, lets the connections change.",
+            stacklevel=2,
+        )
+
+    def _could_update(self, begin):
+        """Whether updates were to come, and some kernel takes part in them."""
+        stop = self.method.stop
+        return (stop is None or begin < stop) and any(
+            self.method.takes_part(record.active, record.size)
+            for record in members_of(self.model)[0].connections
+        )
 
 
 def RigL(update_interval=100, drop_fraction=0.3, **kwargs):

@@ -4,6 +4,8 @@ import keras
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.claims import SETS_THE_RATE
+from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.collecting import Collector
 
 
@@ -66,6 +68,10 @@ class Snapshot(Collector):
 
     def phase_name(self, epoch):
         return f"cycle_{epoch // self.cycle_epochs + 1}"
+
+    def set_model(self, model):
+        super().set_model(model)
+        claim(self, SETS_THE_RATE)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

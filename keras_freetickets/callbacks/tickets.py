@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import numbers
+import warnings
 
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.claims import SETS_THE_RATE
+from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.collecting import Collector
 from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
@@ -221,6 +224,7 @@ class EDST(Collector, DropAndGrow):
         check_count("num_tickets", num_tickets)
         check_global_drop(global_drop_fraction)
         self.factors = check_factors(learning_rate)
+        self.learning_rate = learning_rate
         super().__init__(
             directory,
             monitor,
@@ -233,7 +237,9 @@ class EDST(Collector, DropAndGrow):
         self.global_drop_fraction = global_drop_fraction
         self.counters = counters
         self.num_tickets = num_tickets
-        self._rate = None
+        self._rate = self._set_rate = None
+        self._rate_moved = False
+        self._global_drops = 0
         self.phases = [Phase("exploration", 0, 0, exploration_epochs)]
         for i in range(1, num_tickets + 1):
             begin = exploration_epochs + (i - 1) * refinement_epochs
@@ -274,7 +280,15 @@ class EDST(Collector, DropAndGrow):
 
     def set_model(self, model):
         super().set_model(model)
-        self._rate = _compiled_rate(model) if self.factors else None
+        self._rate = self._set_rate = None
+        self._rate_moved = False
+        self._global_drops = 0
+        if self.factors:
+            claim(self, SETS_THE_RATE)
+            self._rate = _compiled_rate(model)
+
+    def updates_asked_for(self):
+        return self._global_drops
 
     def release(self):
         super().release()
@@ -301,11 +315,37 @@ class EDST(Collector, DropAndGrow):
         topology.phase.assign(phase.index)
         if phase.index > 1 and epoch == phase.begin:
             topology.global_drop.assign(np.float32(self.global_drop_fraction))
+            self._global_drops += 1
             if self.counters == "per_member":
                 self.model.restart_connection_state()
-        factor = self.learning_rate_factor(epoch)
-        if factor is not None:
-            self.model.optimizer.learning_rate = self._rate * factor
+        if self.factors:
+            self._warn_if_the_rate_moved()
+            optimizer = self.model.optimizer
+            optimizer.learning_rate = self._rate * self.learning_rate_factor(
+                epoch
+            )
+            self._set_rate = _rate_of(optimizer)
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self.factors:
+            self._warn_if_the_rate_moved()
+
+    def _warn_if_the_rate_moved(self):
+        """Whoever else sets it would win or lose by its place in the list."""
+        # A backup may have restored the rate of a later phase before the first.
+        found = _rate_of(self.model.optimizer)
+        if self._set_rate not in (None, found) and not self._rate_moved:
+            self._rate_moved = True
+            warnings.warn(
+                "Something else sets the learning rate, which "
+                f"EDST(learning_rate={self.learning_rate!r}) sets for each "
+                "phase: remove callbacks such as LearningRateScheduler and "
+                "ReduceLROnPlateau, or leave the rate to them with "
+                f"EDST(learning_rate=None). EDST had set {self._set_rate:.3g}, "
+                f"found {found:.3g}.",
+                stacklevel=3,
+            )
 
 
 def _compiled_rate(model):
@@ -316,7 +356,11 @@ def _compiled_rate(model):
             "a float then; pass EDST(learning_rate=None) to keep a schedule. "
             f"Received: optimizer with {type(schedule).__name__}"
         )
-    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
+    return _rate_of(model.optimizer)
+
+
+def _rate_of(optimizer):
+    return float(ops.convert_to_numpy(optimizer.learning_rate))
 
 
 class DST(Ticket, DropAndGrow):

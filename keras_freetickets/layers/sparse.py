@@ -5,7 +5,6 @@ import math
 import numbers
 import random
 import typing
-import warnings
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ from keras import ops
 from keras import tree
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers.guard import guard
 from keras_freetickets.topology.distributions import active_count
 
 # Masked by role, never by rank: the biases of attention have rank 2.
@@ -485,6 +485,7 @@ class Sparse(keras.layers.Wrapper):
         masked = np.where(initial, value, np.zeros_like(value))
         keras_adapter.set_first_value(place.variable, masked)
         name = f"{self.name}/{place.name}"
+        guard(place.variable, name)
         return MaskedKernel(name, place.variable, mask, {}, count, count)
 
     @property
@@ -535,22 +536,7 @@ class Sparse(keras.layers.Wrapper):
             )
 
     def call(self, *args, **kwargs):
-        self._warn_if_not_kept_sparse()
         return self.layer(*args, **kwargs)
-
-    def _warn_if_not_kept_sparse(self):
-        caller = keras_adapter.trained_by(self)
-        if not isinstance(caller, keras.Model):
-            return
-        if not getattr(caller, "keeps_kernels_sparse", False):
-            warnings.warn(
-                f"Layer '{self.name}' is trained within the model "
-                f"'{caller.name}', which is no SparseModel: its kernels will "
-                "not stay sparse. Build the outermost model as "
-                "keras_freetickets.SparseModel(inputs, outputs), or derive "
-                "it from SparseModel.",
-                stacklevel=2,
-            )
 
     def compute_output_spec(self, *args, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)

@@ -66,8 +66,6 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
     """
 
-    keeps_kernels_sparse = True
-
     def __new__(cls, *args, **kwargs):
         if cls is SparseModel and _is_functional_call(args, kwargs):
             return super().__new__(FunctionalSparseModel)
@@ -84,6 +82,12 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         self._deferred = []
         self._compiled_steps = compiled_steps.CompiledSteps()
         self.topology = Topology(name="topology")
+
+    @keras_adapter.default
+    def build(self, input_shape):
+        if not all(layer.built for layer in self.sparse_layers):
+            keras_adapter.build_by_shapes(self, input_shape)
+        self.built = True
 
     @property
     def sparse_layers(self):
@@ -433,10 +437,6 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         _check_gradients(self, gradients)
         trainer.apply_gradients(self, gradients, batch)
 
-    def stateless_call(self, *args, **kwargs):
-        with keras_adapter.in_call_of(self):
-            return super().stateless_call(*args, **kwargs)
-
     def stateless_apply(
         self,
         trainable_variables,
@@ -557,3 +557,6 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     def __init__(self, *args, **kwargs):
         keras_adapter.Functional.__init__(self, *args, **kwargs)
         self._prepare()
+
+    def build(self, input_shape):
+        keras_adapter.Functional.build(self, input_shape)

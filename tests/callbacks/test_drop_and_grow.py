@@ -98,3 +98,104 @@ def test_the_first_epoch_of_every_fit_of_agent_is_rigl():
         assert history.history.get("tau", [0.1]) == [pytest.approx(0.1)]
         kernels.append(model.connections[0].kernel.numpy())
     np.testing.assert_allclose(*kernels, atol=1e-6)
+
+
+def fit(model, callbacks, steps=4):
+    x, y = np.ones((2 * steps, 6)), np.ones((2 * steps, 8))
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=callbacks)
+
+
+NEVER = "never updated the topology"
+
+
+def told(recwarn):
+    found = [str(w.message) for w in recwarn if NEVER in str(w.message)]
+    recwarn.clear()
+    return found
+
+
+def test_a_training_without_an_update_is_told(recwarn):
+    """Of each training, whatever was before it."""
+    model = network()
+    fit(model, [kft.callbacks.SET(update_interval=3)])
+    assert not told(recwarn)
+    # Steps 5 to 8 hold no multiple of 10 either, though 10 > 8 is no longer
+    # than the whole.
+    fit(model, [kft.callbacks.SET(update_interval=10)])
+    (message,) = told(recwarn)
+    assert "SET never" in message
+    assert "had 4 optimizer updates, and `update_interval` is 10" in message
+    fit(model, [kft.callbacks.SET(update_interval=2, start=100)])
+    (message,) = told(recwarn)
+    assert "`update_interval` is 2 from update 100 on" in message
+
+
+def test_a_training_that_no_update_was_due_in_is_not_told(recwarn):
+    model = network()
+    fit(model, [kft.callbacks.SET(update_interval=2, stop=4)])
+    fit(model, [kft.callbacks.SET(update_interval=2, stop=4)])  # is over
+    dense = kft.sparsify(
+        keras.Sequential([keras.Input((6,)), layers.Dense(8)]), 0.0
+    )
+    dense.compile("sgd", "mse")
+    fit(dense, [kft.callbacks.SET(update_interval=100)])
+    assert not told(recwarn)
+
+
+TWO = {
+    "methods": (
+        lambda path: kft.callbacks.RigL(),
+        lambda path: kft.callbacks.GMP(0.9, end=400),
+        "lets a method change the topology.*DropAndGrow with RigL and "
+        "DropAndGrow with GMP",
+    ),
+    "collectors": (
+        lambda path: kft.callbacks.DST(path / "a"),
+        lambda path: kft.callbacks.Ticket(path / "b" / ".." / "a"),
+        "writes tickets to .*DST with Method and Ticket",
+    ),
+    "rates": (
+        lambda path: kft.callbacks.EDST(1, 1, 1, directory=path / "a"),
+        lambda path: kft.callbacks.Snapshot(path / "b", 1, 1),
+        "sets the learning rate.*EDST with Method and Snapshot",
+    ),
+    "backups": (
+        lambda path: kft.callbacks.Backup(path / "a"),
+        lambda path: kft.callbacks.Backup(path / "b"),
+        "restores and writes a backup.*Backup and Backup",
+    ),
+    "averages": (
+        lambda path: kft.callbacks.CigL(0, stop=0),
+        lambda path: kft.callbacks.WeightAveraging(0),
+        "averages the weights.*WeightAveraging and WeightAveraging",
+    ),
+    "costs": (
+        lambda path: kft.callbacks.TrainingCost(),
+        lambda path: kft.callbacks.TrainingCost("rigl", 100),
+        "logs what a training costs.*TrainingCost and TrainingCost",
+    ),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("case", TWO)
+def test_two_callbacks_with_one_task_are_refused(tmp_path, case, turned):
+    one, other, message = TWO[case]
+    callbacks = [one(tmp_path), other(tmp_path)]
+    if turned:
+        callbacks.reverse()
+        message = message.split(".*")[0]
+    model = network()
+    with pytest.raises(ValueError, match=f"(?s)at most one that {message}"):
+        fit(model, callbacks)
+    assert model.method is None
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+def test_a_method_that_is_attached_already_is_refused():
+    model = network()
+    model.attach(kft.topology.SET())
+    with pytest.raises(ValueError, match="SET attached, and DropAndGrow with"):
+        fit(model, [kft.callbacks.RigL()])
+    model.detach()
+    fit(model, [kft.callbacks.RigL(update_interval=1)], steps=2)

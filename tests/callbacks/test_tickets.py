@@ -466,6 +466,97 @@ def test_models_without_a_graph_are_refused(tmp_path):
         fit_tiny(model, 1, [kft.callbacks.DST(str(tmp_path))])
 
 
-def test_an_interval_longer_than_training_is_told(tmp_path):
-    with pytest.warns(UserWarning, match="The topology was never updated"):
-        fit_tiny(tiny(), 1, [kft.callbacks.SET(update_interval=100)])
+class Counting(kft.topology.Method):
+    """Counts the steps of a training in a scalar."""
+
+    scalar_state = {"seen": 0.0}
+
+    def transform_gradients(self, gradients, context):
+        seen = context.state["seen"]
+        seen.assign(seen.value + 1.0)
+        return gradients
+
+
+@pytest.mark.parametrize("name", ["DropAndGrow", "DST", "EDST"])
+def test_scalar_state_begins_with_each_fit(tmp_path, name):
+    method = Counting(update_interval=100)
+    make_callback = {
+        "DropAndGrow": lambda: kft.callbacks.DropAndGrow(method),
+        "DST": lambda: kft.callbacks.DST(tmp_path, monitor=None, method=method),
+        "EDST": lambda: kft.callbacks.EDST(
+            1, 1, 1, monitor=None, method=method, directory=tmp_path
+        ),
+    }[name]
+    model, seen = tiny(), []
+    for _ in range(2):
+        fit_tiny(model, 2, [make_callback()])
+        seen.append(float(model.topology.state["seen"].numpy()))
+    assert seen == [2.0, 2.0]
+
+
+def short_edst(directory, **arguments):
+    settings = {"monitor": None, "update_interval": 100, **arguments}
+    return kft.callbacks.EDST(2, 1, 1, directory=directory, **settings)
+
+
+class Halves(keras.callbacks.Callback):
+    """Sets the rate where a rate scheduler would."""
+
+    def halve(self, *args, **kwargs):
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = 0.5 * float(optimizer.learning_rate.numpy())
+
+
+class HalvesAtBegin(Halves):
+    on_epoch_begin = Halves.halve
+
+
+class HalvesAtEnd(Halves):
+    on_epoch_end = Halves.halve
+
+
+SCHEDULERS = {
+    "scheduler": lambda: keras.callbacks.LearningRateScheduler(
+        lambda epoch, rate: 0.5 * rate
+    ),
+    "plateau": lambda: keras.callbacks.ReduceLROnPlateau(
+        "loss", patience=1, min_delta=1e9
+    ),
+    "begin": HalvesAtBegin,
+    "end": HalvesAtEnd,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("scheduler", True),
+        ("scheduler", False),
+        ("plateau", True),
+        ("plateau", False),
+        ("begin", False),
+        ("end", True),
+    ],
+)
+def test_another_that_sets_the_rate_is_told(tmp_path, kind, first):
+    callbacks = [short_edst(tmp_path), SCHEDULERS[kind]()]
+    with pytest.warns(UserWarning, match="Something else sets") as warned:
+        fit_tiny(tiny(), 3, callbacks if first else callbacks[::-1])
+    told = [w for w in warned if "Something else" in str(w.message)]
+    assert len(told) == 1 and "learning_rate='paper'" in str(told[0].message)
+
+
+def test_a_rate_that_is_left_alone_may_be_set(tmp_path, recwarn):
+    edst = short_edst(tmp_path, learning_rate=None)
+    fit_tiny(tiny(), 3, [edst, HalvesAtBegin()])
+    assert not [w for w in recwarn if "learning rate" in str(w.message)]
+
+
+def test_an_edst_that_only_drops_between_refinements_is_told(tmp_path):
+    edst = kft.callbacks.EDST(
+        1, 1, 2, monitor=None, update_interval=100, directory=tmp_path
+    )
+    model = tiny()
+    with pytest.warns(UserWarning, match="Method never updated the topology"):
+        fit_tiny(model, 3, [edst])
+    assert int(model.topology.update_count.numpy()) == 1

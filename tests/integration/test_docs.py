@@ -139,15 +139,58 @@ def test_own_training_loop(tmp_path, caplog, monkeypatch):
     assert "AutoGraph" not in caplog.text
 
 
-@on_tensorflow
-def test_a_class_of_your_own():
-    x, y = vectors()
+def own_training_blocks():
+    """Those after the loops: class, two steps, distillation, a GAN."""
+    shorter = {
+        "update_interval=50": "update_interval=1",
+        "update_interval=20": "update_interval=1",
+    }
+    return blocks_of("docs/own_training_loop.md", shorter)[2:]
+
+
+@pytest.mark.filterwarnings("ignore:.*have lost all their inputs")
+def test_a_class_and_a_step_of_your_own():
+    own, on_tensorflow, on_jax, *_ = own_training_blocks()
+    step = on_jax if keras.backend.backend() == "jax" else on_tensorflow
     names = {"keras": keras, "kft": kft}
-    exec(blocks_of("docs/own_training_loop.md")[-1], names)
-    model = names["Network"]()
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(x, y, verbose=0)
-    assert model.connections[0].mask.numpy().sum() == round(0.1 * 8 * 100)
+    exec(own, names)
+    exec(step, names)
+    model = names["OwnStep"]()
+    model.build((None, 8))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    rigl = kft.callbacks.RigL(update_interval=1)
+    model.fit(*vectors(), verbose=0, callbacks=[rigl])
+    # RigL's updates take a step each: the first batch is the optimizer's.
+    check_kept_sparse(model, updates=1)
+    assert model.connections[0].mask.numpy().sum() == 80  # .1 of 8 x 100
+
+
+def layers_of(inputs, outputs):
+    return keras.Sequential(
+        [keras.Input((inputs,)), layers.Dense(16), layers.Dense(outputs)]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*have lost all their inputs")
+def test_distillation():
+    *_, distillation, _ = own_training_blocks()
+    x, y = vectors()
+    names = {"teacher": layers_of(8, 3), "student": layers_of(8, 3)}
+    names |= {"x": x, "y": y}
+    exec(distillation, names)
+    check_kept_sparse(names["distiller"], updates=1)
+
+
+@on_tensorflow
+def test_several_optimizers():
+    *_, gan = own_training_blocks()
+    parts = {
+        "generator": kft.sparsify(layers_of(4, 8), sparsity=0.5),
+        "discriminator": kft.sparsify(layers_of(8, 1), sparsity=0.5),
+    }
+    exec(gan, {**parts, "x": vectors()[0]})
+    for part in parts.values():
+        check_kept_sparse(part, updates=1)
 
 
 @pytest.mark.skipif(
@@ -184,7 +227,7 @@ def test_coming_from_tfmot():
 
 
 @on_tensorflow
-@pytest.mark.filterwarnings("ignore:The topology was never updated")
+@pytest.mark.filterwarnings("ignore:.*never updated the topology")
 def test_side_by_side(tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -208,7 +251,7 @@ def test_side_by_side(tmp_path, monkeypatch):
 
 
 @on_tensorflow
-@pytest.mark.filterwarnings("ignore:The topology was never updated")
+@pytest.mark.filterwarnings("ignore:.*never updated the topology")
 def test_methods_page():
     import tensorflow as tf
 

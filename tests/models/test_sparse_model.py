@@ -1,5 +1,3 @@
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -122,6 +120,40 @@ def test_promise_1_after_every_step(name):
         assert not moved[~mask].any()
         if name not in ("lion", "accumulated"):
             assert moved[mask].mean() > 0.2  # some units are dead
+    # What a callback assigns outside the masks is gone after a step.
+    for record in model.connections:
+        record.kernel.assign(np.ones(record.kernel.shape))
+    model.train_on_batch(x, y)
+    check_p1(model)
+
+
+class AssignOnce(keras.callbacks.Callback):
+    """Makes all kernels dense after an epoch's first call of the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.strays = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        records = self.model.connections
+        self.strays.append(
+            sum(
+                np.count_nonzero(r.kernel.numpy()[~r.mask.numpy()])
+                for r in records
+            )
+        )
+        if len(self.strays) == 1:
+            for record in records:
+                record.kernel.assign(np.ones(record.kernel.shape))
+
+
+def test_a_callback_that_assigns_to_weights_once():
+    x, y = data(48)
+    model = network(optimizers.SGD(0.1, use_ema=True), steps_per_execution=2)
+    callback = AssignOnce()
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    assert callback.strays == [0, 0, 0]
+    check_p1(model)
 
 
 def test_weights_that_were_set_are_cleared():
@@ -530,33 +562,6 @@ def test_an_exception_in_fit_leaves_no_method_behind():
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax",
-    reason="JAX's trainer calls the layers past the model's own call",
-)
-def test_sparse_layers_in_a_dense_model_warn():
-    x, y = data()
-    model = keras.Sequential([keras.Input((10,)), Sparse(layers.Dense(3), 0.5)])
-    model.compile("sgd", "mse")
-    with pytest.warns(UserWarning, match="which is no SparseModel"):
-        model.fit(x, np.ones((len(x), 3)), verbose=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        network().fit(x, y, verbose=0)
-
-
-def test_models_within_a_sparse_model_do_not_warn():
-    x, y = data()
-    inner = keras.Sequential([keras.Input((10,)), layers.Dense(6)])
-    inputs = keras.Input((10,))
-    outputs = layers.Dense(3, activation="softmax")(inner(inputs))
-    model = kft.sparsify(keras.Model(inputs, outputs), 0.5)
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        model.fit(x, y, verbose=0)
-
-
 @pytest.mark.parametrize("method", [Method, RigL])
 def test_accumulated_gradients(method):
     """Growth sees the mean gradient of the micro-batches of an update."""
@@ -660,3 +665,59 @@ def test_methods_come_and_go_between_the_epochs_of_a_fit():
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(second, third)
     assert int(model.topology.update_count.numpy()) == 2
+
+
+class Attending(kft.SparseModel):
+    """A class of one's own with layers that are built in several ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Sparse(layers.MultiHeadAttention(2, 4), 0.5, seed=0)
+        self.recurrent = Sparse(layers.GRU(4), 0.5, seed=1)
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.recurrent(self.attention(x, x)))
+
+
+BUILDS = {
+    "build": lambda model: model.build((None, 5, 8)),
+    "input": lambda model: model(keras.Input((5, 8))),
+    "symbolic_call": lambda model: model.symbolic_call(keras.Input((5, 8))),
+    "call": lambda model: model(np.ones((2, 5, 8), "float32")),
+}
+
+
+@pytest.mark.parametrize("way", BUILDS)
+def test_own_classes_may_be_built_before_fit(way):
+    model = Attending()
+    BUILDS[way](model)
+    assert [layer.built for layer in model.sparse_layers] == [True, True]
+    assert len(model.connections) == 6 and model.density == 0.5
+    if way == "build":
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        model.fit(np.ones((4, 5, 8)), np.ones((4, 3)), verbose=0)
+        assert model.density == 0.5
+    check_zero_outside(model)
+
+
+def check_zero_outside(model):
+    for kernel, mask in state(model):
+        assert kernel[mask].all() and not kernel[~mask].any()
+
+
+def test_a_built_class_of_ones_own_loads_weights(tmp_path):
+    path = tmp_path / "own.weights.h5"
+    model, other = Attending(), Attending()
+    model.build((None, 5, 8))
+    model.save_weights(path)
+    other.build((None, 5, 8))
+    other.load_weights(path)
+    for one, two in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_graph_is_built_already():
+    model = network()
+    model.build((None, 10))
+    assert model.built and len(model.connections) == 2

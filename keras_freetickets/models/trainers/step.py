@@ -15,6 +15,7 @@ import typing
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers.guard import guards_lowered
 from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology.methods import Method
 
@@ -135,7 +136,9 @@ def apply_gradients(backend, model, gradients, batch=None):
         None if g is None else ops.convert_to_tensor(g) for g in gradients
     ]
     gradients = backend.sum_over_replicas(gradients)
-    Step(backend, model, gradients, batch).run(model.method, model.topology)
+    step = Step(backend, model, gradients, batch)
+    with guards_lowered(step.variables):
+        step.run(model.method, model.topology)
 
 
 @dataclasses.dataclass
@@ -186,6 +189,7 @@ class Step:
         self.window = Window(self.optimizer, kernels, gradients)
 
     def run(self, method, topology):
+        self.clear_assigned()
         changing = self.changing(method)
         if not changing:
             self.apply_masked(method, topology)
@@ -387,6 +391,16 @@ class Step:
             [*variables, topology.counters],
             update,
         )
+
+    def clear_assigned(self):
+        """Clears what was assigned outside the masks since the last step.
+
+        A callback may do so. Before the optimizer looks, since averages of
+        the weights would keep it.
+        """
+        for record, mask in zip(self.records, self.masks):
+            value = ops.convert_to_tensor(record.kernel.value)
+            record.kernel.assign(self.backend.masked(value, mask))
 
     def clear_strays(self):
         """Clears what the optimizer leaves outside the masks, if it does."""

@@ -1,0 +1,75 @@
+"""What only one callback of a training may do."""
+
+import weakref
+
+import keras
+
+# The task of callbacks of several modules.
+SETS_THE_RATE = "sets the learning rate"
+# History of a `fit` -> what is claimed -> a reference to the callback that
+# does it (which leads to the model, and by it to the history).
+_CLAIMS = weakref.WeakKeyDictionary()
+
+
+def claim(callback, task):
+    """Refuses a training in which another callback has the same task.
+
+    Two of them would undo each other's work in silence. Keras gives every
+    `fit` a `History` of its own, which tells one training from the next.
+
+    Args:
+        callback: A Keras callback, in its `set_model`.
+        task: String, what it does, as in "a callback that ...".
+
+    Raises:
+        ValueError: If another callback of this `fit` does it already.
+
+    Example:
+
+    ```python
+    def set_model(self, model):
+        super().set_model(model)
+        claim(self, "writes a backup")
+    ```
+    """
+    claims = _claims_beside(callback)
+    first = claims.setdefault(task, weakref.ref(callback))()
+    if first is not None and first is not callback:
+        raise ValueError(
+            f"`callbacks` must hold at most one that {task}. Received: "
+            f"{_described(first)} and {_described(callback)}"
+        )
+
+
+def release_claims(callback):
+    """Ends the claims of a callback whose training is over.
+
+    Args:
+        callback: A Keras callback, in its `on_train_end`.
+
+    Example:
+
+    ```python
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        release_claims(self)
+    ```
+    """
+    claims = _claims_beside(callback)
+    for task in [t for t, first in claims.items() if first() is callback]:
+        del claims[task]
+
+
+def _claims_beside(callback):
+    history = getattr(callback.model, "history", None)
+    if not isinstance(history, keras.callbacks.History):
+        return {}  # no `fit`
+    return _CLAIMS.setdefault(history, {})
+
+
+def _described(callback):
+    """The callback's type, with that of its method where it has one."""
+    name, method = type(callback).__name__, getattr(callback, "method", None)
+    if method is None or type(method).__name__ == name:
+        return name
+    return f"{name} with {type(method).__name__}"
