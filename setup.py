@@ -37,6 +37,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "tensorboard",
     ],
 }
 

@@ -6,12 +6,14 @@ that changes one has a single place to be mended.
 
 import contextlib
 import functools
+import inspect
 import math
 import tempfile
 
 import keras
 from keras import ops
 from keras import tree
+from keras.dtype_policies import DTypePolicyMap
 from keras.src import backend
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.layers.layer import CallSpec
@@ -42,6 +44,24 @@ def mask_of(tensor):
 def set_mask(tensor, mask):
     """Gives a tensor a mask, as layers and Keras' own losses do."""
     backend.set_keras_mask(tensor, mask)
+
+
+def config_of(layer):
+    """The config of a layer from which it gets the dtypes that it has.
+
+    A `DTypePolicyMap` finds them by paths, and in a copy these are others.
+    """
+    config = layer.get_config()
+    policies = getattr(layer, "_dtype_policy", None)
+    if not layer.path or not isinstance(policies, DTypePolicyMap):
+        return config
+    found = DTypePolicyMap(default_policy=policies.default_policy)
+    above = layer.path.removesuffix(layer.name)
+    for part in sublayers(layer):
+        if part.path:
+            for path in {part.path, part.path.removeprefix(above)}:
+                found[path] = policies[part.path]
+    return {**config, "dtype": keras.saving.serialize_keras_object(found)}
 
 
 def adopt_call_signature(wrapper, layer):
@@ -533,6 +553,23 @@ def updated_metrics(model, values, loss, batch):
     return model._update_metrics_variables(values, loss, *batch)
 
 
+def _draw_masks(callbacks):
+    """Lets TensorBoard draw boolean weights, which it breaks off at."""
+    for callback in tree.flatten(callbacks):
+        draws = getattr(callback, "write_images", False)
+        if draws and isinstance(callback, keras.callbacks.TensorBoard):
+            draw = functools.partial(
+                type(callback)._log_weight_as_image, callback
+            )
+            callback._log_weight_as_image = functools.partial(_draw, draw)
+
+
+def _draw(draw, weight, name, epoch):
+    if keras.backend.standardize_dtype(weight.dtype) == "bool":
+        weight = ops.cast(weight, "float32")
+    draw(weight, name, epoch)
+
+
 class KeepsState:
     """A model whose weights outlive an exception in JAX's trainer.
 
@@ -540,7 +577,15 @@ class KeepsState:
     epoch and can give them back (`synchronize`) only after that batch: should
     the batch fail, every weight and mask would be lost. `evaluate` and
     `predict` do not even try. (Keras' `fit` does.)
+
+    Its masks are weights, of which TensorBoard makes pictures in `fit`.
     """
+
+    def fit(self, *args, **kwargs):
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        callbacks = given.get("callbacks")
+        _draw_masks(getattr(callbacks, "callbacks", callbacks) or [])
+        return super().fit(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         try:

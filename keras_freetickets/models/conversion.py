@@ -167,11 +167,11 @@ def _choose_initializer(model, mask_initializer):
 
 
 def _copy_layer(layer):
-    if isinstance(layer, keras.Layer):
-        check_copied_by_config(layer)
-    copy = type(layer).from_config(layer.get_config())
     if not isinstance(layer, keras.Layer):
-        return copy  # an operation of keras.ops in the graph
+        # An operation of keras.ops in the graph.
+        return type(layer).from_config(layer.get_config())
+    check_copied_by_config(layer)
+    copy = type(layer).from_config(keras_adapter.config_of(layer))
     config = layer.get_build_config()
     if layer.built and config and not copy.built:
         copy.build_from_config(config)

@@ -272,6 +272,22 @@ class MIMO(SparseModel):
         kind = SparseModel if self.connections else keras.Model
         return kind(images, x, name=self.name)
 
+    def export(self, filepath, *args, **kwargs):
+        """Writes the `predictor` as `keras.Model.export` does.
+
+        Args:
+            filepath: Where to write.
+            *args: As for `keras.Model.export`.
+            **kwargs: As for `keras.Model.export`.
+
+        Example:
+
+        ```python
+        mimo.export("saved_model")
+        ```
+        """
+        return self.predictor().export(filepath, *args, **kwargs)
+
     def predict_members(self, x, batch_size=32):
         """Class probabilities of each member.
 
