@@ -173,7 +173,7 @@ def apply(optimizer, gradients, variables, skip=None):
     if skip is None:
         run()
         return
-    if replicas() == 1:
+    if not tf.distribute.has_strategy():
         tf.cond(skip, lambda: None, run)
         return
     # Replicas cannot talk within a branch: the step is made and taken back.
@@ -241,8 +241,9 @@ def once(due, groups, update):
         for variable, value in zip(_flat(groups), _flat(new)):
             variable.assign(value)
 
-    if replicas() > 1:
-        # Replicas cannot talk within a branch, and assignments let them.
+    if tf.distribute.has_strategy():
+        # Replicas cannot talk within a branch, and assignments let them, also
+        # those of the only replica.
         new, done = tf.cond(
             due, lambda: update(values()), lambda: (values(), never)
         )
