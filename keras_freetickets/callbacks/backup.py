@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import SingleWriter
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.files import atomic_path
@@ -97,9 +98,11 @@ class Backup(keras.callbacks.Callback):
         self.callbacks = list(callbacks)
         self.history = {"epoch": []}
         self._begin = 0
+        self._writer = SingleWriter()
 
     def set_model(self, model):
         super().set_model(model)
+        self._writer.check(self)
         claim(self, "restores and writes a backup")
 
     def on_train_begin(self, logs=None):

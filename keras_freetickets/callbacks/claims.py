@@ -60,6 +60,48 @@ def release_claims(callback):
         del claims[task]
 
 
+class SingleWriter:
+    """Lets one callback write to a directory, and none of its copies.
+
+    Tuners train each of their trials with a deep copy of the callbacks. The
+    copies would replace each other's tickets, and take up each other's
+    backups. Copies of a callback share this object.
+
+    Example:
+
+    ```python
+    self._writer = SingleWriter()  # in __init__
+    self._writer.check(self)  # in set_model
+    ```
+    """
+
+    def __init__(self):
+        self._first = None
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def check(self, callback):
+        """Refuses a copy of a callback that has trained.
+
+        Args:
+            callback: A Keras callback with a `directory`.
+
+        Raises:
+            ValueError: If another of the copies was first.
+        """
+        if self._first is None:
+            self._first = weakref.ref(callback)
+        if self._first() is not callback:
+            raise ValueError(
+                "`directory` must belong to one training, but "
+                f"{type(callback).__name__} was copied for several, as "
+                "keras-tuner does for its trials: make one for each, with a "
+                "directory named by the trial (docs/making_ensembles.md). "
+                f"Received: directory={callback.directory}"
+            )
+
+
 def _claims_beside(callback):
     history = getattr(callback.model, "history", None)
     if not isinstance(history, keras.callbacks.History):

@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import SingleWriter
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.files import atomic_path
@@ -125,6 +126,7 @@ class Collector(keras.callbacks.Callback):
         self.monitor = monitor
         self.mode = mode
         self.store = TicketStore(directory)
+        self._writer = SingleWriter()
         _check_mode(mode)
         self._improves = None
         self._started = False
@@ -148,6 +150,7 @@ class Collector(keras.callbacks.Callback):
                 f"{type(model).__name__}"
             )
         super().set_model(model)
+        self._writer.check(self)
         folder = os.path.realpath(self.directory)
         claim(self, f"writes tickets to '{folder}'")
 
