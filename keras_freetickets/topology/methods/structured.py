@@ -4,11 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.topology.drop_and_grow import best
 from keras_freetickets.topology.drop_and_grow import tie_bits
+from keras_freetickets.topology.methods.method import DROP
 from keras_freetickets.topology.methods.method import GROW
 from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import REGROW
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import is_integer
 from keras_freetickets.topology.methods.method import is_real
 from keras_freetickets.topology.methods.rigl import RigL
@@ -247,19 +250,30 @@ class SRigL(RigL):
     """RigL with the same number of inputs for every output unit.
 
     Within a layer the smallest weights are dropped; each unit then grows what
-    it lacks. A unit to which few of the layer's salient connections (those
-    kept, and those RigL would grow) belong is removed for good, and its
-    inputs go to the others: each has the number of connections that the layer
-    began with, divided by the units left and rounded down (the remainder
-    rests until units divide it), and at most all inputs.
+    it lacks. Salient are the connections that the layer keeps and, of all its
+    positions, as many as it drops with the largest gradients. A unit with
+    fewer than `max(1, int(ablation * fan_in))` of them is removed, where
+    `fan_in` is that of the layer before any removal, and its inputs go to the
+    others: each has the number of connections that the layer began with,
+    divided by the units left and rounded down (the remainder rests until
+    units divide it), and at most all inputs. At least as many units stay as
+    are needed to hold these connections. A removed unit returns once enough
+    connections are salient again. Weights of exactly zero are dropped first,
+    however many they are.
+
+    All of this is as in SRigL's code. Where that leaves to the order of its
+    sort which positions a unit keeps (among equal weights, and in a unit that
+    would keep more than its fan-in), here the largest stay; where more is to
+    be kept than the units that stay have, the code fills up with any
+    positions of weight 0, here growth does.
 
     Args:
-        ablation: Float in [0, 1): units with fewer salient connections than
-            this share of the fan-in are removed; 0 for none. Defaults to 0.3
-            (SRigL's code). Units of the model's last masked kernel stay.
+        ablation: Float in [0, 1), the share of a layer's first fan-in that
+            must be salient for a unit to stay; 0 for no removal. Defaults to
+            0.3 (SRigL's code). Units of the model's last masked kernel stay.
         update_interval: Defaults to 100 (SRigL, CIFAR).
         drop_fraction: Defaults to 0.3 (SRigL, along `schedules.Cosine`).
-        **kwargs: As in `RigL`.
+        **kwargs: As in `RigL`, but for `apply_on_update=True`.
 
     Raises:
         ValueError: If a mask has units of different fan-in (see
@@ -272,8 +286,11 @@ class SRigL(RigL):
     ```
 
     Reference:
-        Lasby et al., 2024, arXiv:2305.02299; calgaryml/condensed-sparsity.
+        Lasby et al., 2024, arXiv:2305.02299; calgaryml/condensed-sparsity
+        3052bb8.
     """
+
+    defaults = {"apply_on_update": True}
 
     def __init__(
         self, ablation=0.3, update_interval=100, drop_fraction=0.3, **kwargs
@@ -282,7 +299,6 @@ class SRigL(RigL):
             raise ValueError(
                 f"`ablation` must be in [0, 1). Received: ablation={ablation}"
             )
-        kwargs.setdefault("apply_on_update", True)
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.ablation = float(ablation)
         self._last = None
@@ -305,23 +321,60 @@ class SRigL(RigL):
             left = max(np.count_nonzero(inputs), 1)
             grown = min(record.initial // left, mask.size // mask.shape[-1])
             known = fan_ins == {grown}
-            self._budgets.append(record.initial if known else inputs.sum())
+            budget = record.initial if known else inputs.sum()
+            self._budgets.append(int(budget))
+
+    def counts(self, connections, fraction):
+        """The budget, but at least all weights of exactly zero are dropped."""
+        dropped, _ = super().counts(connections, fraction)
+        zeros = [_zeros(c) for c in connections]
+        if self.scope == "global":
+            zeros = as_counts(sum(zeros), len(zeros))
+        dropped = [ops.maximum(*both) for both in zip(dropped, zeros)]
+        return dropped, dropped
 
     def update(self, connections, fraction):
         drop_counts, grow_counts = self.counts(connections, fraction)
-        kept = self.keep(connections, drop_counts)
-        grown = self.grow(connections, kept, grow_counts)
-        return self._with_constant_fan_in(connections, kept, grown)
+        units = self._units(connections, drop_counts, grow_counts)
+        return self._with_constant_fan_in(connections, units, drop_counts)
 
-    def _with_constant_fan_in(self, connections, kept, grown):
-        kept = [_by_unit(k) for k in kept]
-        salient = [ops.logical_or(k, _by_unit(g)) for k, g in zip(kept, grown)]
-        units = [self._units(c, s) for c, s in zip(connections, salient)]
-        fan_ins = [self._fan_in(c, u) for c, u in zip(connections, units)]
-        kept_counts = [
-            ops.where(u, ops.minimum(_count(k), f), 0)
-            for k, u, f in zip(kept, units, fan_ins)
+    def _units(self, connections, drop_counts, grow_counts):
+        """Boolean tensors: which units the layers go on with."""
+        alive = [_count(_by_unit(c.mask)) > 0 for c in connections]
+        if not self.ablation:
+            return alive
+        kept = self.keep(connections, drop_counts)
+        everywhere = [ops.ones_like(c.mask) for c in connections]
+        scores = [self.grow_score(c) for c in connections]
+        steep = best(
+            connections, scores, everywhere, grow_counts, GROW, self.scope
+        )
+        salient = [
+            _count(_by_unit(ops.logical_or(*both))) for both in zip(kept, steep)
         ]
+        return [
+            before if c.layer == self._last else self._stay(c, counts)
+            for c, counts, before in zip(connections, salient, alive)
+        ]
+
+    def _stay(self, connections, salient):
+        """Which units of a layer have enough salient connections."""
+        budget = self._budgets[connections.layer]
+        units, inputs = _by_unit(connections.mask).shape
+        least = max(1, int(self.ablation * (budget // units)))
+        # So many units, and one more, hold the layer's connections.
+        descending = ops.flip(ops.sort(salient))
+        least = ops.minimum(least, descending[budget // inputs])
+        return salient >= least
+
+    def _with_constant_fan_in(self, connections, units, drop_counts):
+        of_units = [
+            ops.logical_and(c.mask, u) for c, u in zip(connections, units)
+        ]
+        kept = self._kept_of(connections, of_units, drop_counts)
+        kept = [_by_unit(k) for k in kept]
+        fan_ins = [self._fan_in(c, u) for c, u in zip(connections, units)]
+        kept_counts = [ops.minimum(_count(k), f) for k, f in zip(kept, fan_ins)]
         scores = [self.drop_score(c) for c in connections]
         kept = self._select(connections, scores, kept, kept_counts, PRUNE)
         absent = [ops.logical_not(k) for k in kept]
@@ -337,26 +390,25 @@ class SRigL(RigL):
             for k, g, shape in zip(kept, grown, shapes)
         ]
 
-    def _units(self, connections, salient):
-        """Boolean tensor: which units a layer goes on with."""
-        before = _count(_by_unit(connections.mask))
-        alive = before > 0
-        if not self.ablation or connections.layer == self._last:
-            return alive
-        least = self.ablation * ops.cast(ops.max(before), "float32")
-        counts = ops.where(alive, _count(salient), 0)
-        # The most salient unit stays in any case.
-        strong = ops.logical_or(
-            ops.cast(counts, "float32") >= least,
-            ops.equal(counts, ops.max(counts)),
-        )
-        return ops.logical_and(alive, strong)
+    def _kept_of(self, connections, of_units, drop_counts):
+        """The connections to keep, of those of the units that stay.
+
+        As many as if all units stayed, so that a removed unit's are the first
+        to be dropped.
+        """
+        counts = [c.count() - d for c, d in zip(connections, drop_counts)]
+        sizes = [_sum(mask) for mask in of_units]
+        if self.scope == "global":
+            counts, sizes = [as_counts(sum(n), len(n)) for n in (counts, sizes)]
+        counts = [ops.minimum(*both) for both in zip(counts, sizes)]
+        scores = [self.drop_score(c) for c in connections]
+        return self.strongest(connections, scores, of_units, counts, DROP)
 
     def _fan_in(self, connections, units):
         """The inputs of each unit: the layer's budget, shared out."""
         left = ops.sum(ops.cast(units, "int32"))
         inputs = _by_unit(connections.mask).shape[1]
-        budget = int(self._budgets[connections.layer])
+        budget = self._budgets[connections.layer]
         return ops.minimum(budget // ops.maximum(left, 1), inputs)
 
     def _select(self, connections, scores, eligible, counts, stage):
@@ -368,6 +420,16 @@ class SRigL(RigL):
 
     def get_config(self):
         return {"ablation": self.ablation, **super().get_config()}
+
+
+def _sum(mask):
+    return ops.cast(ops.sum(ops.cast(mask, "int32")), "int32")
+
+
+def _zeros(connections):
+    """How many active connections have a weight of exactly zero."""
+    c = connections
+    return _sum(ops.logical_and(c.mask, ops.equal(c.kernel, 0.0)))
 
 
 def _count(rows):
