@@ -11,6 +11,42 @@ from keras_freetickets.models.trainers import step
 from keras_freetickets.topology import methods
 
 
+def _check_data(data):
+    """Refuses what cannot be passed over in batches for every epoch."""
+    arrays = isinstance(data, tuple) and all(
+        one is None or hasattr(one, "shape") for one in data
+    )
+    if arrays or hasattr(data, "shape"):
+        raise ValueError(
+            "`data` must be in batches: a tf.data.Dataset, a PyDataset or a "
+            "list of tuples (x, y). Of arrays make one by "
+            "tf.data.Dataset.from_tensor_slices((x, y)).batch(128). "
+            f"Received: data of type {type(data).__name__}"
+            + (" of arrays" if arrays else "")
+        )
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        iterates = False
+    else:
+        iterates = iter(data) is not data
+    if not iterates:
+        raise ValueError(
+            "`data` must allow a pass for every epoch: a tf.data.Dataset, "
+            "a PyDataset or a list of batches. "
+            f"Received: data of type {type(data).__name__}"
+        )
+
+
+def _unpacked(batch):
+    """`(x, y, sample_weight)` of a batch of arrays."""
+    if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
+        raise ValueError(
+            "`data` must hold batches (x, y) or (x, y, sample_weight). "
+            f"Received: a batch of type {type(batch).__name__}"
+        )
+    batch = tree.map_structure(ops.convert_to_tensor, tuple(batch))
+    return keras.utils.unpack_x_y_sample_weight(batch)
+
+
 class AGENT(DropAndGrow):
     """`DropAndGrow` with AGENT: gradients corrected by a snapshot's.
 
@@ -20,6 +56,9 @@ class AGENT(DropAndGrow):
     statistics and dropout as they are. In the first epoch nothing is
     corrected. An epoch costs about 3.3 times a plain one: 2 gradients and 1
     loss of each batch more.
+
+    In a loop of your own call `set_model(model)` once and
+    `on_epoch_begin(epoch)` before each epoch.
 
     Known limits: all batches of a pass are under one dropout mask, and the
     gradient of a batch at the snapshot is under another than its own, which
@@ -38,7 +77,8 @@ class AGENT(DropAndGrow):
         **kwargs: As for `keras_freetickets.topology.AGENT`.
 
     Raises:
-        ValueError: If the data is used up by one pass or empty.
+        ValueError: If the data is used up by one pass, empty or not in
+            batches.
 
     Example:
 
@@ -50,6 +90,9 @@ class AGENT(DropAndGrow):
     Reference:
         Lei et al., 2023, arXiv:2301.03573; StevenBoys/AGENT.
     """
+
+    companion_of = ("AGENT",)
+    forwards_to = methods.AGENT
 
     def __init__(self, data, method=None, track_ever_active=False, **kwargs):
         if method is not None and kwargs:
@@ -63,12 +106,7 @@ class AGENT(DropAndGrow):
                 "`method` must be a keras_freetickets.topology.AGENT. "
                 f"Received: method={method}"
             )
-        if iter(data) is data:
-            raise ValueError(
-                "`data` must allow a pass for every epoch: a tf.data.Dataset, "
-                "a PyDataset or a list of batches. "
-                f"Received: data of type {type(data).__name__}"
-            )
+        _check_data(data)
         super().__init__(method, track_ever_active=track_ever_active)
         self.data = data
 
@@ -124,8 +162,9 @@ class AGENT(DropAndGrow):
         length = len(data) if isinstance(data, keras.utils.PyDataset) else None
         batches = data if length is None else (data[i] for i in range(length))
         for batch in batches:
-            batch = tree.map_structure(ops.convert_to_tensor, batch)
-            yield keras.utils.unpack_x_y_sample_weight(batch)
+            batch = _unpacked(batch)
+            # What a step would train on: MIMO mixes images.
+            yield self.model.training_batch(*batch)
 
     def _losses_and_gradients(self, values, snapshot, others, batch):
         loss, gradients = get_trainer().value_and_gradients(

@@ -4,17 +4,30 @@ import warnings
 
 from keras import ops
 
+from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.losses.moon import MOON as MoonLoss
 from keras_freetickets.models.members import gives_logits
 from keras_freetickets.topology import methods
 
+# How the released code of MOON counts and treats regrown connections.
+_REGROWTH = {"rounding": "ceil", "regrown": "reset"}
+
+
+def _check_given(method, kwargs):
+    if method is not None and kwargs:
+        raise ValueError(
+            "Give either `method` or its arguments. "
+            f"Received: method={method} and {sorted(kwargs)}"
+        )
+
 
 class _Averaged(DropAndGrow):
     """`DropAndGrow`, and `WeightAveraging` from some epoch on."""
 
     serves_members = False
+    companion_of = ("CigL",)
 
     def __init__(self, method, begin, data, votes_per_epoch, track_ever_active):
         super().__init__(method, track_ever_active=track_ever_active)
@@ -64,6 +77,14 @@ class _Averaged(DropAndGrow):
         super().on_train_end(logs)
 
 
+def _from_logits(model):
+    """Whether outputs are logits; a loss of logits refuses what is neither."""
+    try:
+        return gives_logits(model)
+    except ValueError:
+        return False
+
+
 class CigL(_Averaged):
     """Calibrated sparse training: a random second mask, and averaging.
 
@@ -81,8 +102,13 @@ class CigL(_Averaged):
         votes_per_epoch: Positive integer, how often in an epoch the weights
             enter the average. Defaults to 1 (paper).
         track_ever_active: As for `DropAndGrow`.
+        method: A `keras_freetickets.topology.CigL`. `None` for one made from
+            the arguments that follow.
         **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
             `update_interval`, `drop_fraction`, `stop` ...
+
+    Raises:
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -95,15 +121,24 @@ class CigL(_Averaged):
         Lei et al., 2023, arXiv:2302.09369.
     """
 
+    forwards_to = methods.CigL
+
     def __init__(
         self,
         begin,
         data=None,
         votes_per_epoch=1,
         track_ever_active=False,
+        method=None,
         **kwargs,
     ):
-        method = methods.CigL(**kwargs)
+        _check_given(method, kwargs)
+        method = methods.CigL(**kwargs) if method is None else method
+        if not isinstance(method, methods.CigL):
+            raise ValueError(
+                "`method` must be a keras_freetickets.topology.CigL. "
+                f"Received: method={method}"
+            )
         super().__init__(
             method, begin, data, votes_per_epoch, track_ever_active
         )
@@ -132,12 +167,14 @@ class MOON(_Averaged):
         alpha: As for `keras_freetickets.losses.MOON`.
         alpha_factor: As for `keras_freetickets.losses.MOON`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.RigL`.
+        **kwargs: As for `keras_freetickets.topology.RigL`, but for
+            `rounding="ceil"` and `regrown="reset"` (the released code).
 
     Raises:
         ValueError: If an argument is out of range, `fit` runs another
-            number of epochs, the model has several outputs or, after an
-            epoch, a label stood for the unknown.
+            number of epochs, the model has no graph or several outputs, these
+            are neither logits nor a softmax or, after an epoch, a label stood
+            for the unknown.
 
     Example:
 
@@ -149,6 +186,9 @@ class MOON(_Averaged):
     Reference:
         Lei et al., 2024, arXiv:2403.20047.
     """
+
+    forwards_to = methods.RigL
+    defaults = _REGROWTH
 
     def __init__(
         self,
@@ -164,7 +204,16 @@ class MOON(_Averaged):
         **kwargs,
     ):
         self.objective = MoonLoss(epochs, learn_epochs, alpha, alpha_factor)
-        method = methods.RigL(**kwargs) if method is None else method
+        _check_given(method, kwargs)
+        if method is None:
+            kwargs = {**_REGROWTH, **kwargs}
+            method = methods.RigL(**kwargs)
+        check_count("voting_epochs", voting_epochs, least=0)
+        if voting_epochs >= epochs:
+            raise ValueError(
+                f"`voting_epochs` must be less than `epochs`, which is {epochs}"
+                f". Received: voting_epochs={voting_epochs}"
+            )
         begin = epochs - voting_epochs - 1
         super().__init__(
             method, begin, data, votes_per_epoch, track_ever_active
@@ -172,12 +221,13 @@ class MOON(_Averaged):
 
     def set_model(self, model):
         super().set_model(model)
-        if len(model.outputs) > 1:
+        if len(getattr(model, "outputs", None) or []) != 1:
             raise ValueError(
-                "MOON trains a model with one output. Received: a model with "
-                f"the outputs {model.output_names}"
+                "MOON trains a model with a graph and one output. Received: "
+                f"a {type(model).__name__} with the outputs "
+                f"{getattr(model, 'output_names', None)}"
             )
-        self.objective.from_logits = gives_logits(model)
+        self.objective.from_logits = _from_logits(model)
         model.set_objective(self.objective)
 
     def release(self):

@@ -13,6 +13,7 @@ from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import methods
 
 
@@ -42,7 +43,19 @@ def _check_no_method(callback, model):
         )
 
 
-class DropAndGrow(keras.callbacks.Callback):
+def _check_companion(callback, method):
+    """Refuses a method of which a part would stay undone."""
+    if method.companion not in (None, *callback.companion_of):
+        name = f"keras_freetickets.callbacks.{method.companion}"
+        raise ValueError(
+            f"`method` must be one that {type(callback).__name__} can train "
+            f"with: {type(method).__name__} works only with the callback "
+            f"{name}, which takes it as its own `method`. "
+            f"Received: method={type(method).__name__}"
+        )
+
+
+class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
     """Lets a method change the connections of a `SparseModel` in `fit`.
 
     All work is done inside the compiled step; the callback attaches the
@@ -59,7 +72,8 @@ class DropAndGrow(keras.callbacks.Callback):
             arXiv:2102.02887). Costs one byte a weight.
 
     Raises:
-        ValueError: If `method` is not a `Method`, the model is not a
+        ValueError: If `method` is not a `Method`, or is one of which another
+            callback does a part (`AGENT`, `CigL`), the model is not a
             `SparseModel` or has a method attached already, or another callback
             of the same `fit` changes the topology.
 
@@ -72,6 +86,8 @@ class DropAndGrow(keras.callbacks.Callback):
     """
 
     serves_members = True
+    # Names of the methods that need more than a step, and get it here.
+    companion_of = ()
 
     def __init__(self, method, track_ever_active=False):
         super().__init__()
@@ -80,6 +96,7 @@ class DropAndGrow(keras.callbacks.Callback):
                 "`method` must be a keras_freetickets.topology.Method. "
                 f"Received: method={method}"
             )
+        _check_companion(self, method)
         self.method = method
         self.track_ever_active = track_ever_active
 
@@ -188,53 +205,3 @@ class DropAndGrow(keras.callbacks.Callback):
             self.method.takes_part(record.active, record.size)
             for record in members_of(self.model)[0].connections
         )
-
-
-def RigL(update_interval=100, drop_fraction=0.3, **kwargs):
-    """`DropAndGrow` with RigL: drop by magnitude, grow by gradient.
-
-    Args:
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 100 (RigL's flag).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
-            flag).
-        **kwargs: As for `keras_freetickets.topology.RigL`, and
-            `track_ever_active`.
-
-    Example:
-
-    ```python
-    model.fit(x, y, callbacks=[RigL(update_interval=100, drop_fraction=0.3)])
-    ```
-
-    Reference:
-        Evci et al., 2020, arXiv:1911.11134.
-    """
-    track = kwargs.pop("track_ever_active", False)
-    method = methods.RigL(update_interval, drop_fraction, **kwargs)
-    return DropAndGrow(method, track_ever_active=track)
-
-
-def SET(update_interval=1500, drop_fraction=0.3, **kwargs):
-    """`DropAndGrow` with SET: drop by magnitude, grow at random.
-
-    Args:
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 1500 (ITOP, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
-            code).
-        **kwargs: As for `keras_freetickets.topology.SET`, and
-            `track_ever_active`.
-
-    Example:
-
-    ```python
-    model.fit(x, y, callbacks=[SET(update_interval=1500)])
-    ```
-
-    Reference:
-        Mocanu et al., 2018, arXiv:1707.04780.
-    """
-    track = kwargs.pop("track_ever_active", False)
-    method = methods.SET(update_interval, drop_fraction, **kwargs)
-    return DropAndGrow(method, track_ever_active=track)

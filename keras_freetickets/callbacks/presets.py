@@ -4,19 +4,84 @@ from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.topology import methods
 
 
-def _attach(method, *args, track_ever_active=False, **kwargs):
-    method = method(*args, **kwargs)
-    return DropAndGrow(method, track_ever_active=track_ever_active)
+class RigL(DropAndGrow):
+    """`DropAndGrow` with RigL: drop by magnitude, grow by gradient.
+
+    Args:
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 100 (RigL's flag).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
+            flag).
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.RigL`.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[RigL(update_interval=100, drop_fraction=0.3)])
+    ```
+
+    Reference:
+        Evci et al., 2020, arXiv:1911.11134.
+    """
+
+    forwards_to = methods.RigL
+
+    def __init__(
+        self,
+        update_interval=100,
+        drop_fraction=0.3,
+        *,
+        track_ever_active=False,
+        **kwargs,
+    ):
+        method = methods.RigL(update_interval, drop_fraction, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def ITOP(total_steps, growth="random", **kwargs):
+class SET(DropAndGrow):
+    """`DropAndGrow` with SET: drop by magnitude, grow at random.
+
+    Args:
+        update_interval: Optimizer updates between topology updates. Defaults
+            to 1500 (ITOP, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
+            code).
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.SET`.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[SET(update_interval=1500)])
+    ```
+
+    Reference:
+        Mocanu et al., 2018, arXiv:1707.04780.
+    """
+
+    forwards_to = methods.SET
+
+    def __init__(
+        self,
+        update_interval=1500,
+        drop_fraction=0.3,
+        *,
+        track_ever_active=False,
+        **kwargs,
+    ):
+        method = methods.SET(update_interval, drop_fraction, **kwargs)
+        super().__init__(method, track_ever_active)
+
+
+class ITOP(DropAndGrow):
     """`DropAndGrow` with ITOP: rare updates that go on to the end.
 
     Args:
         total_steps: Positive integer, optimizer updates of the training.
         growth: `"random"` (default) or `"gradient"`.
-        **kwargs: As for `keras_freetickets.topology.ITOP`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.ITOP`.
 
     Example:
 
@@ -27,15 +92,27 @@ def ITOP(total_steps, growth="random", **kwargs):
     Reference:
         Liu et al., 2021, arXiv:2102.02887.
     """
-    return _attach(methods.ITOP, total_steps, growth, **kwargs)
+
+    forwards_to = methods.ITOP
+
+    def __init__(
+        self,
+        total_steps,
+        growth="random",
+        *,
+        track_ever_active=False,
+        **kwargs,
+    ):
+        method = methods.ITOP(total_steps, growth, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def SNFS(**kwargs):
+class SNFS(DropAndGrow):
     """`DropAndGrow` with SNFS: growth by momentum, across layers.
 
     Args:
-        **kwargs: As for `keras_freetickets.topology.SNFS`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.SNFS`.
 
     Example:
 
@@ -46,17 +123,22 @@ def SNFS(**kwargs):
     Reference:
         Dettmers & Zettlemoyer, 2019, arXiv:1907.04840.
     """
-    return _attach(methods.SNFS, **kwargs)
+
+    forwards_to = methods.SNFS
+
+    def __init__(self, *, track_ever_active=False, **kwargs):
+        method = methods.SNFS(**kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def DSTEE(exploration=1e-3, **kwargs):
+class DSTEE(DropAndGrow):
     """`DropAndGrow` with DST-EE: growth that also explores.
 
     Args:
         exploration: Non-negative float, the weight of the bonus. Defaults to
             1e-3 (could not be verified).
-        **kwargs: As for `keras_freetickets.topology.DSTEE`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.DSTEE`.
 
     Example:
 
@@ -67,17 +149,22 @@ def DSTEE(exploration=1e-3, **kwargs):
     Reference:
         Huang et al., 2023, arXiv:2211.16667.
     """
-    return _attach(methods.DSTEE, exploration, **kwargs)
+
+    forwards_to = methods.DSTEE
+
+    def __init__(self, exploration=1e-3, *, track_ever_active=False, **kwargs):
+        method = methods.DSTEE(exploration, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def GMP(final_sparsity, end, **kwargs):
+class GMP(DropAndGrow):
     """`DropAndGrow` with gradual magnitude pruning of a dense network.
 
     Args:
         final_sparsity: Float in [0, 1).
         end: Positive integer, the optimizer update of the last pruning.
-        **kwargs: As for `keras_freetickets.topology.GMP`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.GMP`.
 
     Example:
 
@@ -90,17 +177,24 @@ def GMP(final_sparsity, end, **kwargs):
     Reference:
         Zhu & Gupta, 2017, arXiv:1710.01878.
     """
-    return _attach(methods.GMP, final_sparsity, end, **kwargs)
+
+    forwards_to = methods.GMP
+
+    def __init__(
+        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+    ):
+        method = methods.GMP(final_sparsity, end, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def GraNet(final_sparsity, end, **kwargs):
+class GraNet(DropAndGrow):
     """`DropAndGrow` with GraNet: pruning that regrows at every step.
 
     Args:
         final_sparsity: Float in [0, 1).
         end: Positive integer, the optimizer update of the last pruning.
-        **kwargs: As for `keras_freetickets.topology.GraNet`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.GraNet`.
 
     Example:
 
@@ -113,17 +207,24 @@ def GraNet(final_sparsity, end, **kwargs):
     Reference:
         Liu et al., 2021, arXiv:2106.10404.
     """
-    return _attach(methods.GraNet, final_sparsity, end, **kwargs)
+
+    forwards_to = methods.GraNet
+
+    def __init__(
+        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+    ):
+        method = methods.GraNet(final_sparsity, end, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def NDSNN(final_sparsity, end, **kwargs):
+class NDSNN(DropAndGrow):
     """`DropAndGrow` with NDSNN: from sparse to sparser.
 
     Args:
         final_sparsity: Float in [0, 1).
         end: Positive integer, the optimizer update with the last step.
-        **kwargs: As for `keras_freetickets.topology.NDSNN`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.NDSNN`.
 
     Example:
 
@@ -134,10 +235,17 @@ def NDSNN(final_sparsity, end, **kwargs):
     Reference:
         Huang et al., 2023, arXiv:2304.12214.
     """
-    return _attach(methods.NDSNN, final_sparsity, end, **kwargs)
+
+    forwards_to = methods.NDSNN
+
+    def __init__(
+        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+    ):
+        method = methods.NDSNN(final_sparsity, end, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def NM(n, m, axis=-2, **kwargs):
+class NM(DropAndGrow):
     """`DropAndGrow` with masks that keep `n` of every `m` consecutive weights.
 
     Args:
@@ -145,8 +253,8 @@ def NM(n, m, axis=-2, **kwargs):
         m: Integer greater than `n`, the size of a group.
         axis: Integer, the kernel's axis along which groups lie. Defaults to
             -2, the inputs.
-        **kwargs: As for `keras_freetickets.topology.NM`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.NM`.
 
     Example:
 
@@ -162,17 +270,22 @@ def NM(n, m, axis=-2, **kwargs):
     Reference:
         sparsimony's NMSRigL has the same shape.
     """
-    return _attach(methods.NM, n, m, axis, **kwargs)
+
+    forwards_to = methods.NM
+
+    def __init__(self, n, m, axis=-2, *, track_ever_active=False, **kwargs):
+        method = methods.NM(n, m, axis, **kwargs)
+        super().__init__(method, track_ever_active)
 
 
-def SRigL(ablation=0.3, **kwargs):
+class SRigL(DropAndGrow):
     """`DropAndGrow` with SRigL: the same fan-in for every unit.
 
     Args:
         ablation: Float in [0, 1), the share of the fan-in below which a unit
             is removed; 0 for none. Defaults to 0.3 (SRigL's code).
-        **kwargs: As for `keras_freetickets.topology.SRigL`, and
-            `track_ever_active`.
+        track_ever_active: As for `DropAndGrow`.
+        **kwargs: As for `keras_freetickets.topology.SRigL`.
 
     Example:
 
@@ -188,4 +301,9 @@ def SRigL(ablation=0.3, **kwargs):
     Reference:
         Lasby et al., 2024, arXiv:2305.02299.
     """
-    return _attach(methods.SRigL, ablation, **kwargs)
+
+    forwards_to = methods.SRigL
+
+    def __init__(self, ablation=0.3, *, track_ever_active=False, **kwargs):
+        method = methods.SRigL(ablation, **kwargs)
+        super().__init__(method, track_ever_active)

@@ -135,7 +135,8 @@ class EDST(Collector, DropAndGrow):
     phases at lower ones; the topology is updated throughout. Each refinement
     yields a ticket. With the first batch of every refinement but the first, a
     large share of the connections is replaced at once, to leave the basin of
-    the ticket before.
+    the ticket before. Where an update is due with that batch anyway, there is
+    one of that share (the code of FreeTickets makes two).
 
     Args:
         exploration_epochs: Positive integer.
@@ -195,6 +196,7 @@ class EDST(Collector, DropAndGrow):
     """
 
     serves_members = False
+    forwards_to = Method
 
     def __init__(
         self,
@@ -404,6 +406,8 @@ class DST(Ticket, DropAndGrow):
     Reference:
         Liu et al., 2022, arXiv:2106.14568.
     """
+
+    forwards_to = Method
 
     def __init__(
         self,

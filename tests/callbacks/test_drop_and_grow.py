@@ -42,7 +42,7 @@ def test_epoch_logs_reach_later_callbacks(tmp_path):
 def test_a_plain_model_is_refused():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="DropAndGrow needs a SparseModel"):
+    with pytest.raises(ValueError, match="RigL needs a SparseModel"):
         model.fit(
             np.ones((8, 6)),
             np.ones((8, 8)),
@@ -79,10 +79,11 @@ def test_the_first_epoch_of_every_fit_of_agent_is_rigl():
     x = generator.normal(size=(16, 6)).astype("float32")
     y = generator.normal(size=(16, 8)).astype("float32")
     batches = [(x[:8], y[:8]), (x[8:], y[8:])]
+    own = {"rounding": "ceil", "regrown": "reset"}
     kernels = []
     for preset in (
         lambda: kft.callbacks.AGENT(batches, scale=1.0, update_interval=3),
-        lambda: kft.callbacks.RigL(update_interval=3),
+        lambda: kft.callbacks.RigL(update_interval=3, **own),
     ):
         keras.utils.set_random_seed(0)
         model = network()

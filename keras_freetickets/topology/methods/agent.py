@@ -26,7 +26,9 @@ class AGENT(RigL):
             `tau`. Defaults to 0.3 (the released code).
         update_interval: Defaults to 100 (RigL's flag).
         drop_fraction: Defaults to 0.3 (RigL's flag).
-        **kwargs: As in `RigL`. Keeps two floats for each trainable weight.
+        **kwargs: As in `RigL`, but for `rounding="ceil"` and
+            `regrown="reset"` (the released code). Keeps two floats for each
+            trainable weight.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -42,6 +44,8 @@ class AGENT(RigL):
         Lei et al., 2023, arXiv:2301.03573; StevenBoys/AGENT.
     """
 
+    companion = "AGENT"
+    defaults = {"rounding": "ceil", "regrown": "reset"}
     variable_state = ("snapshot", "mean_gradient")
     # The factor of the correction in this epoch, and the running estimate
     # (0.1 at first in the released code).
@@ -55,11 +59,15 @@ class AGENT(RigL):
         drop_fraction=0.3,
         **kwargs,
     ):
-        for name, value in (("scale", scale), ("smoothing", smoothing)):
-            if not is_real(value) or not 0.0 <= value <= 1.0:
-                raise ValueError(
-                    f"`{name}` must be in [0, 1]. Received: {name}={value}"
-                )
+        if not is_real(scale) or not 0.0 <= scale <= 1.0:
+            raise ValueError(
+                f"`scale` must be in [0, 1]. Received: scale={scale}"
+            )
+        if not is_real(smoothing) or not 0.0 < smoothing <= 1.0:
+            raise ValueError(
+                "`smoothing` must be in (0, 1]: with 0 the estimate of `tau` "
+                f"would never move. Received: smoothing={smoothing}"
+            )
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.scale = float(scale)
         self.smoothing = float(smoothing)

@@ -20,6 +20,10 @@ class CigL(RigL):
     training, once the masks rest, what the steps computed with is averaged
     over epochs: `keras_freetickets.callbacks.CigL` does both.
 
+    The released code takes the optimizer's step on weights of which those
+    that are switched off hold that step alone: they are never exactly zero in
+    the forward pass, as they are here and in the paper.
+
     Args:
         random_drop: Float in [0, 1), the probability for a weight to be
             switched off in a step. Defaults to 0.01, what the released code
@@ -27,7 +31,9 @@ class CigL(RigL):
         update_interval: Defaults to 100 (CigL's configuration).
         drop_fraction: Defaults to 0.3 (CigL's configuration, along
             `schedules.Cosine(0.3, stop)`).
-        **kwargs: As in `RigL`; `stop` is 75 % of the training in the code.
+        **kwargs: As in `RigL`, but for `rounding="ceil"` and
+            `regrown="reset"` (the released code); `stop` is 75 % of the
+            training there.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -41,6 +47,9 @@ class CigL(RigL):
     Reference:
         Lei et al., 2023, arXiv:2302.09369; StevenBoys/CigL.
     """
+
+    companion = "CigL"
+    defaults = {"rounding": "ceil", "regrown": "reset"}
 
     def __init__(
         self, random_drop=0.01, update_interval=100, drop_fraction=0.3, **kwargs

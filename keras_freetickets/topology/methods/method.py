@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.drop_and_grow import best
@@ -51,7 +52,7 @@ def _check_schedule(schedule):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class Method:
+class Method(ShowsArguments):
     """Drop-and-grow of every masked kernel at a fixed interval.
 
     Every `update_interval` optimizer updates each layer drops a fraction of
@@ -113,6 +114,9 @@ class Method:
         Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
     """
 
+    # The callback that does a part of the method's work, by its name in
+    # `keras_freetickets.callbacks`; others refuse the method.
+    companion = None
     # Name -> dtype of what the method keeps for each connection.
     connection_state = {}
     # Names of what it keeps for each trainable variable, in its dtype.

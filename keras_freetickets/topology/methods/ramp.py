@@ -42,6 +42,8 @@ class Ramp(Method):
             `final_sparsity` when training begins.
     """
 
+    not_taken = ("start",)
+
     def __init__(
         self,
         final_sparsity,
@@ -306,6 +308,11 @@ class GraNet(Ramp):
     the ramp's total, then drops and regrows a fraction of what is left in each
     layer. Begin sparse (0.5) or dense (0).
 
+    GraNet's code ends its ramp a round early, so that the last pruning is that
+    of the round before, and keeps what is larger than the smallest weight that
+    may stay, one weight fewer. Here the last round reaches `final_sparsity`
+    and all counts are exact.
+
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights together.
         end: Positive integer, the optimizer update with the last pruning.
@@ -331,6 +338,8 @@ class GraNet(Ramp):
         Liu et al., 2021, arXiv:2106.10404; VITA-Group/GraNet.
     """
 
+    defaults = {"distribution": "uniform"}
+
     def __init__(
         self,
         final_sparsity,
@@ -340,7 +349,8 @@ class GraNet(Ramp):
         drop_fraction=0.5,
         **kwargs,
     ):
-        kwargs.setdefault("distribution", "uniform")  # only the total counts
+        # How the total is spread does not matter.
+        kwargs = {**self.defaults, **kwargs}
         super().__init__(
             final_sparsity,
             end,
@@ -420,6 +430,7 @@ class NDSNN(Ramp):
     """
 
     kernelwise = True
+    defaults = {"rounding": "nearest"}
 
     def __init__(
         self,
@@ -432,8 +443,7 @@ class NDSNN(Ramp):
         minimum_drop_fraction=0.05,
         **kwargs,
     ):
-        kwargs.setdefault("stop", end)
-        kwargs.setdefault("rounding", "nearest")
+        kwargs = {"stop": end, **self.defaults, **kwargs}
         for name, value in (
             ("drop_fraction", drop_fraction),
             ("minimum_drop_fraction", minimum_drop_fraction),

@@ -38,10 +38,10 @@ class RigL(Method):
         Evci et al., 2020, arXiv:1911.11134; google-research/rigl.
     """
 
+    defaults = {"rounding": "floor", "apply_on_update": False}
+
     def __init__(self, update_interval=100, drop_fraction=0.3, **kwargs):
-        kwargs.setdefault("growth", "gradient")
-        kwargs.setdefault("rounding", "floor")
-        kwargs.setdefault("apply_on_update", False)
+        kwargs = {**self.defaults, **kwargs}
         super().__init__(update_interval, drop_fraction, **kwargs)
 
 
@@ -54,11 +54,12 @@ class ITOP(Method):
 
     Args:
         total_steps: Positive integer, optimizer updates of the training, over
-            which the drop fraction falls from 0.5 to 0.005 along a cosine
-            (defaults of ITOP's code).
+            which the drop fraction falls.
         growth: `"random"` (SET-ITOP, default) or `"gradient"` (RigL-ITOP).
         update_interval: `None` for ITOP's 1500 with random and 4000 with
             gradient growth, at batches of 128.
+        drop_fraction: `None` for a cosine from 0.5 to 0.005 (defaults of
+            ITOP's code); as in `Method` otherwise.
         **kwargs: As in `Method`.
 
     Raises:
@@ -76,7 +77,12 @@ class ITOP(Method):
     """
 
     def __init__(
-        self, total_steps, growth="random", update_interval=None, **kwargs
+        self,
+        total_steps,
+        growth="random",
+        update_interval=None,
+        drop_fraction=None,
+        **kwargs,
     ):
         if not is_integer(total_steps) or total_steps < 1:
             raise ValueError(
@@ -86,10 +92,11 @@ class ITOP(Method):
         self.total_steps = int(total_steps)
         if update_interval is None:
             update_interval = 1500 if growth == "random" else 4000
-        kwargs.setdefault(
-            "drop_fraction", schedules.Cosine(0.5, total_steps, minimum=0.005)
+        if drop_fraction is None:
+            drop_fraction = schedules.Cosine(0.5, total_steps, minimum=0.005)
+        super().__init__(
+            update_interval, drop_fraction, growth=growth, **kwargs
         )
-        super().__init__(update_interval, growth=growth, **kwargs)
 
     def get_config(self):
         return {"total_steps": self.total_steps, **super().get_config()}

@@ -39,6 +39,7 @@ class SET(Method):
     """
 
     kernelwise = True
+    defaults = {"growth": "random"}
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class SET(Method):
                 '`scope` must be "layer", or `drop` "magnitude". '
                 f"Received: scope={kwargs['scope']}"
             )
-        kwargs.setdefault("growth", "random")
+        kwargs = {**self.defaults, **kwargs}
         drop = "magnitude" if self.by_sign else drop
         super().__init__(update_interval, drop_fraction, drop=drop, **kwargs)
 

@@ -166,7 +166,9 @@ def test_without_a_correction_it_is_rigl():
     ours, rigl = network(dropout=0.3), network(dropout=0.3)
     agent = kft.callbacks.AGENT(batches(), scale=0.0, update_interval=3)
     train(ours, agent, epochs=3)
-    train(rigl, kft.callbacks.RigL(update_interval=3), epochs=3)
+    # The released code's own way to count, and to begin connections again.
+    own = {"rounding": "ceil", "regrown": "reset"}
+    train(rigl, kft.callbacks.RigL(update_interval=3, **own), epochs=3)
     # The passes over the data leave no trace: not in the statistics of batch
     # normalization, nor in the order of dropout.
     for a, b in zip(arrays(ours.weights), arrays(rigl.weights)):
@@ -243,8 +245,17 @@ def test_tau_moves_from_the_second_epoch_on():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="`scale` must be in"):
         AGENT(scale=2)
-    with pytest.raises(ValueError, match="`data` must allow a pass"):
-        kft.callbacks.AGENT(iter(batches()))
+    with pytest.raises(ValueError, match=r"`smoothing` must be in \(0, 1\]"):
+        AGENT(smoothing=0)
+    for data in (iter(batches()), 5, None):
+        with pytest.raises(ValueError, match="`data` must allow a pass"):
+            kft.callbacks.AGENT(data)
+    x, y = batches()[0]
+    for data in ((x, y), x):
+        with pytest.raises(ValueError, match="`data` must be in batches"):
+            kft.callbacks.AGENT(data)
+    with pytest.raises(ValueError, match=r"`data` must hold batches \(x, y\)"):
+        train(network(), kft.callbacks.AGENT([x, y]))
     with pytest.raises(ValueError, match="either `method` or its arguments"):
         kft.callbacks.AGENT(batches(), method=AGENT(), scale=0.1)
     with pytest.raises(ValueError, match="`method` must be a"):

@@ -1,6 +1,10 @@
+import inspect
+
 import keras
 import pytest
 
+from keras_freetickets import callbacks
+from keras_freetickets import topology
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
@@ -27,6 +31,125 @@ def test_presets():
     assert (rigl.growth, rigl.apply_on_update) == ("gradient", False)
     assert (rigl.update_interval, rigl.rounding) == (100, "floor")
     assert (random.growth, random.apply_on_update) == ("random", True)
+
+
+def test_regrowth_of_the_released_codes():
+    """Those of AGENT, CigL and MOON round up and zero every grown weight."""
+    methods = [
+        topology.AGENT(),
+        topology.CigL(),
+        callbacks.MOON(epochs=100).method,
+        callbacks.MOON(epochs=100, stop=50, rounding="floor").method,
+        RigL(),
+    ]
+    found = [(method.rounding, method.regrown) for method in methods]
+    ours = ("ceil", "reset")
+    own = [ours, ours, ours, ("floor", "reset"), ("floor", "keep")]
+    assert found == own
+    assert topology.AGENT(regrown="keep").regrown == "keep"
+
+
+FAMILY = [
+    getattr(topology, name)
+    for name in topology.methods.__all__
+    if not name.endswith("Mask")
+]
+PRESETS = [
+    kind
+    for kind in vars(callbacks).values()
+    if inspect.isclass(kind) and issubclass(kind, callbacks.DropAndGrow)
+]
+SHARED = {"regrown", "rounding", "stop", "seed", "update_interval"}
+
+
+@pytest.mark.parametrize("kind", [*FAMILY, *PRESETS])
+def test_signatures_show_every_argument(kind):
+    shown = inspect.signature(kind).parameters
+    kinds = {one.kind for one in shown.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+    if kind is not callbacks.DropAndGrow:
+        assert SHARED <= set(shown)
+    if kind in FAMILY:
+        assert {*MADE.get(kind, kind)().get_config()} <= set(shown)
+
+
+MADE = {
+    topology.GMP: lambda: topology.GMP(0.9, 5000),
+    topology.GraNet: lambda: topology.GraNet(0.9, 5000),
+    topology.ITOP: lambda: topology.ITOP(5000),
+    topology.NDSNN: lambda: topology.NDSNN(0.9, 5000),
+    topology.NM: lambda: topology.NM(2, 4),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_defaults_that_are_shown_are_those_that_count(kind):
+    shown = inspect.signature(kind).parameters
+    config = MADE.get(kind, kind)().get_config()
+    for name, value in config.items():
+        default = shown[name].default
+        if default is inspect.Parameter.empty or default is None:
+            continue  # required, or worked out from other arguments
+        if name == "drop_fraction":
+            constant = not isinstance(value, float)
+            value = value["config"]["drop_fraction"] if constant else value
+        assert value == default, name
+
+
+class Own(RigL):
+    def __init__(self, *args, sharpness=2.0, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: RigL(interval=3), r"RigL has no .*`interval` \(did you mean"),
+        (lambda: callbacks.RigL(interval=3), "did you mean `update_interval`"),
+        (lambda: SET(drop_fracton=0.3), "mean `drop_fraction`.*Received: drop"),
+        (lambda: topology.GMP(0.9, 100, start=5), "GMP has no argument `sta"),
+        (lambda: callbacks.GMP(0.9, 100, ende=5), "did you mean `end`"),
+        (lambda: callbacks.EDST(2, 2, tickets=5), "EDST has.*`num_tickets`"),
+        (lambda: callbacks.DST("a", zeta=5), "DST has no argument `zeta`. Its"),
+        (lambda: callbacks.MOON(9, vote=5), "MOON has.*`votes_per_epoch`"),
+        (lambda: callbacks.AGENT([], gamma=1), "AGENT has no argument `gamma`"),
+        (lambda: Own(sharpnes=1), "Own has.*mean `sharpness`"),
+    ],
+)
+def test_an_unknown_argument_names_the_class_and_the_nearest(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_presets_are_classes():
+    rigl = callbacks.RigL(update_interval=3, track_ever_active=True)
+    assert isinstance(rigl, callbacks.RigL) and rigl.track_ever_active
+    assert rigl.method.update_interval == 3
+    assert Own(7, sharpness=1.0, stop=3).stop == 3
+
+
+@pytest.mark.parametrize("name", ["AGENT", "CigL"])
+def test_a_method_without_its_callback_is_refused(name, tmp_path):
+    method = getattr(topology, name)()
+    message = f"works only with the callback keras_freetickets.callbacks.{name}"
+    for make in (
+        lambda: callbacks.DropAndGrow(method),
+        lambda: callbacks.EDST(2, 2, directory=tmp_path, method=method),
+        lambda: callbacks.DST(tmp_path, method=method),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    # MOON averages late weights, as CigL does, but takes no snapshots.
+    if name == "AGENT":
+        with pytest.raises(ValueError, match=message):
+            callbacks.MOON(epochs=50, method=method)
+    else:
+        assert callbacks.MOON(epochs=50, method=method).method is method
+        assert callbacks.CigL(3, method=method).method is method
+        with pytest.raises(ValueError, match="`method` must be a keras_freet"):
+            callbacks.CigL(3, method=RigL())
+        with pytest.raises(ValueError, match="either `method` or its"):
+            callbacks.CigL(3, method=method, stop=3)
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,17 @@ def test_ndsnn_drops_the_share_that_it_is_told():
         assert (mask.sum(), kept.sum()) == (active, 400)
 
 
+def test_the_rate_of_granet_s_code():
+    """Its `curr_prune_rate`, of which it leaves out the last round."""
+    granet = GraNet(0.9, end=8000, update_interval=1000)
+    initial, final = np.array([0.5]), np.array([0.1])
+    for number in range(9):
+        decay = (1 - number / 8) ** 3
+        rate = (1 - 0.5) + (0.5 - 0.1) * (1 - decay)
+        (density,) = granet.densities(number, initial, final)
+        assert density == pytest.approx(1 - rate, rel=1e-12)
+
+
 def test_granet_prunes_all_layers_together_and_regrows_in_each():
     shapes, densities = [(60, 50), (50, 20)], [0.5, 0.5]
     kernels, masks, gradients = updates.network(shapes, densities)
