@@ -714,6 +714,24 @@ def compute_loss(model, x, y, y_pred, sample_weight):
     )
 
 
+def compiled_as(model, loss):
+    """What Keras would have made of another loss in the same `compile`."""
+    own = model._compile_loss
+    return type(own)(
+        loss, own._user_loss_weights, output_names=own.output_names
+    )
+
+
+def compiled_loss(model):
+    """What Keras made of the loss that was given to `compile`."""
+    return model._compile_loss
+
+
+def penalties(model):
+    """The sum of a model's losses besides the compiled one."""
+    return sum(model._aggregate_additional_loss(one) for one in model.losses)
+
+
 def track_loss(model, loss, batch_size):
     """Feeds the mean loss that the progress bar shows."""
     model._loss_tracker.update_state(loss, sample_weight=batch_size)

@@ -3,9 +3,12 @@
 import numbers
 
 import keras
+import numpy as np
 from keras import ops
 
 _ALMOST_ONE = 1.0 - 1e-7
+# Of what is no smaller the logarithm's gradient is still right.
+_TINY = float(np.finfo("float32").tiny)
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -18,8 +21,10 @@ class MOON:
     class: to call an example unknown makes an error cheaper. `alpha` starts
     from the running loss and grows from epoch to epoch.
 
-    It is no `keras.losses.Loss`, since it has a state and differs in
-    training; `keras_freetickets.callbacks.MOON` puts it in place.
+    It is not a `keras.losses.Loss`, since it has a state and differs in
+    training; `keras_freetickets.callbacks.MOON` puts it in place and tells it
+    the epoch. In a loop of your own assign the epoch, counted from 1, to
+    `model.topology.state["moon_epoch"]`.
 
     Args:
         epochs: Positive integer, the epochs of the training.
@@ -31,7 +36,10 @@ class MOON:
             the first `alpha`. Defaults to 64 (the released README).
         smoothing: Float in (0, 1], the weight of a batch in the running loss.
             Defaults to 0.05 (the released code).
-        from_logits: Whether the model's outputs are logits.
+        from_logits: Whether the model's outputs are logits. If they are
+            probabilities, `model.set_objective` trains on the logits beneath
+            them: of probabilities alone nothing can be learned where that of
+            the right class is 0 in the model's precision.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -39,14 +47,19 @@ class MOON:
     Example:
 
     ```python
-    loss = MOON(epochs=100, from_logits=True)
-    model.set_objective(loss)
+    model.set_objective(MOON(epochs=100))
+    for epoch in range(100):
+        model.topology.state["moon_epoch"].assign(epoch + 1.0)
+        for x, y in train:
+            model.train_on_batch(x, y)
     ```
 
     Reference:
         Lei et al., 2024, arXiv:2403.20047; StevenBoys/MOON.
     """
 
+    # What tells it the epoch, without which `alpha` stays 0.
+    companion = "MOON"
     # Name -> initial value of what it keeps; the epoch is counted from 1.
     scalar_state = {
         "moon_epoch": 1.0,
@@ -96,7 +109,13 @@ class MOON:
         self.from_logits = bool(from_logits)
 
     def __call__(
-        self, y, y_pred, state, sample_weight=None, of_replicas=ops.ravel
+        self,
+        y,
+        y_pred,
+        state,
+        sample_weight=None,
+        of_replicas=ops.ravel,
+        from_logits=None,
     ):
         """The loss of a batch in training; moves the state on.
 
@@ -108,12 +127,14 @@ class MOON:
             sample_weight: Tensor of shape `(batch,)`, or `None`.
             of_replicas: Callable from a scalar of this part of the batch to
                 the vector of those of all parts; the state is of the whole.
+            from_logits: Whether `y_pred` are logits. `None` for what the loss
+                was made with.
         """
         largest = ops.cast(ops.max(_labels(y, y_pred)), "float32")
         largest = ops.max(of_replicas(largest))
         label = state["moon_label"]
         label.assign(ops.maximum(label.value, largest))
-        entropy, unknown, correct = self.parts(y, y_pred)
+        entropy, unknown, correct = self.parts(y, y_pred, from_logits)
         mean = ops.stop_gradient(ops.mean((1.0 - unknown) * entropy))
         alpha = self._next_alpha(ops.mean(of_replicas(mean)), state)
         losses = weighted(entropy, unknown, correct, alpha)
@@ -141,13 +162,13 @@ class MOON:
                 f"{label}. Received: a model with {outputs} outputs"
             )
 
-    def parts(self, y, y_pred):
+    def parts(self, y, y_pred, from_logits=None):
         """Cross-entropy, probability of the unknown, and what is right."""
-        if self.from_logits:
-            log_p = ops.log_softmax(ops.cast(y_pred, "float32"))
+        y_pred = ops.cast(y_pred, "float32")
+        if self.from_logits if from_logits is None else from_logits:
+            log_p = ops.log_softmax(y_pred)
         else:
-            tiny = keras.config.epsilon()
-            log_p = ops.log(ops.clip(ops.cast(y_pred, "float32"), tiny, 1.0))
+            log_p = ops.log(ops.clip(y_pred, _TINY, 1.0))
         labels = _labels(y, y_pred)
         classes = y_pred.shape[-1]
         entropy = -ops.sum(log_p * ops.one_hot(labels, classes), axis=-1)

@@ -160,7 +160,7 @@ def state_of(model):
 _PASSING = (keras.layers.Identity, keras.layers.GlobalAveragePooling1D)
 
 
-def _last_layer(model):
+def last_layer(model, passing=_PASSING):
     """The layer that gives the outputs, beneath those that only pass on."""
     tensor = model.outputs[0]
     while True:
@@ -169,7 +169,7 @@ def _last_layer(model):
         if isinstance(layer, keras.Model):
             tensor = layer.outputs[0]
             continue
-        passes = isinstance(layer, _PASSING) or (
+        passes = isinstance(layer, passing) or (
             isinstance(layer, keras.layers.Activation)
             and layer.activation is keras.activations.linear
         )
@@ -180,7 +180,7 @@ def _last_layer(model):
 
 def gives_logits(model):
     """Whether the last layer's activation leaves logits, not probabilities."""
-    layer = _last_layer(model)
+    layer = last_layer(model)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax):
         return False

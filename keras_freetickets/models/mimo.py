@@ -4,7 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.models import logits
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.sparse_model import SparseModel
@@ -58,12 +60,14 @@ def check_share(value):
 
 
 def _check_loss(loss):
-    if getattr(loss, "from_logits", False):
-        raise ValueError(
-            "`loss` must take probabilities, which this model returns: the "
-            "body returns logits and each member has a softmax. "
-            f"Received: loss={type(loss).__name__}(from_logits=True)"
-        )
+    for one in keras.tree.flatten(loss):
+        if getattr(one, "from_logits", False):
+            raise ValueError(
+                "`loss` must take probabilities, which this model returns; "
+                "in training, cross-entropies are computed from the logits "
+                "beneath them. "
+                f"Received: loss={type(one).__name__}(from_logits=True)"
+            )
 
 
 def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
@@ -118,6 +122,11 @@ class MIMO(SparseModel):
     Takes images and labels as any classifier does and makes the batches
     itself. It is a `SparseModel`: a body with `Sparse` layers trains sparse.
 
+    In training, cross-entropies are computed from the members' logits, so that
+    examples which are wrong with certainty are learned from too. Other losses
+    get probabilities, and what they clip (Keras' focal cross-entropy and
+    Kullback-Leibler divergence do) stays clipped.
+
     Batch normalization gathers its statistics on mixed images and uses them
     on equal ones; an `input_repetition` above 0 lessens the difference.
 
@@ -146,7 +155,7 @@ class MIMO(SparseModel):
     ```python
     body = small_cnn((28, 28, 3), 30, classifier_activation=None)
     mimo = keras_freetickets.MIMO(body, num_members=3)
-    mimo.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+    mimo.compile("sgd", "sparse_categorical_crossentropy", metrics=["acc"])
     mimo.fit(x, y)  # images (examples, 28, 28, 1), labels of 10 classes
     ensemble = mimo.ensemble()
     ```
@@ -203,7 +212,7 @@ class MIMO(SparseModel):
         return taken(x), taken(y), taken(sample_weight)
 
     def call(self, x, training=None):
-        """Probabilities.
+        """Probabilities; log-probabilities within `training_scope`.
 
         Args:
             x: Images `(batch, ...)`, or `(batch, members, ...)`, where each
@@ -222,10 +231,17 @@ class MIMO(SparseModel):
             x = ops.reshape(joined, shape)
         else:
             x = ops.repeat(x, self.num_members, axis=-1)
-        logits = self.body(x, training=training)
-        logits = ops.reshape(logits, (-1, self.num_members, self.num_classes))
-        probabilities = ops.softmax(ops.cast(logits, "float32"))
-        return probabilities if apart else ops.mean(probabilities, axis=1)
+        y = self.body(x, training=training)
+        y = ops.reshape(y, (-1, self.num_members, self.num_classes))
+        y = ops.cast(y, "float32")
+        if not logits.in_training(self):
+            p = ops.softmax(y)
+            return p if apart else ops.mean(p, axis=1)
+        log_p = ops.log_softmax(y)
+        if apart:
+            return log_p
+        count = np.float32(np.log(self.num_members))
+        return ops.logsumexp(log_p, axis=1) - count
 
     @property
     def num_classes(self):
@@ -237,18 +253,36 @@ class MIMO(SparseModel):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if len(y_pred.shape) != 3:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        members = 1
+        if len(y_pred.shape) == 3:
+            members = self.num_members
+            y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
+        compiled = keras_adapter.compiled_loss(self)
+        if logits.in_training(self):
+            of_logits = logits.loss_of_logits(self.loss, y)
+            if of_logits is None:
+                y_pred = ops.exp(y_pred)
+            else:
+                compiled = keras_adapter.compiled_as(self, of_logits)
+        loss = compiled(y, y_pred, sample_weight)
         # The sum over members of each one's mean; penalties count once.
-        penalties = sum(self.losses)
-        return self.num_members * (loss - penalties) + penalties
+        return members * loss + keras_adapter.penalties(self)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if logits.in_training(self):
+            y_pred = ops.exp(y_pred)
         if len(y_pred.shape) == 3:
             y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def set_objective(self, objective):
+        if objective is not None:
+            raise ValueError(
+                "MIMO trains with the compiled loss alone: its members have "
+                "a loss each. "
+                f"Received: objective={type(objective).__name__}"
+            )
+        super().set_objective(objective)
 
     def predictor(self, average=True):
         """The network as it predicts: images in, probabilities out.

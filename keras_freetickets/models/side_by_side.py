@@ -66,7 +66,7 @@ class SideBySide(
     for seed in range(4):
         keras.utils.set_random_seed(seed)
         model = keras_freetickets.sparsify(build(), sparsity=0.9, seed=seed)
-        model.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+        model.compile("sgd", "sparse_categorical_crossentropy")
         models.append(model)
     together = keras_freetickets.SideBySide(models)
     dst = keras_freetickets.callbacks.DST("run/tickets", update_interval=100)

@@ -1,5 +1,7 @@
 """A Keras model that stays sparse while it trains."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +10,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.topology import Topology
+from keras_freetickets.models import logits
 from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
@@ -79,6 +82,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         self._method = None
         self._attached_to = None
         self._objective = None
+        self._softmax = None
         self._deferred = []
         self._compiled_steps = compiled_steps.CompiledSteps()
         self.topology = Topology(name="topology")
@@ -260,6 +264,7 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
 
     def fit(self, *args, **kwargs):
         trainer = get_trainer()
+        self._check_companion()
         if self.compiled:
             trainer.check_fit(self)
         if self.built and self.compiled:
@@ -274,6 +279,16 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
                 self.release()
         self.project()  # EarlyStopping restores masks, but no slots
         return history
+
+    def _check_companion(self):
+        name = getattr(self._objective, "companion", None)
+        if name is not None:
+            raise ValueError(
+                "The loss of `set_objective` is told the epoch by a callback, "
+                "which sets it itself: call model.set_objective(None) and "
+                f"pass keras_freetickets.callbacks.{name} to `fit`. "
+                f"Received: an objective {type(self._objective).__name__}"
+            )
 
     def defer(self, action):
         """Has `action()` called when `fit` ends, be it by an exception.
@@ -299,8 +314,18 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
 
         Args:
             objective: A `keras_freetickets.losses.MOON`, or `None` for the
-                compiled loss.
+                compiled loss. One that takes probabilities
+                (`from_logits=False`) is computed from the logits beneath
+                them.
+
+        Raises:
+            ValueError: If the loss takes probabilities and the model does not
+                end in a softmax.
         """
+        softmax = None
+        if not getattr(objective, "from_logits", True):
+            softmax = logits.SoftmaxEnd(self)
+        self._softmax = softmax
         self._objective = objective
         if objective is not None:
             with self.scope():
@@ -314,11 +339,41 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         if self._objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         trainer, state = get_trainer(), self.topology.state
-        loss = self._objective(
-            y, y_pred, state, sample_weight, trainer.of_replicas
-        )
+        arguments = (y, y_pred, state, sample_weight, trainer.of_replicas)
+        if self._outputs_are_logits():
+            loss = self._objective(*arguments, from_logits=True)
+        else:
+            loss = self._objective(*arguments)
         # A replica's share, as of Keras' own losses.
         return sum(self.losses, loss) / trainer.replicas()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self._outputs_are_logits():
+            y_pred = ops.softmax(ops.cast(y_pred, "float32"))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @contextlib.contextmanager
+    def training_scope(self):
+        """Context of a training step: outputs are what the loss is made of.
+
+        Those of a model that ends in a softmax are logits within it if there
+        is an objective (`set_objective`); otherwise nothing changes.
+
+        Example:
+
+        ```python
+        with model.training_scope():
+            loss = model.compute_loss(x, y, model(x, training=True))
+        ```
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(logits.training(self))
+            if self._softmax is not None:
+                stack.enter_context(self._softmax.left_out())
+            yield
+
+    def _outputs_are_logits(self):
+        return self._softmax is not None and logits.in_training(self)
 
     def track_ever_active(self):
         """Keeps for each connection whether it was ever active (R_s)."""
@@ -408,7 +463,8 @@ class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         return x, y, sample_weight
 
     def train_step(self, *args, **kwargs):
-        return get_trainer().train_step(self, *args, **kwargs)
+        with self.training_scope():
+            return get_trainer().train_step(self, *args, **kwargs)
 
     def apply_gradients(self, gradients, batch=None):
         """One sparse optimizer step, for a training loop of your own.

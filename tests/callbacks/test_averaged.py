@@ -77,6 +77,11 @@ def test_a_topology_that_moves_while_weights_are_averaged(stop, warns):
     assert bool(found) == warns
 
 
+def test_more_votes_than_epochs_are_refused():
+    with pytest.raises(ValueError, match="`voting_epochs` must be less than"):
+        kft.callbacks.MOON(epochs=9)
+
+
 def test_epochs_must_agree():
     with pytest.raises(ValueError, match="`epochs` must be what `fit` runs"):
         fit(network(), kft.callbacks.MOON(epochs=30), 40)
@@ -162,6 +167,113 @@ def test_a_label_of_the_unknown_is_refused_after_an_epoch(one_hot):
         model.fit(x, y, epochs=4, verbose=0, callbacks=[counter, short_moon()])
     assert ends == [0]
     assert model.method is None
+
+
+def surely_wrong(end, policy="float32"):
+    """A network of equal weights whatever its end, wrong by hundreds."""
+    keras.utils.set_random_seed(2)
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((6,))
+    last = layers.Dense(4, activation="softmax" if end == "dense" else None)
+    outputs = last(inputs)
+    if end == "activation":
+        outputs = layers.Activation("softmax")(outputs)
+    elif end == "layer":
+        outputs = layers.Softmax()(outputs)
+    elif end == "nested":
+        inner = keras.Model(inputs, layers.Softmax()(outputs))
+        inputs = keras.Input((6,))
+        outputs = layers.Identity()(inner(inputs))
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.0)
+    keras.config.set_dtype_policy("float32")
+    (record,) = model.connections
+    record.kernel.assign(100 * record.kernel)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=end is None)
+    model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+    return model
+
+
+def trained_by_moon(model):
+    moon = kft.callbacks.MOON(
+        epochs=4, voting_epochs=0, learn_epochs=1, update_interval=1000
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the topology does not rest
+        history = fit(model, moon, 4).history
+    trained = [np.array(v.value) for v in model.trainable_variables]
+    return history, trained
+
+
+ENDS = ["dense", "activation", "layer", "nested", "half"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_softmax_is_trained_as_its_logits_are(end, tmp_path):
+    policy = "mixed_bfloat16" if end == "half" else "float32"
+    end = "dense" if end == "half" else end
+    model, plain = surely_wrong(end, policy), surely_wrong(None, policy)
+    before = np.array(plain.connections[0].kernel.value)
+    expected, weights = trained_by_moon(plain)
+    found, ours = trained_by_moon(model)
+    for key in ("loss", "alpha", "accuracy"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-4)
+    assert expected["alpha"][1] > 0.5  # the running loss, of dozens, / 64
+    for a, b in zip(ours, weights):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert np.abs(before - weights[0]).max() > 0.1
+    # The model is what it was, and is saved as that.
+    x, _ = data()
+    p = model.predict(x, verbose=0)
+    np.testing.assert_allclose(p.astype("f").sum(axis=1), 1, rtol=1e-2)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), p)
+
+
+def test_metrics_of_a_training_on_logits_see_probabilities():
+    model = surely_wrong("dense")
+    model.compile(keras.optimizers.SGD(0.0), metrics=[SumOfOutputs()])
+    history, _ = trained_by_moon(model)
+    np.testing.assert_allclose(history["sum_of_outputs"], 1, rtol=1e-5)
+
+
+class SumOfOutputs(keras.metrics.Mean):
+    def __init__(self):
+        super().__init__(name="sum_of_outputs")
+
+    def update_state(self, y, y_pred, sample_weight=None):
+        return super().update_state(keras.ops.sum(y_pred, axis=-1))
+
+
+@pytest.mark.parametrize("end", ["sigmoid", "mean", "subclass"])
+def test_outputs_without_logits_are_refused(end):
+    inputs = keras.Input((6,))
+    x = layers.Dense(12, activation="sigmoid" if end == "sigmoid" else None)
+    outputs = x(inputs)
+    if end == "mean":
+        outputs = layers.Softmax()(layers.Reshape((3, 4))(outputs))
+        outputs = layers.GlobalAveragePooling1D()(outputs)
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.5, seed=1)
+    message = "The last layer of the model must have a softmax"
+    if end == "subclass":
+        model = kft.MIMO(keras.Model(inputs, x(inputs)), 3)
+        message = "MOON trains a model with a graph and one output"
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = data()
+    x = x[:, :2] if end == "subclass" else x
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[short_moon()])
+    assert model.method is None
+
+
+def test_a_loss_that_nothing_tells_the_epoch_is_refused():
+    model = network()
+    model.set_objective(kft.losses.MOON(epochs=9))
+    with pytest.raises(ValueError, match="keras_freetickets.callbacks.MOON"):
+        model.fit(*data(), verbose=0)
+    assert np.isfinite(model.train_on_batch(*data()))
+    model.set_objective(None)
+    model.fit(*data(), verbose=0)
 
 
 def test_several_outputs_are_refused():

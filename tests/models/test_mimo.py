@@ -171,12 +171,99 @@ def test_a_loss_that_divides_by_the_weights_and_a_penalty():
     assert found == pytest.approx(3 * np.log(4) + 0.5 * 12, rel=1e-6)
 
 
-def test_a_loss_of_logits_is_refused():
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_loss_of_logits_is_refused(listed):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     mimo = kft.MIMO(body(6, 12), 3)
-    mimo.compile("sgd", loss)
+    mimo.compile("sgd", [loss] if listed else loss)
     with pytest.raises(ValueError, match="`loss` must take probabilities"):
         mimo.fit(np.ones((8, 2)), np.zeros(8), verbose=0)
+
+
+LABEL, ROW = np.array([1]), np.eye(4, dtype="float32")[[1]]
+LOSSES = {
+    "name": ("sparse_categorical_crossentropy", LABEL),
+    "short name": ("crossentropy", ROW),
+    "function": (keras.losses.categorical_crossentropy, ROW),
+    "object": (keras.losses.SparseCategoricalCrossentropy(), LABEL),
+    "list": ([keras.losses.SparseCategoricalCrossentropy()], LABEL),
+}
+
+
+def identity(features, policy=None, sparsity=None):
+    """A body whose logits are its inputs."""
+    keras.config.set_dtype_policy(policy or "float32")
+    model = body(features, features, kernel_initializer="identity")
+    keras.config.set_dtype_policy("float32")
+    return model if sparsity is None else kft.sparsify(model, sparsity)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_example_that_is_surely_wrong_is_learned(loss):
+    loss, y = LOSSES[loss]
+    mimo = kft.MIMO(identity(4), 1, batch_repetitions=1)
+    mimo.compile(keras.optimizers.SGD(1.0), loss)
+    mimo.train_on_batch(np.array([[20.0, 0, 0, 0]]), y)
+    moved = mimo.body.get_weights()[0] - np.eye(4)
+    # x (onehot - p), and p = (1, 2e-9, 2e-9, 2e-9)
+    np.testing.assert_allclose(moved[0], [-20, 20, 0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_members_learn_from_it_in_half_precision_and_sparse(policy):
+    x = np.zeros((1, 4), "float32")
+    x[0, 0] = 300.0  # p of the label is 0 in any precision
+    mimo = kft.MIMO(identity(8, policy, 0.0), 2, batch_repetitions=1)
+    # Of member m's channel c the column is 2 c + m; its logits begin at 4 m.
+    kernel = np.zeros((8, 8), "float32")
+    kernel[[0, 1], [0, 4]] = 1.0
+    mimo.connections[0].kernel.assign(kernel)
+    bias = mimo.body.trainable_variables[1]
+    mimo.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    loss = mimo.train_on_batch(x, LABEL)
+    assert loss == pytest.approx(600, rel=1e-2)
+    moved = ops.convert_to_numpy(bias.value)
+    np.testing.assert_allclose(moved, [-1, 1, 0, 0] * 2, atol=1e-2)
+
+
+def test_settings_of_a_loss_and_its_weight_count():
+    x, y = np.array([[40.0, 0, 0, 0]], "float32"), ROW
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.4)
+    mimo = kft.MIMO(identity(4), 1, batch_repetitions=1)
+    mimo.compile(keras.optimizers.SGD(0.0), loss, loss_weights=0.5)
+    # Targets .1, .7, .1, .1 and log p = 0, -40, -40, -40.
+    assert mimo.train_on_batch(x, y) == pytest.approx(0.5 * 0.9 * 40, rel=1e-5)
+
+
+def test_metrics_and_other_losses_see_probabilities():
+    seen = []
+
+    def loss(y, p):
+        seen.append(ops.convert_to_numpy(p))
+        return ops.mean(p, axis=-1)
+
+    def metric(y, p):
+        seen.append(ops.convert_to_numpy(p))
+        return ops.sum(p, axis=-1)
+
+    mimo = kft.MIMO(identity(4), 2, batch_repetitions=1)
+    mimo.compile("sgd", loss, metrics=[metric])
+    y = np.zeros((1, 1))
+    if keras.backend.backend() == "tensorflow":
+        mimo.run_eagerly = True  # else tensors have no values
+        mimo.train_on_batch(np.array([[3.0, 1.0]]), y)
+        assert len(seen) == 2
+        for p in seen:
+            np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-6)
+    mimo.compile("sgd", "sparse_categorical_crossentropy", metrics=["mse"])
+    with mimo.training_scope():
+        log_p = mimo(np.array([[[3.0, 1], [0, 2]]]), training=True)
+        apart = mimo(np.array([[3.0, 1.0]]), training=True)
+    p = mimo(np.array([[3.0, 1.0]]), training=True)
+    assert (ops.convert_to_numpy(log_p) < 0).all()
+    np.testing.assert_allclose(
+        np.exp(ops.convert_to_numpy(apart)), ops.convert_to_numpy(p), rtol=1e-5
+    )
 
 
 def test_sample_weights_and_one_hot_labels():
@@ -188,6 +275,32 @@ def test_sample_weights_and_one_hot_labels():
     for old, new in zip(before, mimo.body.get_weights()):
         np.testing.assert_array_equal(old, new)
     assert mimo.train_on_batch(x, y, np.ones(4)) > 0
+
+
+def test_a_pass_of_agent_is_over_what_a_step_trains_on():
+    """Its mean gradient is that of a step of SGD at rate 1."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 2)).astype("float32"), rng.integers(2, size=8)
+    stepped, passed = [
+        compiled(kft.MIMO(body(4, 4), 2, batch_repetitions=2), rate=1.0)
+        for _ in range(2)
+    ]
+    agent = kft.callbacks.AGENT([(x, y)])
+    agent.set_model(passed)
+    agent.on_epoch_begin(0)
+    before = [
+        ops.convert_to_numpy(v.value) for v in stepped.trainable_variables
+    ]
+    stepped.train_on_batch(x, y)
+    for old, new, mean in zip(
+        before,
+        stepped.trainable_variables,
+        passed.topology.state["mean_gradient"],
+        strict=True,
+    ):
+        moved = old - ops.convert_to_numpy(new.value)
+        mean = ops.convert_to_numpy(mean.value)
+        np.testing.assert_allclose(mean, moved, rtol=1e-4, atol=1e-6)
 
 
 def images(rng, count=40):

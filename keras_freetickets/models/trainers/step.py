@@ -89,17 +89,18 @@ def loss_at(model, values, batch, others=None):
     """
     x, y, sample_weight = batch
     others, metrics = others or other_values(model)
-    y_pred, _ = model.stateless_call(values, others, x, training=True)
-    loss, _ = model.stateless_compute_loss(
-        values,
-        others,
-        metrics,
-        x=x,
-        y=y,
-        y_pred=y_pred,
-        sample_weight=sample_weight,
-        training=True,
-    )
+    with model.training_scope():
+        y_pred, _ = model.stateless_call(values, others, x, training=True)
+        loss, _ = model.stateless_compute_loss(
+            values,
+            others,
+            metrics,
+            x=x,
+            y=y,
+            y_pred=y_pred,
+            sample_weight=sample_weight,
+            training=True,
+        )
     return loss
 
 

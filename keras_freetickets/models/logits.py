@@ -1,0 +1,132 @@
+"""Training on logits where outputs are probabilities.
+
+Losses take the logarithm of a probability, which is 0 in float32 where logits
+differ by more than 104; Keras clips at 1e-7, where they differ by 16. Beyond,
+nothing is learned from an example, however wrong it is.
+"""
+
+import contextlib
+import contextvars
+import threading
+
+import keras
+
+from keras_freetickets.models.members import last_layer
+
+# The models whose training step runs, in this thread: each replica has one.
+_trained = contextvars.ContextVar("trained", default=())
+
+
+@contextlib.contextmanager
+def training(model):
+    """Marks the training step of a model."""
+    token = _trained.set((*_trained.get(), id(model)))
+    try:
+        yield
+    finally:
+        _trained.reset(token)
+
+
+def in_training(model):
+    """Whether the training step of a model runs."""
+    return id(model) in _trained.get()
+
+
+def _identity(inputs, *args, **kwargs):
+    return inputs
+
+
+class SoftmaxEnd:
+    """The softmax at the end of a model, which its training can leave out.
+
+    Args:
+        model: A model with a graph and one output.
+
+    Raises:
+        ValueError: If no single softmax gives the outputs.
+    """
+
+    def __init__(self, model):
+        if len(getattr(model, "outputs", None) or []) != 1:
+            raise ValueError(
+                "The logits of a model are known where it has a graph, "
+                "Functional or Sequential, and one output. Received: model "
+                f"{model.name!r} of type {type(model).__name__}"
+            )
+        layer = last_layer(model, passing=(keras.layers.Identity,))
+        activation = getattr(layer, "activation", None)
+        if isinstance(layer, keras.layers.Softmax):
+            self.name, self.value = "call", layer.call
+            fits = layer.axis in (-1, 1)
+        else:
+            self.name, self.value = "activation", activation
+            fits = activation is keras.activations.softmax
+        if not fits:
+            raise ValueError(
+                "The last layer of the model must have a softmax of its last "
+                "axis, or the outputs must be logits, so that a loss can be "
+                f"computed from logits. Received: model {model.name!r}, whose "
+                f"last layer is {layer.name!r} of type {type(layer).__name__} "
+                f"with activation {getattr(activation, '__name__', None)}"
+            )
+        self.layer = layer
+        self._lock = threading.Lock()
+        self._uses = 0
+
+    @contextlib.contextmanager
+    def left_out(self):
+        """Context in which the model returns logits."""
+        # Replicas take turns within a step: the last one puts it back.
+        with self._lock:
+            self._uses += 1
+            setattr(self.layer, self.name, _identity)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._uses -= 1
+                if not self._uses:
+                    self._put_back()
+
+    def _put_back(self):
+        if self.name == "call":
+            del self.layer.call  # the method of its class is back
+        else:
+            self.layer.activation = self.value
+
+
+_SPARSE = "sparse_categorical_crossentropy"
+# Losses of which Keras has a version that takes logits and clips nothing.
+_ENTROPIES = {
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    _SPARSE: keras.losses.SparseCategoricalCrossentropy,
+}
+
+
+def loss_of_logits(loss, y):
+    """The loss that takes logits, of one that takes probabilities.
+
+    Args:
+        loss: A loss as given to `compile`.
+        y: Labels, by which Keras chooses what "crossentropy" is.
+
+    Returns:
+        A `keras.losses.Loss`, or `None` where there is none: Keras' other
+        losses clip, and what one's own does is unknown.
+    """
+    leaves = keras.tree.flatten(loss)
+    if len(leaves) != 1:
+        return None
+    loss = leaves[0]
+    if isinstance(loss, str) and loss.lower() in ("crossentropy", "ce"):
+        wide = len(y.shape) == 2 and y.shape[-1] > 1
+        loss = "categorical_crossentropy" if wide else _SPARSE
+    loss = keras.losses.get(loss)
+    kinds = tuple(_ENTROPIES.values())
+    if isinstance(loss, kinds):
+        config = {**loss.get_config(), "from_logits": True}
+        return type(loss).from_config(config)
+    name = getattr(loss, "__name__", None)
+    if name in _ENTROPIES and loss is getattr(keras.losses, name):
+        return _ENTROPIES[name](from_logits=True)
+    return None
