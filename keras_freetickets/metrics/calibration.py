@@ -107,12 +107,14 @@ class ExpectedCalibrationError(_TopClassCalibration):
         num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
             arXiv:1706.04599).
         from_logits: Whether predictions are logits.
-        binning: `"equal_width"`: `(i / n, (i + 1) / n]`. `"equal_mass"`: each
-            bin holds the same number of examples; one that an edge cuts
-            counts in both bins in proportion, and equal confidences are
-            shared alike. `"freetickets"`: as the scripts of
-            VITA-Group/FreeTickets have it, `num_bins` edges and so one bin
-            less (14 for 15), a confidence rounded above 1 in none of them.
+        binning: `"equal_width"`: `(i / n, (i + 1) / n]`, as Guo et al. have
+            it (torchmetrics 1.9 closes bins on the left, so that a confidence
+            on an edge counts one bin higher there). `"equal_mass"`: each bin
+            holds the same number of examples; one that an edge cuts counts in
+            both bins in proportion, and equal confidences are shared alike.
+            `"freetickets"`: as the scripts of VITA-Group/FreeTickets have it,
+            `num_bins` edges and so one bin less (14 for 15), a confidence
+            rounded above 1 in none of them.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
         name: Name of the metric.

@@ -1,3 +1,6 @@
+import json
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -120,3 +123,60 @@ def test_config_round_trip():
         keras.saving.serialize_keras_object(moon)
     )
     assert again.get_config() == moon.get_config()
+
+
+def test_against_the_released_code():
+    """Losses, alphas and gradients of the unknown over 12 epochs of 2 batches.
+
+    What StevenBoys/MOON 863f49a's `extra_c_loss(learn_epochs=5,
+    total_epochs=12)` gave with torch 2.13 on the same logits, of standard
+    deviation 1 to 8.
+    """
+    file = pathlib.Path(__file__).parents[1] / "golden" / "published.json"
+    published = iter(json.loads(file.read_text())["moon"])
+    moon = MOON(12, from_logits=True)
+    state = {name: Value(v) for name, v in moon.scalar_state.items()}
+    generator = np.random.default_rng(12)
+    for epoch in range(1, 13):
+        state["moon_epoch"].assign(np.float32(epoch))
+        for _ in range(2):
+            logits = generator.normal(size=(16, 5)) * generator.uniform(1, 8)
+            logits = logits.astype("float32")
+            labels = generator.integers(4, size=16)
+            loss = moon(labels, ops.convert_to_tensor(logits), state)
+            expected, alpha, gradient = next(published)
+            assert float(loss) == pytest.approx(expected, rel=1e-5)
+            found = float(state["moon_alpha"].value)
+            assert found == pytest.approx(alpha, rel=1e-5)
+            found = unknown_gradient(logits, labels, alpha)
+            assert found == pytest.approx(gradient, abs=1e-5)
+
+
+def unknown_gradient(logits, labels, alpha):
+    """The sum over a batch of the derivatives by the unknown's logit.
+
+    Of a wrong example `factor * p_u - h * (alpha / (1 + alpha * q))^2 * q *
+    (1 - q)`, with q = p_u; of a right one `p_u`.
+    """
+    entropy, unknown, correct = [
+        ops.convert_to_numpy(part).astype("float64")
+        for part in MOON(12, from_logits=True).parts(labels, logits)
+    ]
+    share = alpha / (1 + alpha * unknown)
+    wrong = (1 + share) * unknown
+    wrong = wrong - entropy * share**2 * unknown * (1 - unknown)
+    return np.where(correct > 0, unknown, wrong).mean()
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_probabilities_are_not_clipped_where_something_can_be_learned(scale):
+    """Of probabilities down to 1e-38 the loss is that of their logits."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(64, 5)).astype("float32") * scale
+    labels = generator.integers(4, size=64)
+    of_logits = np.asarray(loss_of(logits, labels, 0.5))
+    p = np.asarray(ops.softmax(logits))
+    found = weighted(*MOON(100).parts(labels, p), 0.5)
+    np.testing.assert_allclose(found, of_logits, rtol=1e-5, atol=1e-7)
+    again = weighted(*MOON(100).parts(labels, logits, from_logits=True), 0.5)
+    np.testing.assert_array_equal(np.asarray(again), of_logits)
