@@ -50,9 +50,9 @@ def test_regrowth_of_the_released_codes():
 
 
 FAMILY = [
-    getattr(topology, name)
-    for name in topology.methods.__all__
-    if not name.endswith("Mask")
+    kind
+    for kind in vars(topology).values()
+    if inspect.isclass(kind) and issubclass(kind, Method)
 ]
 PRESETS = [
     kind
