@@ -37,7 +37,7 @@ def claim(callback, task):
     if first is not None and first is not callback:
         raise ValueError(
             f"`callbacks` must hold at most one that {task}. Received: "
-            f"{_described(first)} and {_described(callback)}"
+            f"{described(first)} and {described(callback)}"
         )
 
 
@@ -109,7 +109,7 @@ def _claims_beside(callback):
     return _CLAIMS.setdefault(history, {})
 
 
-def _described(callback):
+def described(callback):
     """The callback's type, with that of its method where it has one."""
     name, method = type(callback).__name__, getattr(callback, "method", None)
     if method is None or type(method).__name__ == name:

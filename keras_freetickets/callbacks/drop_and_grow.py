@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import described
 from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
@@ -38,8 +39,7 @@ def _check_no_method(callback, model):
         raise ValueError(
             "`model` must have no method attached when a callback attaches "
             "its own: call `model.detach()` first. Received: "
-            f"{type(attached).__name__} attached, and {type(callback).__name__}"
-            f" with {type(callback.method).__name__}"
+            f"{type(attached).__name__} attached, and {described(callback)}"
         )
 
 

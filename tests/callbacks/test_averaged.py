@@ -69,6 +69,7 @@ def test_plain_cross_entropy_at_first():
 def test_a_topology_that_moves_while_weights_are_averaged(stop, warns):
     # 3 batches an epoch, averaged from the end of the sixth on.
     cigl = kft.callbacks.CigL(begin=5, update_interval=4, stop=stop)
+    cigl.set_model(network())
     cigl.set_params({"epochs": 8, "steps": 3})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
