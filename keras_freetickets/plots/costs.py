@@ -54,6 +54,7 @@ def scores_against_cost(scores, costs, better, path=None, label="cost"):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.18, y=0.12)
+        _name_points(axes, means, costs)
         axes.set_xlabel(label)
         axes.set_ylabel(f"{name} ({_WORDS[direction]})")
         axes.grid(alpha=0.3)
@@ -79,7 +80,7 @@ def _check_directions(better):
 
 
 def _points(axes, values, costs):
-    """A dot with its error bar and its name for each method."""
+    """A dot with its error bar for each method."""
     for method, (mean, deviation) in values.items():
         first = method == next(iter(values))
         axes.errorbar(
@@ -90,13 +91,56 @@ def _points(axes, values, costs):
             capsize=2,
             label="mean ± standard deviation" if first else None,
         )
+
+
+# Where a name may stand, in points from its dot, and on which side of it.
+_PLACES = [(6, 4, "left"), (6, -12, "left"), (-6, 4, "right")]
+_PLACES += [(-6, -12, "right"), (6, 14, "left"), (-6, 14, "right")]
+
+
+def _name_points(axes, means, costs):
+    """Writes each method's name where it covers no other, nor a dot."""
+    axes.get_xlim(), axes.get_ylim()  # which scales the axes, if that is due
+    points = 72 / axes.figure.dpi
+    dots = {
+        method: points * axes.transData.transform((costs[method], mean))
+        for method, mean in means.items()
+    }
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
+    for method, (x, y) in dots.items():
+        boxes = {place: _text_box(method, x, y, place) for place in _PLACES}
+        free = [
+            place
+            for place, box in boxes.items()
+            if not any(_overlap(box, other) for other in taken)
+        ]
+        dx, dy, side = place = (free or _PLACES)[0]
+        taken.append(boxes[place])
         axes.annotate(
             method,
-            (costs[method], mean),
-            xytext=(6, 4),
+            (costs[method], means[method]),
+            xytext=(dx, dy),
             textcoords="offset points",
+            ha=side,
             fontsize=8,
         )
+
+
+def _text_box(text, x, y, place):
+    """Left, lower, right and upper end of a text of size 8, roughly."""
+    dx, dy, side = place
+    width = 4.6 * len(text)
+    left = x + dx - (width if side == "right" else 0)
+    return left, y + dy, left + width, y + dy + 9
+
+
+def _overlap(one, other):
+    return (
+        one[0] < other[2]
+        and other[0] < one[2]
+        and one[1] < other[3]
+        and other[1] < one[3]
+    )
 
 
 def pareto_front(values, costs, direction):

@@ -62,3 +62,17 @@ def test_bad_directions(better, tmp_path):
     with pytest.raises(ValueError, match="`better` must be a dict"):
         plots.scores_against_cost(SCORES, COSTS, better, tmp_path / "c.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_methods_that_are_alike_stay_apart():
+    scores = {name: {"NLL": (0.5, 0.0)} for name in ("first", "second", "far")}
+    costs = {"first": 1.0, "second": 1.02, "far": 8.0}
+    figure = plots.scores_against_cost(scores, costs, {"NLL": "min"})
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 3
+    assert not any(
+        one.overlaps(other)
+        for i, one in enumerate(boxes)
+        for other in boxes[:i]
+    )
