@@ -243,6 +243,7 @@ def test_schedules_are_refused(tmp_path):
     model.compile(keras.optimizers.SGD(rate), "mse")
     with pytest.raises(ValueError, match="`learning_rate` of EDST sets"):
         make(tmp_path).set_model(model)
+    model.detach()  # as `fit` does
     make(tmp_path, learning_rate=None).set_model(model)
 
 
