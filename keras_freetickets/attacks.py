@@ -34,10 +34,12 @@ def fast_gradient_sign(
     logits the gradient is taken through them and does not vanish so.
 
     Args:
-        model: Keras model with one output `(batch, classes)`.
+        model: Keras model with one output `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1. A label that an ensemble ignores is
+            not attacked.
         x: Array of images in [0, 1], or standardized ones with `mean` and
             `std`.
-        y: Labels `(examples,)`, integers, or one-hot.
+        y: Labels `(examples, ...)`, integers, or one-hot.
         epsilon: Float, not negative, in the units of images in [0, 1].
             Defaults to 8 / 255, as for FreeTickets (Liu et al., 2022,
             arXiv:2106.14568).
@@ -81,14 +83,19 @@ def fast_gradient_sign(
             f"Received: {len(x)} inputs and {len(y)} labels"
         )
     predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
-    y = _labels(y, predictions.shape[-1])
+    shape = (len(y), *predictions.shape[1:])
+    labels, counted = inputs.read_label_array(
+        y, shape, getattr(model, "ignore_class", None), "y"
+    )
     if from_logits is None:
         from_logits = returns_logits(model, predictions)
     gradient = _gradient_function(model, from_logits)
     attacked = []
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        sign = np.sign(ops.convert_to_numpy(gradient(x[part], y[part])))
+        targets = np.eye(max(2, shape[-1]), dtype="float32")[labels[part]]
+        targets *= counted[part][..., None]
+        sign = np.sign(ops.convert_to_numpy(gradient(x[part], targets)))
         attacked.append(np.clip(x[part] + step * sign, low, high))
     return np.concatenate(attacked).astype("float32")
 
@@ -111,24 +118,18 @@ def _units(x, epsilon, mean, std):
     return low, high, epsilon / std
 
 
-def _labels(y, num_classes):
-    if y.ndim == 2 and y.shape[-1] == num_classes > 1:
-        y = y.argmax(axis=-1)
-    inputs.check_labels(y, num_classes, "y")
-    return y.reshape(-1).astype("int32")
-
-
 def _gradient_function(model, from_logits):
     """Gradient of the summed loss by the inputs, compiled."""
 
-    def loss(x, y):
+    def loss(x, targets):
         scores = ops.cast(model(x, training=False), "float32")
+        scores = inputs.two_columns(scores, from_logits)
         # Keras' cross-entropy clips probabilities, which stops the gradient.
         if from_logits:
             logs = ops.log_softmax(scores)
         else:
             logs = ops.log(ops.maximum(scores, np.finfo("float32").tiny))
-        return -ops.sum(logs * ops.one_hot(y, scores.shape[-1]))
+        return -ops.sum(logs * targets)
 
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -147,10 +148,10 @@ def _of_tensorflow(loss):
     import tensorflow as tf
 
     @tf.function(reduce_retracing=True)
-    def gradient(x, y):
+    def gradient(x, targets):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = loss(x, y)
+            value = loss(x, targets)
         return tape.gradient(value, x)
 
-    return lambda x, y: gradient(tf.constant(x), tf.constant(y))
+    return lambda x, targets: gradient(tf.constant(x), tf.constant(targets))

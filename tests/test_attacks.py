@@ -117,3 +117,36 @@ def test_bad_input(change, message):
     arguments = {"x": GREY, "y": [0], **change}
     with pytest.raises(ValueError, match=message):
         fast_gradient_sign(_linear(KERNEL), **arguments)
+
+
+def test_one_column_is_two_logits():
+    """A logit z of class 1 is attacked as the logits (0, z)."""
+    generator = np.random.default_rng(2)
+    x = generator.uniform(size=(6, 2, 2, 1)).astype("float32")
+    y = generator.integers(2, size=6)
+    column = generator.normal(size=(4, 1))
+    expected = fast_gradient_sign(
+        _linear(np.concatenate([0 * column, column], axis=1)), x, y
+    )
+    for activation in ("linear", "sigmoid"):
+        model = _linear(column, activation)
+        np.testing.assert_array_equal(fast_gradient_sign(model, x, y), expected)
+
+
+def test_pixels_to_ignore_are_not_attacked():
+    """Each pixel is classified by itself: those without a label stay."""
+    model = keras.Sequential(
+        [
+            keras.Input((2, 2, 1)),
+            keras.layers.Conv2D(2, 1, activation="softmax"),
+        ]
+    )
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    )
+    ensemble = kft.EnsembleModel([model])
+    x = np.full((1, 2, 2, 1), 0.5, "float32")
+    y = np.array([[[0, 1], [-1, -1]]])
+    moved = fast_gradient_sign(ensemble, x, y, 0.1)[0, :, :, 0] - 0.5
+    np.testing.assert_allclose(np.abs(moved), [[0.1] * 2, [0] * 2], atol=1e-6)
+    assert np.sign(moved[0, 0]) == -np.sign(moved[0, 1])

@@ -244,11 +244,15 @@ class Collector(keras.callbacks.Callback):
         """The name of the phase of an epoch."""
         return "run"
 
-    def ensemble(self):
-        """Returns the `EnsembleModel` of the collected tickets."""
+    def ensemble(self, **kwargs):
+        """Returns the `EnsembleModel` of the collected tickets.
+
+        Args:
+            **kwargs: Further arguments of `EnsembleModel`.
+        """
         from keras_freetickets.models.ensemble import EnsembleModel
 
-        return EnsembleModel.from_tickets(self.directory)
+        return EnsembleModel.from_tickets(self.directory, **kwargs)
 
 
 def ticket_of(model):

@@ -264,6 +264,18 @@ def members_first(members, members_axis):
 # Labels and weights.
 
 
+def _with_rank(y_true, y_pred):
+    """Labels of a known rank.
+
+    A step of TensorFlow that was traced for labels (batch,) and is then given
+    (batch, 1) is traced again for labels of any rank. They are integers: as
+    one-hot labels they would not fit in here.
+    """
+    if getattr(y_true.shape, "rank", 0) is None:
+        return ops.reshape(y_true, ops.shape(y_pred)[:-1])
+    return y_true
+
+
 def is_one_hot(y_true, y_pred):
     """Whether labels are of the shape `(batch, ..., classes)`."""
     return (
@@ -351,7 +363,7 @@ def read_labels(y_true, y_pred, ignore_class=None):
         boolean tensor of what is not, or `None` for all; and float32
         distributions `(batch, ..., classes)`, or `None`.
     """
-    y_true = ops.convert_to_tensor(y_true)
+    y_true = _with_rank(ops.convert_to_tensor(y_true), y_pred)
     classes = y_pred.shape[-1]
     one_hot = is_one_hot(y_true, y_pred)
     labels = (
@@ -495,7 +507,7 @@ def read_rows(
 
 def _compared(y_true, y_pred, ignore_class):
     """What is not ignored, of labels that may be of other classes."""
-    y_true = ops.convert_to_tensor(y_true)
+    y_true = _with_rank(ops.convert_to_tensor(y_true), y_pred)
     labels = (
         ops.argmax(y_true, axis=-1)
         if is_one_hot(y_true, y_pred)

@@ -13,15 +13,16 @@ from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import inputs as checks
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
-from keras_freetickets.metrics.scores import negative_log_likelihood
+from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
 from keras_freetickets.models import compact
 from keras_freetickets.models import member_selection
 from keras_freetickets.models.members import check_members
-from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.members import revived
 from keras_freetickets.models.members import state_of
 from keras_freetickets.models.members import uncompiled
+from keras_freetickets.models.outputs import probabilities
 from keras_freetickets.models.outputs import renormalized
+from keras_freetickets.models.outputs import settings_of
 from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.ticket_files import load_ticket
 from keras_freetickets.models.ticket_files import models_of
@@ -46,9 +47,15 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
 
     Args:
         members: List of built Keras models of the same architecture with one
-            output, `(batch, classes)`.
-        from_logits: Whether the members return logits. `None` to tell by the
-            activation of their last layer (softmax or linear).
+            output, `(batch, ..., classes)`, or `(batch, ..., 1)` with the
+            probability or logit of class 1.
+        from_logits: Whether the members return logits. `None` to tell by
+            their last layer: probabilities after a softmax, or the sigmoid of
+            one column; logits if it is linear and the loss that the members
+            were compiled with says so.
+        ignore_class: Integer, the label that the compiled loss and metrics,
+            and `select_members`, do not count. `None` (default) for that of
+            the members' loss, if it has one.
         name: Name of the model.
         template: Serialized member; used in loading.
         num_members: Integer; used in loading.
@@ -57,7 +64,8 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
     Raises:
         TypeError: If a member is not a Keras model.
         ValueError: If there are no members, or they differ in inputs, classes
-            or architecture, or logits cannot be told from probabilities.
+            or architecture, were trained as regressors, or logits cannot be
+            told from probabilities.
 
     Example:
 
@@ -79,28 +87,31 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         self,
         members=None,
         from_logits=None,
+        ignore_class=None,
         name=None,
         template=None,
         num_members=None,
         **kwargs,
     ):
         super().__init__(name=name, trainable=False, **_without(kwargs))
+        checks.check_ignore_class(ignore_class)
+        if from_logits is not None and not isinstance(from_logits, bool):
+            raise ValueError(
+                "`from_logits` must be True, False or None. "
+                f"Received: from_logits={from_logits}"
+            )
         if template is None:
             check_members([] if members is None else members)
+            from_logits, ignored = settings_of(members, from_logits)
+            ignore_class = ignored if ignore_class is None else ignore_class
             template = uncompiled(members[0])
             num_members = len(members)
         self._config = template
         self.num_members = num_members
         model = revived(template)
         self._template = _Untracked(model)
-        if from_logits is None:
-            from_logits = gives_logits(model)
-        if not isinstance(from_logits, bool):
-            raise ValueError(
-                "`from_logits` must be True, False or None. "
-                f"Received: from_logits={from_logits}"
-            )
         self.from_logits = from_logits
+        self.ignore_class = ignore_class
         self._stacks = [
             self._stack(i, v) for i, v in enumerate(state_of(model))
         ]
@@ -111,8 +122,11 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         if members:
             keras_adapter.copy_adapted_state(members[0], model)
         self.compile(
-            loss=negative_log_likelihood,
-            metrics=[Accuracy(), NegativeLogLikelihood()],
+            loss=NegativeLogLikelihoodLoss(ignore_class),
+            metrics=[
+                Accuracy(ignore_class=ignore_class),
+                NegativeLogLikelihood(ignore_class=ignore_class),
+            ],
         )
 
     def _stack(self, i, variable):
@@ -287,7 +301,9 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             raise ValueError(
                 f"`source` must be tickets that agree with the members: {error}"
             ) from error
-        return type(self)(own + added, self.from_logits, self.name)
+        return type(self)(
+            own + added, self.from_logits, self.ignore_class, self.name
+        )
 
     def without_members(self, indices):
         """Makes an ensemble of the members but some.
@@ -340,8 +356,8 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             x: Inputs that the members were not trained on, or a
                 `tf.data.Dataset` of batches of inputs and labels (weights are
                 not used).
-            y: Labels `(examples,)`, integers, or one-hot
-                `(examples, classes)`. Not for a dataset.
+            y: Labels `(examples, ...)`, integers, or one-hot
+                `(examples, ..., classes)`. Not for a dataset.
             metric: `"nll"` (default, as in Neural Ensemble Search) or
                 `"accuracy"`.
             max_members: Positive integer, the largest size to try. `None`
@@ -372,7 +388,11 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         member_selection.check_metric(metric)
         x, y = member_selection.held_out(x, y)
         order, scores, best = member_selection.forward_selection(
-            self._distributions(x, batch_size), y, metric, max_members
+            self._distributions(x, batch_size),
+            y,
+            metric,
+            max_members,
+            self.ignore_class,
         )
         chosen = order[:best]
         return member_selection.MemberSelection(
@@ -431,21 +451,27 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
         return model
 
     def _member_probabilities(self, inputs):
-        """Tensor of shape `(members, batch, classes)`."""
+        """Tensor of shape `(members, batch, ..., classes)`."""
         model = self._template.model
         cut = len(model.trainable_variables)
-        outputs = []
+        outputs, mask = [], None
         for i in range(self.num_members):
             values = [ops.convert_to_tensor(s)[i] for s in self._stacks]
             y, _ = model.stateless_call(
                 values[:cut], values[cut:], inputs, training=False
             )
-            y = ops.cast(y, "float32")
-            outputs.append(ops.softmax(y) if self.from_logits else y)
-        return ops.stack(outputs)
+            mask = keras_adapter.mask_of(y)
+            outputs.append(probabilities(y, self.from_logits))
+        stacked = ops.stack(outputs)
+        keras_adapter.set_mask(stacked, mask)
+        return stacked
 
     def call(self, inputs, training=None):
-        return ops.mean(self._member_probabilities(inputs), axis=0)
+        stacked = self._member_probabilities(inputs)
+        mean = ops.mean(stacked, axis=0)
+        # What the members mask, such as padded tokens, is not scored.
+        keras_adapter.set_mask(mean, keras_adapter.mask_of(stacked))
+        return mean
 
     def compute_output_shape(self, input_shape):
         return self._template.model.compute_output_shape(input_shape)
@@ -459,7 +485,8 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             batch_size: Integer, for arrays.
 
         Returns:
-            Array of shape `(members, examples, classes)`.
+            Array of shape `(members, examples, ..., classes)`, or
+            `(members, examples, ..., 1)` of class 1.
         """
         if self._view is None:
             # Kept, as Keras traces each model anew.
@@ -476,8 +503,8 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             batch_size: Integer, for arrays.
 
         Returns:
-            Dict of arrays. `"probabilities"`, `(examples, classes)`: the mean
-            of the members'. And of shape `(examples,)`:
+            Dict of arrays. `"probabilities"`, `(examples, ..., classes)`: the
+            mean of the members'. And of shape `(examples, ...)`:
             `"predictive_entropy"`, all uncertainty, in nats, in
             [0, log(classes)]; its parts, `"expected_entropy"`, which each
             member sees, and `"mutual_information"`, which they differ in;
@@ -544,6 +571,7 @@ class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
             "template": copy.deepcopy(self._config),
             "num_members": self.num_members,
             "from_logits": self.from_logits,
+            "ignore_class": self.ignore_class,
             "name": self.name,
         }
 

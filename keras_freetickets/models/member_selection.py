@@ -46,14 +46,19 @@ def check_metric(metric):
     inputs.check_choice("metric", metric, set(_METRICS))
 
 
-def forward_selection(members, y, metric="nll", max_members=None):
+def forward_selection(
+    members, y, metric="nll", max_members=None, ignore_class=None
+):
     """Adds, one at a time, the member that helps the mean most.
 
     Args:
-        members: Array of probabilities `(members, examples, classes)`.
-        y: Labels `(examples,)`, integers, or one-hot `(examples, classes)`.
+        members: Array of probabilities `(members, examples, ..., classes)`,
+            or `(members, examples, ..., 1)` of class 1.
+        y: Labels `(examples, ...)`, integers, or one-hot
+            `(examples, ..., classes)`.
         metric: `"nll"` or `"accuracy"`.
         max_members: Positive integer, when to stop; `None` for all.
+        ignore_class: Integer, the label that is not counted, or `None`.
 
     Returns:
         Tuple of the order (list of integers), the scores of its beginnings
@@ -71,7 +76,7 @@ def forward_selection(members, y, metric="nll", max_members=None):
     """
     check_metric(metric)
     score, sign = _METRICS[metric]
-    labels = _labels(y, members)
+    members, labels = _rows(members, y, ignore_class)
     total = np.zeros(members.shape[1:])
     order, scores = [], []
     for size in range(1, _count(max_members, len(members)) + 1):
@@ -92,19 +97,18 @@ def _count(max_members, count):
     return min(max_members, count)
 
 
-def _labels(y, members):
-    _, examples, classes = members.shape
-    y = np.asarray(y)
-    if y.shape == (examples, classes):
-        return y.argmax(axis=-1)
-    if y.size != examples or examples == 0 or y.dtype.kind not in "biuf":
+def _rows(members, y, ignore_class):
+    """Members' rows `(members, rows, classes)` and labels that count."""
+    labels, counted = inputs.read_label_array(
+        y, members.shape[1:], ignore_class, "y"
+    )
+    if not counted.any():
         raise ValueError(
-            "`y` must hold a number for each example, or a row of one-hot, "
-            f"and one example or more. Received: y of shape {y.shape} and "
-            f"dtype {y.dtype} for {examples} examples of {classes} classes"
+            "`y` must hold one label or more that counts. Received: y of "
+            f"shape {np.shape(y)} with ignore_class={ignore_class}"
         )
-    inputs.check_labels(y, classes, "y")
-    return y.reshape(-1).astype("int64")
+    rows = inputs.two_columns(members[:, counted], False, backend=np)
+    return rows, labels[counted]
 
 
 def held_out(x, y=None):

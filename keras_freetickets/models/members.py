@@ -35,15 +35,18 @@ def check_members(members):
             raise ValueError(f"`members` must be built. Received: member {i}")
         if len(member.outputs) != 1:
             raise ValueError(
-                "`members` must have one output each. "
+                "`members` must have one output each: of each of several make "
+                "an ensemble of its own, of the members "
+                "`keras.Model(model.inputs, model.outputs[k])`. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
         check_copied_by_config(member)
         shape = tuple(member.outputs[0].shape)
-        if len(shape) != 2 or shape[1] == 1:
+        if len(shape) < 2 or shape[-1] in (None, 0):
             raise ValueError(
                 "`members` must return a score for each of two or more "
-                f"classes, (batch, classes). Received: member {i} that "
+                "classes, (batch, ..., classes), or for class 1 of a binary "
+                f"classifier, (batch, ..., 1). Received: member {i} that "
                 f"returns {shape}"
             )
         _check_alike(members[0], member, i)
@@ -156,12 +159,41 @@ def state_of(model):
     return list(model.trainable_variables) + list(model.non_trainable_variables)
 
 
-# The mean of probabilities is one of them, and that of logits too.
-_PASSING = (keras.layers.Identity, keras.layers.GlobalAveragePooling1D)
+# What passes on probabilities as probabilities, and logits as logits: a mean
+# of probabilities is one of them.
+_PASSING = (
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.Identity,
+    keras.layers.Reshape,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
+)
+# Other interpolations overshoot.
+_CONVEX = ("nearest", "bilinear")
+
+
+def _passes(layer, passing):
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.linear
+    if getattr(layer, "interpolation", "nearest") not in _CONVEX:
+        return False
+    return isinstance(layer, passing)
 
 
 def last_layer(model, passing=_PASSING):
-    """The layer that gives the outputs, beneath those that only pass on."""
+    """The layer that gives the outputs, beneath those that only pass on.
+
+    Args:
+        model: A Keras model with a graph and one output.
+        passing: Tuple of layer classes that pass on.
+    """
+    return _end(model, passing)[0]
+
+
+def _end(model, passing=_PASSING):
+    """That layer, and the tensor that it gives."""
     tensor = model.outputs[0]
     while True:
         layer, inputs = keras_adapter.origin(tensor)
@@ -169,31 +201,52 @@ def last_layer(model, passing=_PASSING):
         if isinstance(layer, keras.Model):
             tensor = layer.outputs[0]
             continue
-        passes = isinstance(layer, passing) or (
-            isinstance(layer, keras.layers.Activation)
-            and layer.activation is keras.activations.linear
-        )
-        if not passes:
-            return layer
+        if not _passes(layer, passing):
+            return layer, tensor
         tensor = inputs[0]
 
 
 def gives_logits(model):
-    """Whether the last layer's activation leaves logits, not probabilities."""
-    layer = last_layer(model)
+    """Whether the last layer's activation leaves logits, not probabilities.
+
+    Args:
+        model: A Keras model with one output, `(batch, ..., classes)` or
+            `(batch, ..., 1)`.
+
+    Raises:
+        ValueError: If it is an activation that says neither.
+    """
+    layer, given = _end(model)
+    classes = model.outputs[0].shape[-1]
     activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax):
-        return False
     name = getattr(activation, "__name__", None)
-    if name == "softmax":
+    if isinstance(layer, keras.layers.Softmax):
+        name = "softmax"
+    # A softmax whose outputs were reshaped since is of another axis.
+    if name == "softmax" and given.shape[-1] == classes:
+        return False
+    if name == "sigmoid" and classes == 1:
         return False
     if name == "linear":
         return True
+    if name == "sigmoid":
+        raise ValueError(several_labels(classes))
     raise ValueError(
         "`from_logits` must be given: the activation of the last layer is "
-        "neither softmax nor linear. "
+        "neither softmax nor linear, nor the sigmoid of one column. "
         f"Received: from_logits=None, last layer {layer.name!r} with "
         f"activation {name}"
+    )
+
+
+def several_labels(count):
+    """The sentence for models that give a yes or no for each of many labels."""
+    return (
+        "`members` must choose one class of several, or return one column. A "
+        "model of several labels at once is one of binary positions: end it "
+        f"with keras.layers.Reshape(({count}, 1)), and pass labels of shape "
+        f"(examples, {count}). Received: a model with a sigmoid or a binary "
+        f"loss for each of {count} columns"
     )
 
 

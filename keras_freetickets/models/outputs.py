@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import inputs as checks
+from keras_freetickets.models.losses_of_members import loss_facts
 from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.members import revived
+from keras_freetickets.models.members import several_labels
 from keras_freetickets.models.members import uncompiled
 
 # How far from one float32 leaves the sum of a softmax.
@@ -14,21 +17,106 @@ _ROUNDING = 1e-5
 _REMOVABLE = (keras.activations.softmax, keras.activations.linear)
 
 
+def probabilities(outputs, from_logits):
+    """What a model returns as float32 probabilities, in the same form.
+
+    Args:
+        outputs: Tensor `(batch, ..., classes)`, or `(batch, ..., 1)` of
+            class 1.
+        from_logits: Whether they are logits.
+    """
+    outputs = ops.cast(outputs, "float32")
+    if not from_logits:
+        return outputs
+    one_column = outputs.shape[-1] == 1
+    return ops.sigmoid(outputs) if one_column else ops.softmax(outputs)
+
+
+def settings_of(members, from_logits=None):
+    """How the outputs of an ensemble's members are read.
+
+    Args:
+        members: List of Keras models that agree in their architecture.
+        from_logits: Whether they return logits; `None` to tell by the last
+            layer and the loss.
+
+    Returns:
+        Tuple of `from_logits` and of `ignore_class`, that of the members'
+        loss or `None`.
+
+    Raises:
+        ValueError: If they were trained as regressors, or to give several
+            labels at once, or nothing says what they return.
+    """
+    facts = [loss_facts(member) for member in members]
+    known = [one for one in facts if one.name is not None]
+    ignored = {one.ignore_class for one in known}
+    ignore_class = ignored.pop() if len(ignored) == 1 else None
+    columns = members[0].outputs[0].shape[-1]
+    if columns > 1 and any(one.is_of_columns for one in known):
+        raise ValueError(several_labels(columns))
+    if from_logits is not None:
+        return from_logits, ignore_class
+    logits = gives_logits(members[0])
+    if not logits and columns > 1:
+        return False, ignore_class  # a softmax, whatever the loss
+    _check_classifiers(known)
+    said = {one.from_logits for one in known if one.is_classification}
+    if logits and said != {True}:
+        raise ValueError(
+            "`from_logits` must be given where the last layer is linear and no "
+            "loss says that it gives logits: the numbers may be a regressor's "
+            "as well. Pass True for a classifier's logits. Received: "
+            f"from_logits=None, members {_trained_with(known)}"
+        )
+    return logits, ignore_class
+
+
+def _check_classifiers(known):
+    for facts in known:
+        if facts.is_regression:
+            raise ValueError(
+                "`members` must be classifiers: an ensemble averages the "
+                "probabilities of classes. Of regressors average the outputs, "
+                "np.mean([m.predict(x) for m in members], axis=0); pass "
+                "`from_logits` if these are classifiers nevertheless. "
+                f"Received: members {_trained_with(known)}"
+            )
+
+
+def _trained_with(known):
+    names = sorted({facts.name for facts in known})
+    if not names:
+        return "without a loss (not compiled)"
+    said = {facts.from_logits for facts in known} - {None}
+    note = f" with from_logits={said.pop()}" if len(said) == 1 else ""
+    return f"with the loss {', '.join(names)}{note}"
+
+
 def returns_logits(model, predictions):
     """Whether a model returns logits, by its last layer or what it returned.
 
     Args:
-        model: A Keras model with one output `(batch, classes)`.
+        model: A Keras model with one output `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1.
         predictions: Array of what it returned.
 
     Returns:
         Boolean.
 
     Raises:
-        ValueError: If they are neither logits nor distributions.
+        ValueError: If they are neither logits nor distributions, or the model
+            was trained as a regressor.
     """
     if getattr(model, "returns_probabilities", False):
         return False
+    facts = loss_facts(model)
+    if facts.is_regression and not checks.is_distribution(predictions):
+        raise ValueError(
+            "`model` must be a classifier; pass `from_logits` if it is one "
+            "nevertheless. "
+            f"Received: a model trained with the loss {facts.name}"
+        )
     if getattr(model, "outputs", None):
         try:
             return gives_logits(model)
@@ -60,6 +148,8 @@ def renormalized(probabilities):
     values = np.asarray(probabilities)
     half = values.dtype.itemsize <= 2
     values = values.astype("float32") if half else values
+    if values.shape[-1] == 1:
+        return values
     # What was once of half precision may be off by that much.
     if not checks.is_distribution(values.astype("float16")):
         return values
@@ -76,10 +166,10 @@ def logits_model(model):
         model: A Functional or Sequential model.
 
     Returns:
-        A model that returns logits, or `None` where what comes last is no
-        softmax that can be left out.
+        A model that returns logits, one for each class, or `None` where what
+        comes last is not a softmax that can be left out.
     """
-    if not getattr(model, "outputs", None):
+    if not getattr(model, "outputs", None) or model.outputs[0].shape[-1] == 1:
         return None
     copy = revived(uncompiled(model))
     for mine, theirs in keras_adapter.paired_variables(copy, model):

@@ -1,7 +1,9 @@
 """Tickets on disk, read to be members of an ensemble."""
 
+import json
 import os
 import re
+import zipfile
 
 import keras
 
@@ -79,15 +81,31 @@ def _natural(name):
 
 
 def load_ticket(path):
-    """The model in a file, not compiled."""
+    """The model in a file, not compiled; with its `loss`, if that is known.
+
+    It says what the model returns.
+    """
     try:
         if not os.path.exists(path):
             raise FileNotFoundError(path)
         if not os.path.isfile(path):  # a pipe would be waited for
             raise ValueError("it is no regular file")
-        return keras.saving.load_model(path, compile=False)
+        model = keras.saving.load_model(path, compile=False)
+        model.loss = _loss_in(path)
+        return model
     except Exception as error:
         raise ValueError(
             f"`source` names a ticket that cannot be read: {path} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _loss_in(path):
+    """The loss that a model was saved with, or `None`."""
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+    loss = (config.get("compile_config") or {}).get("loss")
+    try:
+        return keras.saving.deserialize_keras_object(loss)
+    except Exception:  # of a kind that is not registered with Keras
+        return None

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_freetickets.metrics import area_under_risk_coverage
 from keras_freetickets.metrics import auroc
+from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics import reliability_bins
 from keras_freetickets.metrics import risk_coverage_curve
 from keras_freetickets.metrics import roc_curve
@@ -75,16 +76,21 @@ def _named(name, text):
     return f"{name}: {text}" if name else text
 
 
-def reliability_diagram(predictions, labels=None, path=None, num_bins=15):
+def reliability_diagram(
+    predictions, labels=None, path=None, num_bins=15, ignore_class=None
+):
     """Draws accuracy against confidence, one panel for each model.
 
     Args:
-        predictions: Probabilities `(examples, classes)`, or a dict from a
-            name to them, or, without `labels`, a dict from a name to
+        predictions: Probabilities `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1, or a dict from a name to them,
+            or, without `labels`, a dict from a name to
             `(probabilities, labels)`.
-        labels: Integer array `(examples,)`, of all models.
+        labels: Integer array `(examples, ...)`, of all models.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         num_bins: Integer, as for `ExpectedCalibrationError`.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
@@ -106,7 +112,9 @@ def reliability_diagram(predictions, labels=None, path=None, num_bins=15):
     for axes, (name, (probabilities, labels)) in zip(
         panels, predictions.items()
     ):
-        bins = reliability_bins(probabilities, labels, num_bins)
+        bins = reliability_bins(
+            probabilities, labels, num_bins, ignore_class=ignore_class
+        )
         confidence, accuracy, count = bins
         if not count.any():
             raise ValueError(
@@ -147,15 +155,17 @@ def reliability_diagram(predictions, labels=None, path=None, num_bins=15):
     return figures.save(figure, path)
 
 
-def risk_coverage_curves(predictions, labels=None, path=None):
+def risk_coverage_curves(
+    predictions, labels=None, path=None, ignore_class=None
+):
     """Draws the errors among the surest examples against their share.
 
     Args:
-        predictions: Probabilities `(examples, classes)`, or a dict from a
-            name to them, or, without `labels`, a dict from a name to
-            `(probabilities, labels)`.
-        labels: Integer array `(examples,)`, of all models.
+        predictions: As for `reliability_diagram`.
+        labels: Integer array `(examples, ...)`, of all models.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
@@ -175,8 +185,9 @@ def risk_coverage_curves(predictions, labels=None, path=None):
     for dashes, (name, (probabilities, labels)) in zip(
         _dashes(len(predictions)), predictions.items()
     ):
-        coverage, risk = risk_coverage_curve(probabilities, labels)
-        area = area_under_risk_coverage(probabilities, labels)
+        given = probabilities, labels, None, ignore_class
+        coverage, risk = risk_coverage_curve(*given)
+        area = area_under_risk_coverage(*given)
         label = _named(name, f"area (AURC) {area:.4f}")
         axes.plot(coverage, risk, dashes, label=label)
     axes.set_xlabel("coverage: share of examples answered, the surest first")
@@ -358,7 +369,9 @@ def matrices(values, path=None, names=None):
     return figures.save(figure, path)
 
 
-def predictions_in_plane(members, labels, path=None, names=None, seed=0):
+def predictions_in_plane(
+    members, labels, path=None, names=None, seed=0, ignore_class=None
+):
     """Draws the predictions of members in the plane, by t-SNE.
 
     All members' log-probabilities are laid out together: an image's points
@@ -366,19 +379,23 @@ def predictions_in_plane(members, labels, path=None, names=None, seed=0):
     labels; images that some member reads otherwise than others are ringed.
 
     Args:
-        members: Probabilities `(members, examples, classes)`. A few hundred
-            examples are enough, and thousands slow.
-        labels: Integer array `(examples,)`.
+        members: Probabilities `(members, examples, ..., classes)`, or
+            `(members, examples, ..., 1)` of class 1. A few hundred examples
+            are enough, and thousands slow.
+        labels: Integer array `(examples, ...)`, or one-hot.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         names: List of the members' names, numbers if `None`.
         seed: Integer, of t-SNE.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib or scikit-learn is not installed.
-        ValueError: If there are fewer than 4 predictions.
+        ValueError: If there are fewer than 4 predictions, or labels are not
+            classes, more or fewer.
 
     Example:
 
@@ -390,7 +407,11 @@ def predictions_in_plane(members, labels, path=None, names=None, seed=0):
     Reference:
         van der Maaten and Hinton, 2008, JMLR 9.
     """
-    members = np.asarray(members)
+    members = inputs.two_columns(np.asarray(members), False, backend=np)
+    labels, counted = inputs.read_label_array(
+        labels, members.shape[1:], ignore_class
+    )
+    members, labels = members[:, counted], labels[counted]
     count = len(members)
     points = _embed(members.reshape(-1, members.shape[-1]), seed)
     points = points.reshape(count, -1, 2)

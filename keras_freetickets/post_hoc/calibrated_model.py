@@ -11,7 +11,7 @@ from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics.calibration import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
-from keras_freetickets.metrics.scores import negative_log_likelihood
+from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.outputs import renormalized
 from keras_freetickets.models.outputs import returns_logits
@@ -30,12 +30,14 @@ class CalibratedModel(CountsParameters, keras.Model):
     makes one.
 
     Args:
-        model: Built Keras model with one output `(batch, classes)`, or an
-            `EnsembleModel`.
+        model: Built Keras model with one output `(batch, ..., classes)` or
+            `(batch, ..., 1)`, or an `EnsembleModel`.
         calibrators: List of fitted `Calibrator`s: one, for what the model
             returns, or as many as an ensemble has members.
         order: `"pool_first"` or, for an ensemble, `"members_first"`: whether
             the mean or each member is calibrated.
+        ignore_class: Integer, the label that the compiled loss and metrics do
+            not count, or `None` (default).
         name: Name of the model.
         **kwargs: What Keras adds when it loads a model.
 
@@ -54,7 +56,13 @@ class CalibratedModel(CountsParameters, keras.Model):
     returns_probabilities = True
 
     def __init__(
-        self, model, calibrators, order="pool_first", name=None, **kwargs
+        self,
+        model,
+        calibrators,
+        order="pool_first",
+        ignore_class=None,
+        name=None,
+        **kwargs,
     ):
         kwargs.pop("trainable", None)
         super().__init__(name=name, trainable=False, **kwargs)
@@ -68,13 +76,14 @@ class CalibratedModel(CountsParameters, keras.Model):
         self.model = model
         self.calibrators = list(calibrators)
         self.order = order
+        self.ignore_class = ignore_class
         self.built = True
         self.compile(
-            loss=negative_log_likelihood,
+            loss=NegativeLogLikelihoodLoss(ignore_class),
             metrics=[
-                Accuracy(),
-                NegativeLogLikelihood(),
-                ExpectedCalibrationError(),
+                Accuracy(ignore_class=ignore_class),
+                NegativeLogLikelihood(ignore_class=ignore_class),
+                ExpectedCalibrationError(ignore_class=ignore_class),
             ],
         )
 
@@ -124,6 +133,7 @@ class CalibratedModel(CountsParameters, keras.Model):
                 keras.saving.serialize_keras_object(c) for c in self.calibrators
             ],
             "order": self.order,
+            "ignore_class": self.ignore_class,
             "name": self.name,
         }
 
@@ -136,7 +146,8 @@ class CalibratedModel(CountsParameters, keras.Model):
 
         parts = [revived(c) for c in config["calibrators"]]
         model = revived(config["model"])
-        return cls(model, parts, config["order"], config["name"])
+        settings = {**config, "model": model, "calibrators": parts}
+        return cls(**settings)
 
 
 def _check_order(model, order):
@@ -172,6 +183,7 @@ def calibrate(
     calibrator="temperature",
     order="pool_first",
     from_logits=None,
+    ignore_class=None,
     input_mask_ratio=0.0,
     num_draws=10,
     seed=0,
@@ -180,11 +192,12 @@ def calibrate(
     """Fits a calibrator to held-out data and puts it behind a model.
 
     Args:
-        model: Built Keras model with one output `(batch, classes)`, or an
-            `EnsembleModel`. It is left as it is.
+        model: Built Keras model with one output `(batch, ..., classes)`, or
+            `(batch, ..., 1)` of class 1, or an `EnsembleModel`. It is left as
+            it is.
         x: Array of inputs that the model was not trained on, or a
             `tf.data.Dataset` of batches of inputs and labels.
-        y: Labels `(examples,)`, integers, or one-hot. Not for a dataset.
+        y: Labels `(examples, ...)`, integers, or one-hot. Not for a dataset.
         calibrator: `"temperature"`, `"vector"`, `"isotonic"` or a
             `Calibrator`.
         order: For an ensemble `"pool_first"`: the mean of the members is
@@ -193,6 +206,8 @@ def calibrate(
         from_logits: Whether the model returns logits; `None` to tell by the
             activation of its last layer or, where that says nothing, by
             whether its outputs are distributions.
+        ignore_class: Integer, the label that is not counted. `None` (default)
+            for that of an ensemble, if it has one.
         input_mask_ratio: Float in [0, 1). Above 0 this share of the input
             values, each pixel and channel by itself, is set to zero: masked
             temperature scaling, for when the only data are those that the
@@ -211,7 +226,7 @@ def calibrate(
         TypeError: If `model` is not a Keras model.
         ValueError: If an argument is out of range, there are no examples or
             only of one class, labels are not classes, or the model returns
-            neither logits nor distributions.
+            neither logits nor distributions, or was trained as a regressor.
 
     Example:
 
@@ -231,6 +246,9 @@ def calibrate(
             f"Received: input_mask_ratio={input_mask_ratio}"
         )
     check_count("num_draws", num_draws)
+    if ignore_class is None:
+        ignore_class = getattr(model, "ignore_class", None)
+    inputs.check_ignore_class(ignore_class)
     x, y = _arrays(x, y)
     members_first = order == "members_first"
     predictions = []
@@ -250,9 +268,10 @@ def calibrate(
     if not from_logits:
         predictions = renormalized(predictions)
     fitted = [
-        layers.get(calibrator, from_logits).fit(one, y) for one in predictions
+        layers.get(calibrator, from_logits).fit(one, y, ignore_class)
+        for one in predictions
     ]
-    return CalibratedModel(model, fitted, order)
+    return CalibratedModel(model, fitted, order, ignore_class)
 
 
 def _arrays(x, y):

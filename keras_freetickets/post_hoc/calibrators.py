@@ -21,7 +21,10 @@ _TINY = np.finfo("float32").tiny
 
 
 class Calibrator(keras.layers.Layer):
-    """Base of the layers that calibrate; a subclass fits and calls.
+    """Base of the layers that calibrate; a subclass fits and calibrates.
+
+    What is given in one column, the probability or logit of class 1 of a
+    binary classifier, comes back in one column.
 
     Args:
         from_logits: Whether what it is given are logits.
@@ -44,14 +47,16 @@ class Calibrator(keras.layers.Layer):
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
 
-    def fit(self, predictions, labels):
+    def fit(self, predictions, labels, ignore_class=None):
         """Fits the layer to held-out predictions.
 
         Args:
-            predictions: Array `(examples, classes)` of probabilities, or of
-                logits if `from_logits`.
-            labels: Integer array `(examples,)`, or one-hot
-                `(examples, classes)`.
+            predictions: Array `(examples, ..., classes)` of probabilities, or
+                of logits if `from_logits`; or `(examples, ..., 1)` of class 1.
+            labels: Integer array `(examples, ...)`, or one-hot
+                `(examples, ..., classes)`.
+            ignore_class: Integer, the label that is not counted, or `None`
+                (default).
 
         Returns:
             The layer.
@@ -60,15 +65,27 @@ class Calibrator(keras.layers.Layer):
             ValueError: If there are no examples or only of one class, labels
                 are not classes, or rows of probabilities do not sum to one.
         """
-        predictions, labels = _read(predictions, labels, self.from_logits)
+        predictions, labels = _read(
+            predictions, labels, self.from_logits, ignore_class
+        )
         self._fit(predictions, labels)
         return self
 
     def _fit(self, predictions, labels):
+        """Fits to float64 rows `(rows, classes)` and labels `(rows,)`."""
         raise NotImplementedError  # abstract
 
-    def _logits(self, predictions):
+    def _calibrated(self, predictions):
+        """Probabilities of float32 predictions `(..., classes)`."""
+        raise NotImplementedError  # abstract
+
+    def call(self, predictions):
         predictions = ops.cast(predictions, "float32")
+        one_column = predictions.shape[-1] == 1
+        both = inputs.two_columns(predictions, self.from_logits)
+        return inputs.as_given(self._calibrated(both), one_column)
+
+    def _logits(self, predictions):
         if self.from_logits:
             return predictions
         return ops.log(ops.maximum(predictions, _TINY))
@@ -125,7 +142,7 @@ class TemperatureScaling(Calibrator):
             self.built = True
         self.scale.assign(value)
 
-    def call(self, predictions):
+    def _calibrated(self, predictions):
         return ops.softmax(self._logits(predictions) / self.scale)
 
 
@@ -169,7 +186,7 @@ class VectorScaling(Calibrator):
     def build(self, input_shape):
         self.scale, self.shift = (
             self.add_weight(
-                shape=(input_shape[-1],),
+                shape=(max(2, input_shape[-1]),),
                 initializer=initializer,
                 dtype="float32",
                 name=name,
@@ -186,7 +203,7 @@ class VectorScaling(Calibrator):
         self.scale.assign(scale)
         self.shift.assign(shift)
 
-    def call(self, predictions):
+    def _calibrated(self, predictions):
         logits = self._logits(predictions)
         return ops.softmax(self.scale * logits + self.shift)
 
@@ -229,7 +246,7 @@ class IsotonicCalibration(Calibrator):
     def build(self, input_shape):
         # Before it is fitted a curve goes straight from (0, 0) to (1, 1).
         line = np.linspace(0, 1, self.num_knots)
-        lines = np.tile(line, (input_shape[-1], 1)).astype("float32")
+        lines = np.tile(line, (max(2, input_shape[-1]), 1)).astype("float32")
         self.knots, self.heights = (
             self.add_weight(
                 shape=lines.shape,
@@ -255,18 +272,21 @@ class IsotonicCalibration(Calibrator):
         for variable, part in ((self.knots, 0), (self.heights, 1)):
             variable.assign(_padded([c[part] for c in curves], self.num_knots))
 
-    def call(self, predictions):
-        predictions = ops.cast(predictions, "float32")
+    def _calibrated(self, predictions):
         if self.from_logits:
             predictions = ops.softmax(predictions)
+        classes = predictions.shape[-1]
+        rows = ops.reshape(predictions, (-1, classes))
         columns = [
-            _interpolate(predictions[:, k], self.knots[k], self.heights[k])
-            for k in range(predictions.shape[-1])
+            _interpolate(rows[:, k], self.knots[k], self.heights[k])
+            for k in range(classes)
         ]
         values = ops.stack(columns, axis=-1)
         total = ops.sum(values, axis=-1, keepdims=True)
-        uniform = ops.ones_like(values) / len(columns)
-        return ops.where(total > 0, ops.divide_no_nan(values, total), uniform)
+        uniform = ops.ones_like(values) / classes
+        shares = ops.divide_no_nan(values, total)
+        calibrated = ops.where(total > 0, shares, uniform)
+        return ops.reshape(calibrated, ops.shape(predictions))
 
     def get_config(self):
         return {**super().get_config(), "num_knots": self.num_knots}
@@ -312,25 +332,30 @@ def get(calibrator, from_logits=False):
     return _CALIBRATORS[calibrator](from_logits=from_logits)
 
 
-def _read(predictions, labels, from_logits):
-    predictions = np.asarray(predictions)
+def _read(predictions, labels, from_logits, ignore_class):
+    """Float64 rows of two columns or more, and their labels."""
     if from_logits:
-        # Checked as probabilities are, but for their sum.
-        if not np.isfinite(predictions).all():
+        predictions = np.asarray(predictions)
+        inputs.check_shape(predictions, name="predictions")
+        labels, counted = inputs.read_label_array(
+            labels, predictions.shape, ignore_class
+        )
+        rows, labels = predictions[counted].astype("float64"), labels[counted]
+        if not np.isfinite(rows).all():
             raise ValueError(
                 "`predictions` must be finite. Received: predictions with NaN "
                 "or infinite values"
             )
-        checked, labels = inputs.read_arrays(_softmax(predictions), labels)
+        rows = inputs.two_columns(rows, from_logits, backend=np)
     else:
-        checked, labels = inputs.read_arrays(predictions, labels)
+        rows, labels = inputs.read_arrays(predictions, labels, ignore_class)
     if len(np.unique(labels)) < 2:
         raise ValueError(
             "`labels` must hold examples of two classes or more: one class "
             "says nothing about confidence. "
             f"Received: {len(labels)} examples of {np.unique(labels).tolist()}"
         )
-    return predictions.astype("float64"), labels
+    return rows.astype("float64"), labels
 
 
 def _softmax(logits):

@@ -55,6 +55,13 @@ def test_trust(tmp_path, monkeypatch):
         exec(block, names)
     assert (tmp_path / "run" / "calibrated.keras").exists()
     assert names["foggy"].shape == (8, 28, 28, 1)
+    chances = names["chances"]
+    error = kft.metrics.expected_calibration_error(chances, [1, 0, 1])
+    assert error == pytest.approx(0.3)
+    assert float(names["brier"].result()) == pytest.approx(2 / 3)
+    loss = kft.metrics.NegativeLogLikelihoodLoss(ignore_class=255)
+    found = float(loss(names["tags"], names["tokens"]))
+    assert found == pytest.approx(np.log(3), rel=1e-5)
     metrics, (p, y) = kft.metrics, (names["p"], names["y"])
     assert metrics.expected_calibration_error(p, y) == pytest.approx(
         0, abs=1e-6

@@ -87,13 +87,17 @@ def test_logits(x):
     logits = [model.predict(x, verbose=0) for model in models]
     exp = [np.exp(z - z.max(-1, keepdims=True)) for z in logits]
     expected = np.mean([e / e.sum(-1, keepdims=True) for e in exp], axis=0)
-    ensemble = kft.EnsembleModel(models)
-    assert ensemble.from_logits
-    np.testing.assert_allclose(
-        ensemble.predict(x, verbose=0), expected, atol=1e-6
-    )
     told = kft.EnsembleModel(models, from_logits=True)
-    assert told.from_logits
+    with pytest.raises(ValueError, match="`from_logits` must be given where"):
+        kft.EnsembleModel(models)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    for model in models:
+        model.compile(loss=loss)
+    for ensemble in (told, kft.EnsembleModel(models)):
+        assert ensemble.from_logits
+        np.testing.assert_allclose(
+            ensemble.predict(x, verbose=0), expected, atol=1e-6
+        )
 
 
 def test_save_and_load(ensemble, x, tmp_path):
@@ -216,7 +220,10 @@ def tail(activation, *more):
     ],
 )
 def test_logits_are_told_through_layers_that_pass_on(model, logits):
-    assert kft.EnsembleModel([model()]).from_logits is logits
+    member = model()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    member.compile(loss=loss)
+    assert kft.EnsembleModel([member]).from_logits is logits
 
 
 def test_activations_are_part_of_the_architecture():

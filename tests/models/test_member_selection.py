@@ -117,11 +117,11 @@ def test_bad_data(ensemble):
 
     for y, match in [
         (None, "`y` must be given with arrays"),
-        ([0], "`y` must hold a number for each example"),
+        ([0], "`y` must have one integer for each"),
         ([0, 2], r"`y` must hold integers in \[0, 2\)"),
         ([0, -1], r"`y` must hold integers in \[0, 2\)"),
         ([0.5, 0], r"`y` must hold integers in \[0, 2\)"),
-        (["a", "b"], "`y` must hold a number"),
+        (["a", "b"], "`y` must have one integer"),
     ]:
         with pytest.raises(ValueError, match=match):
             ensemble.select_members(X, y)

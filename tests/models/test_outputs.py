@@ -31,6 +31,9 @@ def test_rows_of_half_precision_sum_to_one_again():
         ([layers.Dense(3)], True),
         ([layers.Dense(3, activation="softmax")], False),
         ([layers.Dense(3), layers.Softmax()], False),
+        ([layers.Dense(1)], True),
+        ([layers.Dense(1, activation="sigmoid")], False),
+        ([layers.Dense(1, activation="sigmoid"), layers.Rescaling(1.0)], False),
         # Told by values: the last layer says nothing.
         ([layers.Dense(3), layers.Rescaling(2.0)], True),
         ([layers.Dense(3), layers.Softmax(), layers.Rescaling(1.0)], False),
@@ -43,7 +46,7 @@ def test_logits_or_not(ends, wanted):
 
 
 def test_an_ensemble_of_logits_returns_probabilities():
-    ensemble = kft.EnsembleModel([network(layers.Dense(3))] * 2)
+    ensemble = kft.EnsembleModel([network(layers.Dense(3))] * 2, True)
     assert not outputs.returns_logits(ensemble, ensemble.predict(X, verbose=0))
 
 
@@ -69,5 +72,7 @@ def test_a_copy_without_the_softmax(sparse):
 def test_what_has_no_logits():
     sigmoid = network(layers.Dense(3, activation="sigmoid"))
     assert outputs.logits_model(sigmoid) is None
-    ensemble = kft.EnsembleModel([network(layers.Dense(3))] * 2)
+    # One column fixes only the difference of two logits.
+    assert outputs.logits_model(network(layers.Dense(1))) is None
+    ensemble = kft.EnsembleModel([network(layers.Dense(3))] * 2, True)
     assert outputs.logits_model(ensemble) is None

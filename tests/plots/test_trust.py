@@ -131,6 +131,25 @@ def test_predictions_in_plane(tmp_path, classes):
         assert len(np.unique(colors, axis=0)) == classes
 
 
+def test_one_column_and_labels_to_ignore():
+    """A column [p] is drawn as [1 - p, p], and -1 is not drawn."""
+    p = np.random.default_rng(0).uniform(size=(20, 1))
+    labels = np.where(np.arange(20) < 4, -1, np.arange(20) % 2)
+    both = np.concatenate([1 - p, p], axis=1)
+    for draw in (plots.reliability_diagram, plots.risk_coverage_curves):
+        one = panels(draw(p, labels, ignore_class=-1))[0]
+        two = panels(draw(both[4:], labels[4:]))[0]
+        for mine, other in zip(one.lines, two.lines, strict=True):
+            np.testing.assert_allclose(mine.get_xydata(), other.get_xydata())
+    members = np.stack([p, p[::-1]])
+    figure = plots.predictions_in_plane(members, labels, ignore_class=-1)
+    disputed = np.sum((p > 0.5) != (p[::-1] > 0.5), axis=1)[4:].sum()
+    for axes in panels(figure):
+        dots, rings = axes.collections
+        assert len(dots.get_offsets()) == 16
+        assert len(rings.get_offsets()) == disputed
+
+
 def test_too_few_predictions_for_a_plane(tmp_path):
     with pytest.raises(ValueError, match="`members` must hold 4 predictions"):
         plots.predictions_in_plane(np.ones((3, 1, 2)) / 2, [0], tmp_path / "t")
