@@ -91,10 +91,12 @@ class CalibratedModel(CountsParameters, keras.Model):
         if self.order == "pool_first":
             return self.calibrators[0](self.model(inputs, training=False))
         members = self.model._member_probabilities(inputs)
-        return ops.mean(
+        mean = ops.mean(
             ops.stack([c(members[i]) for i, c in enumerate(self.calibrators)]),
             axis=0,
         )
+        keras_adapter.set_mask(mean, keras_adapter.mask_of(members))
+        return mean
 
     @property
     def input_shape(self):

@@ -46,6 +46,7 @@ class Calibrator(keras.layers.Layer):
         kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
+        self.supports_masking = True  # padded tokens stay masked
 
     def fit(self, predictions, labels, ignore_class=None):
         """Fits the layer to held-out predictions.

@@ -217,3 +217,29 @@ def test_masked_temperature_of_a_binary_model():
         binary(), LOGIT, LABEL, input_mask_ratio=0.3, num_draws=2
     )
     assert calibrated.calibrators[0].temperature > 1
+
+
+@pytest.mark.parametrize("kind", ["single", "pool_first", "members_first"])
+def test_padded_tokens_stay_masked(kind):
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(5, 3, mask_zero=True),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    order = "pool_first" if kind == "single" else kind
+    if kind != "single":
+        model = kft.EnsembleModel([model, model])
+    tokens = np.array([[1, 2, 3, 0], [2, 0, 0, 0]])
+    y = np.array([[0, 1, 2, -1], [1, -1, -1, -1]])
+    calibrated = post_hoc.calibrate(
+        model, tokens, y, "vector", order, ignore_class=-1
+    )
+    p = calibrated.predict(tokens, verbose=0)
+    # Padded tokens have a label here, but the mask says that they are none.
+    y = np.maximum(y, 0)
+    own = np.take_along_axis(p, y[..., None], -1)[..., 0][tokens > 0]
+    logs = calibrated.evaluate(tokens, y, verbose=0, return_dict=True)
+    assert logs["nll"] == pytest.approx(-np.log(own).mean(), rel=1e-4)
+    assert logs["loss"] == pytest.approx(logs["nll"], rel=1e-4)
