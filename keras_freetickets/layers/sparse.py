@@ -344,7 +344,8 @@ class Sparse(keras.layers.Wrapper):
 
     Raises:
         ValueError: If `sparsity` lies outside [0, 1), another argument is of
-            the wrong type, or the layer, once built, has nothing to mask.
+            the wrong type, or the layer, once built, has nothing to mask, is
+            quantized to integers or has LoRA.
 
     Example:
 

@@ -232,8 +232,9 @@ def sparsify(
 
     Raises:
         TypeError: If `model` is no Keras 3 model.
-        ValueError: If an argument is out of range, the model is not built, or
-            nothing is left to mask.
+        ValueError: If an argument is out of range, the model is not built,
+            nothing is left to mask, or a layer that would be masked is
+            quantized to integers or has LoRA.
 
     Example:
 
