@@ -9,6 +9,8 @@ import shutil
 import socket
 import tempfile
 
+import numpy as np
+
 _PREFIX = ".partial-"
 _HOLDER = re.compile(r"\.partial-(?P<host>.+)-(?P<pid>\d+)-[^-]*")
 _REPLACED = "replaced"
@@ -94,6 +96,23 @@ def _finish(folder, holder):
             if not os.path.exists(target):
                 os.replace(os.path.join(holder, whole), target)
     shutil.rmtree(holder)
+
+
+def integers_as(values, dtype):
+    """Integers in another integer type; as they are if that cannot hold them.
+
+    Keras holds the state of a seed in `uint32` on JAX, in `int64` on
+    TensorFlow and in `int32` on PyTorch, and counts likewise: a file that is
+    to be read on another backend goes by the numbers.
+
+    Args:
+        values: Array of any type; what holds no integers is left alone.
+        dtype: The dtype wanted.
+    """
+    if values.dtype.kind not in "iu" or np.dtype(dtype).kind not in "iu":
+        return values
+    cast = values.astype(dtype)
+    return cast if np.array_equal(cast, values) else values
 
 
 def check_directory(directory):

@@ -610,6 +610,34 @@ class KeepsState:
         return state
 
 
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+
+
+class CompilesAnywhere:
+    """A model whose file tells every backend how to compile it.
+
+    On PyTorch `keras.optimizers.SGD(...)` is an object of a class of that
+    backend, by whose name Keras saves it: elsewhere its `.keras` file cannot
+    be loaded.
+    """
+
+    def get_compile_config(self):
+        return _of_any_backend(super().get_compile_config())
+
+
+def _of_any_backend(config):
+    """A config in which optimizers go by their public names."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_of_any_backend(value) for value in config)
+    if not isinstance(config, dict):
+        return config
+    config = {name: _of_any_backend(value) for name, value in config.items()}
+    if str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
+        config["module"] = "keras.optimizers"
+        config["registered_name"] = None
+    return config
+
+
 class PacksState(KeepsState):
     """A model that hands JAX's steps its state in a form of its own.
 

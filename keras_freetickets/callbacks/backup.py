@@ -16,6 +16,7 @@ from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
+from keras_freetickets.files import integers_as
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
 
@@ -24,7 +25,7 @@ _KEPT = 2
 # No memory: `EarlyStopping` turns the sign of its own at its first epoch, also
 # after a restart.
 _SETTINGS = {"min_delta"}
-_FORMAT = 2
+_FORMAT = 3
 _MANIFEST = {
     "format",
     "epoch",
@@ -34,6 +35,7 @@ _MANIFEST = {
     "arrays",
     "arrays_sha256",
     "keras",
+    "backend",
 }
 
 
@@ -65,7 +67,8 @@ class Backup(keras.callbacks.Callback):
     `EarlyStopping` and `ReduceLROnPlateau`, are named in `callbacks`. Data
     must come in an order that follows from the epoch, as that of
     `keras_freetickets.datasets`. Metrics of a half-finished epoch are lost
-    with the epoch.
+    with the epoch. Another backend may go on from a backup, with a warning:
+    not bit for bit.
 
     Args:
         directory: Where backups go; one for each run.
@@ -208,6 +211,7 @@ class Backup(keras.callbacks.Callback):
                 "arrays": {n: _described(v) for n, v in values.items()},
                 "arrays_sha256": _digest(file),
                 "keras": keras.__version__,
+                "backend": keras.backend.backend(),
             }
             write_sealed(os.path.join(path, "manifest.json"), manifest)
         for old in self._backups()[:-_KEPT]:
@@ -223,6 +227,7 @@ class Backup(keras.callbacks.Callback):
             )
             return False
         variables = self._variables()
+        arrays = _in_types_of(variables, arrays)
         # All is checked before anything is assigned.
         _check_same(path, variables, arrays)
         self._check_callbacks(path, manifest["callbacks"])
@@ -235,6 +240,7 @@ class Backup(keras.callbacks.Callback):
             begin = max(begin, self.params["epochs"])
         self._begin = begin
         keras_adapter.begin_at_epoch(self.model, begin)
+        _warn_of_other_backend(path, manifest["backend"])
         return True
 
     def _check_callbacks(self, path, memories):
@@ -279,6 +285,24 @@ def _read(path):
             for name, described in manifest["arrays"].items()
         }
     return manifest, arrays
+
+
+def _in_types_of(variables, arrays):
+    """Arrays whose integers, seeds and counts, are of this backend's types."""
+    typed = dict(arrays)
+    for name in variables.keys() & arrays.keys():
+        dtype = keras.backend.standardize_dtype(variables[name].dtype)
+        typed[name] = integers_as(arrays[name], dtype)
+    return typed
+
+
+def _warn_of_other_backend(path, backend):
+    if backend != keras.backend.backend():
+        warnings.warn(
+            f"The backup '{path}' is of the backend '{backend}'. The run goes "
+            "on from it, but not bit for bit as it would have there.",
+            stacklevel=2,
+        )
 
 
 def _memory(callback):

@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 
 from keras_freetickets.files import atomic_path
+from keras_freetickets.files import integers_as
 
 FORMAT = "keras_freetickets.compact"
 VERSION = 1
@@ -251,7 +252,9 @@ def _unpacked(record, shape):
 
 
 def _cast(values, dtype):
-    """Rounded floats to wide ones, integers to the bfloat16 they stand for."""
+    """Values in another type: rounded floats, bits of bfloat16, integers."""
     if dtype.isbuiltin != 1 and values.dtype == f"uint{8 * dtype.itemsize}":
         return values.view(dtype)
-    return values.astype(dtype) if values.dtype.kind == dtype.kind else values
+    if values.dtype.kind == dtype.kind == "f":
+        return values.astype(dtype)
+    return integers_as(values, dtype)

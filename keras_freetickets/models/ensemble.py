@@ -37,7 +37,12 @@ class _Untracked:
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class EnsembleModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
+class EnsembleModel(
+    CountsParameters,
+    keras_adapter.CompilesAnywhere,
+    keras_adapter.KeepsState,
+    keras.Model,
+):
     """Averages the class probabilities of several tickets.
 
     One member's graph is kept, with the weights of all members stacked; each

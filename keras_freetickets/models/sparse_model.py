@@ -43,7 +43,12 @@ def _check_gradients(model, gradients):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class SparseModel(CountsParameters, keras_adapter.KeepsState, keras.Model):
+class SparseModel(
+    CountsParameters,
+    keras_adapter.CompilesAnywhere,
+    keras_adapter.KeepsState,
+    keras.Model,
+):
     """A model whose `Sparse` layers keep their masks through training.
 
     Made by `keras_freetickets.sparsify`, from inputs and outputs as

@@ -22,7 +22,9 @@ _ORDERS = ("pool_first", "members_first")
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class CalibratedModel(CountsParameters, keras.Model):
+class CalibratedModel(
+    CountsParameters, keras_adapter.CompilesAnywhere, keras.Model
+):
     """A model whose predictions pass through fitted calibrators.
 
     Returns probabilities, comes compiled with accuracy, negative

@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 
+import cross_backends
 import keras
 import numpy as np
 import pytest
@@ -89,3 +90,12 @@ def test_the_same_training_bit_for_bit(found, method):
 @needs["torch"]
 def test_all_but_training_on_torch(tmp_path):
     finish(start("torch", "without_training.py", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_files_of_another_backend(backend, tmp_path):
+    """Tickets, ensembles, compact files and backups."""
+    pytest.importorskip(backend)
+    finish(start(backend, "cross_backends.py", tmp_path))
+    cross_backends.read(tmp_path)

@@ -441,3 +441,36 @@ def test_any_array_comes_back(tmp_path_factory, stacks, repeated):
     for array, stack in zip(compact.decoded(records, likes), stacks):
         assert array.dtype == stack.values.dtype
         assert array.tobytes() == stack.values.tobytes()
+
+
+@pytest.mark.parametrize("written", ["uint32", "int64", "int32"])
+@pytest.mark.parametrize("wanted", ["uint32", "int64", "int32"])
+def test_integers_of_another_backend(tmp_path, written, wanted):
+    """Seeds are `uint32` on JAX, `int64` on TensorFlow, `int32` on PyTorch."""
+    path, state = tmp_path / "e.npz", np.array([[7, 2], [8, 0]])
+    stack = compact.Stack("seed_generator_state", state.astype(written))
+    compact.write(path, {}, [stack])
+    _, records = compact.read(path)
+    (found,) = compact.decoded(records, [np.zeros((2, 2), wanted)])
+    assert found.dtype == wanted
+    np.testing.assert_array_equal(found, state)
+
+
+@pytest.mark.parametrize(
+    "values, written, wanted",
+    [
+        ([[3_000_000_000]], "uint32", "int32"),
+        ([[2**40]], "int64", "int32"),
+        ([[-1]], "int64", "uint32"),
+        ([[1]], "int32", "float32"),
+        ([[1.0]], "float32", "int32"),
+    ],
+)
+def test_numbers_that_another_type_cannot_hold(
+    tmp_path, values, written, wanted
+):
+    path = tmp_path / "e.npz"
+    compact.write(path, {}, [compact.Stack("v", np.array(values, written))])
+    _, records = compact.read(path)
+    with pytest.raises(ValueError, match="variable 'v' has another"):
+        compact.decoded(records, [np.zeros((1, 1), wanted)])
