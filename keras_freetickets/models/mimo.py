@@ -12,6 +12,7 @@ from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.randomness import bits_at
 from keras_freetickets.topology.randomness import random_keys
+from keras_freetickets.topology.randomness import typed
 
 # Shares of a batch are counted in so many parts, as integers are exact.
 _PARTS = 10_000
@@ -99,7 +100,7 @@ def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
     keys = random_keys(seed, step, range(num_members + 1))
     # Without a bit, so that they are positive integers of a common kind.
     bits = [
-        ops.cast(ops.right_shift(bits_at(position, key), _ONE), "int32")
+        ops.cast(ops.right_shift(bits_at(position, key), typed(_ONE)), "int32")
         for key in ops.unstack(keys, num_members + 1)
     ]
     main = ops.argsort(bits[-1]) % size

@@ -12,10 +12,18 @@ import numpy as np
 from keras import ops
 
 # Multipliers of the 32-bit integer hash "lowbias32" (Chris Wellons, 2018).
-# Of NumPy's type, so that tracing a step needs no casts of them.
 _FIRST = np.uint32(0x7FEB352D)
 _SECOND = np.uint32(0x846CA68B)
 _SHIFTS = np.uint32(16), np.uint32(15)
+
+
+def typed(constant):
+    """A number or array of NumPy as a tensor of the same type.
+
+    The type is named, since Keras 3.15 on JAX makes every number float32
+    where `floatx` is bfloat16, integers and booleans too.
+    """
+    return ops.convert_to_tensor(constant, dtype=constant.dtype.name)
 
 
 def _unsigned(value):
@@ -24,11 +32,11 @@ def _unsigned(value):
 
 def _mix(bits):
     """A bijection of the 32-bit integers that scatters neighbours."""
-    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[0]))
-    bits = ops.multiply(bits, _FIRST)
-    bits = ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[1]))
-    bits = ops.multiply(bits, _SECOND)
-    return ops.bitwise_xor(bits, ops.right_shift(bits, _SHIFTS[0]))
+    bits = ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[0])))
+    bits = ops.multiply(bits, typed(_FIRST))
+    bits = ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[1])))
+    bits = ops.multiply(bits, typed(_SECOND))
+    return ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[0])))
 
 
 def random_bits(shape, seed, update=0, layer=0):
@@ -71,7 +79,7 @@ def random_keys(seed, update, layers):
     key = _mix(_unsigned(seed))
     key = _mix(ops.bitwise_xor(key, _unsigned(update)))
     if all(isinstance(layer, numbers.Integral) for layer in layers):
-        layers = np.array(layers, "uint32")
+        layers = typed(np.array(layers, "uint32"))
     else:
         layers = ops.stack([_unsigned(layer) for layer in layers])
     return _mix(ops.bitwise_xor(key, layers))

@@ -22,8 +22,8 @@ from keras import ops
 
 from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
+from keras_freetickets.topology.randomness import typed
 
-# Constants of NumPy's types, so that tracing needs no casts of them.
 _LOWEST = np.int32(np.iinfo(np.int32).min)
 _HIGHEST = np.int32(np.iinfo(np.int32).max)
 # The lowest two keys are kept for entries that must not win.
@@ -65,12 +65,12 @@ def sort_keys(scores, eligible=None):
     # Integer operations only: float ones take denormals for zero on some
     # backends.
     bits = ops.view(ops.cast(scores, "float32"), dtype="int32")
-    size = ops.bitwise_and(bits, _HIGHEST)
+    size = ops.bitwise_and(bits, typed(_HIGHEST))
     keys = ops.where(bits < 0, -size, size)
-    keys = ops.where(size < _INFINITE, keys, _NOT_FINITE)
+    keys = ops.where(size < _INFINITE, keys, typed(_NOT_FINITE))
     if eligible is None:
         return keys
-    return ops.where(eligible, keys, _INELIGIBLE)
+    return ops.where(eligible, keys, typed(_INELIGIBLE))
 
 
 def _unsigned(integers):
@@ -79,7 +79,7 @@ def _unsigned(integers):
 
 def _signed(bits):
     """Unsigned bits as `int32` of the same order."""
-    flipped = ops.bitwise_xor(bits, _SIGN)
+    flipped = ops.bitwise_xor(bits, typed(_SIGN))
     return ops.view(flipped, dtype="int32")
 
 
@@ -113,8 +113,8 @@ def _count(thresholds, values):
         parts.append(block_counts(values[:, None, whole:]))
     packed = ops.concatenate(parts, axis=1)
     shifts = _COUNT_BITS * np.arange(_TRIED, dtype="int32")
-    counts = ops.right_shift(packed[None], shifts[:, None, None])
-    counts = ops.bitwise_and(counts, np.int32((1 << _COUNT_BITS) - 1))
+    counts = ops.right_shift(packed[None], typed(shifts[:, None, None]))
+    counts = ops.bitwise_and(counts, typed(np.int32((1 << _COUNT_BITS) - 1)))
     return _sum(counts)
 
 
@@ -122,9 +122,9 @@ def _split(low, high):
     """The integer in `(low, high]` with the most trailing zero bits."""
     below = _unsigned(ops.bitwise_xor(low, high))
     for shift in _SHIFTS:
-        below = ops.bitwise_or(below, ops.right_shift(below, shift))
+        below = ops.bitwise_or(below, ops.right_shift(below, typed(shift)))
     # Ones for all bits below the first in which the two differ.
-    below = ops.right_shift(below, _SHIFTS[0])
+    below = ops.right_shift(below, typed(_SHIFTS[0]))
     kept = ops.bitwise_not(ops.view(below, dtype="int32"))
     return ops.bitwise_and(high, kept)
 
@@ -144,7 +144,7 @@ def _next_tried(low, high, reached, above, wanted):
     steps = ops.cast(shares * ops.cast(width, "float32"), "uint32")
     # The threshold after `low` shows whether many values equal `low`.
     steps = ops.concatenate([steps, ops.zeros_like(steps[:1])])
-    steps = ops.maximum(steps, np.uint32(1))
+    steps = ops.maximum(steps, typed(np.uint32(1)))
     steps = ops.view(ops.minimum(steps, width), dtype="int32")
     # The split settles one more leading bit, whatever the values: at most 32
     # passes. And it soon meets values of few bits (0, rounded to bfloat16).
@@ -189,7 +189,7 @@ def _search(count, wanted, known, first):
         above = ops.max(ops.where(enough, above, counts), axis=0)
         return low, high, reached, above, ops.zeros_like(is_first)
 
-    high = ops.full_like(low, _HIGHEST)
+    high = ops.full_like(low, typed(_HIGHEST))
     state = (low, high, reached, above, is_first)
     low, _, reached, above, _ = ops.while_loop(pending, narrow, state)
     return low, reached, above
@@ -242,7 +242,8 @@ def _first_tried(keys, wanted):
     margin = 2.0 * ops.sqrt(place * (1.0 - chance)) + 1.0
     # The sample's key at a place; the lowest key of all if it is too short.
     places = ops.stack([place + margin, place - margin])[:, :, None]
-    both = ops.max(ops.where(reached >= places, sample, _LOWEST), axis=-1)
+    sample = ops.where(reached >= places, sample, typed(_LOWEST))
+    both = ops.max(sample, axis=-1)
     # With the thresholds after them, as many keys may equal one of the two.
     # (The highest plus 1 is the lowest, which is as valid to try as any.)
     return ops.concatenate([both, both + 1])
@@ -290,8 +291,9 @@ def select_rows(keys, counts, ties):
     """
     rows = [key.shape[0] for key in keys]
     ends = np.cumsum(rows)
-    wanted = ops.concatenate(counts)
-    sizes = np.repeat([key.shape[1] for key in keys], rows).astype("int32")
+    wanted = ops.concatenate([_int32(count) for count in counts])
+    sizes = np.repeat([key.shape[1] for key in keys], rows)
+    sizes = typed(sizes.astype("int32"))
     first = _first_tried(keys, wanted)
 
     def each(joined):
@@ -317,7 +319,7 @@ def select_rows(keys, counts, ties):
                     values, each(low), each(unsettled), ties
                 )
             ]
-            low = ops.where(unsettled, _LOWEST, _HIGHEST)
+            low = ops.where(unsettled, typed(_LOWEST), typed(_HIGHEST))
             return ops.zeros_like(pending), low, *values
 
         # Not a conditional: a loop of at most one trip changes in place.
@@ -331,7 +333,7 @@ def select_rows(keys, counts, ties):
     # what ranks those: a loop, so that the search is compiled once.
     state = (
         ops.convert_to_tensor(True),
-        ops.full_like(wanted, _LOWEST),
+        ops.full_like(wanted, typed(_LOWEST)),
         ops.where(wanted > 0, sizes, 0),
         ops.zeros_like(wanted),
         *keys,
@@ -355,9 +357,9 @@ def _ranked(values, limit, unsettled, tie):
     """
     if len(tie.shape) == 0:
         tie = bits_of(values.shape, tie)
-    equal = ops.where(unsettled, _signed(tie), _HIGHEST)
-    rest = ops.where(ops.equal(values, limit), equal, _LOWEST)
-    return ops.where(values > limit, _HIGHEST, rest)
+    equal = ops.where(unsettled, _signed(tie), typed(_HIGHEST))
+    rest = ops.where(ops.equal(values, limit), equal, typed(_LOWEST))
+    return ops.where(values > limit, typed(_HIGHEST), rest)
 
 
 def rank_in_groups(keys, ties):
