@@ -15,6 +15,8 @@ from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.ticket_files import ticket_paths
+from keras_freetickets.models.ticket_files import write_index
 
 _INDEX = "ensemble.json"
 _FINISHED = "run.json"
@@ -137,11 +139,17 @@ class Work:
     def ensemble_of(self, names):
         """The ensemble of the tickets of some runs.
 
+        An index in the directory says which they are, so that its path
+        stands for the ensemble from then on.
+
         Args:
             names: List of the runs' names.
         """
         try:
-            return EnsembleModel.from_tickets([self.folder(n) for n in names])
+            folders = [self.folder(name) for name in names]
+            paths = [p for folder in folders for p in ticket_paths(folder)]
+            write_index(self.directory, paths)
+            return EnsembleModel.from_tickets(self.directory)
         except ValueError as error:
             raise ValueError(
                 "`directory` holds tickets that make no ensemble; where one "

@@ -181,8 +181,10 @@ class EnsembleModel(
         """Makes an ensemble of tickets on disk.
 
         Args:
-            source: A directory as `EDST` writes it, or a list of directories
-                and `.keras` files, e.g. those of several `DST` runs.
+            source: A directory as the callback `EDST` or a method of
+                `keras_freetickets.ensembles` writes it, or a list of
+                directories and `.keras` files, e.g. those of several `DST`
+                runs.
             **kwargs: Further arguments of `EnsembleModel`.
 
         Returns:

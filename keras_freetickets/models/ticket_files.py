@@ -2,15 +2,18 @@
 
 import json
 import os
+import pathlib
 import re
 import zipfile
 
 import keras
 
+from keras_freetickets.files import atomic_path
 from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
 
-_INDEX = "tickets.json"
+INDEX = "tickets.json"
 
 
 def models_of(source):
@@ -30,7 +33,7 @@ def ticket_paths(source):
     source = os.fspath(source)
     if os.path.isfile(source):
         return [source]
-    index = os.path.join(source, _INDEX)
+    index = os.path.join(source, INDEX)
     names = []
     if os.path.exists(index):
         names = _indexed(index)
@@ -39,7 +42,8 @@ def ticket_paths(source):
     if not names:
         raise ValueError(
             "`source` must be a ticket or a directory of tickets, as the "
-            "callbacks EDST and DST write them. "
+            "callbacks EDST and DST and the methods of "
+            "keras_freetickets.ensembles write them. "
             f"Received: source={source} ({_why_no_ticket(source)})"
         )
     return [os.path.join(source, n) for n in sorted(names, key=_natural)]
@@ -60,20 +64,41 @@ def _indexed(index):
     try:
         content = read_sealed(index, {"tickets"}, sealed=False)
         names = [entry["file"] for entry in content["tickets"]]
-        beside = [os.path.basename(name) == name for name in names]
+        within = [_is_within(name) for name in names]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             "`source` holds an index of tickets that cannot be read; name "
             "the .keras files instead. Received: "
             f"source={os.path.dirname(index)} ({type(error).__name__}: {error})"
         ) from error
-    if not all(beside):
+    if not all(within):
         raise ValueError(
-            "`source` holds an index of tickets that are not in the same "
+            "`source` holds an index of tickets that are not in that "
             f"directory. Received: source={os.path.dirname(index)} with "
             f"tickets {names}"
         )
     return names
+
+
+def _is_within(name):
+    """Whether the path of a ticket stays in the folder of its index."""
+    path = pathlib.PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def write_index(directory, paths):
+    """Notes in a folder which files within it are the tickets.
+
+    Args:
+        directory: Path of a folder.
+        paths: List of the paths of `.keras` files in it or below it.
+    """
+    names = [
+        pathlib.Path(os.path.relpath(path, directory)).as_posix()
+        for path in paths
+    ]
+    with atomic_path(os.path.join(directory, INDEX)) as temporary:
+        write_sealed(temporary, {"tickets": [{"file": n} for n in names]})
 
 
 def _natural(name):

@@ -113,6 +113,13 @@ def test_an_ensemble_that_has_learned(tmp_path, name):
     assert method.training_flops() > 0
     for run in method.runs:
         assert len(run.history["seconds"]) == len(run.history["epoch"])
+    # The folder stands for the ensemble, in another process too.
+    opened = kft.EnsembleModel.from_tickets(tmp_path)
+    np.testing.assert_array_equal(
+        opened.predict_members(X), ensemble.predict_members(X)
+    )
+    wider = opened.with_members(tmp_path)
+    assert wider.num_members == 2 * opened.num_members
     # What is finished is not made again.
     written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("ticket*.keras")}
     again = fit(method, tmp_path)

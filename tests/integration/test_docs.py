@@ -280,7 +280,7 @@ def tickets(count):
 
 def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one_run, data, mimo = blocks_of(
+    one_run, data, reopened, mimo = blocks_of(
         "docs/making_ensembles.md",
         {
             "exploration_epochs=150": "exploration_epochs=1",
@@ -293,6 +293,11 @@ def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     names.update(build_dense_model=dense_model)
     exec(one_run, names)
     assert names["ensemble"].num_members == 3
+    expected = names["ensemble"].predict_members(x)
+    exec(reopened, names)
+    np.testing.assert_array_equal(
+        names["ensemble"].predict_members(x), expected
+    )
     exec(data, names)
     assert next(iter(names["data"](1)["x"]))[0].shape[1:] == (8, 8, 1)
     names["images"] = np.ones((16, 28, 28, 1), "float32")
