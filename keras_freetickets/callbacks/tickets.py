@@ -281,13 +281,15 @@ class EDST(Collector, DropAndGrow):
         return epoch == self.phase_at(epoch).end - 1
 
     def set_model(self, model):
+        rate = None
+        if self.factors and getattr(model, "optimizer", None) is not None:
+            rate = _compiled_rate(model)  # may refuse, before a method is there
         super().set_model(model)
-        self._rate = self._set_rate = None
+        self._rate, self._set_rate = rate, None
         self._rate_moved = False
         self._global_drops = 0
         if self.factors:
             claim(self, SETS_THE_RATE)
-            self._rate = _compiled_rate(model)
 
     def updates_asked_for(self):
         return self._global_drops

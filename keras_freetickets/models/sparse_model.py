@@ -1,6 +1,7 @@
 """A Keras model that stays sparse while it trains."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -20,6 +21,14 @@ from keras_freetickets.topology.methods import Method
 
 def _is_functional_call(args, kwargs):
     return len(args) >= 2 or {"inputs", "outputs"} <= set(kwargs)
+
+
+def _looks_at_kernels(method):
+    """Whether a method begins with what kernels and masks are."""
+    hooks = ("begin", "initial_state")
+    return method.variable_state or any(
+        step.overrides(method, hook) for hook in hooks
+    )
 
 
 def _check_gradients(model, gradients):
@@ -133,7 +142,9 @@ class SparseModel(
             method: A `keras_freetickets.topology.Method`.
 
         Raises:
-            ValueError: If the model is not compiled, or `method` no `Method`.
+            ValueError: If the model is not compiled, or not built and
+                `method` begins with its kernels, or `method` is not a
+                `Method`.
             RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
 
         Example:
@@ -152,6 +163,13 @@ class SparseModel(
             raise ValueError(
                 "The model must be compiled before a method is attached: "
                 "call `model.compile(...)` first. "
+                f"Received: method={type(method).__name__}"
+            )
+        if not self.built and _looks_at_kernels(method):
+            raise ValueError(
+                f"The model must be built before {type(method).__name__} is "
+                "attached, which looks at its kernels: call it on a batch, or "
+                "`model.build(input_shape)`. "
                 f"Received: method={type(method).__name__}"
             )
         keras_adapter.synchronize(self)
@@ -282,6 +300,7 @@ class SparseModel(
                 keras_adapter.synchronize(self)
             finally:
                 self.release()
+        self._warn_of_strays()
         self.project()  # EarlyStopping restores masks, but no slots
         return history
 
@@ -293,6 +312,24 @@ class SparseModel(
                 "which sets it itself: call model.set_objective(None) and "
                 f"pass keras_freetickets.callbacks.{name} to `fit`. "
                 f"Received: an objective {type(self._objective).__name__}"
+            )
+
+    def _warn_of_strays(self):
+        """A step or callback of a user's own may assign to kernels."""
+        strays = {}
+        for record in self.connections:
+            mask = ops.convert_to_numpy(record.mask.value)
+            kernel = ops.convert_to_numpy(record.kernel.value)
+            count = np.count_nonzero(kernel[~mask])
+            if count:
+                strays[record.name] = int(count)
+        if strays:
+            warnings.warn(
+                "Weights outside the masks were not zero when training ended, "
+                f"and are cleared: {strays}. What a `train_step` or a callback "
+                "assigns to kernels must lie within the masks; "
+                "`model.apply_gradients` does (docs/own_training_loop.md).",
+                stacklevel=3,
             )
 
     def defer(self, action):

@@ -667,6 +667,22 @@ def test_methods_come_and_go_between_the_epochs_of_a_fit():
     assert int(model.topology.update_count.numpy()) == 2
 
 
+def test_weights_outside_the_masks_at_the_end_of_fit_are_told(recwarn):
+    class Assign(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            (record, *_) = self.model.connections
+            record.kernel.assign(np.ones(record.kernel.shape))
+
+    model = network()
+    x, y = data(16)
+    model.fit(x, y, verbose=0)
+    assert not [w for w in recwarn if "outside the masks" in str(w.message)]
+    # 30 % of 10 x 20 weights are active.
+    with pytest.warns(UserWarning, match="outside the masks.*/kernel': 140}"):
+        model.fit(x, y, verbose=0, callbacks=[Assign()])
+    check_p1(model)
+
+
 class Attending(kft.SparseModel):
     """A class of one's own with layers that are built in several ways."""
 
@@ -704,6 +720,25 @@ def test_own_classes_may_be_built_before_fit(way):
 def check_zero_outside(model):
     for kernel, mask in state(model):
         assert kernel[mask].all() and not kernel[~mask].any()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        kft.topology.DSTEE(),
+        kft.topology.GraNet(0.9, 1000),
+        kft.topology.AGENT(),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+def test_methods_that_begin_with_kernels_need_built_ones(method):
+    model = Attending()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="must be built before"):
+        model.attach(method)
+    model.build((None, 5, 8))
+    model.attach(method)
+    assert model.method is method
 
 
 def test_a_built_class_of_ones_own_loads_weights(tmp_path):
