@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import math
+import re
 import tempfile
 
 import keras
@@ -15,14 +16,18 @@ from keras import ops
 from keras import tree
 from keras.dtype_policies import DTypePolicyMap
 from keras.src import backend
+from keras.src.backend.common import global_state
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional
+from keras.src.models.functional import functional_like_constructor
 from keras.src.quantizers.utils import should_quantize_layer
+from keras.src.saving import serialization_lib
 from keras.src.utils import io_utils
 from keras.src.utils import python_utils
+from keras.src.utils.naming import to_snake_case
 
-__all__ = ["Functional"]
+__all__ = ["Functional", "functional_like_constructor"]
 
 
 def infers_shapes():
@@ -81,7 +86,13 @@ def adopt_call_signature(wrapper, layer):
 
 
 def build_for_call(layer, args, kwargs):
-    """Builds a layer by the shapes of a call, as the call itself would."""
+    """Builds a layer by the shapes of a call, as the call itself would.
+
+    One without a `build` of its own is called: when it is loaded Keras takes
+    it for built, though nothing within it is.
+    """
+    if not builds_itself(layer):
+        layer.built = False
     context = layer._call_context_args
     layer._maybe_build(
         CallSpec(layer._call_signature, context, args, dict(kwargs))
@@ -259,15 +270,25 @@ def _paths_and_shapes(layer):
     return {v.path: tuple(v.shape) for v in layer.variables}
 
 
-def copy_weights(model, other):
-    """Gives the weights of a model to another of the same architecture.
+def inner_names(layer):
+    """Pairs of each layer directly within, and a name that is always its own.
 
-    As in files, states of random seeds are left out.
+    Those of a model are saved with it. A layer that makes others in its
+    constructor gives them names with numbers that Keras counts through a
+    session (`dense_17`); here they count the layers within (`dense_1`).
     """
-    held = {id(weight) for weight in model.weights}
-    for variable, copy in paired_variables(model, other):
-        if id(variable) in held:
-            copy.assign(ops.convert_to_numpy(variable.value))
+    children = list(layer._layers)
+    if isinstance(layer, (Functional, keras.Sequential)):
+        return [(child, child.name) for child in children]
+    pairs, counts = [], {}
+    for child in children:
+        name = to_snake_case(type(child).__name__)
+        if re.sub(r"_\d+$", "", child.name) != name:
+            pairs.append((child, child.name))
+            continue
+        count = counts[name] = counts.get(name, -1) + 1
+        pairs.append((child, f"{name}_{count}" if count else name))
+    return pairs
 
 
 def _has_adapted_state(layer):
@@ -340,22 +361,259 @@ def summary(model, hidden, kind, **kwargs):
 
 
 def copy_adapted_state(layer, copy):
+    """Takes over what `adapt` gave to all layers within a layer."""
+    copies = parts_by_way(copy)
+    for way, part in parts_by_way(layer).items():
+        copy_own_adapted_state(part, copies[way])
+
+
+def copy_own_adapted_state(layer, copy):
     """Takes over what `adapt` or a vocabulary gave to a preprocessing layer."""
-    for old, new in zip(adapted_layers(layer), adapted_layers(copy)):
-        stored = {}
-        old.save_own_variables(stored)
-        stored = {k: ops.convert_to_numpy(v) for k, v in stored.items()}
-        new.load_own_variables(stored)
-        if hasattr(old, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                old.save_assets(folder)
-                new.load_assets(folder)
+    if not _has_adapted_state(layer):
+        return
+    stored = {}
+    layer.save_own_variables(stored)
+    stored = {k: ops.convert_to_numpy(v) for k, v in stored.items()}
+    copy.load_own_variables(stored)
+    if hasattr(layer, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            copy.load_assets(folder)
+
+
+def builds_itself(layer):
+    """Whether a layer has a `build` of its own, not only a `call`."""
+    return not python_utils.is_default(type(layer).build)
+
+
+def build_as_called(copy, layer):
+    """Builds a copy as the layer was by its first call in a graph.
+
+    Returns:
+        Whether there is such a call.
+    """
+    if not layer._inbound_nodes:
+        return False
+    arguments = layer._inbound_nodes[0].arguments
+    with copy._open_name_scope():
+        build_for_call(copy, arguments.args, arguments.kwargs)
+    return True
+
+
+@contextlib.contextmanager
+def trusting():
+    """Lets objects be rebuilt that hold Python code, such as `Lambda`.
+
+    Keras refuses them, as their code may come from a file; here it does not.
+    """
+    with serialization_lib.SafeModeScope(safe_mode=False):
+        yield
+
+
+def refuse_legacy_config(obj):
+    """Raises while a model is written to an HDF5 file as Keras 2 wrote it.
+
+    Keras writes the config of any class to it and reads those of its own.
+    """
+    if global_state.get_global_attribute("use_legacy_config"):
+        raise ValueError(_LEGACY_FILE.format(type(obj).__name__))
+
+
+_LEGACY_FILE = (
+    "`filepath` must end in `.keras`: Keras writes a {} to its legacy HDF5 "
+    "format (`.h5`), but cannot read it again. For the weights alone call "
+    "`save_weights('name.weights.h5')`."
+)
+
+
+class RefusesLegacyFiles:
+    """A model that is not written to a file that Keras cannot read."""
+
+    def save(self, filepath, *args, **kwargs):
+        if str(filepath).endswith((".h5", ".hdf5")):
+            reason = _LEGACY_FILE.format(type(self).__name__)
+            raise ValueError(f"{reason} Received: filepath={filepath}")
+        return super().save(filepath, *args, **kwargs)
+
+
+def _seen_through(layer, through):
+    """The layer that a wrapper of a class to look through stands for."""
+    return layer.layer if through and isinstance(layer, through) else layer
+
+
+def _held_in(value, name, tracked):
+    """Layers in an attribute, each with its place in there."""
+    if isinstance(value, keras.Layer):
+        if id(value) in tracked:
+            yield (name,), value
+        return
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return
+    for key, item in items:
+        for way, layer in _held_in(item, str(key), tracked):
+            yield (name, *way), layer
+
+
+def _named_children(layer):
+    """The layers directly within, by the attributes that hold them."""
+    children = list(layer._layers)
+    tracked = {id(child) for child in children}
+    if isinstance(layer, (Functional, keras.Sequential)):
+        # Their own lists have one more entry for a Sequential's input.
+        yield from _held_in(list(layer.layers), "layers", tracked)
+    for name in sorted(vars(layer)):
+        if name not in ("_layers", "_functional"):
+            yield from _held_in(vars(layer)[name], name, tracked)
+    for i, child in enumerate(children):
+        yield ("_layers", str(i)), child
+
+
+def parts_by_way(layer, through=None):
+    """A layer and all within, each once, by the attributes that lead there.
+
+    Keras lists layers and weights in the order in which they were made, which
+    is another for a copy that is built in another way. Attributes are the
+    same, as they are in its files.
+
+    Args:
+        layer: A layer or model.
+        through: Class of wrappers in place of which stands what they wrap.
+
+    Returns:
+        Dict from tuples of strings to layers.
+    """
+    found, seen = {}, set()
+
+    def visit(part, way):
+        part = _seen_through(part, through)
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+        found[way] = part
+        for more, child in _named_children(part):
+            visit(child, way + more)
+
+    visit(layer, ())
+    return found
+
+
+def own_variables(layer):
+    """The weights of a layer without those within, by attribute or name."""
+    names = {}
+    for name, value in sorted(vars(layer).items()):
+        if isinstance(value, keras.Variable):
+            names.setdefault(id(value), name)
+    found = {}
+    for v in layer._trainable_variables + layer._non_trainable_variables:
+        name = names.get(id(v), v.name)
+        count = sum(key.split("#")[0] == name for key in found)
+        found[f"{name}#{count}" if count else name] = v
+    return found
+
+
+def set_trainable(layer, trainable):
+    """Sets the flag of a layer alone, not of what is within.
+
+    The public setter sets those too, but on TensorFlow does nothing at all
+    where the flag of the layer has that value already.
+    """
+    layer._trainable = trainable
+
+
+def _created_trainable(layer):
+    """Names and weights of a layer that are trained unless frozen."""
+    trained = {id(v) for v in layer._trainable_variables}
+    return [(n, v) for n, v in own_variables(layer).items() if id(v) in trained]
+
+
+def frozen_parts(model):
+    """What is frozen in a model: layers, and weights that a layer trains.
+
+    Returns:
+        List of strings: ways to layers, and to weights after a colon.
+    """
+    found = []
+    for way, part in parts_by_way(model).items():
+        place = "/".join(way)
+        if not part.trainable:
+            found.append(place)
+        frozen = [n for n, v in _created_trainable(part) if not v.trainable]
+        found += [f"{place}:{name}" for name in frozen]
+    return found
+
+
+def freeze_parts(model, places):
+    """Freezes what `frozen_parts` listed, and nothing else."""
+    for way, part in parts_by_way(model).items():
+        place = "/".join(way)
+        set_trainable(part, place not in places)
+        for name, v in _created_trainable(part):
+            v.trainable = f"{place}:{name}" not in places
+
+
+def name_by_layers(model, through):
+    """Gives variables paths that say which layers they are in, always.
+
+    In Keras the path of a variable depends on how its layer was first built:
+    by a call within a model, or alone, from a file. So one that matches by
+    paths (OrbaxCheckpoint) finds no weight of a loaded Sequential model.
+
+    Args:
+        model: A functional model.
+        through: Class of wrappers that go by the name of what they wrap.
+    """
+    seen = set()
+
+    def visit(layer, path):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        for v in layer._trainable_variables + layer._non_trainable_variables:
+            v._path = "/".join([*path, v.name])
+        for i, generator in enumerate(layer._seed_generators):
+            generator.state._path = "/".join([*path, f"seed_generator_{i}"])
+        for child, name in inner_names(layer):
+            visit(child, path if isinstance(layer, through) else [*path, name])
+
+    visit(model, [])
+
+
+def name_beside(variable, other):
+    """Gives a variable a path in the layer of another."""
+    above = other.path.rpartition("/")[0]
+    variable._path = f"{above}/{variable.name}" if above else variable.name
 
 
 def ends_of_graph(model):
     """Inputs and outputs of a model, in the structure they were given in."""
     graph = getattr(model, "_functional", None) or model
     return graph._inputs_struct, graph._outputs_struct
+
+
+def new_input(tensor):
+    """Another `keras.Input` like that which a tensor comes from."""
+    layer = tensor._keras_history.operation
+    return type(layer).from_config(layer.get_config()).output
+
+
+def rerun(model, convert):
+    """The graph of a model again, on new inputs and with other layers.
+
+    Args:
+        model: A model with a graph.
+        convert: Callable of a layer or operation that returns another.
+
+    Returns:
+        Inputs and outputs.
+    """
+    graph = getattr(model, "_functional", None) or model
+    inputs = tree.map_structure(new_input, graph._inputs_struct)
+    outputs = graph._run_through_graph(inputs, operation_fn=convert)
+    return inputs, outputs
 
 
 def origin(tensor):

@@ -8,6 +8,7 @@ import typing
 
 import keras
 import numpy as np
+from keras import layers
 from keras import ops
 from keras import tree
 
@@ -19,12 +20,10 @@ from keras_freetickets.topology.distributions import active_count
 KERNEL_ROLES = ("kernel", "recurrent_kernel", "pointwise_kernel")
 # Their kernels are left alone unless asked for by name.
 _UNMASKED = (
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Embedding,
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
+    layers.Embedding,
+    layers.BatchNormalization,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
 )
 
 
@@ -94,10 +93,14 @@ def find_kernels(layer, roles=None):
         layer: A built Keras layer.
         roles: Tuple of attribute names. `None` for what a layer declares as
             `sparse_kernels`, else `kernel`, `recurrent_kernel` and
-            `pointwise_kernel` (not of depthwise layers and embeddings).
+            `pointwise_kernel` (not of depthwise convolutions, whatever their
+            class, and of embeddings).
 
     Returns:
         List of `KernelPlace`.
+
+    Raises:
+        ValueError: If `sparse_kernels` names no attributes of its layer.
     """
     places, seen = [], set()
     paths = _paths_within(layer)
@@ -119,8 +122,8 @@ def find_kernels(layer, roles=None):
 def _paths_within(layer, above=()):
     """Maps the id of each layer within to the names that lead to it."""
     paths = {id(layer): above}
-    for part in keras_adapter.inner_layers(layer):
-        found = _paths_within(part, (*above, part.name))
+    for part, name in keras_adapter.inner_names(layer):
+        found = _paths_within(part, (*above, name))
         paths = {**found, **paths}
     return paths
 
@@ -130,8 +133,43 @@ def _roles_of(part, roles):
         return roles
     declared = getattr(part, "sparse_kernels", None)
     if declared is not None:
+        _check_declared(part, declared)
         return declared
-    return () if isinstance(part, _UNMASKED) else KERNEL_ROLES
+    alone = isinstance(part, _UNMASKED) or is_depthwise(part)
+    return () if alone else KERNEL_ROLES
+
+
+def _check_declared(layer, declared):
+    listed = isinstance(declared, (tuple, list))
+    if listed and all(hasattr(layer, str(name)) for name in declared):
+        return
+    raise ValueError(
+        "`sparse_kernels` must be a tuple of names of attributes that hold "
+        f"weights. Received: sparse_kernels={declared!r} of layer "
+        f"'{layer.name}' of class {type(layer).__name__}, whose weights are "
+        f"{sorted(keras_adapter.own_variables(layer))}"
+    )
+
+
+def is_depthwise(layer):
+    """Whether a convolution looks at each of several channels alone.
+
+    So does any with as many groups as channels, whatever its class; that of
+    a single channel is an ordinary one.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        Boolean.
+    """
+    kernel, groups = (getattr(layer, n, None) for n in ("kernel", "groups"))
+    if not isinstance(kernel, keras.Variable) or len(kernel.shape) < 3:
+        return False
+    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        return kernel.shape[-2] > 1  # (height, width, channels, multiplier)
+    # (height, width, channels / groups, filters)
+    return isinstance(groups, int) and groups > 1 and kernel.shape[-2] == 1
 
 
 # Modes of `quantize` that leave no float kernel: they are for prediction.
@@ -379,6 +417,9 @@ class Sparse(keras.layers.Wrapper):
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, **kwargs)
         self.sparsity = tree.map_structure(_plain, sparsity)
+        if kernels is None:
+            # Of an object, not of its class: a loaded one would not know.
+            kernels = vars(layer).get("sparse_kernels")
         self.kernels = None if kernels is None else tuple(kernels)
         self.mask_initializer = mask_initializer
         self.seed = _draw_seed() if seed is None else seed
@@ -424,7 +465,7 @@ class Sparse(keras.layers.Wrapper):
         return self.layer.count_params()
 
     def __call__(self, *args, **kwargs):
-        if not self.built and not self.layer.built:
+        if not self.built:
             shaped = tree.map_structure(_as_tensor, (args, kwargs))
             keras_adapter.build_for_call(self.layer, *shaped)
         return super().__call__(*args, **kwargs)
@@ -450,6 +491,17 @@ class Sparse(keras.layers.Wrapper):
         for place in places:
             _keep_float_kernel(place.layer)
 
+    def get_build_config(self):
+        # A layer without `build` is built by a call of the wrapper.
+        if keras_adapter.builds_itself(self.layer):
+            return self.layer.get_build_config()
+        return None
+
+    def build_from_config(self, config):
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        self.build()
+
     def _sparsities(self, places):
         if not isinstance(self.sparsity, (list, tuple)):
             return [self.sparsity or 0.0] * len(places)
@@ -473,15 +525,13 @@ class Sparse(keras.layers.Wrapper):
                 f"layer '{self.name}'. Received: a mask of shape "
                 f"{initial.shape} with {initial.sum()}"
             )
-        mask = self.add_weight(
+        mask = self._add_mask_like(
             name=place.name.replace("/", "_") + "_mask",
             shape=value.shape,
             initializer=lambda shape, dtype: ops.convert_to_tensor(
                 initial, dtype=dtype
             ),
             dtype="bool",
-            trainable=False,
-            aggregation="only_first_replica",
         )
         masked = np.where(initial, value, np.zeros_like(value))
         keras_adapter.set_first_value(place.variable, masked)
@@ -527,14 +577,26 @@ class Sparse(keras.layers.Wrapper):
 
     def _add_state_variables(self, name, dtype):
         for record in self._masked:
-            record.state[name] = self.add_weight(
+            record.state[name] = self._add_mask_like(
                 name=f"{record.name.replace('/', '_')}_{name}",
                 shape=record.mask.shape,
                 initializer="zeros",
                 dtype=dtype,
-                trainable=False,
-                aggregation="only_first_replica",
             )
+
+    def _add_mask_like(self, name, **kwargs):
+        """A weight that no optimizer trains and all replicas have alike."""
+        variable = self.add_weight(
+            name=name,
+            trainable=False,
+            aggregation="only_first_replica",
+            **kwargs,
+        )
+        if self._masked:
+            keras_adapter.name_beside(variable, self._masked[0].mask)
+        # `tf.train.Checkpoint` saves what is an attribute.
+        setattr(self, f"_{name}", variable)
+        return variable
 
     def call(self, *args, **kwargs):
         return self.layer(*args, **kwargs)
@@ -549,8 +611,14 @@ class Sparse(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self):
+        keras_adapter.refuse_legacy_config(self)
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**self.own_config(), "layer": layer}
+
+    def own_config(self):
+        """The config without that of the layer, as a dict."""
         return {
-            **super().get_config(),
+            **super(keras.layers.Wrapper, self).get_config(),
             "sparsity": self.sparsity,
             "kernels": self.kernels,
             "mask_initializer": _saved(self.mask_initializer),

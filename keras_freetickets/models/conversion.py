@@ -15,7 +15,11 @@ from keras_freetickets.layers.sparse import check_float_kernels
 from keras_freetickets.layers.sparse import check_mask_initializer
 from keras_freetickets.layers.sparse import find_kernels
 from keras_freetickets.layers.sparse import without_float_kernel
-from keras_freetickets.models.members import check_copied_by_config
+from keras_freetickets.models.copying import added
+from keras_freetickets.models.copying import copied
+from keras_freetickets.models.copying import leaf_layers
+from keras_freetickets.models.copying import overridden
+from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import distributions
@@ -38,6 +42,35 @@ def _check_model(model):
         )
 
 
+def _sparse_class(model):
+    """The class of a sparse copy of a model, which keeps what it can do.
+
+    A copy has the layers of a model, not what its class does besides.
+    """
+    if isinstance(model, SparseModel):
+        own = keras_adapter.functional_like_constructor(type(model))
+        return type(model) if own else FunctionalSparseModel
+    name = type(model).__name__
+    changed = overridden(model)
+    if changed:
+        raise ValueError(
+            "`model` must be described by its layers, but its class "
+            f"overrides {changed}, which a copy of the layers would not do. "
+            "Derive the class from keras_freetickets.SparseModel, which "
+            "keeps it, or convert the layers alone: "
+            "`keras.Model(model.inputs, model.outputs)`. "
+            f"Received: model of type {name}"
+        )
+    lost = added(model)
+    if lost:
+        warnings.warn(
+            f"The sparse copy of '{model.name}' is a SparseModel, not a "
+            f"{name}: it has its layers, but not {lost}.",
+            stacklevel=3,
+        )
+    return FunctionalSparseModel
+
+
 def _filter(filters):
     """A predicate of layers from a regex, a list of them or a callable."""
     if filters is None:
@@ -57,36 +90,65 @@ def _filter(filters):
     )
 
 
-def _is_model(layer):
-    return isinstance(layer, (keras.Sequential, keras_adapter.Functional))
+def _kernels_of(kernels):
+    """A function from a layer to the names of its weights to mask, or None."""
+    if not callable(kernels):
+        _checked_kernels(kernels)
+
+    def of_layer(layer):
+        given = kernels(layer) if callable(kernels) else kernels
+        return _declared(layer) if given is None else _checked_kernels(given)
+
+    return of_layer
 
 
-def _leaf_layers(model):
-    """Layers of the graph, nested models entered; each once."""
-    leaves = []
-    for layer in model.layers:
-        inner = _leaf_layers(layer) if _is_model(layer) else [layer]
-        leaves.extend(x for x in inner if not any(x is y for y in leaves))
-    return leaves
+def _declared(layer):
+    """The `sparse_kernels` of an object; a copy knows those of its class."""
+    parts = keras_adapter.sublayers(layer)
+    if not any("sparse_kernels" in vars(part) for part in parts):
+        return None
+    places = find_kernels(layer)
+    roles = tuple(dict.fromkeys(place.role for place in places))
+    alike = [place.name for place in find_kernels(layer, roles)]
+    if alike != [place.name for place in places]:
+        raise ValueError(
+            "`sparse_kernels` of a layer within another must be declared by "
+            "its class, or name the same weights in all of them. "
+            f"Received: layer '{layer.name}', which would mask {alike}"
+        )
+    return roles
 
 
-def _plan(model, sparsity, distribution, filters):
+def _checked_kernels(kernels):
+    listed = isinstance(kernels, (tuple, list))
+    names = listed and all(isinstance(name, str) for name in kernels)
+    if kernels is not None and not names:
+        raise ValueError(
+            "`kernels` must be a tuple of names of layers' attributes, such "
+            'as ("kernel", "embeddings"), a callable that takes a layer and '
+            f"returns one, or None. Received: kernels={kernels}"
+        )
+    return kernels
+
+
+def _plan(model, sparsity, distribution, filters, kernels):
     """Maps id(layer) to the list of sparsities of its kernels."""
     if not callable(sparsity):
         check_sparsity(sparsity)
     chosen = _filter(filters)
     layers = []
-    for layer in _leaf_layers(model):
+    for layer in leaf_layers(model):
         if isinstance(layer, Sparse):
             continue
-        places = find_kernels(layer)
-        maskable = places or without_float_kernel(layer)
+        roles = kernels(layer)
+        places = find_kernels(layer, roles)
+        maskable = places or without_float_kernel(layer, roles)
         if not maskable or not chosen(layer):
             continue
         value = sparsity(layer) if callable(sparsity) else None
         if callable(sparsity) and value is None:
             continue
-        check_float_kernels(layer)
+        check_float_kernels(layer, roles)
         layers.append((layer, places, value))
     shapes = [tuple(p.variable.shape) for _, ps, _ in layers for p in ps]
     _check_something_left(model, layers, filters)
@@ -127,33 +189,33 @@ def _check_densities(densities, count):
 def _check_something_left(model, layers, filters):
     if layers:
         return
-    if any(isinstance(la, Sparse) for la in _leaf_layers(model)):
+    if any(isinstance(la, Sparse) for la in leaf_layers(model)):
         raise ValueError(
             f"Model '{model.name}' is sparse already: its Sparse layers are "
             "kept as they are, and nothing else is left to mask. Call "
             "`sparsify` on the dense model, or on `strip(model)`."
         )
-    names = [layer.name for layer in _leaf_layers(model)]
+    names = [layer.name for layer in leaf_layers(model)]
     raise ValueError(
         f"Model '{model.name}' has nothing to mask: none of its layers has a "
-        f"kernel that `filters` lets through. Received: filters={filters}, "
-        f"layers={names}"
+        "kernel that `filters` and `kernels` let through. "
+        f"Received: filters={filters}, layers={names}"
     )
 
 
-def _is_trained(model):
+def _is_trained(model, kernels):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and int(optimizer.iterations.numpy()) > 0:
         return True
-    layers = [la for la in _leaf_layers(model) if not isinstance(la, Sparse)]
-    places = [place for layer in layers for place in find_kernels(layer)]
+    layers = [la for la in leaf_layers(model) if not isinstance(la, Sparse)]
+    places = [p for la in layers for p in find_kernels(la, kernels(la))]
     return not all(place.is_initial() for place in places)
 
 
-def _choose_initializer(model, mask_initializer):
+def _choose_initializer(model, mask_initializer, kernels):
     if mask_initializer is not None:
         check_mask_initializer(mask_initializer)
-    trained = _is_trained(model)
+    trained = _is_trained(model, kernels)
     if mask_initializer == "random" and trained:
         warnings.warn(
             f"Model '{model.name}' holds values other than its initial ones; "
@@ -166,37 +228,6 @@ def _choose_initializer(model, mask_initializer):
     return "magnitude" if trained else "random"
 
 
-def _copy_layer(layer):
-    if not isinstance(layer, keras.Layer):
-        # An operation of keras.ops in the graph.
-        return type(layer).from_config(layer.get_config())
-    check_copied_by_config(layer)
-    copy = type(layer).from_config(keras_adapter.config_of(layer))
-    config = layer.get_build_config()
-    if layer.built and config and not copy.built:
-        copy.build_from_config(config)
-    if layer.built and copy.built and layer.weights:
-        keras_adapter.copy_weights(layer, copy)
-    if layer.built:
-        keras_adapter.copy_adapted_state(layer, copy)
-    return copy
-
-
-def _clone(model, convert):
-    """Copies a graph, `convert` making each layer; values are taken over."""
-    originals = {}
-
-    def clone_layer(layer):
-        copy = convert(layer)
-        originals[layer] = copy
-        return copy
-
-    clone = keras.models.clone_model(
-        model, clone_function=clone_layer, recursive=True
-    )
-    return clone, originals
-
-
 def sparsify(
     model,
     sparsity,
@@ -204,10 +235,12 @@ def sparsify(
     filters=None,
     mask_initializer=None,
     seed=None,
+    kernels=None,
 ):
     """Makes a sparse copy of a model; the model itself stays dense.
 
-    The copy takes over the model's current values, so load weights first.
+    The copy takes over the model's current values, so load weights first, and
+    what is frozen in it.
     `Sparse` layers that the model has already are copied as they are.
 
     Args:
@@ -226,15 +259,25 @@ def sparsify(
             the model holds trained values, else random.
         seed: Natural number for random masks. `None` for one drawn now, which
             `keras.utils.set_random_seed` makes reproducible.
+        kernels: Tuple of names of layers' attributes, the weights to mask in
+            place of the layers' own choice: `("kernel",)` for a MobileNet
+            with its depthwise convolutions, `("kernel", "embeddings")` for a
+            language model; or a callable that takes a layer and returns such
+            a tuple, `None` for the layer's own choice. `None` for that of all
+            layers: their `sparse_kernels`, else kernels, recurrent and
+            pointwise kernels, but not those of depthwise convolutions (with
+            as many groups as channels), embeddings, biases and normalization.
 
     Returns:
-        A `SparseModel`, not compiled.
+        A `SparseModel`, not compiled: of the class of `model` if that is one
+        already, so that methods of one's own are kept.
 
     Raises:
         TypeError: If `model` is no Keras 3 model.
         ValueError: If an argument is out of range, the model is not built,
-            nothing is left to mask, or a layer that would be masked is
-            quantized to integers or has LoRA.
+            nothing is left to mask, a layer that would be masked is quantized
+            to integers or has LoRA, a layer cannot be copied, or the class of
+            `model` overrides what a copy of its layers would not do.
 
     Example:
 
@@ -247,28 +290,26 @@ def sparsify(
         Liu et al., 2022, arXiv:2106.14568; ERK: arXiv:1911.11134.
     """
     _check_model(model)
-    plan = _plan(model, sparsity, distribution, filters)
-    initializer = _choose_initializer(model, mask_initializer)
+    sparse_class = _sparse_class(model)
+    named = _kernels_of(kernels)
+    plan = _plan(model, sparsity, distribution, filters, named)
+    initializer = _choose_initializer(model, mask_initializer, named)
     seeds = _seeds(seed)
 
-    def convert(layer):
-        copy = _copy_layer(layer)
+    def place(layer, copy):
         if id(layer) not in plan:
             return copy
-        _check_rebuilt(layer, copy)
-        return Sparse(
+        sparse = Sparse(
             copy,
             sparsity=plan[id(layer)],
+            kernels=named(layer),
             mask_initializer=initializer,
             seed=next(seeds),
         )
+        sparse.build()
+        return sparse
 
-    clone, originals = _clone(model, convert)
-    sparse = FunctionalSparseModel(
-        *keras_adapter.ends_of_graph(clone), name=model.name
-    )
-    _take_over_values(originals)
-    return sparse
+    return copied(model, sparse_class, place)
 
 
 def _seeds(seed):
@@ -285,37 +326,21 @@ def _seeds(seed):
         yield int(generator.integers(2**31))
 
 
-def _check_rebuilt(layer, copy):
-    if not copy.built:
-        raise ValueError(
-            f"Layer '{layer.name}' cannot be copied with its weights: it must "
-            "make them in `build`, or implement `get_build_config` and "
-            f"`build_from_config`. Received: {type(layer).__name__}"
-        )
-
-
-def _take_over_values(originals):
-    """Values of layers that were only built by the calls of the graph."""
-    for layer, copy in originals.items():
-        if not isinstance(layer, keras.Layer):
-            continue
-        wrapped = isinstance(copy, Sparse) and not isinstance(layer, Sparse)
-        if layer.weights and not wrapped:
-            keras_adapter.copy_weights(layer, copy)
-
-
 def strip(model):
-    """Makes a plain Keras copy: no custom layer left, zeros in the kernels.
+    """Makes a plain Keras copy: no masks are left, but zeros in the kernels.
 
     Args:
         model: A `SparseModel` with a graph of layers.
 
     Returns:
         A Functional `keras.Model`, not compiled, whose weights have the names
-        and the order of the dense model that was sparsified.
+        and the order of the dense model that was sparsified. It is of that
+        model's class where no other can rebuild its layers (some backbones of
+        KerasHub).
 
     Raises:
         TypeError: If `model` is no `SparseModel`.
+        ValueError: If a layer cannot be copied without its masks.
 
     Example:
 
@@ -334,18 +359,4 @@ def strip(model):
             "SparseModel has no plain class to return to. "
             f"Received: model of type {type(model).__name__}"
         )
-    plain = keras_adapter.Functional(
-        *keras_adapter.ends_of_graph(model), name=model.name
-    )
-
-    def convert(layer):
-        return _copy_layer(layer.layer if isinstance(layer, Sparse) else layer)
-
-    clone, originals = _clone(plain, convert)
-    for layer, copy in originals.items():
-        if not isinstance(layer, keras.Layer):
-            continue
-        source = layer.layer if isinstance(layer, Sparse) else layer
-        if source.weights:
-            keras_adapter.copy_weights(source, copy)
-    return clone
+    return stripped(model)

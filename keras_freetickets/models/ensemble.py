@@ -40,6 +40,7 @@ class _Untracked:
 class EnsembleModel(
     CountsParameters,
     keras_adapter.CompilesAnywhere,
+    keras_adapter.RefusesLegacyFiles,
     keras_adapter.KeepsState,
     keras.Model,
 ):
@@ -574,6 +575,7 @@ class EnsembleModel(
         )
 
     def get_config(self):
+        keras_adapter.refuse_legacy_config(self)
         return {
             "template": copy.deepcopy(self._config),
             "num_members": self.num_members,

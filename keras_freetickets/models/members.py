@@ -108,7 +108,7 @@ def _check_adapted(first, member, i):
 
 # What two members may differ in: it does not change what they compute.
 _OWN = re.compile(
-    r"name|seed|sparsity|state|rate|trainable|compile_config|build_config"
+    r"name|seed|sparsity|state|rate|trainable|frozen|compile_config|build_config"
     r"|mask_initializer|.*_(initializer|regularizer|constraint)|initializer"
 )
 

@@ -1,15 +1,16 @@
 """Sparse models out of trained ones: magnitude pruning and rewinding."""
 
-import copy
-
-import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.models.copying import copied
+from keras_freetickets.models.copying import copy_state
 from keras_freetickets.models.members import architecture
+from keras_freetickets.models.members import revived
+from keras_freetickets.models.members import uncompiled
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.selection import select
 
@@ -24,16 +25,22 @@ def _check_scope(scope):
         )
 
 
-def _with_masks(model, filters):
+def _with_masks(model, filters, kernels):
     """A sparse copy of a model; of a dense one with nothing removed."""
     if not isinstance(model, SparseModel):
         return sparsify(
-            model, 0.0, filters=filters, mask_initializer="magnitude"
+            model,
+            0.0,
+            filters=filters,
+            mask_initializer="magnitude",
+            kernels=kernels,
         )
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    clone = keras.saving.deserialize_keras_object(copy.deepcopy(config))
-    keras_adapter.copy_weights(model, clone)
+    graph = isinstance(model, keras_adapter.Functional)
+    if graph and keras_adapter.functional_like_constructor(type(model)):
+        clone = copied(model, type(model))
+    else:
+        clone = revived(uncompiled(model))
+    copy_state(model, clone)
     return clone
 
 
@@ -55,7 +62,14 @@ def _number_kept(size, sparsity):
     return int(size * (1.0 - sparsity) + 1e-6)
 
 
-def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
+def prune(
+    model,
+    sparsity,
+    scope="global",
+    rewind_to=None,
+    filters=None,
+    kernels=None,
+):
     """Removes the weights of the smallest magnitude, all at once.
 
     For methods that start from a trained network: prune and fine-tune, or
@@ -75,6 +89,7 @@ def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
             weights get, such as `model` early in its training. `None` for
             their own.
         filters: As for `sparsify`, where `model` is dense.
+        kernels: As for `sparsify`, where `model` is dense.
 
     Returns:
         A `SparseModel`, not compiled.
@@ -95,8 +110,9 @@ def prune(model, sparsity, scope="global", rewind_to=None, filters=None):
     """
     check_sparsity(sparsity)
     _check_scope(scope)
-    source = _with_masks(model, filters)
-    target = source if rewind_to is None else _with_masks(rewind_to, filters)
+    source = target = _with_masks(model, filters, kernels)
+    if rewind_to is not None:
+        target = _with_masks(rewind_to, filters, kernels)
     _check_alike(source, target)
     records = source.connections
     scores = [np.abs(ops.convert_to_numpy(r.kernel.value)) for r in records]

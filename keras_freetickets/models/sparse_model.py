@@ -51,10 +51,28 @@ def _check_gradients(model, gradients):
         )
 
 
+def _make_functional(cls):
+    """Puts a class that is given inputs and outputs on FunctionalSparseModel.
+
+    Keras does the same with its own `Model`, for subclasses of which it
+    cannot be known beforehand whether their layers form a graph.
+    """
+    if issubclass(cls, keras_adapter.Functional):
+        return
+    for base in cls.__bases__:
+        if issubclass(base, SparseModel) and base is not SparseModel:
+            _make_functional(base)
+    cls.__bases__ = tuple(
+        FunctionalSparseModel if base is SparseModel else base
+        for base in cls.__bases__
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class SparseModel(
     CountsParameters,
     keras_adapter.CompilesAnywhere,
+    keras_adapter.RefusesLegacyFiles,
     keras_adapter.KeepsState,
     keras.Model,
 ):
@@ -89,6 +107,10 @@ class SparseModel(
         return super().__new__(cls)
 
     def __init__(self, *args, **kwargs):
+        if _is_functional_call(args, kwargs):
+            _make_functional(type(self))
+            FunctionalSparseModel.__init__(self, *args, **kwargs)
+            return
         super().__init__(*args, **kwargs)
         self._prepare()
 
@@ -655,6 +677,24 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     def __init__(self, *args, **kwargs):
         keras_adapter.Functional.__init__(self, *args, **kwargs)
         self._prepare()
+        keras_adapter.name_by_layers(self, through=Sparse)
 
     def build(self, input_shape):
         keras_adapter.Functional.build(self, input_shape)
+
+    def get_config(self):
+        keras_adapter.refuse_legacy_config(self)
+        config = super().get_config()
+        frozen = keras_adapter.frozen_parts(self)
+        graph = "layers" in config
+        return {**config, "frozen": frozen} if frozen and graph else config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        # Keras' own configs do not say what is frozen within a layer.
+        config = dict(config)
+        frozen = config.pop("frozen", None)
+        model = super().from_config(config, custom_objects=custom_objects)
+        if frozen is not None:
+            keras_adapter.freeze_parts(model, set(frozen))
+        return model

@@ -13,6 +13,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.layers.sparse import is_depthwise
 from keras_freetickets.layers.sparse import is_quantized
 from keras_freetickets.layers.topology import Topology
 from keras_freetickets.metrics import flops
@@ -58,7 +59,6 @@ class SummaryRow:
 
 
 _EMBEDDING = keras.layers.Embedding
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _NORMALIZATION = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -146,9 +146,9 @@ def _reason(model, layer):
     if isinstance(layer, _NORMALIZATION):
         return "left alone: normalization is not masked"
     if isinstance(layer, _EMBEDDING):
-        return "left alone: embeddings are masked only by Sparse(kernels=...)"
-    if isinstance(layer, _DEPTHWISE):
-        return "left alone: depthwise, masked only by Sparse(kernels=...)"
+        return "left alone: embeddings are masked only if `kernels` names them"
+    if is_depthwise(layer):
+        return "left alone: depthwise, masked only if `kernels` names it"
     if not find_kernels(layer):
         return "left alone: no kernel by role, and no `sparse_kernels`"
     if not isinstance(model, SparseModel):

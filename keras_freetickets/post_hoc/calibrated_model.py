@@ -23,7 +23,10 @@ _ORDERS = ("pool_first", "members_first")
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class CalibratedModel(
-    CountsParameters, keras_adapter.CompilesAnywhere, keras.Model
+    CountsParameters,
+    keras_adapter.CompilesAnywhere,
+    keras_adapter.RefusesLegacyFiles,
+    keras.Model,
 ):
     """A model whose predictions pass through fitted calibrators.
 
@@ -129,6 +132,7 @@ class CalibratedModel(
         return super().export(filepath, *args, **kwargs)
 
     def get_config(self):
+        keras_adapter.refuse_legacy_config(self)
         config = keras.saving.serialize_keras_object(self.model)
         config.pop("compile_config", None)
         return {

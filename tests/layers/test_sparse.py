@@ -25,6 +25,36 @@ def test_biases_norms_embeddings_and_depthwise_kernels_are_left_alone():
     assert [p.role for p in find_kernels(separable)] == ["pointwise_kernel"]
 
 
+def test_depthwise_is_what_a_convolution_does():
+    for layer, shape, masked in [
+        (layers.Conv2D(4, 3, groups=4), (None, 6, 6, 4), False),
+        (layers.Conv1D(8, 3, groups=4), (None, 6, 4), False),
+        (layers.Conv2D(4, 3, groups=2), (None, 6, 6, 4), True),
+        (layers.Conv2D(4, 3), (None, 6, 6, 1), True),
+        (layers.DepthwiseConv1D(3), (None, 6, 4), False),
+        # Of one channel it is an ordinary convolution with 8 filters.
+        (layers.DepthwiseConv2D(3, depth_multiplier=8), (None, 6, 6, 1), True),
+    ]:
+        layer.build(shape)
+        assert [p.role for p in find_kernels(layer)] == ["kernel"] * masked
+
+
+def test_sparse_kernels_of_an_object_are_saved():
+    inner = layers.DepthwiseConv2D(3)
+    inner.sparse_kernels = ("kernel",)
+    layer = Sparse(inner, 0.5, seed=0)
+    layer(np.ones((1, 6, 6, 4), "float32"))
+    again = Sparse.from_config(layer.get_config())
+    again(np.ones((1, 6, 6, 4), "float32"))
+    np.testing.assert_array_equal(
+        again.connections[0].mask, layer.connections[0].mask
+    )
+    inner = layers.DepthwiseConv2D(3)
+    inner.sparse_kernels = ("pointwise_kernel",)
+    with pytest.raises(ValueError, match=r"Received: kernels=\('pointwise_k"):
+        Sparse(inner, 0.5)(np.ones((1, 6, 6, 4), "float32"))
+
+
 def test_asked_for_by_name():
     layer = Sparse(
         layers.Embedding(10, 4), sparsity=0.5, kernels=["embeddings"], seed=0

@@ -294,3 +294,190 @@ def test_bad_distribution(densities):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         kft.sparsify(small(), 0.5, **arguments)
+
+
+def mobile():
+    inputs = keras.Input((6, 6, 4))
+    hidden = layers.DepthwiseConv2D(3, name="depthwise")(inputs)
+    hidden = layers.Conv2D(4, 3, groups=4, name="grouped_as_depthwise")(hidden)
+    hidden = layers.Conv2D(4, 1, groups=2, name="grouped")(hidden)
+    hidden = layers.Conv2D(8, 1, name="pointwise")(hidden)
+    return keras.Model(inputs, layers.Dense(3, name="head")(hidden))
+
+
+def names(model):
+    return [record.name for record in model.connections]
+
+
+CHANNELS = ["grouped/kernel", "pointwise/kernel", "head/kernel"]
+
+
+@pytest.mark.parametrize("convert", [kft.sparsify, kft.prune])
+def test_depthwise_kernels_are_masked_if_they_are_named(convert):
+    # A convolution of one channel a group is a depthwise one: ConvNeXt's.
+    assert names(convert(mobile(), 0.5)) == CHANNELS
+    masked = convert(mobile(), 0.5, kernels=("kernel",))
+    depthwise = ["depthwise/kernel", "grouped_as_depthwise/kernel"]
+    assert names(masked) == depthwise + CHANNELS
+    # 36 + 36 + 8 + 32 + 24 weights.
+    assert masked.density == 0.5
+
+    def of_one(layer):
+        return ("kernel",) if layer.name == "grouped_as_depthwise" else None
+
+    chosen = names(convert(mobile(), 0.5, kernels=of_one))
+    assert chosen == ["grouped_as_depthwise/kernel"] + CHANNELS
+
+
+def test_embeddings_are_masked_if_they_are_named(tmp_path):
+    inputs = keras.Input((5,), dtype="int32")
+    hidden = layers.Embedding(10, 4, name="words")(inputs)
+    dense = keras.Model(inputs, layers.Dense(2, name="head")(hidden))
+    kernels = ["embeddings", "kernel"]
+    sparse = kft.sparsify(dense, 0.5, "uniform", kernels=kernels)
+    assert names(sparse) == ["words/embeddings", "head/kernel"]
+    assert [m.sum() for m in masks(sparse)] == [20, 4]
+    sparse.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for mine, other in zip(masks(sparse), masks(loaded), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("kernels", ["kernel", 5, [5], lambda layer: "kernel"])
+def test_bad_kernels(kernels):
+    with pytest.raises(ValueError, match="`kernels` must be a tuple of names"):
+        kft.sparsify(small(), 0.5, kernels=kernels)
+
+
+def test_kernels_that_no_layer_has():
+    with pytest.raises(ValueError, match="has nothing to mask"):
+        kft.sparsify(small(), 0.5, kernels=("embeddings",))
+
+
+@pytest.mark.parametrize("declared", [("depthwise_kernel",), "kernel", 5])
+def test_declared_kernels_that_a_layer_does_not_have(declared):
+    dense = mobile()
+    dense.get_layer("depthwise").sparse_kernels = declared
+    weights = r"weights are \['bias', 'kernel'\]"
+    with pytest.raises(ValueError, match=f"`sparse_kernels` must .*{weights}"):
+        kft.sparsify(dense, 0.5)
+
+
+def test_declared_kernels_of_a_layer_of_keras(tmp_path):
+    dense = mobile()
+    dense.get_layer("depthwise").sparse_kernels = ("kernel",)
+    masked = kft.sparsify(dense, 0.5)
+    assert names(masked) == ["depthwise/kernel"] + CHANNELS
+    masked.save(tmp_path / "m.keras")
+    assert names(keras.saving.load_model(tmp_path / "m.keras")) == names(masked)
+
+
+def test_declared_kernels_of_a_layer_within_another():
+    inputs = keras.Input((3, 6, 6, 4))
+    inner = layers.DepthwiseConv2D(3, name="depthwise")
+    dense = keras.Model(inputs, layers.TimeDistributed(inner, name="t")(inputs))
+    inner.sparse_kernels = ("kernel",)
+    assert names(kft.sparsify(dense, 0.5)) == ["t/depthwise/kernel"]
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    inputs = keras.Input((3, 4))
+    dense = keras.Model(inputs, attention(inputs, inputs))
+    attention.key_dense.sparse_kernels = ()
+    with pytest.raises(ValueError, match="`sparse_kernels` of a layer within"):
+        kft.sparsify(dense, 0.5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_lambdas_are_copied(nested):
+    inputs = keras.Input((4,))
+    layer = layers.Lambda(lambda x: 2.0 * x, output_shape=(4,), name="double")
+    if nested:
+        layer = layers.TimeDistributed(layer)
+        inputs = keras.Input((3, 4))
+    dense = keras.Model(inputs, layers.Dense(2)(layer(inputs)))
+    x = np.ones((2, *inputs.shape[1:]), "float32")
+    sparse = kft.sparsify(dense, 0.0)
+    for model in (sparse, kft.strip(sparse), kft.prune(sparse, 0.0)):
+        np.testing.assert_array_equal(model(x), dense(x))
+
+
+def activation(x):
+    return x
+
+
+def test_what_cannot_be_rebuilt_is_named():
+    inputs = keras.Input((4,))
+    layer = layers.Dense(2, activation=activation, name="own")
+    with pytest.raises(
+        ValueError, match="'own' of class Dense cannot be copied.*register"
+    ):
+        kft.sparsify(keras.Model(inputs, layer(inputs)), 0.5)
+
+
+def test_classes_that_are_not_registered():
+    class Doubles(layers.Dense):
+        def call(self, inputs):
+            return 2.0 * super().call(inputs)
+
+    inputs = keras.Input((3, 4))
+    hidden = layers.TimeDistributed(Doubles(3))(Doubles(4)(inputs))
+    dense = keras.Model(inputs, hidden)
+    sparse = kft.sparsify(dense, 0.0)
+    x = np.ones((2, 3, 4), "float32")
+    for model in (sparse, kft.strip(sparse), kft.prune(sparse, 0.0)):
+        np.testing.assert_array_equal(model(x), dense(x))
+
+
+class CallsOnly(layers.Layer):
+    """A layer without `build`, as those of KerasHub's T5."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first = layers.Dense(units, name="first")
+        self.second = layers.Dense(units, use_bias=False, name="second")
+
+    def call(self, query, value):
+        return self.second(self.first(query) + value)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_layer_without_build_is_built_by_its_call(tmp_path):
+    inputs = keras.Input((4,))
+    dense = keras.Model(inputs, CallsOnly(4, name="own")(inputs, value=inputs))
+    sparse = kft.sparsify(dense, 0.0)
+    assert names(sparse) == ["own/first/kernel", "own/second/kernel"]
+    x = np.ones((2, 4), "float32")
+    sparse.save(tmp_path / "m.keras")
+    own = {"CallsOnly": CallsOnly}
+    loaded = keras.saving.load_model(tmp_path / "m.keras", own)
+    copies = [sparse, loaded, kft.strip(sparse), kft.prune(loaded, 0.0)]
+    for model in copies:
+        np.testing.assert_array_equal(model(x), dense(x))
+    found = [[v.path for v in m.variables] for m in (sparse, loaded)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "m.weights.h5"])
+@pytest.mark.parametrize("kind", ["sparse", "ensemble", "calibrated"])
+def test_legacy_files_are_refused_before_they_are_written(kind, name, tmp_path):
+    model = kft.sparsify(small(), 0.5)
+    if kind == "ensemble":
+        model = kft.EnsembleModel([model, kft.sparsify(small(), 0.5)])
+    if kind == "calibrated":
+        model = kft.post_hoc.CalibratedModel(
+            model, [kft.post_hoc.TemperatureScaling()]
+        )
+    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+        model.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+        keras.saving.save_model(model, tmp_path / name)
+
+
+def test_a_plain_model_of_sparse_layers_is_refused_as_a_legacy_file(tmp_path):
+    inputs = keras.Input((4,))
+    layer = kft.layers.Sparse(layers.Dense(3), 0.5)
+    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+        keras.Model(inputs, layer(inputs)).save(tmp_path / "m.h5")

@@ -191,9 +191,9 @@ def test_every_reason_has_its_own_words():
     expected = {
         "stem": "by `filters` or the `sparsity` of this layer",
         "norm": "normalization is not masked",
-        "depth": "depthwise, masked only by Sparse(kernels=...)",
+        "depth": "depthwise, masked only if `kernels` names it",
         "separable": "depthwise_kernel is masked only if `kernels` names it",
-        "embed": "embeddings are masked only by Sparse(kernels=...)",
+        "embed": "embeddings are masked only if `kernels` names them",
         "slopes": "no kernel by role, and no `sparse_kernels`",
     }
     expected = {name: f"left alone: {why}" for name, why in expected.items()}

@@ -1,0 +1,440 @@
+"""Copies of graphs of layers: values, what is frozen, and what is shared."""
+
+import json
+
+import keras
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.models.members import check_copied_by_config
+from keras_freetickets.models.members import revived
+from keras_freetickets.models.members import uncompiled
+from keras_freetickets.models.sparse_model import FunctionalSparseModel
+from keras_freetickets.models.sparse_model import SparseModel
+
+_PLAIN = (
+    keras.Model,
+    keras_adapter.Functional,
+    keras.Sequential,
+    SparseModel,
+    FunctionalSparseModel,
+)
+# What a class may define and still be no more than its graph of layers.
+_CONSTRUCTION = {
+    "from_config",
+    "get_config",
+    "get_build_config",
+    "build_from_config",
+}
+
+
+def _own_behaviour(model):
+    """Names of what the classes of a model define beyond Keras' and ours."""
+    defined = {}
+    for cls in type(model).__mro__:
+        if cls in _PLAIN:
+            break
+        defined.update(vars(cls))
+    return sorted(
+        name
+        for name, value in defined.items()
+        if name not in _CONSTRUCTION
+        and not name.startswith("__")
+        and (callable(value) or hasattr(value, "__get__"))
+    )
+
+
+def overridden(model):
+    """What a class of a functional model changes of Keras' model, sorted."""
+    return [n for n in _own_behaviour(model) if hasattr(keras.Model, n)]
+
+
+def added(model):
+    """The public methods and properties that a class of a model adds."""
+    return [
+        name
+        for name in _own_behaviour(model)
+        if not name.startswith("_") and not hasattr(keras.Model, name)
+    ]
+
+
+def is_graph(layer):
+    """Whether a layer is a model that its layers and their graph describe."""
+    graph = isinstance(layer, (keras.Sequential, keras_adapter.Functional))
+    return graph and not overridden(layer)
+
+
+def leaf_layers(model):
+    """Layers of the graph, nested models entered; each once."""
+    leaves = []
+    for layer in model.layers:
+        inner = leaf_layers(layer) if is_graph(layer) else [layer]
+        leaves.extend(x for x in inner if not any(x is y for y in leaves))
+    return leaves
+
+
+class _Differs(Exception):
+    """A copy has other weights than the layer that it was made of."""
+
+
+def _pairs(layer, copy, through=None):
+    """Pairs each layer within with its copy.
+
+    Raises:
+        _Differs: If their weights are not of the same names.
+    """
+    copies = keras_adapter.parts_by_way(copy)
+    parts = keras_adapter.parts_by_way(layer, through)
+    for way in parts | copies:
+        names = [
+            list(keras_adapter.own_variables(part[way])) if way in part else []
+            for part in (parts, copies)
+        ]
+        if set(names[0]) != set(names[1]):
+            place = "/".join(way) or "the layer itself"
+            raise _Differs(
+                f"its copy has other weights: {names[1]} in place of "
+                f"{names[0]} in {place}"
+            )
+    return [(parts[way], copies[way]) for way in parts if way in copies]
+
+
+def _copy_values(part, copy):
+    keras_adapter.set_trainable(copy, part.trainable)
+    theirs = keras_adapter.own_variables(copy)
+    for name, variable in keras_adapter.own_variables(part).items():
+        # As NumPy: JAX donates the arrays of a model that trains.
+        theirs[name].assign(ops.convert_to_numpy(variable.value))
+        theirs[name].trainable = variable.trainable
+    keras_adapter.copy_own_adapted_state(part, copy)
+
+
+def copy_state(layer, copy, through=None):
+    """Takes over values and what is frozen, of all that is within a layer.
+
+    Args:
+        layer: A layer or model.
+        copy: Another of the same structure.
+        through: As in `keras_adapter.parts_by_way`.
+
+    Returns:
+        List of pairs of a layer within and its copy.
+    """
+    pairs = _pairs(layer, copy, through)
+    for part, other in pairs:
+        _copy_values(part, other)
+    return pairs
+
+
+def _own_classes(model):
+    """Classes of one's own in a model by the names that configs give them."""
+    found = {}
+    for part in keras_adapter.sublayers(model):
+        name = keras.saving.get_registered_name(type(part))
+        found.setdefault(name, set()).add(type(part))
+    return {
+        n: classes.pop() for n, classes in found.items() if len(classes) == 1
+    }
+
+
+def _build_from_config(subject, copy, placed):
+    config = subject.get_build_config()
+    own = keras_adapter.builds_itself(subject)
+    if own and subject.built and config and not copy.built:
+        copy.build_from_config(config)
+
+
+def _build_as_called(subject, copy, placed):
+    if isinstance(copy, Sparse):
+        keras_adapter.build_as_called(copy.layer, placed)
+        copy.build()
+    else:
+        keras_adapter.build_as_called(copy, placed)
+
+
+def _cannot_copy(layer, reason):
+    # Keras' reasons begin with whole configs.
+    reason = str(reason).strip().splitlines()[-1:] or [type(reason).__name__]
+    return (
+        f"Layer '{layer.name}' of class {type(layer).__name__} cannot be "
+        f"copied, as it cannot be rebuilt from its config ({reason[0]}). Mend "
+        "`get_config` and `build` of its class, and register what it refers "
+        "to with `keras.saving.register_keras_serializable`. If the layer is "
+        "part of a model of a class of its own, such as one of KerasHub, use "
+        "that model as one layer, `keras.Model(inputs, head(model(inputs)))`."
+    )
+
+
+def _describes_itself(model):
+    """Whether a functional model is rebuilt by arguments of its class."""
+    graph = isinstance(model, keras_adapter.Functional)
+    return graph and not keras_adapter.functional_like_constructor(type(model))
+
+
+def _without_sparse(config):
+    """A config in which what `Sparse` wraps stands in its place."""
+    if isinstance(config, dict):
+        if config.get("registered_name") == "keras_freetickets>Sparse":
+            return _without_sparse(config["config"]["layer"])
+        return {key: _without_sparse(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_sparse(value) for value in config)
+    return config
+
+
+class _Rerun:
+    """The graph of a model again, on new inputs and with other layers.
+
+    Args:
+        model: A built Functional or Sequential model; nested ones are entered.
+        leaf: Callable of a layer of the graph that returns another.
+        plain: Boolean, whether nested models become plain ones of Keras.
+
+    Attributes:
+        ends: Inputs and outputs of the graph.
+    """
+
+    def __init__(self, model, leaf, plain=False):
+        self._leaf = leaf
+        self._plain = plain
+        self._made = {}
+        self.ends = keras_adapter.rerun(model, self._graph_layer)
+
+    def _graph_layer(self, layer):
+        if id(layer) not in self._made:
+            self._made[id(layer)] = self._other(layer)
+        return self._made[id(layer)]
+
+    def _other(self, layer):
+        if not isinstance(layer, keras.Layer):
+            # An operation of keras.ops.
+            return type(layer).from_config(layer.get_config())
+        if not is_graph(layer):
+            return self._leaf(layer)
+        with keras.name_scope(layer.name):
+            if isinstance(layer, keras.Sequential):
+                other = self._sequential(layer)
+            else:
+                other = self._functional(layer)
+        keras_adapter.set_trainable(other, layer.trainable)
+        return other
+
+    def _functional(self, model):
+        ends = keras_adapter.rerun(model, self._graph_layer)
+        sparse = isinstance(model, SparseModel) and not self._plain
+        cls = FunctionalSparseModel if sparse else keras.Model
+        return cls(*ends, name=model.name)
+
+    def _sequential(self, model):
+        # One that takes several inputs has no such tensors.
+        tensors = getattr(model, "inputs", [])[:1]
+        inputs = [keras_adapter.new_input(tensor) for tensor in tensors]
+        layers = [self._graph_layer(layer) for layer in model.layers]
+        return keras.Sequential([*inputs, *layers], name=model.name)
+
+
+class GraphCopy:
+    """A copy of a functional or sequential model, layer by layer.
+
+    Layers are rebuilt from their configs, and built and given values before
+    the graph is called.
+
+    Args:
+        model: A built Functional or Sequential model.
+        place: Callable of a layer of the graph and its copy that returns the
+            layer to put into the copy of the graph.
+        strip: Boolean, whether to leave out `Sparse` wherever it stands.
+
+    Attributes:
+        ends: Inputs and outputs of the copy.
+        source: Config of the class that a copy needs to be rebuilt, or `None`.
+
+    Raises:
+        ValueError: If a layer cannot be rebuilt, or shares weights.
+    """
+
+    def __init__(self, model, place=None, strip=False):
+        self._model = model
+        self._place = place or (lambda layer, copy: copy)
+        self._strip = strip
+        self._through = Sparse if strip else None
+        self._pairs = []
+        self._second = None
+        self.source = None
+        scope = keras.saving.custom_object_scope(_own_classes(model))
+        with scope, keras_adapter.trusting():
+            self.ends = _Rerun(model, self._placed, plain=strip).ends
+        self._check_shared()
+
+    def _placed(self, layer):
+        return self._place(layer, self._copy(layer))
+
+    def _copy(self, layer):
+        """A layer of the same values, built but not called yet."""
+        wrapped = self._strip and isinstance(layer, Sparse)
+        subject = layer.layer if wrapped else layer
+        check_copied_by_config(subject)
+        copy = self._rebuilt(subject, layer)
+        pairs = copy_state(subject, copy, self._through)
+        self._pairs += [(layer, *pair) for pair in pairs]
+        return copy
+
+    def _rebuilt(self, layer, placed):
+        reasons = []
+        for build in (_build_from_config, _build_as_called):
+            try:
+                copy = self._from_config(layer)
+                build(layer, copy, placed)
+                _pairs(layer, copy, self._through)
+                return copy
+            except Exception as error:  # of a class of anybody's
+                reasons.append(error)
+        copy = self._of_second_model(layer, placed)
+        if copy is None:
+            raise ValueError(_cannot_copy(layer, reasons[0])) from reasons[0]
+        return copy
+
+    def _from_config(self, layer):
+        config = keras_adapter.config_of(layer)
+        if self._strip:
+            config = _without_sparse(config)
+        with keras.name_scope(layer.name):
+            return type(layer).from_config(config)
+
+    def _of_second_model(self, layer, placed):
+        """The layer of another model of the class that a layer is in.
+
+        Layers of KerasHub are not always rebuilt from their own configs; the
+        models that they are parts of are.
+        """
+        if self._second is None:
+            self._second = self._layers_of_second_model()
+        found = self._second.get(id(placed))
+        inner = layer.layer if isinstance(layer, Sparse) else layer
+        if type(found) is not type(inner):
+            return None
+        return found if inner is layer else _wrapped(found, layer.own_config())
+
+    def _layers_of_second_model(self):
+        """Maps the id of each leaf of the graph to a layer of another model."""
+        try:
+            source = _source(self._model)
+            second = leaf_layers(revived(source)) if source else []
+        except Exception:  # of a class that does not say how to rebuild it
+            return {}
+        self.source = source
+        leaves = leaf_layers(self._model)
+        return {id(leaf): other for leaf, other in zip(leaves, second)}
+
+    def _check_shared(self):
+        """Refuses copies of which each has weights of its own."""
+        copies = {}
+        for layer, part, copy in self._pairs:
+            theirs = keras_adapter.own_variables(copy)
+            for name, variable in keras_adapter.own_variables(part).items():
+                found = copies.setdefault(id(variable), (layer, theirs[name]))
+                if found[1] is not theirs[name]:
+                    raise ValueError(
+                        f"Layers '{found[0].name}' and '{layer.name}' share "
+                        f"the weight '{variable.path}', but in a copy each "
+                        "would have its own, and Keras cannot load a saved "
+                        "model of this kind. Call one and the same layer "
+                        "several times."
+                    )
+
+
+def _source(model):
+    """The config of a model that its class, not its layers, describes."""
+    if isinstance(model, SparseModelOfClass):
+        return json.loads(model.source)
+    nested = [part for part in model.layers if is_graph(part)]
+    if _describes_itself(model) or any(_source(part) for part in nested):
+        return uncompiled(model)
+    return None
+
+
+def _wrapped(layer, config):
+    """A layer in a `Sparse` of its `own_config`, built."""
+    config = dict(config)
+    initializer = keras.saving.deserialize_keras_object(
+        config.pop("mask_initializer")
+    )
+    sparse = Sparse(layer, mask_initializer=initializer, **config)
+    sparse.build()
+    return sparse
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class SparseModelOfClass(FunctionalSparseModel):
+    """A sparse copy of a model whose layers only its class can rebuild.
+
+    It is saved as the config of that class, and which of its layers are
+    sparse: some layers of KerasHub cannot be rebuilt from what they save.
+
+    Args:
+        *args: As for `keras.Model`: inputs and outputs.
+        **kwargs: As for `keras.Model`.
+
+    Attributes:
+        source: Config of the model that it is a copy of, as JSON.
+    """
+
+    source = None
+
+    def get_config(self):
+        keras_adapter.refuse_legacy_config(self)
+        sparse = [
+            [i, leaf.own_config()]
+            for i, leaf in enumerate(leaf_layers(self))
+            if isinstance(leaf, Sparse)
+        ]
+        return {
+            "name": self.name,
+            "source": json.loads(self.source),
+            "sparse": sparse,
+            "frozen": keras_adapter.frozen_parts(self),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            source = revived(config["source"])
+            leaves = leaf_layers(source)
+            places = {id(leaves[i]): sparse for i, sparse in config["sparse"]}
+
+            def leaf(layer):
+                if id(layer) not in places:
+                    return layer
+                return _wrapped(layer, places[id(layer)])
+
+            model = cls(*_Rerun(source, leaf).ends, name=config["name"])
+        model.source = json.dumps(config["source"])
+        keras_adapter.freeze_parts(model, set(config["frozen"]))
+        return model
+
+
+def copied(model, cls, place=None):
+    """A copy of a model with a graph, see `GraphCopy`, of a class `cls`."""
+    graph = GraphCopy(model, place)
+    if graph.source is not None:
+        cls = SparseModelOfClass
+    made = cls(*graph.ends, name=model.name)
+    if graph.source is not None:
+        made.source = json.dumps(graph.source)
+    keras_adapter.set_trainable(made, model.trainable)
+    return made
+
+
+def stripped(model):
+    """A copy of a sparse model without any `Sparse`, of Keras' own class."""
+    if isinstance(model, SparseModelOfClass):
+        plain = revived(json.loads(model.source))
+        for layer, other in zip(leaf_layers(model), leaf_layers(plain)):
+            wrapped = isinstance(layer, Sparse)
+            copy_state(layer.layer if wrapped else layer, other, Sparse)
+    else:
+        ends = GraphCopy(model, strip=True).ends
+        plain = keras.Model(*ends, name=model.name)
+    keras_adapter.set_trainable(plain, model.trainable)
+    return plain
