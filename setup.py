@@ -62,6 +62,8 @@ EXTRAS = {
         *TFMOT,
         "hypothesis",
         "ipython",
+        "keras-hub>=0.32,<0.33",
+        "orbax-checkpoint>=0.12",
         "pytest",
         "pytest-xdist",
         "ruff",
