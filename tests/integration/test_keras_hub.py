@@ -134,7 +134,7 @@ BACKBONES = {
     },
     "ResNetBackbone": {
         **IMAGE,
-        "input_conv_filters": [8],
+        "input_conv_filters": [64],
         "input_conv_kernel_sizes": [3],
         "stackwise_num_filters": [64, 64],
         "stackwise_num_blocks": [1, 1],
@@ -221,7 +221,7 @@ def reloaded(model, folder):
 
 
 # Keras cannot load `keras.Model(backbone.inputs, backbone.outputs)` either.
-NOT_LOADED = set()
+NOT_LOADED = {"DebertaV3Backbone"}
 
 
 @pytest.mark.filterwarnings("ignore:The sparse copy of")
