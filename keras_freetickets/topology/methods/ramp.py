@@ -16,6 +16,7 @@ from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import first_wins
 from keras_freetickets.topology.methods.method import is_integer
 from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.topology.randomness import typed
 
 
 class Ramp(Method):
@@ -141,8 +142,10 @@ class Ramp(Method):
                 "updates one: `model.attach(method)`."
             )
         number = self.number(connections[0].step)
-        row = ops.take(ops.convert_to_tensor(self._targets), number, axis=0)
-        return [ops.take(row, c.layer) for c in connections]
+        row = ops.take(typed(self._targets), number, axis=0)
+        return [
+            ops.take(row, ops.cast(c.layer, "int32")) for c in connections
+        ]
 
     def surplus(self, connections):
         """`int32` scalars: how many connections each layer has too many.
