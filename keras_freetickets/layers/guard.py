@@ -10,7 +10,8 @@ class MaskGuard:
     trained, on every backend and in every loop: that is the one place where a
     step that knows no masks can be noticed, be it that of another model around
     the layer, of a `train_step` of a user's own or of a second optimizer. The
-    error comes while the first step is traced, before any weight changes.
+    error comes while the first step is traced, before any weight changes. (A
+    step that is run eagerly has changed the weights once by then.)
 
     The step of a `SparseModel` lowers the guard for its time, so that a kernel
     without a constraint of its own has none there and costs nothing.
