@@ -398,7 +398,8 @@ def select(scores, k, groups=None, eligible=None, ties=None):
         eligible: Boolean tensor (list of tensors) shaped as `scores`; entries
             that may be selected. `None` for all.
         ties: `uint32` tensor (list of tensors) shaped as `scores` that ranks
-            equal scores, e.g. of `random_bits`. By default made from seed 0.
+            equal scores, e.g. of `random_bits`. By default made from seed 0;
+            on PyTorch the first of equal scores come first.
 
     Returns:
         A boolean tensor (list of tensors) shaped as `scores`, with exactly
@@ -439,12 +440,48 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     _check_count(k, rows, size, eligible)
     if size == 0:
         return ops.zeros(shape, dtype="bool")
+    if backend.backend() == "torch":
+        mask = _select_by_sorting(scores, k, rows, eligible, ties)
+        return ops.convert_to_tensor(mask)
     if ties is None:
         ties = random_bits(shape, seed=0)
     keys = ops.reshape(sort_keys(scores, eligible), (rows, -1))
     counts = ops.broadcast_to(_int32(k), (rows,))
     (mask,) = select_rows([keys], [counts], [ops.reshape(ties, (rows, -1))])
     return ops.reshape(mask, shape)
+
+
+def _select_by_sorting(scores, k, rows, eligible, ties):
+    """`select` of NumPy, for PyTorch, where Keras has no 32-bit unsigned type.
+
+    Args:
+        scores: Float tensor.
+        k: Integer, or integer tensor of a value for each row.
+        rows: Integer, the number of groups.
+        eligible: Boolean tensor shaped as `scores`, or `None`.
+        ties: Integer tensor shaped as `scores`, or `None`.
+
+    Returns:
+        A boolean array shaped as `scores`.
+    """
+    shape = tuple(scores.shape)
+    values = ops.convert_to_numpy(ops.cast(scores, "float32"))
+    # Finite scores, then what is not finite, then what must not win.
+    rank = np.where(np.isfinite(values), 2, 1)
+    if eligible is not None:
+        rank = np.where(ops.convert_to_numpy(eligible), rank, 0)
+    values = np.where(rank == 2, values, 0.0)
+    if ties is None:
+        ties = -np.arange(values.size).reshape(shape)
+    else:
+        ties = ops.convert_to_numpy(ties).astype("int64")
+    columns = [a.reshape(rows, -1) for a in (ties, values, rank)]
+    order = np.lexsort(columns, axis=-1)[:, ::-1]
+    counts = np.broadcast_to(ops.convert_to_numpy(k), (rows,))[:, None]
+    chosen = np.arange(order.shape[1]) < counts
+    mask = np.zeros(order.shape, bool)
+    np.put_along_axis(mask, order, chosen, axis=-1)
+    return mask.reshape(shape)
 
 
 def _check_shape(name, array, shape):

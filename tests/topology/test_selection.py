@@ -310,3 +310,24 @@ def test_more_than_are_eligible():
 def test_bad_arguments(scores, arguments, message):
     with pytest.raises(ValueError, match=message):
         select(scores, 1, **arguments)
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_sorting_as_on_pytorch_selects_the_same(groups):
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.normal(size=(10, 6)), 1).astype("float32")
+    scores[0, :3] = [np.nan, np.inf, -np.inf]
+    scores[1, :2] = [0.0, -0.0]
+    eligible = rng.random((10, 6)) < 0.8
+    ties = random_bits((10, 6), seed=4)
+    for k in (0, 1, 4, 7):
+        x, some = (ops.convert_to_tensor(a) for a in (scores, eligible))
+        expected = select(x, k, groups, some, ties)
+        got = selection._select_by_sorting(x, k, groups, some, ties)
+        np.testing.assert_array_equal(got, ops.convert_to_numpy(expected))
+
+
+def test_sorting_without_ties_takes_the_first_of_equal_scores():
+    scores = ops.convert_to_tensor(np.array([1.0, 2.0, 2.0, 2.0], "float32"))
+    got = selection._select_by_sorting(scores, 2, 1, None, None)
+    np.testing.assert_array_equal(got, [False, True, True, False])
