@@ -20,7 +20,8 @@ def _check_data(data):
         raise ValueError(
             "`data` must be in batches: a tf.data.Dataset, a PyDataset or a "
             "list of tuples (x, y). Of arrays make one by "
-            "tf.data.Dataset.from_tensor_slices((x, y)).batch(128). "
+            "[(x[i : i + 128], y[i : i + 128]) "
+            "for i in range(0, len(x), 128)]. "
             f"Received: data of type {type(data).__name__}"
             + (" of arrays" if arrays else "")
         )

@@ -131,6 +131,20 @@ def _checked_kernels(kernels):
     return kernels
 
 
+def _check_known_kernels(model, kernels):
+    """Raises for a name of `kernels` that no layer has, as of a misspelling."""
+    if kernels is None or callable(kernels):
+        return
+    parts = keras_adapter.sublayers(model)
+    for name in kernels:
+        if not any(hasattr(part, name) for part in parts):
+            raise ValueError(
+                "`kernels` must name attributes of the model's layers. "
+                f"Received: kernels={kernels}, and no layer of "
+                f"'{model.name}' has {name!r}"
+            )
+
+
 def _plan(model, sparsity, distribution, filters, kernels):
     """Maps id(layer) to the list of sparsities of its kernels."""
     if not callable(sparsity):
@@ -292,6 +306,7 @@ def sparsify(
     _check_model(model)
     sparse_class = _sparse_class(model)
     named = _kernels_of(kernels)
+    _check_known_kernels(model, kernels)
     plan = _plan(model, sparsity, distribution, filters, named)
     initializer = _choose_initializer(model, mask_initializer, named)
     seeds = _seeds(seed)

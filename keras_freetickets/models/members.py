@@ -40,6 +40,7 @@ def check_members(members):
                 "`keras.Model(model.inputs, model.outputs[k])`. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
+        _check_no_dict(member, i)
         check_copied_by_config(member)
         shape = tuple(member.outputs[0].shape)
         if len(shape) < 2 or shape[-1] in (None, 0):
@@ -50,6 +51,16 @@ def check_members(members):
                 f"returns {shape}"
             )
         _check_alike(members[0], member, i)
+
+
+def _check_no_dict(member, i):
+    _, outputs = keras_adapter.ends_of_graph(member)
+    if isinstance(outputs, dict):
+        raise ValueError(
+            "`members` must return an array, not a dict: give the members "
+            "`keras.Model(model.inputs, model.outputs[0])`. "
+            f"Received: member {i} that returns a dict of {list(outputs)}"
+        )
 
 
 def check_copied_by_config(layer):

@@ -10,6 +10,7 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.members import architecture
+from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
@@ -20,7 +21,10 @@ _SEEDS = 2**31
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class SideBySide(
-    keras_adapter.BuildsMembers, keras_adapter.PacksState, keras.Model
+    CountsParameters,
+    keras_adapter.BuildsMembers,
+    keras_adapter.PacksState,
+    keras.Model,
 ):
     """Trains several sparse models of one architecture at the same time.
 

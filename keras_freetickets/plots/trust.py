@@ -46,6 +46,23 @@ def _legend_below(figure, axes):
     )
 
 
+def _check_panels(name, values, contents):
+    """Raises unless `values` is a dict with something to draw."""
+    if not isinstance(values, dict) or not values:
+        found = "{}" if isinstance(values, dict) else type(values).__name__
+        raise ValueError(
+            f"`{name}` must be a dict of one entry or more, from {contents}. "
+            f"Received: {name}={found}"
+        )
+
+
+def _check_nested(name, values, contents):
+    """As `_check_panels`, also of the dicts within."""
+    _check_panels(name, values, contents)
+    for inner in values.values():
+        _check_panels(name, inner, contents)
+
+
 def _pairs(predictions, labels):
     """Dict from a name to `(probabilities, labels)`, however it was given."""
     if isinstance(labels, (str, os.PathLike)):
@@ -60,6 +77,7 @@ def _pairs(predictions, labels):
                 "Received: labels=None"
             )
         return {"": (predictions, labels)}
+    _check_panels("predictions", predictions, "a name to what it predicts")
     if labels is not None:
         return {name: (p, labels) for name, p in predictions.items()}
     if not all(isinstance(one, (tuple, list)) for one in predictions.values()):
@@ -217,6 +235,7 @@ def score_histograms(
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If `scores` is not a dict, or is empty.
 
     Example:
 
@@ -224,6 +243,8 @@ def score_histograms(
     score_histograms({"dense": {"test": known, "noise": unknown}}, "h.png")
     ```
     """
+    contents = "a title to a dict from the name of a set to its scores"
+    _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores))
     for axes, (title, sets) in zip(panels, scores.items()):
         every = np.concatenate(list(sets.values()))
@@ -261,6 +282,7 @@ def roc_curves(scores, path=None):
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If `scores` is not a dict, or is empty.
 
     Example:
 
@@ -268,6 +290,8 @@ def roc_curves(scores, path=None):
     roc_curves({"kmnist": {"dense": (known, unknown)}}, "roc.png")
     ```
     """
+    contents = "a title to a dict from a name to scores `(known, unknown)`"
+    _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores), sharex=True, sharey=True)
     for axes, (title, models) in zip(panels, scores.items()):
         for dashes, (name, (known, unknown)) in zip(
@@ -304,6 +328,7 @@ def severity_curves(values, path=None, labels=("accuracy",)):
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If `values` is not a dict, or is empty.
 
     Example:
 
@@ -311,6 +336,8 @@ def severity_curves(values, path=None, labels=("accuracy",)):
     severity_curves({"dense": accuracies[None]}, "severity.png")
     ```
     """
+    contents = "a name to an array (scores, corruptions, severities + 1)"
+    _check_panels("values", values, contents)
     figure, panels = _panels(len(labels))
     for axes, label, i in zip(panels, labels, range(len(labels))):
         for dashes, (name, scores) in zip(_dashes(len(values)), values.items()):
@@ -344,6 +371,7 @@ def matrices(values, path=None, names=None):
 
     Raises:
         ImportError: If matplotlib is not installed.
+        ValueError: If `values` is not a dict, or is empty.
 
     Example:
 
@@ -351,6 +379,8 @@ def matrices(values, path=None, names=None):
     matrices({"disagreement": disagreement_matrix(members)}, "m.png")
     ```
     """
+    contents = "a title to an array (members, members)"
+    _check_panels("values", values, contents)
     figure, panels = _panels(len(values))
     for axes, (title, matrix) in zip(panels, values.items()):
         matrix = np.array(matrix, "float64")

@@ -166,6 +166,20 @@ def _check_order(model, order):
             "`order='members_first'` is for an EnsembleModel. "
             f"Received: order={order!r} with a {type(model).__name__}"
         )
+    _check_one_output(model)
+
+
+def _check_one_output(model):
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return  # of a class of its own, or an ensemble, which has checked
+    _, structure = keras_adapter.ends_of_graph(model)
+    if len(outputs) > 1 or isinstance(structure, dict):
+        raise ValueError(
+            "`model` must return one array. Calibrate each output by itself, "
+            "`keras.Model(model.inputs, model.outputs[k])`. Received: a model "
+            f"with {len(outputs)} outputs, in a {type(structure).__name__}"
+        )
 
 
 def _input_specs(model):

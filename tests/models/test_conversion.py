@@ -350,8 +350,15 @@ def test_bad_kernels(kernels):
 
 
 def test_kernels_that_no_layer_has():
+    """Alone, and beside one that there is."""
+    for kernels in (("embeddings",), ("kernel", "embeddings")):
+        with pytest.raises(ValueError, match="no layer of .* has 'embeddings'"):
+            kft.sparsify(small(), 0.5, kernels=kernels)
+
+
+def test_kernels_that_hold_no_weight():
     with pytest.raises(ValueError, match="has nothing to mask"):
-        kft.sparsify(small(), 0.5, kernels=("embeddings",))
+        kft.sparsify(small(), 0.5, kernels=("units",))
 
 
 @pytest.mark.parametrize("declared", [("depthwise_kernel",), "kernel", 5])

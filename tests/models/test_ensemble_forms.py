@@ -392,6 +392,21 @@ def test_several_outputs_are_told_how():
     assert kft.EnsembleModel([parts[0]]).num_members == 1
 
 
+def test_one_output_in_a_dict_or_a_list():
+    """Keras returns a dict as one, but an array for a list of one."""
+    inputs = keras.Input((6,))
+    outputs = layers.Dense(2, activation="softmax")(inputs)
+    named = keras.Model(inputs, {"kind": outputs})
+    with pytest.raises(ValueError, match=r"not a dict.*dict of \['kind'\]"):
+        kft.EnsembleModel([named])
+    listed = kft.EnsembleModel([keras.Model(inputs, [outputs])])
+    assert listed.predict(X, verbose=0).shape == (37, 2)
+    named = kft.EnsembleModel([keras.Model(named.inputs, named.outputs[0])])
+    np.testing.assert_allclose(
+        named.predict(X, verbose=0), listed.predict(X, verbose=0), rtol=1e-6
+    )
+
+
 def test_a_softmax_that_was_reshaped_since_tells_nothing():
     inputs = keras.Input((6,))
     outputs = layers.Dense(6, activation="softmax")(inputs)

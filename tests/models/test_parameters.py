@@ -120,6 +120,21 @@ def test_ensembles_show_their_members(tmp_path):
     assert count(text, "Active") == 3744 + 1
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="does not train sparse models"
+)
+def test_members_side_by_side():
+    models = [sparse(), sparse()]
+    for model in models:
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    together = kft.SideBySide(models)
+    assert together.count_params() == 2 * 3640
+    text = shown(together)
+    assert count(text, "Trainable") == 2 * 3640
+    assert count(text, "Non-trainable") == 0
+    assert count(text, "Active") == 2 * 1872
+
+
 def test_dense_members_count_as_keras_counts():
     dense = [kft.strip(sparse()) for _ in range(2)]
     ensemble = kft.EnsembleModel(dense)

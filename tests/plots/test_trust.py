@@ -65,6 +65,32 @@ def test_labels_that_models_share(draw):
         draw(both)
 
 
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (lambda x: plots.score_histograms(x), "scores"),
+        (lambda x: plots.score_histograms({"net": x}), "scores"),
+        (lambda x: plots.roc_curves(x), "scores"),
+        (lambda x: plots.roc_curves({"set": x}), "scores"),
+        (lambda x: plots.severity_curves(x), "values"),
+        (lambda x: plots.matrices(x), "values"),
+    ],
+)
+def test_what_is_not_a_dict(draw, name):
+    for wrong, found in (({}, "{}"), (np.ones((2, 2)), "ndarray")):
+        match = f"`{name}` must be a dict .* Received: {name}={found}"
+        with pytest.raises(ValueError, match=match):
+            draw(wrong)
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.reliability_diagram, plots.risk_coverage_curves]
+)
+def test_predictions_of_no_model(draw):
+    with pytest.raises(ValueError, match="`predictions` must be a dict of one"):
+        draw({}, LABELS)
+
+
 def test_risk_coverage_curves(tmp_path):
     figure = plots.risk_coverage_curves(BOTH, path=tmp_path / "c.png")
     line = figure.axes[0].get_lines()[0]
@@ -137,8 +163,8 @@ def test_one_column_and_labels_to_ignore():
     labels = np.where(np.arange(20) < 4, -1, np.arange(20) % 2)
     both = np.concatenate([1 - p, p], axis=1)
     for draw in (plots.reliability_diagram, plots.risk_coverage_curves):
-        one = panels(draw(p, labels, ignore_class=-1))[0]
-        two = panels(draw(both[4:], labels[4:]))[0]
+        one = draw(p, labels, ignore_class=-1).axes[0]
+        two = draw(both[4:], labels[4:]).axes[0]
         for mine, other in zip(one.lines, two.lines, strict=True):
             np.testing.assert_allclose(mine.get_xydata(), other.get_xydata())
     members = np.stack([p, p[::-1]])
@@ -158,4 +184,4 @@ def test_too_few_predictions_for_a_plane(tmp_path):
 def test_missing_scikit_learn_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
     with pytest.raises(ImportError, match="pip install 'scikit-learn'"):
-        plots.predictions_in_plane(np.ones((3, 4, 2)) / 2, LABELS, tmp_path)
+        plots.predictions_in_plane(np.ones((3, 60, 3)) / 3, LABELS, tmp_path)

@@ -243,3 +243,20 @@ def test_padded_tokens_stay_masked(kind):
     logs = calibrated.evaluate(tokens, y, verbose=0, return_dict=True)
     assert logs["nll"] == pytest.approx(-np.log(own).mean(), rel=1e-4)
     assert logs["loss"] == pytest.approx(logs["nll"], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "dict of one"])
+def test_several_outputs_are_told_how(kind):
+    inputs = keras.Input((1,))
+    dense = [keras.layers.Dense(2)(inputs) for _ in range(2)]
+    outputs = {
+        "list": dense,
+        "dict": {"one": dense[0], "two": dense[1]},
+        "dict of one": {"one": dense[0]},
+    }[kind]
+    model = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match=r"one array.*model.outputs\[k\]"):
+        post_hoc.calibrate(model, LOGIT, LABEL)
+    one = keras.Model(model.inputs, model.outputs[0])
+    calibrated = post_hoc.calibrate(one, LOGIT, LABEL)
+    assert calibrated.predict(LOGIT, verbose=0).shape == (500, 2)
