@@ -19,6 +19,7 @@ from keras_freetickets.models.copying import added
 from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import leaf_layers
 from keras_freetickets.models.copying import overridden
+from keras_freetickets.models.copying import overridden_outputs
 from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
@@ -355,7 +356,8 @@ def strip(model):
 
     Raises:
         TypeError: If `model` is no `SparseModel`.
-        ValueError: If a layer cannot be copied without its masks.
+        ValueError: If a layer cannot be copied without its masks, or the class
+            of `model` overrides `call`, which a plain model would not do.
 
     Example:
 
@@ -372,6 +374,15 @@ def strip(model):
         raise TypeError(
             "`model` must be made of a graph of layers; a subclassed "
             "SparseModel has no plain class to return to. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    changed = overridden_outputs(model)
+    if changed:
+        raise ValueError(
+            "`model` must predict by its layers alone, but its class "
+            f"overrides {changed}, which a plain model of them would not do. "
+            "Strip the layers alone: `strip(keras_freetickets.SparseModel("
+            "model.inputs, model.outputs))`. "
             f"Received: model of type {type(model).__name__}"
         )
     return stripped(model)

@@ -40,7 +40,7 @@ def _own_behaviour(model):
         name
         for name, value in defined.items()
         if name not in _CONSTRUCTION
-        and not name.startswith("__")
+        and (name == "__call__" or not name.startswith("__"))
         and (callable(value) or hasattr(value, "__get__"))
     )
 
@@ -48,6 +48,11 @@ def _own_behaviour(model):
 def overridden(model):
     """What a class of a functional model changes of Keras' model, sorted."""
     return [n for n in _own_behaviour(model) if hasattr(keras.Model, n)]
+
+
+def overridden_outputs(model):
+    """What a class of a functional model changes of how it predicts."""
+    return [n for n in overridden(model) if n in ("__call__", "call")]
 
 
 def added(model):

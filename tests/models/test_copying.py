@@ -33,6 +33,11 @@ class SparseTwice(kft.SparseModel):
         return self.layers[-1].name
 
 
+class TwiceCalled(keras.Model):
+    def __call__(self, *args, **kwargs):
+        return 2.0 * super().__call__(*args, **kwargs)
+
+
 class Named(keras.Model):
     def head(self):
         return self.layers[-1]
@@ -59,6 +64,17 @@ def test_a_class_that_a_copy_would_lose_is_refused(convert):
     model = graph(Twice)
     way_out = convert(keras.Model(model.inputs, model.outputs), 0.0)
     np.testing.assert_allclose(2.0 * way_out(data(2, 4)), model(data(2, 4)))
+    with pytest.raises(ValueError, match=r"overrides \['__call__'\]"):
+        convert(graph(TwiceCalled), 0.5)
+
+
+def test_strip_refuses_a_class_with_a_call_of_its_own():
+    sparse = kft.sparsify(graph(SparseTwice), 0.5)
+    with pytest.raises(ValueError, match=r"overrides \['call'\].*SparseTwice"):
+        kft.strip(sparse)
+    layers_alone = kft.SparseModel(sparse.inputs, sparse.outputs)
+    x = data(2, 4)
+    np.testing.assert_allclose(2.0 * kft.strip(layers_alone)(x), sparse(x))
 
 
 @pytest.mark.parametrize("convert", [kft.sparsify, kft.prune])
