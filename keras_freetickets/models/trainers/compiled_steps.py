@@ -5,6 +5,7 @@ attached to a sparse model is part of that trace, so that another method needs
 another step. An equal one finds the step of before.
 """
 
+import contextlib
 import dataclasses
 import types
 import typing
@@ -91,8 +92,10 @@ def frozen(value):
 
     Numbers, strings, arrays, lists and dicts are compared by content, as are
     the attributes of methods, schedules and losses, of whatever class has a
-    `get_config`. All else (functions, layers, variables) is compared by
-    identity.
+    `get_config`. Functions and other objects that can be called are compared
+    by identity and by what they look at: attributes, variables of functions
+    around them and global numbers. All else (layers, variables) is compared
+    by identity.
 
     Args:
         value: Any object.
@@ -131,15 +134,34 @@ def _frozen(value, above):
         items = sorted(value.items(), key=lambda item: repr(item[0]))
         return ("dict", *((repr(k), _frozen(v, above)) for k, v in items))
     if isinstance(value, types.MethodType):
-        owner = _frozen(value.__self__, above)
-        return ("method", _Identity(value.__func__), owner)
-    if _has_plain_attributes(value):
-        attributes = _frozen(vars(value), above)
-        return ("object", _Identity(type(value)), attributes)
+        owner = _frozen_object(value.__self__, above)
+        return ("method", _frozen(value.__func__, above), owner)
+    if isinstance(value, types.FunctionType):
+        looked_at = [vars(value), _looked_at(value)]
+        return ("function", _Identity(value), _frozen(looked_at, above))
+    if callable(value) or hasattr(value, "get_config"):
+        return _frozen_object(value, above)
     return _Identity(value)
 
 
-def _has_plain_attributes(value):
+def _frozen_object(value, above):
     stateful = (keras.Layer, keras.Variable, keras.optimizers.Optimizer, type)
-    described = hasattr(value, "get_config") and hasattr(value, "__dict__")
-    return described and not isinstance(value, stateful)
+    if isinstance(value, stateful) or not hasattr(value, "__dict__"):
+        return _Identity(value)
+    # Without a config an object may be more than its attributes.
+    kind = type(value) if hasattr(value, "get_config") else value
+    return ("object", _Identity(kind), _frozen(vars(value), above))
+
+
+def _looked_at(function):
+    """Values around a function that another call may find changed."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    found = {}
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, (bool, int, float, str, np.generic)):
+            found.setdefault(name, value)
+    return found

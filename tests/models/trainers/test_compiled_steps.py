@@ -19,8 +19,10 @@ TRACED = []
 class Counted(RigL):
     """Notes each time that a step is traced with it."""
 
-    def __init__(self, update_interval):
-        super().__init__(update_interval, apply_on_update=True)
+    def __init__(self, update_interval, drop_fraction=0.3):
+        super().__init__(
+            update_interval, drop_fraction=drop_fraction, apply_on_update=True
+        )
 
     def grow_score(self, connections):
         TRACED.append(self.update_interval)
@@ -168,3 +170,59 @@ def test_later_changes_are_seen():
     held = keras.Variable(1.0)
     assert frozen([held]) == frozen([held])
     assert frozen([held]) != frozen([keras.Variable(1.0)])
+
+
+class Settings:
+    """A schedule that says nothing of itself."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, step):
+        return keras.ops.cast(self.value, "float32")
+
+    def of_step(self, step):
+        return self(step)
+
+
+RATE = 0.1
+
+
+def of_a_global(step):
+    return keras.ops.cast(RATE, "float32")
+
+
+def test_what_a_schedule_looks_at_is_part_of_it(monkeypatch):
+    settings, rates = Settings(0.1), {"rate": 0.1}
+
+    def of_what_is_around(step):
+        return keras.ops.cast(rates["rate"], "float32")
+
+    schedules_now = [
+        settings,
+        settings.of_step,
+        of_what_is_around,
+        of_a_global,
+    ]
+    before = [frozen(schedule) for schedule in schedules_now]
+    assert [frozen(schedule) for schedule in schedules_now] == before
+    assert frozen(Settings(0.1)) != before[0]  # another object
+    settings.value = rates["rate"] = 0.2
+    monkeypatch.setitem(globals(), "RATE", 0.2)
+    for schedule, old in zip(schedules_now, before):
+        assert frozen(schedule) != old
+
+
+def test_a_schedule_changed_in_place_is_traced_again():
+    model, schedule = network(), Settings(0.0)
+
+    def traces():
+        method = Counted(update_interval=1, drop_fraction=schedule)
+        return traces_of_fit(model, method)
+
+    assert traces() > 0
+    assert float(model.topology.replaced.numpy()) == 0.0
+    assert traces() == 0
+    schedule.value = 0.5
+    assert traces() > 0
+    assert float(model.topology.replaced.numpy()) > 0.1
