@@ -76,9 +76,7 @@ def fits_of(model, name, kind):
 
     def fit():
         rigl = [kft.callbacks.RigL(update_interval=5)] if kind == "RigL" else []
-        model.fit(
-            x, y, batch_size=FLAGS.batch_size, verbose=0, callbacks=rigl
-        )
+        model.fit(x, y, batch_size=FLAGS.batch_size, verbose=0, callbacks=rigl)
 
     return {"fits": [list(timed(fit)) for _ in range(FLAGS.fits)]}
 

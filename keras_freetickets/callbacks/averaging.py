@@ -55,7 +55,7 @@ class WeightAveraging(keras.callbacks.Callback):
         check_count("votes_per_epoch", votes_per_epoch)
         if not isinstance(begin, numbers.Integral) or begin < 0:
             raise ValueError(
-                "`begin` must be a natural number, the first epoch that "
+                "`begin` must be a non-negative integer, the first epoch that "
                 f"counts. Received: begin={begin}"
             )
         self.begin = int(begin)

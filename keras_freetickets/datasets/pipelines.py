@@ -212,7 +212,7 @@ def _check(batch_size, validation_fraction=0.0, augment="none", seed=0):
         )
     if not _is_natural(seed):
         raise ValueError(
-            f"`seed` must be a natural number. Received: seed={seed}"
+            f"`seed` must be a non-negative integer. Received: seed={seed}"
         )
     if augment not in augmentations.AUGMENTATIONS:
         raise ValueError(

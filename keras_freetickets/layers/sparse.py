@@ -336,7 +336,8 @@ def _check_arguments(layer, kernels, seed, state):
     whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     if seed is not None and (not whole or seed < 0):
         raise ValueError(
-            f"`seed` must be a natural number or None. Received: seed={seed}"
+            "`seed` must be a non-negative integer or None. "
+            f"Received: seed={seed}"
         )
     if not isinstance(state, (dict, type(None))):
         raise ValueError(

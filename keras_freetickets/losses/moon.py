@@ -83,7 +83,7 @@ class MOON:
         for name, value in (("epochs", epochs), ("learn_epochs", learn_epochs)):
             if not isinstance(value, numbers.Integral) or value < 0:
                 raise ValueError(
-                    f"`{name}` must be a natural number. Received: "
+                    f"`{name}` must be a non-negative integer. Received: "
                     f"{name}={value}"
                 )
         if epochs <= learn_epochs + 1:

@@ -136,7 +136,7 @@ class AURC(ClassificationMetric):
         Returns:
             Float: errors of a cell may come before or after its hits, sums of
             1 / k are of an expansion, and `result` is rounded to float32. For
-            weights that are natural numbers.
+            weights that are non-negative integers.
         """
         count = ops.convert_to_numpy(self.count.value).astype("float64")
         errors = ops.convert_to_numpy(self.errors.value).astype("float64")

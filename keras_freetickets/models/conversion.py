@@ -333,7 +333,8 @@ def _seeds(seed):
         not isinstance(seed, numbers.Integral) or seed < 0
     ):
         raise ValueError(
-            f"`seed` must be a natural number or None. Received: seed={seed}"
+            "`seed` must be a non-negative integer or None. "
+            f"Received: seed={seed}"
         )
     # keras.utils.set_random_seed decides where no seed is given.
     seed = random.randrange(2**31) if seed is None else int(seed)

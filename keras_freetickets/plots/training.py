@@ -30,7 +30,8 @@ def learning_curve(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If the history has no log of a name in `metrics`.
+        ValueError: If the history is not a dict, or has no log of a name in
+            `metrics`.
 
     Example:
 
@@ -61,7 +62,16 @@ def learning_curve(
 
 def _logs(history):
     """The dict of logs, of what `fit` returns too; empty for `None`."""
-    return getattr(history, "history", history) or {}
+    logs = getattr(history, "history", history)
+    if logs is None:
+        return {}
+    if not isinstance(logs, dict):
+        raise ValueError(
+            "`history` must be a dict from the name of a log to its values, "
+            "or what `fit` returns. "
+            f"Received: history of type {type(logs).__name__}"
+        )
+    return logs
 
 
 def _shown_metrics(history, metrics):

@@ -209,7 +209,7 @@ def active_count(size, density):
     """
     if not size >= 0 or not 0.0 <= density <= 1.0:
         raise ValueError(
-            "`density` must be in [0, 1] and `size` a natural number. "
+            "`density` must be in [0, 1] and `size` a non-negative integer. "
             f"Received: size={size}, density={density}"
         )
     return int(min(size, max(1, round(size * density)))) if size else 0

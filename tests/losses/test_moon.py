@@ -107,7 +107,7 @@ def test_probabilities():
     "arguments, message",
     [
         ({"epochs": 6}, "`epochs` must be greater"),
-        ({"epochs": 2.5}, "`epochs` must be a natural"),
+        ({"epochs": 2.5}, "`epochs` must be a non-negative"),
         ({"epochs": 50, "alpha": 0}, "`alpha` must be positive"),
         ({"epochs": 50, "smoothing": -1}, "`smoothing` must be positive"),
     ],

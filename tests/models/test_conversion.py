@@ -268,7 +268,9 @@ def test_a_sparse_model_is_not_made_sparse_again():
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "x"])
 def test_bad_seed(seed):
-    with pytest.raises(ValueError, match="`seed` must be a natural number"):
+    with pytest.raises(
+        ValueError, match="`seed` must be a non-negative integer"
+    ):
         kft.sparsify(small(), 0.5, seed=seed)
 
 

@@ -143,9 +143,7 @@ class Ramp(Method):
             )
         number = self.number(connections[0].step)
         row = ops.take(typed(self._targets), number, axis=0)
-        return [
-            ops.take(row, ops.cast(c.layer, "int32")) for c in connections
-        ]
+        return [ops.take(row, ops.cast(c.layer, "int32")) for c in connections]
 
     def surplus(self, connections):
         """`int32` scalars: how many connections each layer has too many.
