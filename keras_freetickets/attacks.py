@@ -7,6 +7,7 @@ from keras import ops
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
 from keras_freetickets.metrics import inputs
+from keras_freetickets.models.outputs import check_one_output
 from keras_freetickets.models.outputs import returns_logits
 
 # Float arithmetic on standardized images may leave the range by this much.
@@ -70,6 +71,7 @@ def fast_gradient_sign(
         Goodfellow et al., 2015, arXiv:1412.6572.
     """
     check_model("model", model)
+    check_one_output(model)
     if not epsilon >= 0:
         raise ValueError(
             f"`epsilon` must not be negative. Received: epsilon={epsilon}"

@@ -150,3 +150,11 @@ def test_pixels_to_ignore_are_not_attacked():
     moved = fast_gradient_sign(ensemble, x, y, 0.1)[0, :, :, 0] - 0.5
     np.testing.assert_allclose(np.abs(moved), [[0.1] * 2, [0] * 2], atol=1e-6)
     assert np.sign(moved[0, 0]) == -np.sign(moved[0, 1])
+
+
+def test_several_outputs_are_told_how():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, [keras.layers.Dense(2)(inputs)] * 2)
+    x, y = np.zeros((4, 3), "float32"), np.zeros(4, int)
+    with pytest.raises(ValueError, match=r"one array.*model.outputs\[k\]"):
+        fast_gradient_sign(model, x, y)

@@ -93,6 +93,24 @@ def _trained_with(known):
     return f"with the loss {', '.join(names)}{note}"
 
 
+def check_one_output(model):
+    """Raises for a model that returns several arrays, or a dict.
+
+    Args:
+        model: A Keras model; what one without a graph returns is not known.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return
+    _, structure = keras_adapter.ends_of_graph(model)
+    if len(outputs) > 1 or isinstance(structure, dict):
+        raise ValueError(
+            "`model` must return one array. Take each output by itself, "
+            "`keras.Model(model.inputs, model.outputs[k])`. Received: a model "
+            f"with {len(outputs)} outputs, in a {type(structure).__name__}"
+        )
+
+
 def returns_logits(model, predictions):
     """Whether a model returns logits, by its last layer or what it returned.
 

@@ -13,6 +13,7 @@ from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
 from keras_freetickets.models.ensemble import EnsembleModel
+from keras_freetickets.models.outputs import check_one_output
 from keras_freetickets.models.outputs import renormalized
 from keras_freetickets.models.outputs import returns_logits
 from keras_freetickets.models.parameters import CountsParameters
@@ -166,20 +167,7 @@ def _check_order(model, order):
             "`order='members_first'` is for an EnsembleModel. "
             f"Received: order={order!r} with a {type(model).__name__}"
         )
-    _check_one_output(model)
-
-
-def _check_one_output(model):
-    outputs = getattr(model, "outputs", None)
-    if not outputs:
-        return  # of a class of its own, or an ensemble, which has checked
-    _, structure = keras_adapter.ends_of_graph(model)
-    if len(outputs) > 1 or isinstance(structure, dict):
-        raise ValueError(
-            "`model` must return one array. Calibrate each output by itself, "
-            "`keras.Model(model.inputs, model.outputs[k])`. Received: a model "
-            f"with {len(outputs)} outputs, in a {type(structure).__name__}"
-        )
+    check_one_output(model)
 
 
 def _input_specs(model):
