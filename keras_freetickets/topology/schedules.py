@@ -99,6 +99,10 @@ class Monotone(DropFraction):
         parts = ops.cast(parts, "float32")
         return ops.clip(value, (parts - 0.49) / PARTS, (parts + 0.49) / PARTS)
 
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        vars(self).pop("_table", None)  # of the settings before
+
     def _parts(self, steps):
         progress = np.clip(steps / self.decay_steps, 0.0, 1.0)
         return np.rint(self._value(progress, np) * PARTS).astype("int32")

@@ -95,3 +95,13 @@ def test_bad_power(power):
 def test_other_types_are_refused(schedule):
     with pytest.raises(ValueError, match="`drop_fraction` must be a float"):
         schedules.get(schedule)
+
+
+def test_settings_that_are_changed_later_count():
+    changed = schedules.Cosine(0.3, 10)
+    changed(keras.ops.convert_to_tensor(0))
+    changed.drop_fraction = 0.6
+    changed.decay_steps = 20
+    fresh = schedules.Cosine(0.6, 20)
+    for step in map(keras.ops.convert_to_tensor, (0, 7, 20)):
+        assert float(changed(step)) == float(fresh(step))

@@ -7,6 +7,7 @@ another step. An equal one finds the step of before.
 
 import contextlib
 import dataclasses
+import functools
 import types
 import typing
 
@@ -150,7 +151,14 @@ def _frozen_object(value, above):
         return _Identity(value)
     # Without a config an object may be more than its attributes.
     kind = type(value) if hasattr(value, "get_config") else value
-    return ("object", _Identity(kind), _frozen(vars(value), above))
+    attributes = {
+        name: held
+        for name, held in vars(value).items()
+        if not isinstance(
+            getattr(type(value), name, None), functools.cached_property
+        )
+    }
+    return ("object", _Identity(kind), _frozen(attributes, above))
 
 
 def _looked_at(function):

@@ -213,6 +213,13 @@ def test_what_a_schedule_looks_at_is_part_of_it(monkeypatch):
         assert frozen(schedule) != old
 
 
+def test_what_a_schedule_works_out_of_its_settings_is_no_change():
+    schedule = schedules.Cosine(0.3, 10)
+    before = frozen(schedule)
+    schedule(keras.ops.convert_to_tensor(0))
+    assert frozen(schedule) == before
+
+
 def test_a_schedule_changed_in_place_is_traced_again():
     model, schedule = network(), Settings(0.0)
 
