@@ -16,7 +16,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3.11 -m venv "$folder/venv"
+python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet keras==3.15.1 jax==0.10.2
 cat > "$folder/run.py" <<'PYTHON'
 import gc

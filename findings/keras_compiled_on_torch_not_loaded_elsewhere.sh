@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Keras 3.15.1, torch 2.13.0, jax 0.10.2: a model that was compiled on PyTorch
-# is saved in a file that no other backend can load.
+# is saved in a file that can only be loaded where PyTorch is installed.
 #
 # Guess: a `.keras` file knows no backend, so that a model is trained on one and
 # loaded on another, optimizer included, as it is between JAX and TensorFlow.
 # What happens: on PyTorch optimizers are of classes of their own, and the file
-# names their private module. Loading elsewhere raises a TypeError, though the
-# class name and its settings are in the file. `compile=False` loads.
+# names their private module. With JAX alone loading raises a TypeError, though
+# the class and its settings are in the file. `compile=False` loads.
 #
 # Output seen:
 #   jax to torch: loaded
@@ -15,8 +15,10 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python3.11 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet keras==3.15.1 jax==0.10.2 torch==2.13.0
+for backend in jax==0.10.2 torch==2.13.0; do
+  python3 -m venv "$folder/${backend%%=*}"
+  "$folder/${backend%%=*}/bin/pip" install --quiet keras==3.15.1 "$backend"
+done
 cat > "$folder/save.py" <<'PYTHON'
 import sys
 
@@ -38,7 +40,7 @@ except TypeError as error:
     name = "keras.src.backend.torch.optimizers.torch_sgd"
     print("TypeError, names", name if name in str(error) else "another")
 PYTHON
-run() { KERAS_BACKEND=$1 "$folder/venv/bin/python" "${@:2}" 2> /dev/null; }
+run() { KERAS_BACKEND=$1 "$folder/$1/bin/python" "${@:2}" 2> /dev/null; }
 run jax "$folder/save.py" "$folder/jax.keras"
 run torch "$folder/save.py" "$folder/torch.keras"
 {

@@ -22,6 +22,7 @@ python3 -m venv "$folder/venv"
   keras==3.15.1 jax==0.10.2 orbax-checkpoint==0.12.8
 cd "$folder"
 KERAS_BACKEND=jax "$folder/venv/bin/python" - <<'PYTHON'
+import os
 import sys
 import warnings
 
@@ -34,9 +35,10 @@ model = keras.Sequential(
 )
 model.compile("sgd", "mse")
 x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-callback = keras.callbacks.OrbaxCheckpoint("orbax", save_on_background=False)
+folder = os.path.abspath("orbax")
+callback = keras.callbacks.OrbaxCheckpoint(folder, save_on_background=False)
 model.fit(x, x[:, :2], verbose=0, callbacks=[callback])
-loaded = keras.saving.load_model("orbax")
+loaded = keras.saving.load_model(folder)
 restored = []
 for mine, its in zip(model.weights, loaded.weights):
     restored.append(np.allclose(mine, its))

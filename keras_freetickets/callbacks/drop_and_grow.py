@@ -116,7 +116,7 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         super().on_train_begin(logs)
         if self.model.step_is_new() and self.params.get("verbose"):
             keras_adapter.print_message(
-                f"Compiling the training step of {type(self.method).__name__}: "
+                f"Compiling the training step of {self._label()}: "
                 "the first step and the first topology update take longer."
             )
         self._before = self._steps_and_updates()
@@ -171,6 +171,11 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
                     stacklevel=3,
                 )
 
+    def _label(self):
+        """What a user knows the training by: a preset, or a method."""
+        named = self if type(self) is not DropAndGrow else self.method
+        return type(named).__name__
+
     def _steps_and_updates(self):
         """Optimizer updates and topology updates of the model so far."""
         topology = members_of(self.model)[0].topology
@@ -191,10 +196,10 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         method = self.method
         start = f" from update {method.start} on" if method.start else ""
         warnings.warn(
-            f"{type(method).__name__} never updated the topology: the "
-            f"training had {steps - begin} optimizer updates, and "
-            f"`update_interval` is {method.update_interval}{start}. A shorter "
-            "interval, or a longer training, lets the connections change.",
+            f"{self._label()} never updated the topology: optimizer updates "
+            f"of the training: {steps - begin}, `update_interval`: "
+            f"{method.update_interval}{start}. A longer training, or a shorter "
+            "interval, lets the connections change.",
             stacklevel=2,
         )
 

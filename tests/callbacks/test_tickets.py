@@ -558,6 +558,6 @@ def test_an_edst_that_only_drops_between_refinements_is_told(tmp_path):
         1, 1, 2, monitor=None, update_interval=100, directory=tmp_path
     )
     model = tiny()
-    with pytest.warns(UserWarning, match="Method never updated the topology"):
+    with pytest.warns(UserWarning, match="EDST never updated the topology"):
         fit_tiny(model, 3, [edst])
     assert int(model.topology.update_count.numpy()) == 1
