@@ -16,8 +16,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for backend in jax==0.10.2 torch==2.13.0; do
-  python3 -m venv "$folder/${backend%%=*}"
-  "$folder/${backend%%=*}/bin/pip" install --quiet keras==3.15.1 "$backend"
+  python3 -m venv "$folder/venv-${backend%%=*}"
+  "$folder/venv-${backend%%=*}/bin/pip" install --quiet keras==3.15.1 "$backend"
 done
 cat > "$folder/save.py" <<'PYTHON'
 import sys
@@ -40,7 +40,7 @@ except TypeError as error:
     name = "keras.src.backend.torch.optimizers.torch_sgd"
     print("TypeError, names", name if name in str(error) else "another")
 PYTHON
-run() { KERAS_BACKEND=$1 "$folder/$1/bin/python" "${@:2}" 2> /dev/null; }
+run() { KERAS_BACKEND=$1 "$folder/venv-$1/bin/python" "${@:2}" 2> /dev/null; }
 run jax "$folder/save.py" "$folder/jax.keras"
 run torch "$folder/save.py" "$folder/torch.keras"
 {

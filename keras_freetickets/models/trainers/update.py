@@ -268,12 +268,20 @@ def _row(stack, i):
 
 
 def _chosen(method, parts):
-    """What a method chooses: pairs of stacks, kept and grown connections."""
-    if is_kernelwise(method):
-        return [_one_by_one(method, part) for part in parts]
-    connections = [part.connections(0) for part in parts]
-    pairs = method.update(connections, parts[0].scalars["fraction"])
-    return [(kept[None], grown[None]) for kept, grown in pairs]
+    """What a method chooses: pairs of stacks, kept and grown connections.
+
+    Kernels that share their shape with no other are updated together: one
+    selection of several kernels compiles faster than several of one.
+    """
+    alone = [part.connections(0) for part in parts if len(part.layers) == 1]
+    pairs = []
+    if alone:
+        pairs = method.update(alone, parts[0].scalars["fraction"])
+    pairs = iter([(kept[None], grown[None]) for kept, grown in pairs])
+    return [
+        next(pairs) if len(part.layers) == 1 else _one_by_one(method, part)
+        for part in parts
+    ]
 
 
 def _one_by_one(method, part):
@@ -283,9 +291,6 @@ def _one_by_one(method, part):
     def update(i):
         ((kept, grown),) = method.update([part.connections(i)], fraction)
         return kept[None], grown[None]
-
-    if len(part.layers) == 1:
-        return update(0)
 
     def trip(i, *chosen):
         start = [i, *(0 for _ in chosen[0].shape[1:])]
