@@ -50,6 +50,7 @@ BACKBONES = {
         "stackwise_strides": [1, 2],
         "stackwise_num_filters": [8, 8],
         "block_type": "dark_block",
+        "stage_type": "dark",
     },
     "DINOV2Backbone": {
         **PATCHES,
