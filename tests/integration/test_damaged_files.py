@@ -110,7 +110,7 @@ def test_foreign_tickets(copied):
         '{"tickets": [{"file": 3}]}',
         '{"tickets": [{"file": "../ticket_0.keras"}]}',
         '{"tickets": [{"file": "run/../../ticket_0.keras"}]}',
-        '{"tickets": [{"file": "/tmp/ticket_0.keras"}]}',
+        '{"tickets": [{"file": "/elsewhere/ticket_0.keras"}]}',
         '{"tickets": [{"file": "ticket_0.keras"}], "sha256": "0"}',
         '{"tickets": [{"file": "ticket_7.keras"}]}',
     ],
