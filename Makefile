@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # Files are shared out to as many processes, in their order: else the longest,
 # of few tests each, come last and one process waits for the other.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
-	--no-loadscope-reorder
+PYTEST_OPTIONS := -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # What is ours in training on JAX; the whole suite there takes long, as each
@@ -18,7 +18,12 @@ JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
 	tests/callbacks/test_averaging.py tests/callbacks/test_snapshot.py \
 	tests/losses tests/ensembles tests/integration/test_docs.py
 
-.PHONY: demo test test-jax-core test-jax test-slow test-all torture lint bazel-check clean
+# Environments beside .venv, each for one check.
+OTHER := build/venv-$(notdir $(PYTHON))
+EMPTY := build/venv-empty
+
+.PHONY: demo test test-jax-core test-jax test-slow test-all test-python \
+	torture lint dist check-dist bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
@@ -39,11 +44,29 @@ test-slow: $(VENV)/test.stamp
 
 test-all: test test-jax test-slow
 
+# On another Python: `make test-python PYTHON=python3.13`.
+test-python: $(OTHER)/test.stamp
+	KERAS_BACKEND=jax $(OTHER)/bin/python -m pytest $(PYTEST_OPTIONS) \
+		$(JAX_CORE)
+
 torture: $(VENV)/test.stamp
 	$(BIN)/python tests/helpers/torture.py --kills=20
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+
+# The source distribution, and the wheel that is built from it.
+dist: $(VENV)/test.stamp
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# The wheel alone, where there is neither the checkout nor TensorFlow.
+check-dist: dist
+	rm -rf $(EMPTY)
+	$(PYTHON) -m venv $(EMPTY)
+	$(EMPTY)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[jax]"
+	$(EMPTY)/bin/python -I tests/helpers/check_install.py
 
 # Of the tests only what they name: Bazel's own part of one needs a network.
 BAZEL_LIBRARIES := "deps(kind(py_library, //...)) + \
@@ -53,17 +76,17 @@ bazel-check:
 	bazel query //... && bazel query --noimplicit_deps $(BAZEL_LIBRARIES); \
 	else echo "bazel is not installed: BUILD is not checked"; fi
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python $(OTHER)/bin/python: %/bin/python:
+	$(PYTHON) -m venv $*
 
-$(VENV)/demo.stamp: setup.py | $(VENV)/bin/python
+$(VENV)/demo.stamp: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -e '.[examples,plots]'
 	touch $@
 
-$(VENV)/test.stamp: setup.py | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+$(VENV)/test.stamp $(OTHER)/test.stamp: %/test.stamp: pyproject.toml setup.py | %/bin/python
+	$*/bin/python -m pip install --quiet -e '.[test]'
 	touch $@
 
 # Not runs/: there lie a user's tickets.
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

@@ -2,20 +2,22 @@
 
 import importlib
 
-# Module -> what pip installs it by, and the extra of setup.py that holds it.
+# Module -> the extra of pyproject.toml that installs it, and its own package.
 PACKAGES = {
-    "matplotlib": ("matplotlib", "plots"),
-    "sklearn": ("scikit-learn", "examples"),
-    "tensorflow": ("tensorflow>=2.21,<2.22", "tensorflow"),
-    "tensorflow_datasets": ("tensorflow-datasets>=4.9.10", "examples"),
+    "matplotlib": ("plots", "matplotlib"),
+    "sklearn": ("examples", "scikit-learn"),
+    "tensorflow": ("tensorflow", "tensorflow>=2.21,<2.22"),
+    "tensorflow_datasets": ("examples", "tensorflow-datasets>=4.9.10"),
 }
 
 
-def import_optional(module):
+def import_optional(module, extra=None):
     """Imports a module of a package that may be missing.
 
     Args:
         module: Dotted name of a module, of one of `PACKAGES`.
+        extra: Name of the extra to advise, where a caller needs more than the
+            package alone. Defaults to the one in `PACKAGES`.
 
     Returns:
         The module.
@@ -30,12 +32,11 @@ def import_optional(module):
         # Of an installed package that is broken, its own error says more.
         if (error.name or "").split(".")[0] != package:
             raise
-        requirement, extra = PACKAGES[package]
+        usual_extra, requirement = PACKAGES[package]
         raise ImportError(
             f"This needs `{package}`, which is not installed: "
-            f"pip install '{requirement}'. It belongs to the extra "
-            f"'{extra}': in a copy of keras_freetickets' repository, "
-            f"pip install '.[{extra}]'."
+            f"pip install 'keras_freetickets[{extra or usual_extra}]' (or "
+            f"`{package}` alone: pip install '{requirement}')."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """What a source distribution holds, and what its metadata say."""
 
+import email
 import pathlib
 import runpy
 import shutil
@@ -9,7 +10,9 @@ import tarfile
 
 import pytest
 
-setuptools = pytest.importorskip("setuptools")
+import keras_freetickets as kft
+
+setuptools = pytest.importorskip("setuptools", "77")
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -19,14 +22,25 @@ def git(*arguments):
     )
 
 
-@pytest.fixture
-def declared(monkeypatch):
-    """What setup.py defines, and the arguments it gives to setuptools."""
-    given = {}
-    monkeypatch.setattr(
-        setuptools, "setup", lambda **named: given.update(named)
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """Path within the source distribution -> its bytes."""
+    folder = tmp_path_factory.mktemp("sdist")
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", folder]
+        + ["sdist", "--dist-dir", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
-    return runpy.run_path(str(ROOT / "setup.py")), given
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = folder.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        files = [member for member in archive if member.isfile()]
+        return {
+            member.name.split("/", 1)[1]: archive.extractfile(member).read()
+            for member in files
+        }
 
 
 @pytest.mark.skipif(
@@ -34,46 +48,51 @@ def declared(monkeypatch):
     or git("rev-parse", "--show-toplevel").stdout.strip() != str(ROOT),
     reason="not in a repository",
 )
-def test_the_sdist_holds_what_git_tracks(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", tmp_path]
-        + ["sdist", "--dist-dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (path,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(path) as archive:
-        held = {
-            member.name.split("/", 1)[1]
-            for member in archive.getmembers()
-            if member.isfile()
-        }
-    held = {name for name in held if ".egg-info/" not in name}
+def test_the_sdist_holds_what_git_tracks(sdist):
+    held = {name for name in sdist if ".egg-info/" not in name}
     tracked = set(git("ls-files").stdout.split())
     assert not tracked - held
     known = git("ls-files", "--others", "--exclude-standard").stdout.split()
     assert not held - tracked - set(known) - {"PKG-INFO", "setup.cfg"}
 
 
-def test_links_in_the_description(declared):
-    defined, given = declared
-    describe = defined["long_description"]
-    text = "See [a page](docs/a.md) and [paper](https://arxiv.org/abs/1)."
+def test_links_in_the_description(monkeypatch):
+    monkeypatch.setattr(setuptools, "setup", lambda **named: None)
+    describe = runpy.run_path(str(ROOT / "setup.py"))["long_description"]
+    text = (
+        "See [a page](docs/a.md), [paper](https://arxiv.org/abs/1), "
+        "[below](#below) and ![a curve](docs/a.png)."
+    )
     assert describe(text, None) == (
-        "See a page (docs/a.md) and [paper](https://arxiv.org/abs/1)."
+        "See a page (docs/a.md), [paper](https://arxiv.org/abs/1), "
+        "[below](#below) and a curve (docs/a.png)."
     )
     assert describe(text, "https://example.org/x") == (
-        "See [a page](https://example.org/x/blob/main/docs/a.md) and "
-        "[paper](https://arxiv.org/abs/1)."
+        "See [a page](https://example.org/x/blob/main/docs/a.md), "
+        "[paper](https://arxiv.org/abs/1), [below](#below) and "
+        "![a curve](https://example.org/x/raw/main/docs/a.png)."
     )
-    assert "](docs/" not in given["long_description"]
-    assert "quick_start.md" in given["long_description"]
 
 
-def test_metadata(declared):
-    _, given = declared
-    for name in ("keywords", "classifiers", "project_urls", "description"):
-        assert given[name], name
-    assert all(u.startswith("https://") for u in given["project_urls"].values())
+def test_metadata(sdist):
+    metadata = email.message_from_bytes(sdist["PKG-INFO"])
+    assert metadata["Version"] == kft.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    for name in ("Summary", "Keywords", "Classifier", "Requires-Python"):
+        assert metadata[name], name
+    for named in metadata.get_all("Project-URL"):
+        assert named.split(", ")[1].startswith("https://")
+    description = metadata.get_payload()
+    assert "](docs/" not in description
+    assert "quick_start.md" in description
+
+
+def test_a_backend_is_chosen_by_an_extra(sdist):
+    """What is installed without one runs on JAX and PyTorch too."""
+    metadata = email.message_from_bytes(sdist["PKG-INFO"])
+    required = metadata.get_all("Requires-Dist")
+    always = {r.split("<")[0] for r in required if "extra ==" not in r}
+    assert always == {"keras", "numpy", "h5py"}
+    assert {"tensorflow", "jax", "torch"} <= set(
+        metadata.get_all("Provides-Extra")
+    )

@@ -15,7 +15,8 @@ PARALLEL_CALLS = 4
 
 
 def _import_tfds():
-    import_optional("tensorflow")  # TFDS can be imported without it
+    # TFDS can be imported without TensorFlow; the extra brings both.
+    import_optional("tensorflow", extra="examples")
     tfds = import_optional("tensorflow_datasets")
     # The sets prepare themselves without its progress bars.
     tfds.disable_progress_bar()
