@@ -12,11 +12,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.
 JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
-	tests/models/test_sparse_model.py tests/models/test_ensemble.py \
+	tests/models/test_sparse_model.py tests/ensembles/test_ensemble_model.py \
 	tests/models/test_mimo.py tests/models/test_side_by_side.py \
 	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_averaged.py \
-	tests/callbacks/test_averaging.py tests/callbacks/test_snapshot.py \
-	tests/losses tests/ensembles tests/integration/test_docs.py
+	tests/callbacks/test_weight_averaging.py tests/callbacks/test_snapshot.py \
+	tests/losses tests/recipes tests/integration/test_docs.py
 
 # Environments beside .venv, each for one check.
 OTHER := build/venv-$(notdir $(PYTHON))

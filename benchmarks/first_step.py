@@ -87,7 +87,7 @@ def steps_of(model, name, kind):
     data = batch(name, FLAGS.batch_size)
     figures = {"first_step": list(timed(model.train_on_batch, *data))}
     if kind == "RigL":
-        model.topology.next_update.assign(0)
+        model.update_state.next_update.assign(0)
         figures["first_update"] = list(timed(model.train_on_batch, *data))
     figures["later_step"] = list(timed(model.train_on_batch, *data))
     return figures

@@ -52,7 +52,7 @@ def declared_bytes(model):
     """Bytes of the state of connections beyond their masks."""
     return sum(
         ops.convert_to_numpy(variable.value).nbytes
-        for record in getattr(model, "connections", [])
+        for record in getattr(model, "masked_kernels", [])
         for variable in record.state.values()
     )
 
@@ -78,7 +78,7 @@ def measure(optimizer):
         model = make(kind, optimizer)
         total = variable_bytes(model)
         dense = total if dense is None else dense
-        sizes = [r.size for r in getattr(model, "connections", [])]
+        sizes = [r.size for r in getattr(model, "masked_kernels", [])]
         row = {
             "bytes": total,
             "beyond_dense": total - dense,

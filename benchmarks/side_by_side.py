@@ -87,7 +87,7 @@ class Together(Steps):
         together = kft.SideBySide(models, vectorize=vectorize)
         together.attach(method())
         for model in models:
-            model.topology.next_update.assign(0)
+            model.update_state.next_update.assign(0)
         super().__init__(together, data)
 
     def _values(self):
@@ -102,7 +102,7 @@ class Together(Steps):
 
     def updates(self):
         first = self.model.members[0]
-        count = first.topology.update_count
+        count = first.update_state.update_count
         if backend() == "jax":
             others = [id(v) for v in first.non_trainable_variables]
             return int(self.state[1][others.index(id(count))])

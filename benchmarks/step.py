@@ -103,7 +103,7 @@ class Steps:
         self.data = data
         # Builds, traces, compiles; the update included, being due at once.
         if getattr(model, "method", None) is not None:
-            model.topology.next_update.assign(0)
+            model.update_state.next_update.assign(0)
         for _ in range(3):
             model.train_on_batch(*data)
         self.state = self._values()
@@ -139,7 +139,7 @@ class Steps:
         model = self.model
         if getattr(model, "method", None) is None:
             return 0
-        count = model.topology.update_count
+        count = model.update_state.update_count
         if backend() == "jax":
             others = [id(v) for v in model.non_trainable_variables]
             return int(self.state[1][others.index(id(count))])
@@ -161,7 +161,7 @@ class OptimizerSteps(Steps):
             for v in variables
         ]
         if getattr(model, "method", None) is not None:
-            model.topology.next_update.assign(0)
+            model.update_state.next_update.assign(0)
         sparse = isinstance(model, kft.SparseModel)
         if backend() == "jax":
             self.state = self._values()[:3]

@@ -75,7 +75,7 @@ def arrays():
     def noise(shape):
         return rng.standard_normal(shape).astype("float32")
 
-    records = [r for r in model.connections if r.active < r.size]
+    records = [r for r in model.masked_kernels if r.active < r.size]
     masks = [ops.convert_to_numpy(r.mask.value) for r in records]
     found = {
         "kernels": [noise(m.shape) * m for m in masks],
@@ -83,7 +83,7 @@ def arrays():
         "gradients": [noise(m.shape) for m in masks],
         "momenta": [noise(m.shape) * m for m in masks],
     }
-    total = sum(r.size for r in model.connections)
+    total = sum(r.size for r in model.masked_kernels)
     tensors = {
         name: [ops.convert_to_tensor(array) for array in values]
         for name, values in found.items()
@@ -126,7 +126,7 @@ def whole_update(method, compiled):
     """A function of all arrays: an update as a training step makes it."""
 
     def run(kernels, masks, gradients, momenta, count):
-        inputs = updates.Inputs(
+        inputs = updates.KernelBatch(
             kernels,
             masks,
             gradients,
@@ -137,7 +137,9 @@ def whole_update(method, compiled):
             seed=ops.cast(FLAGS.seed, "int32"),
         )
         new, alive, share, _ = compiled(
-            lambda values: updates.new_masks(method, updates.Inputs(**values))
+            lambda values: updates.new_masks(
+                method, updates.KernelBatch(**values)
+            )
         )(vars(inputs))
         kernels = [
             updates.projected(k, a, m, 0.0)

@@ -98,10 +98,10 @@ class Seconds:
 
         class Clock(keras.callbacks.Callback):
             def on_epoch_begin(self, epoch, logs=None):
-                self.start = time.perf_counter()
+                self.start_step = time.perf_counter()
 
             def on_epoch_end(self, epoch, logs=None):
-                logs["seconds"] = time.perf_counter() - self.start
+                logs["seconds"] = time.perf_counter() - self.start_step
 
         return Clock()
 
@@ -326,8 +326,8 @@ def export(model, path):
 
 def costs(dense, model, epochs, reference_epochs, growth, update_interval):
     """Parameters, and FLOPs relative to `reference_epochs` of dense."""
+    from keras_freetickets.inspection.units import density_of
     from keras_freetickets.metrics import flops
-    from keras_freetickets.models.quality import density_of
 
     whole = flops.forward_flops(dense)
     used = flops.forward_flops(model, density_of(model))
@@ -346,8 +346,8 @@ def costs(dense, model, epochs, reference_epochs, growth, update_interval):
 
 def relative_flops(dense, model):
     """Theoretical FLOPs of a prediction, relative to the dense network."""
+    from keras_freetickets.inspection.units import density_of
     from keras_freetickets.metrics import flops
-    from keras_freetickets.models.quality import density_of
 
     used = flops.forward_flops(model, density_of(model))
     return used / flops.forward_flops(dense)
@@ -448,7 +448,7 @@ def of_topology(model):
     """How sparse a model is, and how often its topology was updated."""
     return {
         "sparsity": 1.0 - model.density,
-        "updates": int(model.topology.update_count.numpy()),
+        "updates": int(model.update_state.update_count.numpy()),
     }
 
 
@@ -457,7 +457,7 @@ def active_parameters(model):
     import numpy as np
 
     total = sum(int(np.prod(w.shape)) for w in model.trainable_variables)
-    for record in getattr(model, "connections", []):
+    for record in getattr(model, "masked_kernels", []):
         total -= record.size - int(record.mask.numpy().sum())
     return total
 

@@ -127,7 +127,7 @@ class Network:
     @functools.cached_property
     def parts(self):
         """The members, or the model itself, without their softmax."""
-        from keras_freetickets.models import outputs
+        from keras_freetickets.ensembles import outputs
 
         parts = [self.model]
         if hasattr(self.model, "member"):
@@ -140,7 +140,7 @@ class Network:
         """Predictions, checked to be finite."""
         import numpy as np
 
-        from keras_freetickets.models import outputs
+        from keras_freetickets.ensembles import outputs
 
         size = FLAGS.batch_size
         if self.is_ensemble:
@@ -165,7 +165,7 @@ class Network:
         """Distributions, whatever the model returns."""
         from keras import ops
 
-        from keras_freetickets.models import outputs
+        from keras_freetickets.ensembles import outputs
 
         from_logits = FLAGS.from_logits
         if getattr(self.model, "returns_probabilities", False):
@@ -254,7 +254,7 @@ def calibrated(networks, data):
         orders = ["pool_first"]
         orders += ["members_first"] if network.is_ensemble else []
         for order in orders:
-            model = kft.post_hoc.calibrate(
+            model = kft.calibration.calibrate(
                 network.model,
                 held_out,
                 None,

@@ -59,7 +59,7 @@ class Run:
         return {
             **self.common,
             "drop_fraction": self.falling(),
-            "stop": self.stop,
+            "stop_step": self.stop,
         }
 
 

@@ -10,7 +10,7 @@ has the value that its authors published, see docs/making_ensembles.md: a GPU's
 work. --recipe prints these. The network and its optimizer are those of the
 flags, whatever the method, but for the rate of snapshot (0.2) and the schedule
 of a sparse mimo (RigL's). The tickets, the ensemble, also
-as a compact file, and `metrics.json` go to --output_dir. Killed and started
+as a packed file, and `metrics.json` go to --output_dir. Killed and started
 again with the same flags, it goes on where it was.
 """
 
@@ -29,8 +29,8 @@ METHODS = {
     "dst": "DST",
     "edst": "EDST",
     "snapshot": "Snapshot",
-    "pf": "PF",
-    "ltr": "LTR",
+    "pf": "PruneAndFinetune",
+    "ltr": "LotteryTicketRewinding",
     "mimo": "MIMO",
 }
 flags.DEFINE_enum("method", "edst", list(METHODS), "How members are made.")
@@ -71,7 +71,7 @@ def method():
     """The method with the settings that are given."""
     import keras_freetickets as kft
 
-    kind = getattr(kft.ensembles, METHODS[FLAGS.method])
+    kind = getattr(kft.recipes, METHODS[FLAGS.method])
     names = set(inspect.signature(kind).parameters) - _SHARED
     _refuse_flags_of_others(names)
     given = {name: FLAGS[name].value for name in names if is_given(name)}
@@ -94,7 +94,10 @@ def _rigl_of_mimo(given):
     steps = -(-data.num_train // FLAGS.batch_size) * given.get("epochs", 250)
     stop = max(steps * 3 // 4, 1)
     fraction = given.get("drop_fraction", 0.3)
-    return {"stop": stop, "drop_fraction": schedules.Cosine(fraction, stop)}
+    return {
+        "stop_step": stop,
+        "drop_fraction": schedules.Cosine(fraction, stop),
+    }
 
 
 def check_updates(made, data):
@@ -123,7 +126,7 @@ def _refuse_flags_of_others(names):
     settings = {
         name
         for other in METHODS.values()
-        for name in inspect.signature(getattr(kft.ensembles, other)).parameters
+        for name in inspect.signature(getattr(kft.recipes, other)).parameters
     }
     for name in sorted(settings - names - _SHARED):
         if is_given(name):
@@ -251,7 +254,7 @@ def main(argv):
     common.claim_directory(FLAGS.output_dir, common.config())
     ensemble, dense = train(made, data)
     common.write_ensemble(ensemble)
-    ensemble.save_compact(os.path.join(FLAGS.output_dir, "ensemble.npz"))
+    ensemble.save_packed(os.path.join(FLAGS.output_dir, "ensemble.npz"))
     histories = {run.name: run.history for run in made.runs}
     common.finish(rows(made, ensemble, dense, data), histories, common.config())
 

@@ -2,27 +2,29 @@
 
 from keras_freetickets import applications
 from keras_freetickets import attacks
+from keras_freetickets import calibration
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
-from keras_freetickets import ensembles
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
 from keras_freetickets import plots
-from keras_freetickets import post_hoc
+from keras_freetickets import recipes
 from keras_freetickets import spiking
 from keras_freetickets import topology
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.inspection.overlap import mask_overlap
+from keras_freetickets.inspection.summary import sparsity_summary
+from keras_freetickets.inspection.units import count_units
+from keras_freetickets.models.batch_normalization import (
+    reestimate_batch_normalization,
+)
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
-from keras_freetickets.models.ensemble import EnsembleModel
 from keras_freetickets.models.mimo import MIMO
-from keras_freetickets.models.overlap import mask_overlap
 from keras_freetickets.models.pruning import prune
-from keras_freetickets.models.quality import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.sparse_model import SparseModel
-from keras_freetickets.models.statistics import reestimate_batch_normalization
-from keras_freetickets.models.summary import sparsity_summary
 from keras_freetickets.version import __version__
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "applications",
     "attacks",
+    "calibration",
     "callbacks",
     "count_units",
     "datasets",
@@ -42,8 +45,8 @@ __all__ = [
     "mask_overlap",
     "metrics",
     "plots",
-    "post_hoc",
     "prune",
+    "recipes",
     "reestimate_batch_normalization",
     "sparsify",
     "sparsity_summary",

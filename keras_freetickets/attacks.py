@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
+from keras_freetickets.ensembles.outputs import check_one_output
+from keras_freetickets.ensembles.outputs import returns_logits
 from keras_freetickets.metrics import inputs
-from keras_freetickets.models.outputs import check_one_output
-from keras_freetickets.models.outputs import returns_logits
 
 # Float arithmetic on standardized images may leave the range by this much.
 _SLACK = 1e-3

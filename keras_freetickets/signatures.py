@@ -12,8 +12,7 @@ class ShowsArguments:
 
     - `forwards_to`: another class, which takes the `**kwargs`;
     - `defaults`: dict of the defaults in which a class differs from those
-      above it, to be passed on as `**{**self.defaults, **kwargs}`;
-    - `not_taken`: names of arguments of the class above that it sets itself.
+      above it, to be passed on as `**{**self.defaults, **kwargs}`.
 
     An argument that the signature does not show is refused in the name of the
     class that was called.
@@ -48,7 +47,6 @@ def _forwarded(cls, known):
     above = cls.__dict__.get("forwards_to")
     if above is None:
         above = next(b for b in cls.__mro__[1:] if "__signature__" in vars(b))
-    known = {*known, *cls.__dict__.get("not_taken", ())}
     variadic = (
         inspect.Parameter.VAR_POSITIONAL,
         inspect.Parameter.VAR_KEYWORD,

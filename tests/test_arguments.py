@@ -20,8 +20,8 @@ NOT_MODELS = {
     "prune": lambda model: kft.prune(model, 0.5),
     "sparsity_summary": kft.sparsity_summary,
     "reestimate": lambda model: kft.reestimate_batch_normalization(model, []),
-    "calibrate": lambda model: kft.post_hoc.calibrate(model, X, [0, 1]),
-    "calibrated": lambda model: kft.post_hoc.CalibratedModel(model, []),
+    "calibrate": lambda model: kft.calibration.calibrate(model, X, [0, 1]),
+    "calibrated": lambda model: kft.calibration.CalibratedModel(model, []),
     "attack": lambda model: kft.attacks.fast_gradient_sign(model, X, [0, 1]),
     "ensemble": lambda model: kft.EnsembleModel([model]),
 }

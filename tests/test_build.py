@@ -10,8 +10,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "keras_freetickets"
-# callbacks -> models -> layers -> topology; the rest stands below or aside.
-ABOVE = ["callbacks", "models", "layers", "topology"]
+# recipes -> ... -> topology; the rest stands below or aside.
+ABOVE = [
+    "recipes",
+    "callbacks",
+    "inspection",
+    "models",
+    "ensembles",
+    "layers",
+    "topology",
+]
 ASIDE = ["applications", "datasets", "metrics"]
 
 

@@ -13,7 +13,7 @@ import keras_freetickets as kft
 from keras_freetickets import models
 from keras_freetickets import plots
 from keras_freetickets import topology
-from keras_freetickets.models import summary
+from keras_freetickets.inspection import summary
 
 PLACES = [
     kft,
@@ -21,22 +21,22 @@ PLACES = [
     kft.attacks,
     kft.callbacks,
     kft.callbacks.backup,
-    kft.callbacks.collecting,
+    kft.callbacks.ticket_checkpoint,
     kft.callbacks.drop_and_grow,
-    kft.callbacks.tickets,
+    kft.callbacks.freetickets,
     kft.datasets,
-    kft.ensembles,
-    kft.ensembles.method,
-    kft.ensembles.work,
+    kft.recipes,
+    kft.recipes.recipe,
+    kft.recipes.workspace,
     kft.layers,
-    kft.layers.topology,
+    kft.layers.update_state,
     kft.metrics,
     kft.metrics.flops,
     models,
     plots,
     summary,
     kft.losses,
-    kft.post_hoc,
+    kft.calibration,
     kft.spiking,
     topology,
     topology.criteria,

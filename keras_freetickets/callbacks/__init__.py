@@ -3,11 +3,11 @@
 from keras_freetickets.callbacks.agent import AGENT
 from keras_freetickets.callbacks.averaged import MOON
 from keras_freetickets.callbacks.averaged import CigL
-from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.backup import Backup
-from keras_freetickets.callbacks.collecting import Ticket
 from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.callbacks.freetickets import DST
+from keras_freetickets.callbacks.freetickets import EDST
 from keras_freetickets.callbacks.presets import DSTEE
 from keras_freetickets.callbacks.presets import GMP
 from keras_freetickets.callbacks.presets import ITOP
@@ -19,8 +19,8 @@ from keras_freetickets.callbacks.presets import GraNet
 from keras_freetickets.callbacks.presets import RigL
 from keras_freetickets.callbacks.presets import SRigL
 from keras_freetickets.callbacks.snapshot import Snapshot
-from keras_freetickets.callbacks.tickets import DST
-from keras_freetickets.callbacks.tickets import EDST
+from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
+from keras_freetickets.callbacks.weight_averaging import WeightAveraging
 
 __all__ = [
     "AGENT",
@@ -41,7 +41,7 @@ __all__ = [
     "SNFS",
     "SRigL",
     "Snapshot",
-    "Ticket",
+    "TicketCheckpoint",
     "TrainingCost",
     "WeightAveraging",
 ]

@@ -118,7 +118,7 @@ class AGENT(DropAndGrow):
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
         now, before, mean = self._pass()
-        state = self.model.topology.state
+        state = self.model.update_state.state
         if float(ops.convert_to_numpy(state["snapshots"].value)):
             tau = float(ops.convert_to_numpy(state["tau"].value))
             tau = self.method.next_tau(tau, now, before)
@@ -136,13 +136,13 @@ class AGENT(DropAndGrow):
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         if logs is not None:
-            tau = self.model.topology.state["tau"]
+            tau = self.model.update_state.state["tau"]
             logs["tau"] = float(ops.convert_to_numpy(tau.value))
 
     def _pass(self):
         """Losses now and at the snapshot, and the mean gradient now."""
         model = self.model
-        state = model.topology.state
+        state = model.update_state.state
         now, before, total = [], [], None
         for batch in self._batches():
             loss, gradients, old = self._evaluate(

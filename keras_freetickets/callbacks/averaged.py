@@ -5,10 +5,10 @@ import warnings
 from keras import ops
 
 from keras_freetickets.arguments import check_count
-from keras_freetickets.callbacks.averaging import WeightAveraging
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.callbacks.weight_averaging import WeightAveraging
+from keras_freetickets.ensembles.members import gives_logits
 from keras_freetickets.losses.moon import MOON as MoonLoss
-from keras_freetickets.models.members import gives_logits
 from keras_freetickets.topology import methods
 
 # How the released code of MOON counts and treats regrown connections.
@@ -29,9 +29,11 @@ class _Averaged(DropAndGrow):
     serves_members = False
     companion_of = ("CigL",)
 
-    def __init__(self, method, begin, data, votes_per_epoch, track_ever_active):
+    def __init__(
+        self, method, start_epoch, data, votes_per_epoch, track_ever_active
+    ):
         super().__init__(method, track_ever_active=track_ever_active)
-        self.averaging = WeightAveraging(begin, data, votes_per_epoch)
+        self.averaging = WeightAveraging(start_epoch, data, votes_per_epoch)
 
     def set_params(self, params):
         super().set_params(params)
@@ -48,15 +50,15 @@ class _Averaged(DropAndGrow):
 
     def _warn_if_the_topology_moves(self):
         """A connection that comes late is averaged with zeros."""
-        batches, stop = self.params.get("steps"), self.method.stop
+        batches, stop = self.params.get("steps"), self.method.stop_step
         # The first average is taken at the end of its epoch.
-        rests = batches and batches * (self.averaging.begin + 1)
+        rests = batches and batches * (self.averaging.start_epoch + 1)
         if stop is not None and (not rests or stop <= rests):
             return
         warnings.warn(
             "The topology may change while weights are averaged, from the end "
-            f"of epoch {self.averaging.begin} on: let it rest by `stop`, in "
-            f"optimizer updates. Received: stop={stop}",
+            f"of epoch {self.averaging.start_epoch} on: let it rest by "
+            f"`stop_step`, in optimizer updates. Received: stop_step={stop}",
             stacklevel=2,
         )
 
@@ -94,9 +96,9 @@ class CigL(_Averaged):
     model that trains, not of the average.
 
     Args:
-        begin: Natural number, the first epoch to be averaged, from 0, after
-            the topology has come to rest. The released code begins with the
-            200th of 250, which is 199.
+        start_epoch: Non-negative integer, the first epoch to be averaged,
+            counted from 0, after the topology has come to rest. The released
+            code begins with the 200th of 250, which is 199.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`.
         votes_per_epoch: Positive integer, how often in an epoch the weights
@@ -105,7 +107,7 @@ class CigL(_Averaged):
         method: A `keras_freetickets.topology.CigL`. `None` for one made from
             the arguments that follow.
         **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
-            `update_interval`, `drop_fraction`, `stop` ...
+            `update_interval`, `drop_fraction`, `stop_step` ...
 
     Raises:
         ValueError: If an argument is out of range.
@@ -113,7 +115,7 @@ class CigL(_Averaged):
     Example:
 
     ```python
-    cigl = CigL(begin=199, data=train, random_drop=0.1, stop=66_000)
+    cigl = CigL(start_epoch=199, data=train, random_drop=0.1, stop_step=66_000)
     model.fit(train, epochs=250, callbacks=[cigl])
     ```
 
@@ -125,7 +127,7 @@ class CigL(_Averaged):
 
     def __init__(
         self,
-        begin,
+        start_epoch,
         data=None,
         votes_per_epoch=1,
         track_ever_active=False,
@@ -140,7 +142,7 @@ class CigL(_Averaged):
                 f"Received: method={method}"
             )
         super().__init__(
-            method, begin, data, votes_per_epoch, track_ever_active
+            method, start_epoch, data, votes_per_epoch, track_ever_active
         )
 
 
@@ -179,7 +181,7 @@ class MOON(_Averaged):
     Example:
 
     ```python
-    moon = MOON(epochs=100, data=train, update_interval=80, stop=27_000)
+    moon = MOON(epochs=100, data=train, update_interval=80, stop_step=27_000)
     model.fit(train, epochs=100, callbacks=[moon])
     ```
 
@@ -214,9 +216,9 @@ class MOON(_Averaged):
                 f"`voting_epochs` must be less than `epochs`, which is {epochs}"
                 f". Received: voting_epochs={voting_epochs}"
             )
-        begin = epochs - voting_epochs - 1
+        start_epoch = epochs - voting_epochs - 1
         super().__init__(
-            method, begin, data, votes_per_epoch, track_ever_active
+            method, start_epoch, data, votes_per_epoch, track_ever_active
         )
 
     def set_model(self, model):
@@ -246,11 +248,11 @@ class MOON(_Averaged):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self.model.topology.state["moon_epoch"].assign(float(epoch + 1))
+        self.model.update_state.state["moon_epoch"].assign(float(epoch + 1))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
-        state = self.model.topology.state
+        state = self.model.update_state.state
         self.objective.check_labels(state, self.model.outputs[0].shape[-1])
         if logs is not None:
             alpha = state["moon_alpha"].value

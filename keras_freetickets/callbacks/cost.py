@@ -8,9 +8,9 @@ import keras
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks.claims import claim
-from keras_freetickets.callbacks.collecting import ticket_of
+from keras_freetickets.callbacks.ticket_checkpoint import ticket_of
+from keras_freetickets.inspection.units import density_of
 from keras_freetickets.metrics import flops
-from keras_freetickets.models.quality import density_of
 
 
 class TrainingCost(keras.callbacks.Callback):

@@ -10,7 +10,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import described
 from keras_freetickets.callbacks.claims import release_claims
-from keras_freetickets.models.quality import count_units
+from keras_freetickets.inspection.units import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
 from keras_freetickets.models.sparse_model import SparseModel
@@ -137,7 +137,7 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         self._warn_of_dead_layers()
         if logs is None:
             return
-        topologies = [one.topology for one in members_of(self.model)]
+        topologies = [one.update_state for one in members_of(self.model)]
         logs["phase"] = int(ops.convert_to_numpy(topologies[0].phase.value))
         logs["density"] = self.model.density
         logs["replaced"] = float(
@@ -178,7 +178,7 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
 
     def _steps_and_updates(self):
         """Optimizer updates and topology updates of the model so far."""
-        topology = members_of(self.model)[0].topology
+        topology = members_of(self.model)[0].update_state
         counts = (self.model.optimizer.iterations, topology.update_count)
         return tuple(int(ops.convert_to_numpy(count)) for count in counts)
 
@@ -194,7 +194,11 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         if steps == begin or took_place > 0 or not self._could_update(begin):
             return
         method = self.method
-        start = f" from update {method.start} on" if method.start else ""
+        start = (
+            f" from update {method.earliest_step} on"
+            if method.earliest_step
+            else ""
+        )
         warnings.warn(
             f"{self._label()} never updated the topology: optimizer updates "
             f"of the training: {steps - begin}, `update_interval`: "
@@ -205,8 +209,8 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
 
     def _could_update(self, begin):
         """Whether updates were to come, and some kernel takes part in them."""
-        stop = self.method.stop
+        stop = self.method.stop_step
         return (stop is None or begin < stop) and any(
-            self.method.takes_part(record.active, record.size)
-            for record in members_of(self.model)[0].connections
+            self.method.takes_part(masked.active, masked.size)
+            for masked in members_of(self.model)[0].masked_kernels
         )

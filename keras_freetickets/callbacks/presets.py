@@ -162,7 +162,7 @@ class GMP(DropAndGrow):
 
     Args:
         final_sparsity: Float in [0, 1).
-        end: Positive integer, the optimizer update of the last pruning.
+        end_step: Positive integer, the optimizer update of the last pruning.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.GMP`.
 
@@ -171,7 +171,7 @@ class GMP(DropAndGrow):
     ```python
     model = keras_freetickets.sparsify(dense_model, sparsity=0.0)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(train, callbacks=[GMP(0.9, end=20_000)])
+    model.fit(train, callbacks=[GMP(0.9, end_step=20_000)])
     ```
 
     Reference:
@@ -181,9 +181,9 @@ class GMP(DropAndGrow):
     forwards_to = methods.GMP
 
     def __init__(
-        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
     ):
-        method = methods.GMP(final_sparsity, end, **kwargs)
+        method = methods.GMP(final_sparsity, end_step, **kwargs)
         super().__init__(method, track_ever_active)
 
 
@@ -192,7 +192,7 @@ class GraNet(DropAndGrow):
 
     Args:
         final_sparsity: Float in [0, 1).
-        end: Positive integer, the optimizer update of the last pruning.
+        end_step: Positive integer, the optimizer update of the last pruning.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.GraNet`.
 
@@ -201,7 +201,7 @@ class GraNet(DropAndGrow):
     ```python
     model = keras_freetickets.sparsify(dense_model, sparsity=0.5)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(train, callbacks=[GraNet(0.9, end=20_000)])
+    model.fit(train, callbacks=[GraNet(0.9, end_step=20_000)])
     ```
 
     Reference:
@@ -211,9 +211,9 @@ class GraNet(DropAndGrow):
     forwards_to = methods.GraNet
 
     def __init__(
-        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
     ):
-        method = methods.GraNet(final_sparsity, end, **kwargs)
+        method = methods.GraNet(final_sparsity, end_step, **kwargs)
         super().__init__(method, track_ever_active)
 
 
@@ -222,14 +222,14 @@ class NDSNN(DropAndGrow):
 
     Args:
         final_sparsity: Float in [0, 1).
-        end: Positive integer, the optimizer update with the last step.
+        end_step: Positive integer, the optimizer update with the last step.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.NDSNN`.
 
     Example:
 
     ```python
-    model.fit(train, callbacks=[NDSNN(0.98, end=75_000)])
+    model.fit(train, callbacks=[NDSNN(0.98, end_step=75_000)])
     ```
 
     Reference:
@@ -239,9 +239,9 @@ class NDSNN(DropAndGrow):
     forwards_to = methods.NDSNN
 
     def __init__(
-        self, final_sparsity, end, *, track_ever_active=False, **kwargs
+        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
     ):
-        method = methods.NDSNN(final_sparsity, end, **kwargs)
+        method = methods.NDSNN(final_sparsity, end_step, **kwargs)
         super().__init__(method, track_ever_active)
 
 
@@ -295,7 +295,7 @@ class SRigL(DropAndGrow):
         dense_model, 0.9, mask_initializer=mask
     )
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(train, callbacks=[SRigL(stop=75_000)])
+    model.fit(train, callbacks=[SRigL(stop_step=75_000)])
     ```
 
     Reference:

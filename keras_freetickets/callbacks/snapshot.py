@@ -6,10 +6,10 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks.claims import SETS_THE_RATE
 from keras_freetickets.callbacks.claims import claim
-from keras_freetickets.callbacks.collecting import Collector
+from keras_freetickets.callbacks.ticket_checkpoint import TicketCollector
 
 
-class Snapshot(Collector):
+class Snapshot(TicketCollector):
     """Collects a ticket at the end of each cosine cycle of the rate.
 
     In each cycle the learning rate falls from the compiled one to 0 along half

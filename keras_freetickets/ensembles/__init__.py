@@ -1,23 +1,5 @@
-"""Ensembles of a network of your own, each by another method."""
+"""One model of several tickets: its members, their files and selection."""
 
-from keras_freetickets.ensembles.independent import DST
-from keras_freetickets.ensembles.independent import Dense
-from keras_freetickets.ensembles.independent import Static
-from keras_freetickets.ensembles.method import EnsembleMethod
-from keras_freetickets.ensembles.one_run import EDST
-from keras_freetickets.ensembles.one_run import MIMO
-from keras_freetickets.ensembles.one_run import Snapshot
-from keras_freetickets.ensembles.pruned import LTR
-from keras_freetickets.ensembles.pruned import PF
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 
-__all__ = [
-    "DST",
-    "Dense",
-    "EDST",
-    "EnsembleMethod",
-    "LTR",
-    "MIMO",
-    "PF",
-    "Snapshot",
-    "Static",
-]
+__all__ = ["EnsembleModel"]

@@ -61,7 +61,7 @@ def _initializer_of(layer, role):
 
 
 @dataclasses.dataclass
-class KernelPlace:
+class KernelLocation:
     """Where a kernel that can be masked was found."""
 
     name: str
@@ -97,7 +97,7 @@ def find_kernels(layer, roles=None):
             class, and of embeddings).
 
     Returns:
-        List of `KernelPlace`.
+        List of `KernelLocation`.
 
     Raises:
         ValueError: If `sparse_kernels` names no attributes of its layer.
@@ -115,7 +115,7 @@ def find_kernels(layer, roles=None):
                 continue
             seen.add(id(variable))
             name = "/".join([*paths[id(part)], role])
-            places.append(KernelPlace(name, part, role, variable))
+            places.append(KernelLocation(name, part, role, variable))
     return places
 
 
@@ -393,7 +393,7 @@ class Sparse(keras.layers.Wrapper):
         keras.layers.Dense(100), sparsity=0.9
     )
     layer(keras.ops.ones((8, 300)))
-    layer.connections[0].mask  # (300, 100), 3,000 entries are true
+    layer.masked_kernels[0].mask  # (300, 100), 3,000 entries are true
     ```
 
     Reference:
@@ -541,13 +541,13 @@ class Sparse(keras.layers.Wrapper):
         return MaskedKernel(name, place.variable, mask, {}, count, count)
 
     @property
-    def connections(self):
+    def masked_kernels(self):
         """List of `MaskedKernel`, one for each masked kernel."""
         return list(self._masked)
 
     def load_own_variables(self, store):
-        masks = [record.mask for record in self.connections]
-        noted = sum(len(record.state) for record in self.connections)
+        masks = [masked.mask for masked in self.masked_kernels]
+        noted = sum(len(masked.state) for masked in self.masked_kernels)
         if len(masks) <= len(store) != len(masks) + noted:
             # What a method notes of connections belongs to a run: a file may
             # hold it for another method, or for none.
@@ -577,10 +577,10 @@ class Sparse(keras.layers.Wrapper):
                 self._add_state_variables(name, dtype)
 
     def _add_state_variables(self, name, dtype):
-        for record in self._masked:
-            record.state[name] = self._add_mask_like(
-                name=f"{record.name.replace('/', '_')}_{name}",
-                shape=record.mask.shape,
+        for masked in self._masked:
+            masked.state[name] = self._add_mask_like(
+                name=f"{masked.name.replace('/', '_')}_{name}",
+                shape=masked.mask.shape,
                 initializer="zeros",
                 dtype=dtype,
             )

@@ -24,7 +24,7 @@ class MOON:
     It is not a `keras.losses.Loss`, since it has a state and differs in
     training; `keras_freetickets.callbacks.MOON` puts it in place and tells it
     the epoch. In a loop of your own assign the epoch, counted from 1, to
-    `model.topology.state["moon_epoch"]`.
+    `model.update_state.state["moon_epoch"]`.
 
     Args:
         epochs: Positive integer, the epochs of the training.
@@ -49,7 +49,7 @@ class MOON:
     ```python
     model.set_objective(MOON(epochs=100))
     for epoch in range(100):
-        model.topology.state["moon_epoch"].assign(epoch + 1.0)
+        model.update_state.state["moon_epoch"].assign(epoch + 1.0)
         for x, y in train:
             model.train_on_batch(x, y)
     ```

@@ -1,14 +1,24 @@
 """Likelihood, calibration, unknown inputs, diversity, theoretical cost."""
 
 from keras_freetickets.metrics import flops
-from keras_freetickets.metrics.calibration import ClasswiseCalibrationError
-from keras_freetickets.metrics.calibration import ExpectedCalibrationError
-from keras_freetickets.metrics.calibration import MaximumCalibrationError
-from keras_freetickets.metrics.calibration import calibration_errors_by_label
-from keras_freetickets.metrics.calibration import classwise_calibration_errors
-from keras_freetickets.metrics.calibration import expected_calibration_error
-from keras_freetickets.metrics.calibration import maximum_calibration_error
-from keras_freetickets.metrics.calibration import reliability_bins
+from keras_freetickets.metrics.calibration_error import (
+    ClasswiseCalibrationError,
+)
+from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
+from keras_freetickets.metrics.calibration_error import MaximumCalibrationError
+from keras_freetickets.metrics.calibration_error import (
+    calibration_errors_by_label,
+)
+from keras_freetickets.metrics.calibration_error import (
+    classwise_calibration_errors,
+)
+from keras_freetickets.metrics.calibration_error import (
+    expected_calibration_error,
+)
+from keras_freetickets.metrics.calibration_error import (
+    maximum_calibration_error,
+)
+from keras_freetickets.metrics.calibration_error import reliability_bins
 from keras_freetickets.metrics.diversity import Disagreement
 from keras_freetickets.metrics.diversity import DoubleFault
 from keras_freetickets.metrics.diversity import ExpectedEntropy

@@ -11,7 +11,7 @@ import threading
 
 import keras
 
-from keras_freetickets.models.members import last_layer
+from keras_freetickets.ensembles.members import last_layer
 
 # The models whose training step runs, in this thread: each replica has one.
 _trained = contextvars.ContextVar("trained", default=())

@@ -6,9 +6,9 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.members import gives_logits
 from keras_freetickets.models import logits
-from keras_freetickets.models.ensemble import EnsembleModel
-from keras_freetickets.models.members import gives_logits
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.randomness import bits_at
 from keras_freetickets.topology.randomness import random_keys
@@ -203,7 +203,7 @@ class MIMO(SparseModel):
             self.batch_repetitions,
             self.input_repetition,
             self.seed,
-            self.topology.step_of(self.optimizer),
+            self.update_state.step_of(self.optimizer),
         )
         rows = ops.transpose(rows)
 
@@ -304,7 +304,7 @@ class MIMO(SparseModel):
         x = keras.layers.Softmax(dtype="float32")(x)
         if average:
             x = keras.layers.GlobalAveragePooling1D(dtype="float32")(x)
-        kind = SparseModel if self.connections else keras.Model
+        kind = SparseModel if self.masked_kernels else keras.Model
         return kind(images, x, name=self.name)
 
     def export(self, filepath, *args, **kwargs):

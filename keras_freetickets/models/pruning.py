@@ -4,13 +4,13 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.ensembles.members import architecture
+from keras_freetickets.ensembles.members import revived
+from keras_freetickets.ensembles.members import uncompiled
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import copy_state
-from keras_freetickets.models.members import architecture
-from keras_freetickets.models.members import revived
-from keras_freetickets.models.members import uncompiled
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.selection import select
 
@@ -47,7 +47,7 @@ def _with_masks(model, filters, kernels):
 def _check_alike(model, target):
     if architecture(model) != architecture(target):
         shapes = [
-            [tuple(record.kernel.shape) for record in one.connections]
+            [tuple(masked.kernel.shape) for masked in one.masked_kernels]
             for one in (model, target)
         ]
         raise ValueError(
@@ -114,14 +114,16 @@ def prune(
     if rewind_to is not None:
         target = _with_masks(rewind_to, filters, kernels)
     _check_alike(source, target)
-    records = source.connections
-    scores = [np.abs(ops.convert_to_numpy(r.kernel.value)) for r in records]
-    masks = [ops.convert_to_numpy(r.mask.value) for r in records]
-    for record, mask in zip(
-        target.connections, _selected(scores, masks, sparsity, scope)
+    masked_kernels = source.masked_kernels
+    scores = [
+        np.abs(ops.convert_to_numpy(r.kernel.value)) for r in masked_kernels
+    ]
+    masks = [ops.convert_to_numpy(r.mask.value) for r in masked_kernels]
+    for masked, mask in zip(
+        target.masked_kernels, _selected(scores, masks, sparsity, scope)
     ):
-        record.mask.assign(mask)
-        record.active = int(mask.sum())
+        masked.mask.assign(mask)
+        masked.active = int(mask.sum())
     target.project()
     return target
 

@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.models.ensemble import EnsembleModel
-from keras_freetickets.models.members import architecture
-from keras_freetickets.models.parameters import CountsParameters
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.members import architecture
+from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
@@ -177,7 +177,7 @@ class SideBySide(
             )
         counts = [
             [int(np.sum(ops.convert_to_numpy(c.mask.value))) for c in m]
-            for m in (member.connections for member in self._up_to_date())
+            for m in (member.masked_kernels for member in self._up_to_date())
         ]
         for i, count in enumerate(counts):
             if self.vectorize and count != counts[0]:

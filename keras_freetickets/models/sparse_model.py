@@ -8,11 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
-from keras_freetickets.layers.topology import Topology
+from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.models import logits
-from keras_freetickets.models.parameters import CountsParameters
 from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import get_trainer
 from keras_freetickets.models.trainers import step
@@ -121,7 +121,7 @@ class SparseModel(
         self._softmax = None
         self._deferred = []
         self._compiled_steps = compiled_steps.CompiledSteps()
-        self.topology = Topology(name="topology")
+        self.update_state = UpdateState(name="topology")
 
     @keras_adapter.default
     def build(self, input_shape):
@@ -136,19 +136,19 @@ class SparseModel(
         return [part for part in parts if isinstance(part, Sparse)]
 
     @property
-    def connections(self):
+    def masked_kernels(self):
         """List of `MaskedKernel`, one for each masked kernel of the model."""
-        return [c for layer in self.sparse_layers for c in layer.connections]
+        return [c for layer in self.sparse_layers for c in layer.masked_kernels]
 
     @property
     def density(self):
         """Share of active weights among the maskable ones, a float."""
         keras_adapter.synchronize(self)
-        records = self.connections
-        size = sum(record.size for record in records)
+        masked_kernels = self.masked_kernels
+        size = sum(masked.size for masked in masked_kernels)
         active = sum(
-            int(np.sum(ops.convert_to_numpy(record.mask.value)))
-            for record in records
+            int(np.sum(ops.convert_to_numpy(masked.mask.value)))
+            for masked in masked_kernels
         )
         return active / size if size else 1.0
 
@@ -199,14 +199,14 @@ class SparseModel(
             for layer in self.sparse_layers:
                 self._add_connection_state(layer, method)
             self._add_variable_state(method)
-        for record in self.connections:
+        for masked in self.masked_kernels:
             # Loaded masks may have another count than those made here.
-            record.active = int(np.sum(ops.convert_to_numpy(record.mask.value)))
-        method.begin(self.connections)
+            masked.active = int(np.sum(ops.convert_to_numpy(masked.mask.value)))
+        method.begin(self.masked_kernels)
         self.project()
         self._method = method
         self._attached_to = self.optimizer
-        self.topology.begin(self.optimizer, method)
+        self.update_state.begin(self.optimizer, method)
         self._choose_step()
 
     def scope(self):
@@ -216,7 +216,7 @@ class SparseModel(
 
         ```python
         with model.scope():
-            model.topology.add_scalar("count", 0.0)
+            model.update_state.add_scalar("count", 0.0)
         ```
         """
         return get_trainer().scope(self)
@@ -228,11 +228,11 @@ class SparseModel(
                 self._begin_connection_state(layer, method, name)
 
     def _begin_connection_state(self, layer, method, name):
-        for record in layer.connections:
-            mask = ops.convert_to_numpy(record.mask.value)
+        for masked in layer.masked_kernels:
+            mask = ops.convert_to_numpy(masked.mask.value)
             initial = method.initial_state(mask)
             if name in initial:
-                record.state[name].assign(initial[name])
+                masked.state[name].assign(initial[name])
 
     def restart_connection_state(self):
         """Begins anew what the attached method keeps of each connection.
@@ -267,15 +267,15 @@ class SparseModel(
         """
         for part in (self._method, self._objective):
             if part is not None:
-                self.topology.restart_scalars(part.scalar_state)
+                self.update_state.restart_scalars(part.scalar_state)
 
     def _add_variable_state(self, method):
         for name, initial in method.scalar_state.items():
-            self.topology.add_scalar(name, initial)
+            self.update_state.add_scalar(name, initial)
         variables = self.trainable_variables
         for name in method.variable_state:
-            if self.topology.add_state(name, variables):
-                self.topology.restart_scalars(method.scalar_state)
+            if self.update_state.add_state(name, variables):
+                self.update_state.restart_scalars(method.scalar_state)
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """As `keras.Model.quantize`, of layers that stay trainable.
@@ -301,7 +301,7 @@ class SparseModel(
         keras_freetickets.strip(sparse).quantize("int8")
         ```
         """
-        masked = {id(record.kernel) for record in self.connections}
+        masked = {id(masked.kernel) for masked in self.masked_kernels}
         for layer in keras_adapter.quantized_by(self, filters):
             if masked & {id(weight) for weight in layer.weights}:
                 check_quantization(layer, mode, config)
@@ -339,12 +339,12 @@ class SparseModel(
     def _warn_of_strays(self):
         """A step or callback of a user's own may assign to kernels."""
         strays = {}
-        for record in self.connections:
-            mask = ops.convert_to_numpy(record.mask.value)
-            kernel = ops.convert_to_numpy(record.kernel.value)
+        for masked in self.masked_kernels:
+            mask = ops.convert_to_numpy(masked.mask.value)
+            kernel = ops.convert_to_numpy(masked.kernel.value)
             count = np.count_nonzero(kernel[~mask])
             if count:
-                strays[record.name] = int(count)
+                strays[masked.name] = int(count)
         if strays:
             warnings.warn(
                 "Weights outside the masks were not zero when training ended, "
@@ -394,7 +394,7 @@ class SparseModel(
         if objective is not None:
             with self.scope():
                 for name, initial in objective.scalar_state.items():
-                    self.topology.add_scalar(name, initial)
+                    self.update_state.add_scalar(name, initial)
         self._choose_step()
 
     def compute_loss(
@@ -402,7 +402,7 @@ class SparseModel(
     ):
         if self._objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        trainer, state = get_trainer(), self.topology.state
+        trainer, state = get_trainer(), self.update_state.state
         arguments = (y, y_pred, state, sample_weight, trainer.of_replicas)
         if self._outputs_are_logits():
             loss = self._objective(*arguments, from_logits=True)
@@ -445,21 +445,21 @@ class SparseModel(
         with self.scope():
             for layer in self.sparse_layers:
                 layer.add_state("ever_active", "bool")
-        for record in self.connections:
-            ever = ops.convert_to_numpy(record.state["ever_active"].value)
-            mask = ops.convert_to_numpy(record.mask.value)
-            record.state["ever_active"].assign(np.logical_or(ever, mask))
+        for masked in self.masked_kernels:
+            ever = ops.convert_to_numpy(masked.state["ever_active"].value)
+            mask = ops.convert_to_numpy(masked.mask.value)
+            masked.state["ever_active"].assign(np.logical_or(ever, mask))
         self._choose_step()
 
     def ever_active(self):
         """Share of maskable weights that were ever active, a float."""
         keras_adapter.synchronize(self)
-        records = self.connections
+        masked_kernels = self.masked_kernels
         counts = [
             int(np.sum(ops.convert_to_numpy(r.state["ever_active"].value)))
-            for r in records
+            for r in masked_kernels
         ]
-        return sum(counts) / sum(record.size for record in records)
+        return sum(counts) / sum(masked.size for masked in masked_kernels)
 
     def make_train_function(self, force=False):
         # Slots must exist before the step is traced.
@@ -481,14 +481,15 @@ class SparseModel(
 
     def step_traits(self):
         """All that is traced into a step: an equal list, the same step."""
-        method, records = self._method, self.connections
+        method, masked_kernels = self._method, self.masked_kernels
         changing = method is not None and [
-            method.takes_part(record.active, record.size) for record in records
+            method.takes_part(masked.active, masked.size)
+            for masked in masked_kernels
         ]
         return [
             [self.run_eagerly, self.jit_compile, self.steps_per_execution],
             self.trainable_variables,
-            [sorted(record.state) for record in records],
+            [sorted(masked.state) for masked in masked_kernels],
             changing,
             method,
             self._objective,
@@ -610,15 +611,15 @@ class SparseModel(
             ValueError: If `kernels` has not one entry for each masked kernel,
                 or one of these is frozen.
         """
-        if len(kernels) != len(self.connections):
+        if len(kernels) != len(self.masked_kernels):
             raise ValueError(
-                f"`kernels` must have {len(self.connections)} tensors, one "
-                "for each of `model.connections`. "
+                f"`kernels` must have {len(self.masked_kernels)} tensors, one "
+                "for each of `model.masked_kernels`. "
                 f"Received: {len(kernels)} tensors"
             )
         trained = {id(variable) for variable in self.trainable_variables}
         frozen = [
-            r.name for r in self.connections if id(r.kernel) not in trained
+            r.name for r in self.masked_kernels if id(r.kernel) not in trained
         ]
         if frozen:
             raise ValueError(
@@ -646,14 +647,14 @@ class SparseModel(
     def project(self):
         """Clears what lies outside the masks: kernels and optimizer slots."""
         keras_adapter.synchronize(self)
-        records = self.connections
-        slots = [[] for _ in records]
+        masked_kernels = self.masked_kernels
+        slots = [[] for _ in masked_kernels]
         if self.compiled and self.optimizer.built:
-            kernels = [record.kernel for record in records]
+            kernels = [masked.kernel for masked in masked_kernels]
             slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
-        for record, found in zip(records, slots):
-            mask = ops.convert_to_numpy(record.mask.value)
-            for variable, initial in [(record.kernel, 0.0), *found]:
+        for masked, found in zip(masked_kernels, slots):
+            mask = ops.convert_to_numpy(masked.mask.value)
+            for variable, initial in [(masked.kernel, 0.0), *found]:
                 value = ops.convert_to_numpy(variable.value)
                 fill = np.full_like(value, initial)
                 variable.assign(np.where(mask, value, fill))

@@ -17,7 +17,8 @@ def learning_curve(
     Args:
         history: Dict from the name of a log to its values, one an epoch, or
             what `fit` returns.
-        phases: List of records with `name`, `begin` and `end`, as
+        phases: List of records with `name`, `start_epoch` and
+            `stop_epoch`, as
             `EDST.phases`; none by default.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         metrics: Names of logs, a panel each; `val_` + name is drawn as well
@@ -95,13 +96,15 @@ def _curve(axes, history, name, label):
 def _shade(axes, phases):
     for phase in phases:
         if phase.index % 2:
-            axes.axvspan(phase.begin + 0.5, phase.end + 0.5, alpha=0.12)
+            axes.axvspan(
+                phase.start_epoch + 0.5, phase.stop_epoch + 0.5, alpha=0.12
+            )
 
 
 def _name_phases(axes, phases):
     for phase in phases:
         axes.text(
-            (phase.begin + phase.end) / 2 + 0.5,
+            (phase.start_epoch + phase.stop_epoch) / 2 + 0.5,
             1.02,
             phase.name.replace("_", " "),
             transform=axes.get_xaxis_transform(),

@@ -4,13 +4,13 @@ from keras_freetickets.topology import criteria
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import methods
 from keras_freetickets.topology import schedules
-from keras_freetickets.topology.drop_and_grow import Connections
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods import *  # noqa: F403
 from keras_freetickets.topology.randomness import random_bits
 from keras_freetickets.topology.selection import select
 
 __all__ = [
-    "Connections",
+    "KernelView",
     "criteria",
     "distributions",
     "random_bits",

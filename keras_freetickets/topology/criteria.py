@@ -7,11 +7,11 @@ scores absent ones, the highest come.
 from keras import ops
 
 
-def magnitude(connections):
+def magnitude(view):
     """|kernel|: the smallest weights are dropped (SET, RigL, FreeTickets).
 
     Args:
-        connections: `Connections` of one kernel.
+        view: `KernelView` of one kernel.
 
     Returns:
         Float tensor of the kernel's shape.
@@ -22,14 +22,14 @@ def magnitude(connections):
     Method(drop="magnitude")  # the same as drop=criteria.magnitude
     ```
     """
-    return ops.abs(connections.kernel)
+    return ops.abs(view.kernel)
 
 
-def gradient(connections):
+def gradient(view):
     """|dense gradient|: the steepest connections grow (RigL).
 
     Args:
-        connections: `Connections` of one kernel.
+        view: `KernelView` of one kernel.
 
     Returns:
         Float tensor of the kernel's shape.
@@ -40,14 +40,14 @@ def gradient(connections):
     Method(growth="gradient")  # the same as growth=criteria.gradient
     ```
     """
-    return ops.abs(connections.gradient)
+    return ops.abs(view.gradient)
 
 
-def random(connections):
+def random(view):
     """All alike: the seeded hash that breaks ties decides (SET).
 
     Args:
-        connections: `Connections` of one kernel.
+        view: `KernelView` of one kernel.
 
     Returns:
         Float tensor of the kernel's shape, zeros.
@@ -58,7 +58,7 @@ def random(connections):
     Method(growth="random")  # the same as growth=criteria.random
     ```
     """
-    return ops.zeros_like(connections.kernel)
+    return ops.zeros_like(view.kernel)
 
 
 _DROP = {"magnitude": magnitude, "random": random}
@@ -72,7 +72,7 @@ def _get(name, identifier, known):
         return known[identifier]
     raise ValueError(
         f"`{name}` must be one of {sorted(known)} or a callable that takes "
-        f"`Connections`. Received: {name}={identifier}"
+        f"`KernelView`. Received: {name}={identifier}"
     )
 
 
@@ -81,7 +81,7 @@ def get_drop(identifier):
 
     Args:
         identifier: `"magnitude"`, `"random"` or a callable that takes
-            `Connections` and returns a score for each entry of the kernel;
+            `KernelView` and returns a score for each entry of the kernel;
             the lowest of the active ones go.
 
     Returns:
@@ -104,7 +104,7 @@ def get_growth(identifier):
 
     Args:
         identifier: `"gradient"`, `"random"` or a callable that takes
-            `Connections` and returns a score for each entry of the kernel;
+            `KernelView` and returns a score for each entry of the kernel;
             the highest of the absent ones come.
 
     Returns:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.topology.drop_and_grow import PARTS
+from keras_freetickets.topology.kernel_view import PARTS
 
 
 def _check_fraction(name, value):

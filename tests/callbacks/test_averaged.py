@@ -68,7 +68,7 @@ def test_plain_cross_entropy_at_first():
 @pytest.mark.parametrize("stop, warns", [(None, True), (19, True), (18, False)])
 def test_a_topology_that_moves_while_weights_are_averaged(stop, warns):
     # 3 batches an epoch, averaged from the end of the sixth on.
-    cigl = kft.callbacks.CigL(begin=5, update_interval=4, stop=stop)
+    cigl = kft.callbacks.CigL(start_epoch=5, update_interval=4, stop_step=stop)
     cigl.set_model(network())
     cigl.set_params({"epochs": 8, "steps": 3})
     with warnings.catch_warnings(record=True) as caught:
@@ -187,7 +187,7 @@ def surely_wrong(end, policy="float32"):
         outputs = layers.Identity()(inner(inputs))
     model = kft.sparsify(keras.Model(inputs, outputs), 0.0)
     keras.config.set_dtype_policy("float32")
-    (record,) = model.connections
+    (record,) = model.masked_kernels
     record.kernel.assign(100 * record.kernel)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=end is None)
     model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
@@ -213,7 +213,7 @@ def test_a_softmax_is_trained_as_its_logits_are(end, tmp_path):
     policy = "mixed_bfloat16" if end == "half" else "float32"
     end = "dense" if end == "half" else end
     model, plain = surely_wrong(end, policy), surely_wrong(None, policy)
-    before = np.array(plain.connections[0].kernel.value)
+    before = np.array(plain.masked_kernels[0].kernel.value)
     expected, weights = trained_by_moon(plain)
     found, ours = trained_by_moon(model)
     for key in ("loss", "alpha", "accuracy"):

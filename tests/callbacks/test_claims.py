@@ -13,7 +13,7 @@ WRITERS = {
     "edst": lambda path: kft.callbacks.EDST(
         1, 1, 1, monitor=None, update_interval=100, directory=path
     ),
-    "ticket": lambda path: kft.callbacks.Ticket(path, monitor=None),
+    "ticket": lambda path: kft.callbacks.TicketCheckpoint(path, monitor=None),
     "backup": kft.callbacks.Backup,
 }
 

@@ -65,12 +65,12 @@ def test_rigl_grows_towards_the_gradient():
         [keras.Input((40,)), layers.Dense(1, use_bias=False)]
     )
     model = kft.sparsify(dense, 0.8, seed=1)
-    model.connections[0].mask.assign((np.arange(40) >= 32)[:, None])
+    model.masked_kernels[0].mask.assign((np.arange(40) >= 32)[:, None])
     model.project()
     model.compile(keras.optimizers.SGD(0.1), "mse")
     callback = kft.callbacks.RigL(update_interval=5, drop_fraction=0.5)
     model.fit(x, y, batch_size=64, epochs=10, verbose=0, callbacks=[callback])
-    assert model.connections[0].mask.numpy()[:4].all()
+    assert model.masked_kernels[0].mask.numpy()[:4].all()
 
 
 def test_the_first_epoch_of_every_fit_of_agent_is_rigl():
@@ -97,7 +97,7 @@ def test_the_first_epoch_of_every_fit_of_agent_is_rigl():
                 callbacks=[preset()],
             )
         assert history.history.get("tau", [0.1]) == [pytest.approx(0.1)]
-        kernels.append(model.connections[0].kernel.numpy())
+        kernels.append(model.masked_kernels[0].kernel.numpy())
     np.testing.assert_allclose(*kernels, atol=1e-6)
 
 
@@ -126,15 +126,15 @@ def test_a_training_without_an_update_is_told(recwarn):
     (message,) = told(recwarn)
     assert "SET never" in message
     assert "of the training: 4, `update_interval`: 10. A longer" in message
-    fit(model, [kft.callbacks.SET(update_interval=2, start=100)])
+    fit(model, [kft.callbacks.SET(update_interval=2, start_step=100)])
     (message,) = told(recwarn)
     assert "`update_interval`: 2 from update 100 on" in message
 
 
 def test_a_training_that_no_update_was_due_in_is_not_told(recwarn):
     model = network()
-    fit(model, [kft.callbacks.SET(update_interval=2, stop=4)])
-    fit(model, [kft.callbacks.SET(update_interval=2, stop=4)])  # is over
+    fit(model, [kft.callbacks.SET(update_interval=2, stop_step=4)])
+    fit(model, [kft.callbacks.SET(update_interval=2, stop_step=4)])  # is over
     dense = kft.sparsify(
         keras.Sequential([keras.Input((6,)), layers.Dense(8)]), 0.0
     )
@@ -146,12 +146,12 @@ def test_a_training_that_no_update_was_due_in_is_not_told(recwarn):
 TWO = {
     "methods": (
         lambda path: kft.callbacks.RigL(),
-        lambda path: kft.callbacks.GMP(0.9, end=400),
+        lambda path: kft.callbacks.GMP(0.9, end_step=400),
         "lets a method change the topology.*RigL and GMP",
     ),
     "collectors": (
         lambda path: kft.callbacks.DST(path / "a"),
-        lambda path: kft.callbacks.Ticket(path / "b" / ".." / "a"),
+        lambda path: kft.callbacks.TicketCheckpoint(path / "b" / ".." / "a"),
         "writes tickets to .*DST with Method and Ticket",
     ),
     "rates": (
@@ -165,7 +165,7 @@ TWO = {
         "restores and writes a backup.*Backup and Backup",
     ),
     "averages": (
-        lambda path: kft.callbacks.CigL(0, stop=0),
+        lambda path: kft.callbacks.CigL(0, stop_step=0),
         lambda path: kft.callbacks.WeightAveraging(0),
         "averages the weights.*WeightAveraging and WeightAveraging",
     ),

@@ -69,7 +69,7 @@ class Watch(keras.callbacks.Callback):
         self.seen = []
 
     def on_epoch_end(self, epoch, logs=None):
-        (record,) = self.model.connections
+        (record,) = self.model.masked_kernels
         self.seen.append(
             (
                 float(np.asarray(self.model.optimizer.learning_rate.value)),
@@ -85,7 +85,7 @@ def test_rates_masks_and_weights_over_two_refinements(tmp_path):
     dense = keras.Model(inputs, layers.Dense(10, use_bias=False)(inputs))
     model = kft.sparsify(dense, 0.6, seed=0)
     model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "mse")
-    (record,) = model.connections
+    (record,) = model.masked_kernels
     hand = ByHand(np.array(record.kernel.value), np.array(record.mask.value))
     edst = kft.callbacks.EDST(
         exploration_epochs=1,

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 import keras_freetickets.callbacks
-from keras_freetickets.callbacks import collecting
+from keras_freetickets.callbacks import ticket_checkpoint
 
 HOOKS = {
     name
@@ -21,7 +21,7 @@ def own_classes():
     """The classes that the public callbacks are made of."""
     public = vars(keras_freetickets.callbacks).values()
     kinds = [c for c in public if isinstance(c, type)]
-    kinds.append(collecting.Collector)
+    kinds.append(ticket_checkpoint.TicketCollector)
     return {
         part
         for kind in kinds
@@ -41,12 +41,12 @@ CASES = sorted(
 
 
 def test_hooks_are_found():
-    assert (collecting.Collector, "on_epoch_begin") in CASES
+    assert (ticket_checkpoint.TicketCollector, "on_epoch_begin") in CASES
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_every_hook_calls_that_of_the_next_class(kind, name):
-    """Collector and DropAndGrow meet in EDST, without knowing each other."""
+    """TicketCollector and DropAndGrow meet in EDST, unknown to each other."""
     source = textwrap.dedent(inspect.getsource(vars(kind)[name]))
     called = {
         ast.unparse(node.func)

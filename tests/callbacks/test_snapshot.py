@@ -103,7 +103,7 @@ def test_of_a_sparse_network(tmp_path):
     snapshot = kft.callbacks.Snapshot(tmp_path, 2, cycle_epochs=1)
     fit(model, [kft.callbacks.SET(1, 0.5), snapshot], 2)
     masks = [
-        np.array(snapshot.ensemble().member(i).connections[0].mask)
+        np.array(snapshot.ensemble().member(i).masked_kernels[0].mask)
         for i in range(2)
     ]
     assert masks[0].sum() == masks[1].sum() == 6

@@ -122,7 +122,9 @@ def test_figures(folder, report):
     diversity = found["diversity"]["ensemble"]
     matrix = diversity["disagreement_matrix"]
     assert matrix[0][1] == pytest.approx(share)
-    masks = [ensemble.member(i).connections[0].mask.numpy() for i in range(2)]
+    masks = [
+        ensemble.member(i).masked_kernels[0].mask.numpy() for i in range(2)
+    ]
     overlap = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
     matrix = diversity["mask_overlap_matrix"]
     assert matrix[0][1] == pytest.approx(overlap)
@@ -343,7 +345,7 @@ def test_a_calibrated_model_is_opened(script, folder, tmp_path):
     x, y = digits["x"], digits["y"]
     for name in ("ensemble", "dense"):
         model = keras.saving.load_model(folder / f"{name}.keras")
-        kft.post_hoc.calibrate(model, x, y).save(tmp_path / "c.keras")
+        kft.calibration.calibrate(model, x, y).save(tmp_path / "c.keras")
         made = script.load_network("model", "model", str(tmp_path / "c.keras"))
         assert script.input_shape(made.model) == (16, 16, 1)
         p = made.predict(x, True)
@@ -440,7 +442,7 @@ def test_masked_temperature_is_fitted_to_training_images(script, monkeypatch):
         given.append((x, calibrator, order, kwargs["input_mask_ratio"]))
         return model
 
-    monkeypatch.setattr(kft.post_hoc, "calibrate", calibrate)
+    monkeypatch.setattr(kft.calibration, "calibrate", calibrate)
     script.FLAGS.calibration = "masked_temperature"
     data = types.SimpleNamespace(train="training", validation=None)
     one = script.Network("model", network(0), "--model=a")

@@ -17,7 +17,7 @@ import keras_freetickets as kft
 from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
-from keras_freetickets.topology import drop_and_grow
+from keras_freetickets.topology import kernel_view
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import schedules
 
@@ -94,7 +94,7 @@ def choice(method):
     """One update, with and without what gradients that are not finite do."""
 
     def choose(masks, kernels, gradients, number):
-        inputs = updates.Inputs(
+        inputs = updates.KernelBatch(
             [ops.where(m, k, 0.0) for m, k in zip(masks, kernels)],
             masks,
             gradients,
@@ -104,7 +104,7 @@ def choice(method):
             number,
             ops.cast(method.seed, "int32"),
         )
-        connections = inputs.connections()
+        connections = inputs.views()
         pairs = method.update(connections, inputs.fraction)
         return pairs, updates.new_masks(method, inputs)
 
@@ -131,7 +131,7 @@ def drop_counts(run, schedule):
     )
     ceil, floor = (
         run(
-            lambda steps, rounding=rounding: drop_and_grow.fraction_of(
+            lambda steps, rounding=rounding: kernel_view.fraction_of(
                 10_000, schedule(steps), rounding
             )
         )(steps)
@@ -196,7 +196,7 @@ def fitted(callback, **options):
     rng = np.random.default_rng(2)
     x = rng.integers(-1, 2, (128, 6, 6, 1)).astype("float32")
     y = rng.integers(-2, 3, (128, 4)).astype("float32")
-    before = [ops.convert_to_numpy(r.mask.value) for r in model.connections]
+    before = [ops.convert_to_numpy(r.mask.value) for r in model.masked_kernels]
     model.fit(
         x,
         y,
@@ -206,8 +206,8 @@ def fitted(callback, **options):
         verbose=0,
         callbacks=[callback],
     )
-    assert int(ops.convert_to_numpy(model.topology.update_count.value)) >= 8
-    for old, record in zip(before, model.connections):
+    assert int(ops.convert_to_numpy(model.update_state.update_count.value)) >= 8
+    for old, record in zip(before, model.masked_kernels):
         assert (ops.convert_to_numpy(record.mask.value) != old).any()
     held = [*model.variables, *model.optimizer.variables]
     values = [ops.convert_to_numpy(v.value) for v in held]

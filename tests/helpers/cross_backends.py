@@ -50,8 +50,8 @@ def write(directory):
     model.save(at("model.keras"))
     ensemble = kft.EnsembleModel([model, network(1)])
     ensemble.save(at("ensemble.keras"))
-    ensemble.save_compact(at("ensemble.npz"))
-    kft.post_hoc.calibrate(ensemble, X, Y).save(at("calibrated.keras"))
+    ensemble.save_packed(at("ensemble.npz"))
+    kft.calibration.calibrate(ensemble, X, Y).save(at("calibrated.keras"))
     np.savez(
         at("expected.npz"),
         model=model.predict(X, verbose=0),
@@ -77,7 +77,7 @@ def read(directory):
     np.testing.assert_allclose(found, expected["model"], atol=1e-5)
     for ensemble in (
         keras.saving.load_model(at("ensemble.keras")),
-        kft.EnsembleModel.from_compact(at("ensemble.npz")),
+        kft.EnsembleModel.from_packed(at("ensemble.npz")),
     ):
         members = ensemble.predict_members(X)
         np.testing.assert_allclose(members, expected["members"], atol=1e-5)

@@ -119,7 +119,7 @@ def train(directory, case, parts, scope=contextlib.nullcontext):
     os.makedirs(directory, exist_ok=True)
     with scope():
         model = network(case)
-    start = [record.mask.numpy() for record in model.connections]
+    start = [record.mask.numpy() for record in model.masked_kernels]
     history = model.fit(
         dataset(case),
         epochs=EPOCHS,
@@ -128,8 +128,8 @@ def train(directory, case, parts, scope=contextlib.nullcontext):
         callbacks=callbacks_of(case, os.path.join(directory, case)),
     ).history
     held = {f"log/{name}": history[name] for name in history}
-    held["updates"] = model.topology.update_count.numpy()
-    for i, record in enumerate(model.connections):
+    held["updates"] = model.update_state.update_count.numpy()
+    for i, record in enumerate(model.masked_kernels):
         held[f"{i}/active"] = record.active
         held[f"{i}/start"] = start[i]
         held[f"{i}/mask"] = record.mask.numpy()

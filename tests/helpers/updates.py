@@ -72,7 +72,7 @@ def inputs_of(kernels, masks, gradients, states=None, **scalars):
         )
         for name, value in {"seed": 0, **scalars}.items()
     }
-    return updates.Inputs(
+    return updates.KernelBatch(
         [ops.convert_to_tensor(k) for k in kernels],
         [ops.convert_to_tensor(m) for m in masks],
         [ops.convert_to_tensor(g) for g in gradients],
@@ -84,7 +84,7 @@ def inputs_of(kernels, masks, gradients, states=None, **scalars):
 def run(method, kernels, masks, gradients, states=None, **scalars):
     """The masks after one update, and what was kept, as NumPy arrays."""
     inputs = inputs_of(kernels, masks, gradients, states, **scalars)
-    pairs = method.update(inputs.connections(), inputs.fraction)
+    pairs = method.update(inputs.views(), inputs.fraction)
     kept = [ops.convert_to_numpy(k) for k, _ in pairs]
     grown = [ops.convert_to_numpy(g) for _, g in pairs]
     for k, g, m in zip(kept, grown, masks):

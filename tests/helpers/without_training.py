@@ -40,10 +40,10 @@ def check_model(directory):
     model = compiled(1)
     kft.sparsity_summary(model, print_fn=False)
     kernels = [
-        keras.ops.convert_to_numpy(r.kernel.value) for r in model.connections
+        keras.ops.convert_to_numpy(r.kernel.value) for r in model.masked_kernels
     ]
     masks = [
-        keras.ops.convert_to_numpy(r.mask.value) for r in model.connections
+        keras.ops.convert_to_numpy(r.mask.value) for r in model.masked_kernels
     ]
     for kernel, mask in zip(kernels, masks, strict=True):
         assert not kernel[~mask].any() and kernel[mask].all()
@@ -68,9 +68,9 @@ def check_ensemble(directory):
     path = os.path.join(directory, "ensemble.keras")
     ensemble.save(path)
     small = os.path.join(directory, "ensemble.npz")
-    ensemble.save_compact(small)
+    ensemble.save_packed(small)
     loaded = [keras.saving.load_model(path)]
-    loaded += [kft.EnsembleModel.from_compact(small)]
+    loaded += [kft.EnsembleModel.from_packed(small)]
     for model in (ensemble, *loaded):
         np.testing.assert_allclose(model.predict_members(X), each, atol=1e-6)
         mean = model.predict(X, verbose=0)

@@ -95,7 +95,7 @@ def test_all_but_training_on_torch(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_files_of_another_backend(backend, tmp_path):
-    """Tickets, ensembles, compact files and backups."""
+    """Tickets, ensembles, packed files and backups."""
     pytest.importorskip(backend)
     finish(start(backend, "cross_backends.py", tmp_path))
     cross_backends.read(tmp_path)

@@ -118,8 +118,8 @@ def test_quick_start(tmp_path, monkeypatch):
 
 
 def check_kept_sparse(model, updates):
-    assert int(model.topology.update_count.numpy()) == updates
-    for record in model.connections:
+    assert int(model.update_state.update_count.numpy()) == updates
+    for record in model.masked_kernels:
         mask, kernel = record.mask.numpy(), record.kernel.numpy()
         assert kernel[mask].any() and not kernel[~mask].any()
 
@@ -162,7 +162,7 @@ def test_a_class_and_a_step_of_your_own():
     model.fit(*vectors(), verbose=0, callbacks=[rigl])
     # RigL's updates take a step each: the first batch is the optimizer's.
     check_kept_sparse(model, updates=1)
-    assert model.connections[0].mask.numpy().sum() == 80  # .1 of 8 x 100
+    assert model.masked_kernels[0].mask.numpy().sum() == 80  # .1 of 8 x 100
 
 
 def layers_of(inputs, outputs):
@@ -221,7 +221,7 @@ def test_coming_from_tfmot():
     assert names["model"].density == pytest.approx(0.1, abs=0.005)
     names["trained_model"] = dense_model()
     exec(pattern, names)
-    for record in names["model"].connections:
+    for record in names["model"].masked_kernels:
         groups = record.mask.numpy().T.reshape(-1, 4)
         assert (groups.sum(axis=-1) == 2).all()
 
@@ -264,9 +264,9 @@ def test_methods_page():
     for block in blocks_of("docs/methods.md", shorter):
         exec(compile(block, "docs/methods.md", "exec"), held)
     model = held["model"]
-    assert int(model.topology.update_count.numpy()) == 2
-    rest = [r.state["rest"].numpy() for r in model.connections]
-    for record, state in zip(model.connections, rest):
+    assert int(model.update_state.update_count.numpy()) == 2
+    rest = [r.state["rest"].numpy() for r in model.masked_kernels]
+    for record, state in zip(model.masked_kernels, rest):
         mask = record.mask.numpy()
         assert (state[mask] == 3).all() and (state[~mask] < 3).all()
     assert any((state == 2).any() for state in rest)  # just dropped
@@ -346,14 +346,14 @@ np.savez("read.npz", *[array for _, array in arrays])
 @pytest.mark.parametrize("stored", [None, "float16"])
 def test_compact_files_are_read_by_numpy_alone(tmp_path, dtype, stored):
     """Of sparse members, and of stripped ones with bits of their own."""
-    (block,) = blocks_of("docs/compact_file.md")
+    (block,) = blocks_of("docs/packed_file.md")
     keras.config.set_dtype_policy(dtype)
     try:
         members = list(tickets(3))
     finally:
         keras.config.set_dtype_policy("float32")
     for kind in (members, [kft.strip(member) for member in members]):
-        kft.EnsembleModel(kind).save_compact(tmp_path / "ensemble.npz", stored)
+        kft.EnsembleModel(kind).save_packed(tmp_path / "ensemble.npz", stored)
         subprocess.run(
             [sys.executable, "-c", block + READER], cwd=tmp_path, check=True
         )

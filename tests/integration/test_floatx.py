@@ -61,10 +61,10 @@ def network(**kwargs):
 
 
 def check_fit(model, callback, dtype):
-    begun = [np.array(c.mask.value) for c in model.connections]
+    begun = [np.array(c.mask.value) for c in model.masked_kernels]
     model.fit(X, Y, batch_size=8, epochs=2, verbose=0, callbacks=[callback])
     moved = False
-    for connection, mask in zip(model.connections, begun, strict=True):
+    for connection, mask in zip(model.masked_kernels, begun, strict=True):
         kernel = ops.convert_to_numpy(connection.kernel.value)
         now = ops.convert_to_numpy(connection.mask.value)
         assert keras.backend.standardize_dtype(connection.kernel.dtype) == dtype
@@ -84,7 +84,7 @@ METHODS = {
     "set": lambda: topology.SET(2),
     "snfs": lambda: topology.SNFS(update_interval=2),
     "dst_ee": lambda: topology.DSTEE(update_interval=2),
-    "granet": lambda: topology.GraNet(0.8, end=8, update_interval=2),
+    "granet": lambda: topology.GraNet(0.8, end_step=8, update_interval=2),
     "srigl": lambda: topology.SRigL(update_interval=2),
     "agent": lambda: kft.callbacks.AGENT([(X, Y)], update_interval=2),
     "cigl": lambda: kft.callbacks.CigL(1, [(X, Y)], update_interval=2),
@@ -107,10 +107,10 @@ def test_methods(name, floatx):
 def test_ensembles(floatx, tmp_path):
     ensemble = kft.EnsembleModel([network(), network()])
     path = tmp_path / "ensemble.npz"
-    ensemble.save_compact(path)
+    ensemble.save_packed(path)
     expected = ensemble.predict_members(X)
-    again = kft.EnsembleModel.from_compact(path)
+    again = kft.EnsembleModel.from_packed(path)
     np.testing.assert_array_equal(again.predict_members(X), expected)
     again.evaluate(X, Y, verbose=0)
-    calibrated = kft.post_hoc.calibrate(ensemble, X, Y)
+    calibrated = kft.calibration.calibrate(ensemble, X, Y)
     calibrated.evaluate(X, Y, verbose=0)

@@ -47,7 +47,7 @@ def test_sparse_kernels_of_an_object_are_saved():
     again = Sparse.from_config(layer.get_config())
     again(np.ones((1, 6, 6, 4), "float32"))
     np.testing.assert_array_equal(
-        again.connections[0].mask, layer.connections[0].mask
+        again.masked_kernels[0].mask, layer.masked_kernels[0].mask
     )
     inner = layers.DepthwiseConv2D(3)
     inner.sparse_kernels = ("pointwise_kernel",)
@@ -60,13 +60,13 @@ def test_asked_for_by_name():
         layers.Embedding(10, 4), sparsity=0.5, kernels=["embeddings"], seed=0
     )
     layer(np.array([[1, 2]]))
-    assert layer.connections[0].mask.numpy().sum() == 20
+    assert layer.masked_kernels[0].mask.numpy().sum() == 20
 
 
 def test_one_sparsity_for_each_kernel():
     layer = Sparse(layers.LSTM(4), sparsity=[0.5, 0.75])
     layer(np.zeros((1, 2, 4), "float32"))
-    counts = [record.mask.numpy().sum() for record in layer.connections]
+    counts = [record.mask.numpy().sum() for record in layer.masked_kernels]
     assert counts == [32, 16]
     with pytest.raises(ValueError, match="one value for each kernel"):
         Sparse(layers.Dense(4), sparsity=[0.5, 0.75])(np.zeros((1, 2)))
@@ -88,7 +88,7 @@ def test_random_mask_follows_its_seed():
     for seed in (1, 1, 2):
         layer = Sparse(layers.Dense(20), sparsity=0.5, seed=seed)
         layer.build((None, 20))
-        masks.append(layer.connections[0].mask.numpy())
+        masks.append(layer.masked_kernels[0].mask.numpy())
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (masks[0] != masks[2]).any()
 
@@ -105,10 +105,10 @@ def test_state_is_saved(tmp_path):
     model = kft.SparseModel(*_two_tensors())
     layer = model.sparse_layers[0]
     layer.add_state("visits", "int32")
-    layer.connections[0].state["visits"].assign(np.arange(6).reshape(3, 2))
+    layer.masked_kernels[0].state["visits"].assign(np.arange(6).reshape(3, 2))
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    visits = loaded.connections[0].state["visits"].numpy()
+    visits = loaded.masked_kernels[0].state["visits"].numpy()
     np.testing.assert_array_equal(visits, np.arange(6).reshape(3, 2))
 
 
@@ -175,6 +175,6 @@ def test_unknown_initializer():
 def test_mixed_precision():
     layer = Sparse(layers.Dense(4, dtype="mixed_float16"), 0.5)
     outputs = layer(np.ones((2, 4), "float32"))
-    record = layer.connections[0]
+    record = layer.masked_kernels[0]
     assert (outputs.dtype, record.mask.dtype) == ("float16", "bool")
     assert record.kernel.dtype == "float32"

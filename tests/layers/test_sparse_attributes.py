@@ -23,7 +23,7 @@ def built(layer, shape=(2, 8)):
 def test_what_users_reach_for():
     dense = built(layers.Dense(3, activation="relu", name="hidden"))
     assert dense.units == 3 and dense.activation is keras.activations.relu
-    assert dense.kernel is dense.layer.kernel is dense.connections[0].kernel
+    assert dense.kernel is dense.layer.kernel is dense.masked_kernels[0].kernel
     assert dense.bias is dense.layer.bias
     conv = built(layers.Conv2D(4, 3), (1, 5, 5, 2))
     assert (conv.filters, conv.kernel_size) == (4, (3, 3))

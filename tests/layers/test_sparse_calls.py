@@ -165,8 +165,8 @@ def with_head(inputs, outputs):
 
 
 def check_promises(model):
-    assert model.connections
-    for record in model.connections:
+    assert model.masked_kernels
+    for record in model.masked_kernels:
         mask = record.mask.numpy()
         assert mask.sum() == record.active == max(1, round(0.2 * mask.size))
         assert not record.kernel.numpy()[~mask].any()
@@ -175,18 +175,18 @@ def check_promises(model):
 def check_same(model, other, x):
     """The same predictions, kernels and masks, to the bit."""
     check_promises(other)
-    assert len(other.connections) == len(model.connections)
-    for mine, its in zip(model.connections, other.connections):
+    assert len(other.masked_kernels) == len(model.masked_kernels)
+    for mine, its in zip(model.masked_kernels, other.masked_kernels):
         np.testing.assert_array_equal(mine.mask.numpy(), its.mask.numpy())
         np.testing.assert_array_equal(mine.kernel.numpy(), its.kernel.numpy())
     np.testing.assert_array_equal(model(x), other(x))
 
 
 def check_trains(model, x):
-    before = [record.kernel.numpy().copy() for record in model.connections]
+    before = [record.kernel.numpy().copy() for record in model.masked_kernels]
     model.compile("adam", "mse", run_eagerly=True)
     model.fit(x, np.ones((8, 3)), batch_size=8, verbose=0)
-    for record, old in zip(model.connections, before):
+    for record, old in zip(model.masked_kernels, before):
         assert (record.kernel.numpy() != old).any()
     check_promises(model)
 
@@ -216,7 +216,7 @@ def check_copies(dense, x, tmp_path, masked):
     """
     close(kft.sparsify(dense, 0.0)(x), dense(x))
     model = kft.sparsify(dense, 0.8, "uniform", is_not_head, seed=1)
-    assert len(model.connections) == masked
+    assert len(model.masked_kernels) == masked
     assert len(model.trainable_weights) == len(dense.trainable_weights)
     check_trains(model, x)
     model.save(tmp_path / "model.keras")
@@ -417,7 +417,7 @@ def test_by_hand(name):
     for keyword in (False, True):
         lazy = Sparse(case.make(), 0.8)
         assert call(case, lazy, x, keyword).shape == expected.shape
-        assert len(lazy.connections) == case.masked
+        assert len(lazy.masked_kernels) == case.masked
         assert lazy.supports_masking == layer.supports_masking
         check_promises(lazy)
         close(call(case, Sparse(layer, 0.0), x, keyword), expected)
@@ -444,7 +444,7 @@ class Subclassed(kft.SparseModel):
 
 
 def masks(model):
-    return [record.mask.numpy() for record in model.connections]
+    return [record.mask.numpy() for record in model.masked_kernels]
 
 
 # Of the layers that take longest, some stand for the rest.
@@ -468,7 +468,7 @@ def test_in_a_model_subclass(name, tmp_path):
     kernels = []
     watch = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: kernels.append(
-            [record.kernel.numpy().copy() for record in model.connections]
+            [record.kernel.numpy().copy() for record in model.masked_kernels]
         )
     )
     model.compile("sgd", "mse")
@@ -481,7 +481,7 @@ def test_in_a_model_subclass(name, tmp_path):
         verbose=0,
         callbacks=[kft.callbacks.SET(update_interval=1), watch],
     )
-    assert len(model.connections) == case.masked
+    assert len(model.masked_kernels) == case.masked
     for first, second in zip(*kernels):
         both = (first != 0) & (second != 0)
         assert (first[both] != second[both]).any()

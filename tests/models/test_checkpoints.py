@@ -28,7 +28,7 @@ def build(seed):
     sparse.compile(keras.optimizers.Adam(0.01), "mse")
     sparse.optimizer.build(sparse.trainable_variables)
     # Masks that none makes again from the seed.
-    for record in sparse.connections:
+    for record in sparse.masked_kernels:
         record.mask.assign(np.roll(np.array(record.mask.value), 1, axis=0))
     sparse.project()
     return sparse
@@ -50,7 +50,7 @@ def fit(model, callbacks, epochs=1):
 def check(model, expected):
     for mine, its in zip(state(model), expected, strict=True):
         np.testing.assert_array_equal(mine, its)
-    for record in model.connections:
+    for record in model.masked_kernels:
         mask = np.array(record.mask.value)
         assert not np.array(record.kernel.value)[~mask].any()
         assert 0 < mask.sum() < mask.size

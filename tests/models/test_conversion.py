@@ -23,7 +23,7 @@ def small(kernel_size=3):
 
 
 def masks(model):
-    return [record.mask.numpy() for record in model.connections]
+    return [record.mask.numpy() for record in model.masked_kernels]
 
 
 def test_the_dense_model_is_untouched():
@@ -43,7 +43,7 @@ def test_the_dense_model_is_untouched():
 def test_values_are_taken_over():
     dense = small()
     sparse = kft.sparsify(dense, 0.5, seed=0)
-    for record, layer in zip(sparse.connections, ["conv", "hidden", "head"]):
+    for record, layer in zip(sparse.masked_kernels, ["conv", "hidden", "head"]):
         kernel = dense.get_layer(layer).kernel.numpy()
         expected = np.where(record.mask.numpy(), kernel, 0)
         np.testing.assert_array_equal(record.kernel.numpy(), expected)
@@ -80,7 +80,7 @@ def test_sparsity_by_layer():
     sparse = kft.sparsify(
         small(), lambda layer: {"hidden": 0.75, "head": 0.5}.get(layer.name)
     )
-    shares = {r.name: r.active / r.size for r in sparse.connections}
+    shares = {r.name: r.active / r.size for r in sparse.masked_kernels}
     assert shares == {"hidden/kernel": 0.25, "head/kernel": 0.5}
 
 
@@ -89,7 +89,7 @@ def test_trained_values_give_magnitude_masks():
     values = np.random.default_rng(0).normal(size=(216, 16))
     dense.get_layer("hidden").kernel.assign(values)
     sparse = kft.sparsify(dense, 0.75, "uniform")
-    record = sparse.connections[1]
+    record = sparse.masked_kernels[1]
     kept = np.abs(values).astype("float32")[record.mask.numpy()]
     assert kept.min() >= np.sort(np.abs(values).ravel())[-864] - 1e-6
 
@@ -115,7 +115,7 @@ def test_nested_and_shared_layers(tmp_path):
         same.predict(x, verbose=0), dense.predict(x, verbose=0), atol=1e-6
     )
     sparse = kft.sparsify(dense, 0.5, "uniform")
-    assert len(sparse.connections) == 2
+    assert len(sparse.masked_kernels) == 2
     expected = sparse.predict(x, verbose=0)
     sparse.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
@@ -308,7 +308,7 @@ def mobile():
 
 
 def names(model):
-    return [record.name for record in model.connections]
+    return [record.name for record in model.masked_kernels]
 
 
 CHANNELS = ["grouped/kernel", "pointwise/kernel", "head/kernel"]
@@ -475,8 +475,8 @@ def test_legacy_files_are_refused_before_they_are_written(kind, name, tmp_path):
     if kind == "ensemble":
         model = kft.EnsembleModel([model, kft.sparsify(small(), 0.5)])
     if kind == "calibrated":
-        model = kft.post_hoc.CalibratedModel(
-            model, [kft.post_hoc.TemperatureScaling()]
+        model = kft.calibration.CalibratedModel(
+            model, [kft.calibration.TemperatureScaling()]
         )
     with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
         model.save(tmp_path / name)

@@ -88,7 +88,7 @@ def test_a_class_of_sparse_models_is_kept(tmp_path):
     sparse = kft.sparsify(dense, 0.5, seed=0)
     assert type(sparse) is SparseTwice
     assert sparse.name_of_head() == "head"
-    assert [r.active for r in sparse.connections] == [
+    assert [r.active for r in sparse.masked_kernels] == [
         round(20 * (1 - s)) for s in sparse.get_layer("hidden").sparsity
     ] + [round(15 * (1 - s)) for s in sparse.get_layer("head").sparsity]
     x = data(2, 4)
@@ -96,7 +96,7 @@ def test_a_class_of_sparse_models_is_kept(tmp_path):
     np.testing.assert_array_equal(sparse(x), 2.0 * once(x))
     sparse.compile("sgd", "mse")
     sparse.fit(x, np.ones((2, 3)), verbose=0)
-    for record in sparse.connections:
+    for record in sparse.masked_kernels:
         assert not record.kernel.numpy()[~record.mask.numpy()].any()
     for other in (reloaded(sparse, tmp_path), kft.prune(sparse, 0.5)):
         assert type(other) is SparseTwice
@@ -114,7 +114,7 @@ def test_a_nested_model_with_a_call_of_its_own_is_kept_whole(tmp_path):
     dense = keras.Model(inputs, layers.Dense(2)(graph(Twice)(inputs)))
     sparse = kft.sparsify(dense, 0.0)
     x = data(3, 4)
-    assert len(sparse.connections) == 3
+    assert len(sparse.masked_kernels) == 3
     for model in (sparse, kft.strip(sparse), reloaded(sparse, tmp_path)):
         np.testing.assert_allclose(model(x), dense(x), atol=1e-6)
 
@@ -225,7 +225,7 @@ def test_strip_leaves_no_layer_of_this_package(tmp_path):
     hidden = layers.Flatten()(hidden)
     hidden = layers.Dense(4, name="between")(hidden)
     model = kft.SparseModel(inputs, Sparse(layers.Dense(3), 0.5)(once(hidden)))
-    assert len(model.connections) == 4
+    assert len(model.masked_kernels) == 4
     x = data(3, 5, 4)
     for source in (model, reloaded(model, tmp_path)):
         plain = kft.strip(source)
@@ -325,7 +325,7 @@ def test_masks_lie_beside_their_kernels():
     chain = [keras.Input((4,)), layers.Dense(3, name="d")]
     base = keras.Sequential(chain, name="base")
     sparse = kft.sparsify(keras.Model(inputs, base(inputs)), 0.5)
-    (record,) = sparse.connections
+    (record,) = sparse.masked_kernels
     assert record.mask.path == "base/d/kernel_mask"
     assert record.kernel.path == "base/d/kernel"
 
@@ -377,7 +377,7 @@ def test_layers_that_only_their_model_can_rebuild(make, tmp_path):
     before = dense.get_weights()
     np.testing.assert_allclose(kft.sparsify(dense, 0.0)(x), dense(x), atol=1e-6)
     sparse = kft.sparsify(dense, 0.5, seed=0)
-    assert "unsaid/kernel" in [r.name for r in sparse.connections]
+    assert "unsaid/kernel" in [r.name for r in sparse.masked_kernels]
     loaded, plain = reloaded(sparse, tmp_path), kft.strip(sparse)
     pruned = kft.prune(loaded, 0.6)
     for model in (loaded, plain, reloaded(plain, tmp_path), kft.strip(loaded)):
@@ -386,7 +386,9 @@ def test_layers_that_only_their_model_can_rebuild(make, tmp_path):
         assert paths(model) == paths(sparse)
         assert trained(model) == trained(sparse)
     assert trained(plain) == trained(dense) == trained(kft.strip(pruned))
-    for mine, its in zip(pruned.connections, loaded.connections, strict=True):
+    for mine, its in zip(
+        pruned.masked_kernels, loaded.masked_kernels, strict=True
+    ):
         assert not (mine.mask.numpy() & ~its.mask.numpy()).any()
     for old, new in zip(before, dense.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

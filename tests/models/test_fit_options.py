@@ -41,15 +41,15 @@ def network(optimizer="sgd", loss=LOSS, dtype=None, **arguments):
 
 
 def masks_of(model):
-    return [ops.convert_to_numpy(r.mask.value) for r in model.connections]
+    return [ops.convert_to_numpy(r.mask.value) for r in model.masked_kernels]
 
 
 def kernels_of(model):
-    return [ops.convert_to_numpy(r.kernel.value) for r in model.connections]
+    return [ops.convert_to_numpy(r.kernel.value) for r in model.masked_kernels]
 
 
 def check_p1(model):
-    records = model.connections
+    records = model.masked_kernels
     kernels = [record.kernel for record in records]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
     for record, slots in zip(records, found):
@@ -219,9 +219,9 @@ def test_bfloat16(dtype):
     callback = kft.callbacks.DropAndGrow(Method(2, 0.4))
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
     kind = "bfloat16" if dtype == "bfloat16" else "float32"
-    assert {r.kernel.dtype for r in model.connections} == {kind}
+    assert {r.kernel.dtype for r in model.masked_kernels} == {kind}
     assert changed(before, model) == [True, True]
-    assert int(model.topology.update_count.numpy()) == 3
+    assert int(model.update_state.update_count.numpy()) == 3
     check_p1(model)
 
 
@@ -262,11 +262,11 @@ def test_several_inputs_and_outputs():
     x = {"a": np.ones((16, 6)), "b": np.arange(64).reshape(16, 4) / 64}
     y = {"class": np.arange(16) % 3, "value": np.arange(16.0)[:, None]}
     y["unused"] = np.zeros((16, 2))
-    before = dict(zip([r.name for r in model.connections], masks_of(model)))
+    before = dict(zip([r.name for r in model.masked_kernels], masks_of(model)))
     callback = kft.callbacks.SET(1)
     model.fit(x, y, epochs=3, verbose=0, callbacks=[callback])
     check_p1(model)
-    for record in model.connections:
+    for record in model.masked_kernels:
         same = (before[record.name] == record.mask.numpy()).all()
         # JAX knows no gradient that is missing, only one that is 0.
         rests = keras.backend.backend() == "tensorflow"
@@ -301,7 +301,7 @@ class Looks(keras.callbacks.Callback):
         self.seen = []
 
     def look(self):
-        for record in self.model.connections:
+        for record in self.model.masked_kernels:
             kernel = ops.convert_to_numpy(record.kernel.value)
             mask = ops.convert_to_numpy(record.mask.value)
             assert not kernel[~mask].any()
@@ -334,7 +334,7 @@ def test_swapped_averages_are_sparse():
     )
     assert len(look.seen) == 6
     check_p1(model)
-    assert int(model.topology.update_count.numpy()) == 9
+    assert int(model.update_state.update_count.numpy()) == 9
 
 
 def test_early_stopping_brings_masks_back():
@@ -391,7 +391,7 @@ def test_callbacks_that_set_the_rate():
     )
     # Best at epoch 0; each later epoch is worse by patience and halves it.
     np.testing.assert_allclose(rates, [0.2, 0.2, 0.1, 0.05, 0.025], rtol=1e-6)
-    assert int(model.topology.update_count.numpy()) == 10
+    assert int(model.update_state.update_count.numpy()) == 10
     check_p1(model)
 
 
@@ -404,7 +404,7 @@ def test_gradients_that_are_not_finite_change_no_mask(method, bad):
     before = masks_of(model)
     callback = getattr(kft.callbacks, method)(1)
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
-    assert int(model.topology.update_count.numpy()) == 0
+    assert int(model.update_state.update_count.numpy()) == 0
     assert changed(before, model) == [False, False]
 
 
@@ -441,7 +441,7 @@ def test_ways_to_run_choose_the_same_masks(arguments, accumulated):
             callbacks=[kft.callbacks.RigL(2)],
         )
         results.append(model)
-    updates = [int(m.topology.update_count.numpy()) for m in results]
+    updates = [int(m.update_state.update_count.numpy()) for m in results]
     # Of 14 steps every third updates; of 7 windows likewise.
     assert updates == ([4, 4] if accumulated is None else [2, 2])
     check_masks(results[1], masks_of(results[0]))
@@ -472,7 +472,7 @@ def test_an_overflow_leaves_the_momentum_of_snfs_alone():
     model = network(scaled)
     model.attach(kft.topology.SNFS(update_interval=2, drop_fraction=0.3))
     x, y = data()
-    momenta = [record.state["momentum"] for record in model.connections]
+    momenta = [record.state["momentum"] for record in model.masked_kernels]
     model.train_on_batch(x, y)
     before = [ops.convert_to_numpy(m.value) for m in momenta]
     bad = x.copy()
@@ -502,9 +502,9 @@ def test_cigl_leaves_frozen_layers_whole():
     hidden, head = kernels_of(model)
     ((_, used),) = forward_kernels(model)
     used = ops.convert_to_numpy(used)
-    assert 0 < (used != 0).sum() < model.connections[1].active
+    assert 0 < (used != 0).sum() < model.masked_kernels[1].active
     plain = network()
-    plain.connections[1].kernel.assign(used)
+    plain.masked_kernels[1].kernel.assign(used)
     _, gradient = gradients_by_hand(plain, x, y)
     model.train_on_batch(x, y)
     moved = head - 0.1 * np.where(used != 0, gradient, 0)
@@ -537,18 +537,20 @@ def test_growth_sees_raw_gradients_of_a_window(kind):
     x, y = data()
     if kind == "cigl":
         model.attach(SeenByCigL(0.5, update_interval=1000, seed=3))
-        for record, (_, value) in zip(used.connections, forward_kernels(model)):
+        for record, (_, value) in zip(
+            used.masked_kernels, forward_kernels(model)
+        ):
             record.kernel.assign(value)
     else:
         model.attach(SeenByAGENT(update_interval=1000))
-        state = model.topology.state
+        state = model.update_state.state
         state["correction"].assign(1.0)
         for mean in state["mean_gradient"]:
             mean.assign(ops.ones(mean.shape))
     expected = gradients_by_hand(used, x, y)
     for _ in range(4):
         model.train_on_batch(x, y)
-    for record, gradient in zip(model.connections, expected, strict=True):
+    for record, gradient in zip(model.masked_kernels, expected, strict=True):
         absent = ~ops.convert_to_numpy(record.mask.value)
         seen = ops.convert_to_numpy(record.state["seen"].value)
         np.testing.assert_allclose(seen[absent], gradient[absent], atol=1e-6)

@@ -48,7 +48,7 @@ def predicted(model):
 
 
 def masks_of(model):
-    return [array(record.mask.value) for record in model.connections]
+    return [array(record.mask.value) for record in model.masked_kernels]
 
 
 def check_same(model, other):
@@ -79,7 +79,7 @@ def test_tensorboard_draws_masks(tmp_path):
             assert f"{weight.path}/histogram" in tags
             assert f"{weight.path}/image" in tags
     # A mask of zeros and ones: a picture of black and white.
-    mask = model.connections[0].mask.path
+    mask = model.masked_kernels[0].mask.path
     picture = events.Tensors(f"{mask}/image")[0].tensor_proto.string_val[2]
     import tensorflow as tf
 
@@ -97,7 +97,7 @@ def test_rematerialized_layers_train_alike():
         with keras.RematScope(mode=mode):
             model = sparse()
         model.compile("sgd", LOSS)
-        rigl = kft.callbacks.RigL(update_interval=1, stop=None)
+        rigl = kft.callbacks.RigL(update_interval=1, stop_step=None)
         model.fit(*data(), shuffle=False, verbose=0, callbacks=[rigl])
         found.append(model)
     check_same(*found)
@@ -186,12 +186,12 @@ def test_a_sparse_student_is_distilled():
     before, fixed = masks_of(student), teacher.get_weights()
     model = Distilled(student, teacher)
     model.compile(keras.optimizers.SGD(0.1), LOSS)
-    rigl = kft.callbacks.RigL(update_interval=1, stop=None)
+    rigl = kft.callbacks.RigL(update_interval=1, stop_step=None)
     fitted = model.fit(
         x, y, batch_size=16, epochs=2, verbose=0, callbacks=[rigl]
     )
     assert fitted.history["loss"][0] == pytest.approx(wanted, rel=1e-4)
-    for record, mask in zip(student.connections, before, strict=True):
+    for record, mask in zip(student.masked_kernels, before, strict=True):
         now = array(record.mask.value)
         assert (now != mask).any() and now.sum() == mask.sum()
         assert not array(record.kernel.value)[~now].any()

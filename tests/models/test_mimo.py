@@ -217,7 +217,7 @@ def test_members_learn_from_it_in_half_precision_and_sparse(policy):
     # Of member m's channel c the column is 2 c + m; its logits begin at 4 m.
     kernel = np.zeros((8, 8), "float32")
     kernel[[0, 1], [0, 4]] = 1.0
-    mimo.connections[0].kernel.assign(kernel)
+    mimo.masked_kernels[0].kernel.assign(kernel)
     bias = mimo.body.trainable_variables[1]
     mimo.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     loss = mimo.train_on_batch(x, LABEL)
@@ -295,7 +295,7 @@ def test_a_pass_of_agent_is_over_what_a_step_trains_on():
     for old, new, mean in zip(
         before,
         stepped.trainable_variables,
-        passed.topology.state["mean_gradient"],
+        passed.update_state.state["mean_gradient"],
         strict=True,
     ):
         moved = old - ops.convert_to_numpy(new.value)
@@ -319,15 +319,15 @@ def test_trains_sparse_and_is_saved(tmp_path):
     rng = np.random.default_rng(0)
     x, y = images(rng), rng.integers(3, size=40)
     mimo = sparse_mimo()
-    masks = [np.array(c.mask) for c in mimo.connections]
+    masks = [np.array(c.mask) for c in mimo.masked_kernels]
     rigl = kft.callbacks.RigL(update_interval=2, drop_fraction=0.5)
     mimo.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[rigl])
     changed = [
         not np.array_equal(c.mask, mask)
-        for c, mask in zip(mimo.connections, masks)
+        for c, mask in zip(mimo.masked_kernels, masks)
     ]
     assert any(changed)
-    for connection in mimo.connections:
+    for connection in mimo.masked_kernels:
         assert not np.array(connection.kernel)[~np.array(connection.mask)].any()
     assert mimo.density == pytest.approx(0.5, abs=0.01)
     mimo.save(tmp_path / "mimo.keras")

@@ -27,7 +27,7 @@ def kernels(model):
 
 
 def masks(model):
-    return [np.array(record.mask) for record in model.connections]
+    return [np.array(record.mask) for record in model.masked_kernels]
 
 
 @settings(max_examples=10, deadline=None)

@@ -126,13 +126,13 @@ def test_a_stripped_model_quantizes_and_keeps_its_zeros(mode, tmp_path):
     plain.quantize(mode)
     ensemble = kft.EnsembleModel([plain, plain])
     check_equal(plain, ensemble)
-    ensemble.save_compact(tmp_path / "ensemble.npz")
-    read = kft.EnsembleModel.from_compact(tmp_path / "ensemble.npz")
+    ensemble.save_packed(tmp_path / "ensemble.npz")
+    read = kft.EnsembleModel.from_packed(tmp_path / "ensemble.npz")
     check_equal(plain, read)
     check_equal(plain, ensemble.member(1))
-    calibrated = kft.post_hoc.calibrate(ensemble, *data())
+    calibrated = kft.calibration.calibrate(ensemble, *data())
     assert predicted(calibrated).shape == (16, 3)
-    for record in model.connections:
+    for record in model.masked_kernels:
         mask = array(record.mask.value)
         kernel = kernel_by_probing(plain.get_layer(record.name.split("/")[0]))
         assert not kernel[~mask].any()
@@ -164,14 +164,14 @@ def float8_run(**arguments):
 
 
 def test_float8_trains_with_masks_that_change(tmp_path):
-    rigl = kft.callbacks.RigL(update_interval=2, stop=None)
+    rigl = kft.callbacks.RigL(update_interval=2, stop_step=None)
     model = float8_run(callbacks=[rigl])
-    masks = [array(record.mask.value) for record in model.connections]
-    before = [array(record.mask.value) for record in sparse().connections]
+    masks = [array(record.mask.value) for record in model.masked_kernels]
+    before = [array(record.mask.value) for record in sparse().masked_kernels]
     assert all((a != b).any() for a, b in zip(masks, before, strict=True))
-    kernels = [record.kernel for record in model.connections]
+    kernels = [record.kernel for record in model.masked_kernels]
     slots = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, mask, found in zip(model.connections, masks, slots):
+    for record, mask, found in zip(model.masked_kernels, masks, slots):
         assert mask.sum() == record.active
         assert len(found) == 2
         for variable in [record.kernel, *(slot for slot, _ in found)]:
@@ -321,7 +321,7 @@ def test_an_ensemble_says_to_quantize_its_members():
     ensemble = kft.EnsembleModel([dense(), dense()])
     with pytest.raises(ValueError, match="quantize the members"):
         ensemble.quantize("int8")
-    calibrated = kft.post_hoc.calibrate(ensemble, *data())
+    calibrated = kft.calibration.calibrate(ensemble, *data())
     with pytest.raises(ValueError, match="quantize the members"):
         calibrated.quantize("int8")
 

@@ -146,9 +146,9 @@ def test_members_train_as_they_do_alone(name, build, vectorize, float64):
     fitted = together.fit(x, y, callbacks=[callback], **options, **QUIET)
 
     assert_same(models, alone)
-    counts = [int(m.topology.update_count.numpy()) for m in models]
+    counts = [int(m.update_state.update_count.numpy()) for m in models]
     assert min(counts) == max(counts) >= 2
-    masks = [[c.mask.numpy() for c in model.connections] for model in models]
+    masks = [[c.mask.numpy() for c in model.masked_kernels] for model in models]
     assert any((a != b).any() for a, b in zip(*masks))
     for log in ("loss", "accuracy", "val_loss", "val_accuracy"):
         values = [fitted.history[f"{log}_{i}"] for i in range(2)]
@@ -265,13 +265,13 @@ def test_a_gradient_that_is_not_finite_concerns_its_member(vectorize):
     models = members()
     together = SideBySide(models, member_batches=True, vectorize=vectorize)
     together.attach(topology.SET(2, 0.4))
-    masks = [[c.mask.numpy() for c in m.connections] for m in models]
+    masks = [[c.mask.numpy() for c in m.masked_kernels] for m in models]
 
     def changed():
         return [
             any(
                 (c.mask.numpy() != old).any()
-                for c, old in zip(m.connections, o)
+                for c, old in zip(m.masked_kernels, o)
             )
             for m, o in zip(models, masks)
         ]
@@ -280,7 +280,7 @@ def test_a_gradient_that_is_not_finite_concerns_its_member(vectorize):
     assert changed() == [False, False]
     together.train_on_batch(broken, labels)
     assert changed() == [True, False]
-    assert int(models[0].topology.update_count.numpy()) == 1
+    assert int(models[0].update_state.update_count.numpy()) == 1
 
 
 @every_way
@@ -290,7 +290,7 @@ def test_a_batch_that_is_finite_for_none_postpones_the_update(vectorize):
     together = SideBySide(models, vectorize=vectorize)
     together.attach(topology.SET(1, 0.4))
     together.train_on_batch(x, y, sample_weight=np.full(4, np.inf))
-    assert int(models[1].topology.update_count.numpy()) == 0
+    assert int(models[1].update_state.update_count.numpy()) == 0
 
 
 @every_way
@@ -383,7 +383,9 @@ def test_a_killed_run_goes_on(vectorize, tmp_path):
     assert again == history
     assert_same(resumed, expected, 0)
     whole, killed = [
-        kft.callbacks.collecting.TicketStore(tmp_path / name / "tickets").read()
+        kft.callbacks.ticket_checkpoint.TicketStore(
+            tmp_path / name / "tickets"
+        ).read()
         for name in ("whole", "killed")
     ]
     assert whole == killed

@@ -75,12 +75,12 @@ def network(optimizer="adam", sparsity=0.7, **arguments):
 def state(model):
     return [
         (r.kernel.numpy().copy(), r.mask.numpy().copy())
-        for r in model.connections
+        for r in model.masked_kernels
     ]
 
 
 def check_p1(model):
-    records = model.connections
+    records = model.masked_kernels
     kernels = [record.kernel for record in records]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
     for record, slots in zip(records, found):
@@ -113,15 +113,15 @@ def test_promise_1_after_every_step(name):
         before = state(model)
         model.train_on_batch(x, y)
         check_p1(model)
-    assert int(model.topology.update_count.numpy()) == 2
+    assert int(model.update_state.update_count.numpy()) == 2
     # The last step was none of the topology: all that lives has moved.
-    for (kernel, mask), record in zip(before, model.connections):
+    for (kernel, mask), record in zip(before, model.masked_kernels):
         moved = record.kernel.numpy() != kernel
         assert not moved[~mask].any()
         if name not in ("lion", "accumulated"):
             assert moved[mask].mean() > 0.2  # some units are dead
     # What a callback assigns outside the masks is gone after a step.
-    for record in model.connections:
+    for record in model.masked_kernels:
         record.kernel.assign(np.ones(record.kernel.shape))
     model.train_on_batch(x, y)
     check_p1(model)
@@ -135,7 +135,7 @@ class AssignOnce(keras.callbacks.Callback):
         self.strays = []
 
     def on_train_batch_end(self, batch, logs=None):
-        records = self.model.connections
+        records = self.model.masked_kernels
         self.strays.append(
             sum(
                 np.count_nonzero(r.kernel.numpy()[~r.mask.numpy()])
@@ -161,7 +161,7 @@ def test_weights_that_were_set_are_cleared():
     model = network("adam")
     x, y = data(16)
     model.fit(x, y, verbose=0)
-    for record in model.connections:
+    for record in model.masked_kernels:
         kernels = [record.kernel]
         (slots,) = keras_adapter.optimizer_slots(model.optimizer, kernels)
         for variable in [record.kernel, *(slot for slot, _ in slots)]:
@@ -174,7 +174,7 @@ def test_weights_that_were_set_are_cleared():
 def test_initial_values_of_slots_are_those_of_a_fresh_optimizer(name):
     model = network(name)
     model.optimizer.build(model.trainable_variables)
-    kernels = [record.kernel for record in model.connections]
+    kernels = [record.kernel for record in model.masked_kernels]
     for slots in keras_adapter.optimizer_slots(model.optimizer, kernels):
         for slot, initial in slots:
             np.testing.assert_array_equal(slot.numpy(), np.float32(initial))
@@ -203,10 +203,10 @@ def test_a_step_against_numpy(growth):
     before = state(model)
     model.attach(Method(update_interval=1, drop_fraction=0.4, growth=growth))
     model.train_on_batch(x, y)
-    kernels = [record.kernel for record in model.connections]
+    kernels = [record.kernel for record in model.masked_kernels]
     slots = keras_adapter.optimizer_slots(optimizer, kernels)
     for record, (kernel, mask), gradient, found in zip(
-        model.connections, before, gradients, slots, strict=True
+        model.masked_kernels, before, gradients, slots, strict=True
     ):
         moved = np.where(mask, kernel - 0.1 * gradient, 0)
         k = int(np.ceil(0.4 * mask.sum()))
@@ -238,21 +238,21 @@ def test_rigl_leaves_weights_alone_in_an_update():
     before = state(model)
     model.train_on_batch(x, y)
     assert int(model.optimizer.iterations.numpy()) == 1
-    for record, (kernel, mask) in zip(model.connections, before):
+    for record, (kernel, mask) in zip(model.masked_kernels, before):
         new = record.mask.numpy()
         expected = np.where(new & mask, kernel, 0)
         np.testing.assert_array_equal(record.kernel.numpy(), expected)
-    assert int(model.topology.update_count.numpy()) == 1
+    assert int(model.update_state.update_count.numpy()) == 1
 
 
 def test_updates_come_at_the_interval_and_stop():
     model = network("sgd")
     x, y = data(8)
-    model.attach(Method(update_interval=3, growth="random", stop=7))
+    model.attach(Method(update_interval=3, growth="random", stop_step=7))
     counts = []
     for _ in range(12):
         model.train_on_batch(x, y)
-        counts.append(int(model.topology.update_count.numpy()))
+        counts.append(int(model.update_state.update_count.numpy()))
     assert counts == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2]
 
 
@@ -268,10 +268,10 @@ def test_a_gradient_that_is_not_finite_postpones_the_update():
     model.train_on_batch(bad, y)
     for (_, new), old in zip(state(model), masks):
         np.testing.assert_array_equal(new, old)
-    assert int(model.topology.update_count.numpy()) == 0
+    assert int(model.update_state.update_count.numpy()) == 0
     model.set_weights(weights)  # the optimizer took the NaN, as Keras does
     model.train_on_batch(x, y)
-    assert int(model.topology.update_count.numpy()) == 1
+    assert int(model.update_state.update_count.numpy()) == 1
 
 
 def test_promise_7_without_masks_it_is_dense_training():
@@ -358,13 +358,13 @@ def test_first_step_of_a_connection_that_adam_meets_late():
     model.train_on_batch(x, y)
     model.optimizer.iterations.assign(100_000)
     model.attach(Method(update_interval=100_000, drop_fraction=0.4))
-    model.topology.next_update.assign(100_001)
+    model.update_state.next_update.assign(100_001)
     before = [mask for _, mask in state(model)]
     model.train_on_batch(x, y)
-    assert int(model.topology.update_count.numpy()) == 1
+    assert int(model.update_state.update_count.numpy()) == 1
     model.train_on_batch(x, y)
     sizes = []
-    for record, mask in zip(model.connections, before):
+    for record, mask in zip(model.masked_kernels, before):
         grown = record.mask.numpy() & ~mask
         sizes += list(np.abs(record.kernel.numpy()[grown]))
     # Those that a unit without a gradient holds do not move.
@@ -403,7 +403,7 @@ def test_second_fit_with_another_method_or_none():
         model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
         return any(
             (b != r.mask.numpy()).any()
-            for (_, b), r in zip(before, model.connections)
+            for (_, b), r in zip(before, model.masked_kernels)
         )
 
     assert changed([kft.callbacks.SET(update_interval=1)])
@@ -423,7 +423,7 @@ def test_gradients_at_leaves_no_trace():
     x, y = np.ones((8, 4), "float32"), np.zeros((8, 1), "float32")
     before = [v.numpy().copy() for v in model.variables]
     seeds = [s.numpy().copy() for s in keras_adapter.seed_states(model)]
-    kernels = [keras.ops.zeros(r.kernel.shape) for r in model.connections]
+    kernels = [keras.ops.zeros(r.kernel.shape) for r in model.masked_kernels]
     gradients = model.gradients_at(kernels, x, y)
     assert [g.shape for g in gradients] == [k.shape for k in kernels]
     for old, variable in zip(before, model.variables):
@@ -450,7 +450,7 @@ def test_a_model_of_the_users_own_class():
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
     check_p1(model)
     assert model.density == 0.5
-    assert int(model.topology.update_count.numpy()) == 3
+    assert int(model.update_state.update_count.numpy()) == 3
 
 
 def test_frozen_layers_rest():
@@ -462,9 +462,9 @@ def test_frozen_layers_rest():
     callback = kft.callbacks.SET(update_interval=1)
     model.fit(x, y, verbose=0, callbacks=[callback])
     np.testing.assert_array_equal(
-        before[0][1], model.connections[0].mask.numpy()
+        before[0][1], model.masked_kernels[0].mask.numpy()
     )
-    assert (before[1][1] != model.connections[1].mask.numpy()).any()
+    assert (before[1][1] != model.masked_kernels[1].mask.numpy()).any()
 
 
 def test_mixed_float16():
@@ -481,10 +481,10 @@ def test_mixed_float16():
     model.attach(SET(update_interval=1))
     model.train_on_batch(x, y)
     # The scale overflows float16: neither weights nor masks move.
-    assert int(model.topology.update_count.numpy()) == 0
+    assert int(model.update_state.update_count.numpy()) == 0
     for _ in range(60):
         model.train_on_batch(x, y)
-    assert int(model.topology.update_count.numpy()) > 0
+    assert int(model.update_state.update_count.numpy()) > 0
     check_p1(model)
 
 
@@ -502,7 +502,7 @@ def test_save_and_resume(tmp_path):
         for (kernel, mask), (k, m) in zip(state(model), state(again)):
             np.testing.assert_array_equal(kernel, k)
             np.testing.assert_array_equal(mask, m)
-    assert int(loaded.topology.update_count.numpy()) == 3
+    assert int(loaded.update_state.update_count.numpy()) == 3
     losses = [m.train_on_batch(x, y) for m in (model, loaded)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
@@ -525,9 +525,9 @@ def test_arguments_of_a_wrong_type_or_number():
     with pytest.raises(ValueError, match="`kernels` must have 2 tensors"):
         model.gradients_at([], *data())
     model.sparse_layers[0].trainable = False
-    frozen = model.connections[0].name
+    frozen = model.masked_kernels[0].name
     with pytest.raises(ValueError, match=rf"frozen kernels \['{frozen}'\]"):
-        model.gradients_at([r.kernel for r in model.connections], *data())
+        model.gradients_at([r.kernel for r in model.masked_kernels], *data())
     dense = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="must be compiled"):
         kft.sparsify(dense, 0.5).apply_gradients([])
@@ -580,11 +580,11 @@ def test_accumulated_gradients(method):
     counts = []
     for batch in batches:
         model.train_on_batch(*batch)
-        counts.append(int(model.topology.update_count.numpy()))
+        counts.append(int(model.update_state.update_count.numpy()))
         check_p1(model)
     assert counts == [0, 0, 1]
     for record, (kernel, mask), gradient in zip(
-        model.connections, before, gradients, strict=True
+        model.masked_kernels, before, gradients, strict=True
     ):
         moved = kernel
         if method is Method:
@@ -604,7 +604,7 @@ def test_accumulated_gradients(method):
     # The window after an update begins with nothing in it.
     for batch in batches:
         model.train_on_batch(*batch)
-        counts.append(int(model.topology.update_count.numpy()))
+        counts.append(int(model.update_state.update_count.numpy()))
     assert counts[3:] == ([1, 1, 2] if method is Method else [1, 1, 1])
 
 
@@ -615,7 +615,7 @@ def test_loaded_masks_decide_what_is_updated(tmp_path):
     model.load_weights(tmp_path / "w.weights.h5")
     model.attach(SET(update_interval=1))
     model.train_on_batch(*data(8))
-    assert int(model.topology.update_count.numpy()) == 1
+    assert int(model.update_state.update_count.numpy()) == 1
     check_p1(model)
 
 
@@ -628,7 +628,7 @@ def test_a_byte_a_weight_beyond_the_dense_model(method, optimizer):
         model.compile(optimizer, "mse", jit_compile=False)
         if isinstance(model, kft.SparseModel):
             model.attach(method)
-            model.topology.next_update.assign(0)
+            model.update_state.next_update.assign(0)
         model.train_on_batch(np.ones((2, 7)), np.ones((2, 5)))
         variables = [*model.variables, *model.optimizer.variables]
         return sum(ops.convert_to_numpy(v.value).nbytes for v in variables)
@@ -639,7 +639,9 @@ def test_a_byte_a_weight_beyond_the_dense_model(method, optimizer):
     sparse = kft.sparsify(dense, 0.5)
     counters = 6 * 4
     assert trained(sparse) == trained(dense) + 7 * 11 + 11 * 5 + counters
-    assert int(ops.convert_to_numpy(sparse.topology.update_count.value)) == 1
+    assert (
+        int(ops.convert_to_numpy(sparse.update_state.update_count.value)) == 1
+    )
 
 
 def test_methods_come_and_go_between_the_epochs_of_a_fit():
@@ -655,7 +657,7 @@ def test_methods_come_and_go_between_the_epochs_of_a_fit():
 
         def on_epoch_end(self, epoch, logs=None):
             keras_adapter.synchronize(self.model)
-            masks.append([np.array(c.mask) for c in self.model.connections])
+            masks.append([np.array(c.mask) for c in self.model.masked_kernels])
 
     x, y = data(16)
     model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[Change()])
@@ -664,13 +666,13 @@ def test_methods_come_and_go_between_the_epochs_of_a_fit():
     )
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(second, third)
-    assert int(model.topology.update_count.numpy()) == 2
+    assert int(model.update_state.update_count.numpy()) == 2
 
 
 def test_weights_outside_the_masks_at_the_end_of_fit_are_told(recwarn):
     class Assign(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            (record, *_) = self.model.connections
+            (record, *_) = self.model.masked_kernels
             record.kernel.assign(np.ones(record.kernel.shape))
 
     model = network()
@@ -709,7 +711,7 @@ def test_own_classes_may_be_built_before_fit(way):
     model = Attending()
     BUILDS[way](model)
     assert [layer.built for layer in model.sparse_layers] == [True, True]
-    assert len(model.connections) == 6 and model.density == 0.5
+    assert len(model.masked_kernels) == 6 and model.density == 0.5
     if way == "build":
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
         model.fit(np.ones((4, 5, 8)), np.ones((4, 3)), verbose=0)
@@ -755,4 +757,4 @@ def test_a_built_class_of_ones_own_loads_weights(tmp_path):
 def test_a_graph_is_built_already():
     model = network()
     model.build((None, 10))
-    assert model.built and len(model.connections) == 2
+    assert model.built and len(model.masked_kernels) == 2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_freetickets import plots
-from keras_freetickets.callbacks.tickets import Phase
-from keras_freetickets.models.summary import SummaryRow
+from keras_freetickets.callbacks.freetickets import Phase
+from keras_freetickets.inspection.summary import SummaryRow
 
 
 def is_picture(path):

@@ -159,7 +159,7 @@ def _members_axis():
         _vectorized.reset(token)
 
 
-def agreed(done):
+def any_member(done):
     """Whether an update took place: for members that share counters, in any."""
     if not _vectorized.get():
         return done
@@ -224,7 +224,7 @@ def state_axes(model):
     """
     member = model.members[0]
     shared = {id(v) for v in keras_adapter.shared_counters(member.optimizer)}
-    shared |= {id(v) for v in member.topology.shared_counters}
+    shared |= {id(v) for v in member.update_state.shared_counters}
     return tuple(
         [None if id(v) in shared else 0 for v in group]
         for group in (*_groups(member), member.metrics_variables)
@@ -258,7 +258,7 @@ def masked(gradient, mask):
     return jax.numpy.where(mask, gradient, 0)
 
 
-def once(due, groups, update):
+def update_if_due(due, groups, update):
     """Gives variables new values if that is due.
 
     A loop of at most one trip: XLA updates in place what a loop carries, but

@@ -36,26 +36,26 @@ def forward_kernels(model, steps_ago=0):
     if method is None or not overrides(method, "forward_kernels"):
         return []
     trained = {id(variable) for variable in model.trainable_variables}
-    places, records = [], []
-    for place, record in enumerate(model.connections):
-        if id(record.kernel) in trained:
-            places.append(place)
-            records.append(record)
-    topology = model.topology
-    inputs = updates.Inputs(
-        [ops.convert_to_tensor(r.kernel.value) for r in records],
-        [ops.convert_to_tensor(r.mask.value) for r in records],
-        [None for _ in records],
-        [_state_of(r) for r in records],
-        step=topology.step_of(model.optimizer) - steps_ago,
-        update=ops.copy(topology.update_count.value),
-        seed=ops.copy(topology.seed.value),
-        layers=places,
+    indices, masked_kernels = [], []
+    for index, masked in enumerate(model.masked_kernels):
+        if id(masked.kernel) in trained:
+            indices.append(index)
+            masked_kernels.append(masked)
+    update_state = model.update_state
+    inputs = updates.KernelBatch(
+        [ops.convert_to_tensor(r.kernel.value) for r in masked_kernels],
+        [ops.convert_to_tensor(r.mask.value) for r in masked_kernels],
+        [None for _ in masked_kernels],
+        [_state_of(r) for r in masked_kernels],
+        step=update_state.step_of(model.optimizer) - steps_ago,
+        update=ops.copy(update_state.update_count.value),
+        seed=ops.copy(update_state.seed.value),
+        kernel_indices=indices,
     )
-    values = method.forward_kernels(inputs.connections())
+    values = method.forward_kernels(inputs.views())
     return [
-        (record.kernel, ops.cast(value, record.kernel.dtype))
-        for record, value in zip(records, values)
+        (masked.kernel, ops.cast(value, masked.kernel.dtype))
+        for masked, value in zip(masked_kernels, values)
     ]
 
 
@@ -109,7 +109,7 @@ def gradients_at(backend, model, kernels, batch):
     variables = model.trainable_variables
     values = [ops.convert_to_tensor(v.value) for v in variables]
     place = {id(v): i for i, v in enumerate(variables)}
-    places = [place[id(record.kernel)] for record in model.connections]
+    places = [place[id(masked.kernel)] for masked in model.masked_kernels]
     for i, kernel in zip(places, kernels):
         values[i] = kernel
     _, gradients = backend.value_and_gradients(
@@ -122,8 +122,8 @@ def apply_gradients(backend, model, gradients, batch=None):
     """One optimizer step of a sparse model.
 
     Args:
-        backend: The trainer module, with the functions `agreed`, `apply`,
-            `compiled`, `masked`, `once` and `sum_over_replicas`.
+        backend: The trainer module, with the functions `any_member`, `apply`,
+            `compiled`, `masked`, `update_if_due` and `sum_over_replicas`.
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
@@ -139,7 +139,7 @@ def apply_gradients(backend, model, gradients, batch=None):
     gradients = backend.sum_over_replicas(gradients)
     step = Step(backend, model, gradients, batch)
     with guards_lowered(step.variables):
-        step.run(model.method, model.topology)
+        step.run(model.method, model.update_state)
 
 
 @dataclasses.dataclass
@@ -147,8 +147,9 @@ class Context:
     """What `Method.transform_gradients` may look at.
 
     Attributes:
-        connections: List of `Connections` of the masked kernels.
-        places: List of integers, where their gradients are in the list.
+        views: List of `KernelView` of the masked kernels.
+        gradient_indices: List of integers, where their gradients are in the
+            list.
         state: Dict from the names of `Method.variable_state` to lists with a
             variable for each trainable variable, and of
             `Method.scalar_state` to variables.
@@ -156,8 +157,8 @@ class Context:
             and returns the gradients of the same batch there.
     """
 
-    connections: list
-    places: list
+    views: list
+    gradient_indices: list
     state: dict
     gradients_at: typing.Callable
 
@@ -173,42 +174,46 @@ class Step:
         self.variables = model.trainable_variables
         self.gradients = gradients
         place = {id(v): i for i, v in enumerate(self.variables)}
-        connections = model.connections
+        masked_kernels = model.masked_kernels
         # A frozen layer, or a kernel that the loss does not reach, rests.
-        self.layers = [
+        self.kernel_indices = [
             i
-            for i, r in enumerate(connections)
+            for i, r in enumerate(masked_kernels)
             if id(r.kernel) in place
             and gradients[place[id(r.kernel)]] is not None
         ]
-        self.records = [connections[i] for i in self.layers]
-        self.places = [place[id(r.kernel)] for r in self.records]
-        kernels = [r.kernel for r in self.records]
+        self.masked_kernels = [masked_kernels[i] for i in self.kernel_indices]
+        self.gradient_indices = [
+            place[id(r.kernel)] for r in self.masked_kernels
+        ]
+        kernels = [r.kernel for r in self.masked_kernels]
         self.slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
-        self.masks = [ops.convert_to_tensor(r.mask.value) for r in self.records]
-        self.dense = [gradients[i] for i in self.places]
-        self.window = Window(self.optimizer, kernels, gradients)
+        self.masks = [
+            ops.convert_to_tensor(r.mask.value) for r in self.masked_kernels
+        ]
+        self.dense = [gradients[i] for i in self.gradient_indices]
+        self.window = AccumulationWindow(self.optimizer, kernels, gradients)
 
-    def run(self, method, topology):
+    def run(self, method, update_state):
         self.clear_assigned()
         changing = self.changing(method)
         if not changing:
-            self.apply_masked(method, topology)
+            self.apply_masked(method, update_state)
         else:
             closes = self.window.closes()
             mean = self.mean_gradients()
             states = self.observe(method, mean, closes)
             inputs = (changing, mean, states)
             update = functools.partial(
-                self.update_topology, method, topology, inputs, closes
+                self.update_topology, method, update_state, inputs, closes
             )
             if method.apply_on_update:
-                self.apply_masked(method, topology)
+                self.apply_masked(method, update_state)
                 update()
             else:
                 # The update does not wait for the optimizer, which rests
                 # in this step if it takes place.
-                self.apply_masked(method, topology, skip=update())
+                self.apply_masked(method, update_state, skip=update())
         self.clear_strays()
 
     def changing(self, method):
@@ -217,12 +222,12 @@ class Step:
             return []
         return [
             i
-            for i, r in enumerate(self.records)
+            for i, r in enumerate(self.masked_kernels)
             if method.takes_part(r.active, r.size)
         ]
 
-    def is_due(self, method, topology, closes):
-        due = topology.is_due(self.optimizer, method)
+    def is_due(self, method, update_state, closes):
+        due = update_state.is_due(self.optimizer, method)
         return due if closes is None else ops.logical_and(due, closes)
 
     def mean_gradients(self):
@@ -239,38 +244,41 @@ class Step:
         It stays as it is until the last micro-batch of a window, and where a
         gradient is not finite: one overflow would never leave an average.
         """
-        states = [_state_of(r) for r in self.records]
+        states = [_state_of(r) for r in self.masked_kernels]
         if not overrides(method, "observe"):
             return states
-        inputs = self.inputs(self.model.topology, gradients, states)
-        new = method.observe(inputs.connections())
+        inputs = self.inputs(self.model.update_state, gradients, states)
+        new = method.observe(inputs.views())
         counts = updates.all_finite(gradients)
         if closes is not None:
             counts = ops.logical_and(counts, closes)
-        for record, old, state in zip(self.records, states, new):
+        for masked, old, state in zip(self.masked_kernels, states, new):
             for name in method.connection_state:
                 state[name] = ops.where(counts, state[name], old[name])
-                record.state[name].assign(state[name])
+                masked.state[name].assign(state[name])
         return new
 
-    def inputs(self, topology, gradients, states):
+    def inputs(self, update_state, gradients, states):
         """All that an update depends on, as it is now."""
-        return updates.Inputs(
-            [ops.convert_to_tensor(r.kernel.value) for r in self.records],
+        return updates.KernelBatch(
+            [
+                ops.convert_to_tensor(r.kernel.value)
+                for r in self.masked_kernels
+            ],
             self.masks,
             gradients,
             states,
-            step=topology.step_of(self.optimizer),
-            update=ops.copy(topology.update_count.value),
-            seed=ops.copy(topology.seed.value),
-            layers=self.layers,
+            step=update_state.step_of(self.optimizer),
+            update=ops.copy(update_state.update_count.value),
+            seed=ops.copy(update_state.seed.value),
+            kernel_indices=self.kernel_indices,
         )
 
-    def apply_masked(self, method, topology, skip=None):
+    def apply_masked(self, method, update_state, skip=None):
         """Gives the optimizer the gradients of the active connections."""
-        gradients = self.transformed(method, topology)
+        gradients = self.transformed(method, update_state)
         closes = self.window.closes()
-        for place, mask in zip(self.places, self.masks):
+        for place, mask in zip(self.gradient_indices, self.masks):
             if closes is not None:
                 # Until the last micro-batch the sums stay dense, for growth,
                 # and at absent connections as the loss gave them.
@@ -282,8 +290,8 @@ class Step:
         self.window.mask(self.masks)
         before = None
         if method is not None and overrides(method, "after_apply"):
-            states = [_state_of(r) for r in self.records]
-            before = self.inputs(topology, self.dense, states)
+            states = [_state_of(r) for r in self.masked_kernels]
+            before = self.inputs(update_state, self.dense, states)
             # Read now, as they are about to change.
             before.kernels = [ops.copy(kernel) for kernel in before.kernels]
         self.backend.apply(self.optimizer, gradients, self.variables, skip)
@@ -292,17 +300,17 @@ class Step:
         if before is not None:
             self.after_apply(method, before)
 
-    def transformed(self, method, topology):
+    def transformed(self, method, update_state):
         """The gradients that the optimizer gets, before they are masked."""
         gradients = list(self.gradients)
         if method is None or not overrides(method, "transform_gradients"):
             return gradients
-        states = [_state_of(r) for r in self.records]
-        inputs = self.inputs(topology, self.mean_gradients(), states)
+        states = [_state_of(r) for r in self.masked_kernels]
+        inputs = self.inputs(update_state, self.mean_gradients(), states)
         context = Context(
-            inputs.connections(),
-            self.places,
-            topology.state,
+            inputs.views(),
+            self.gradient_indices,
+            update_state.state,
             self.gradients_of_batch,
         )
         scale = keras_adapter.loss_scale(self.optimizer)
@@ -331,65 +339,72 @@ class Step:
         return self.backend.sum_over_replicas(gradients)
 
     def after_apply(self, method, before):
-        old = [c.kernel for c in before.connections()]
-        new = [ops.convert_to_tensor(r.kernel.value) for r in self.records]
-        kernels = method.after_apply(old, new, before.connections())
-        for record, kernel in zip(self.records, kernels):
-            record.kernel.assign(ops.cast(kernel, record.kernel.dtype))
+        old = [view.kernel for view in before.views()]
+        new = [
+            ops.convert_to_tensor(r.kernel.value) for r in self.masked_kernels
+        ]
+        kernels = method.after_apply(old, new, before.views())
+        for masked, kernel in zip(self.masked_kernels, kernels):
+            masked.kernel.assign(ops.cast(kernel, masked.kernel.dtype))
 
-    def update_topology(self, method, topology, inputs, closes):
+    def update_topology(self, method, update_state, inputs, closes):
         """Changes masks, kernels and slots if that is due.
 
         Args:
             method: A `Method`.
-            topology: The model's `Topology`.
+            update_state: The model's `UpdateState`.
             inputs: Tuple of the places of the kernels that may change, the
                 mean gradients and the method's states of all kernels.
-            closes: As `Window.closes` returns it.
+            closes: As `AccumulationWindow.closes` returns it.
 
         Returns:
             Boolean tensor, whether it took place.
         """
         changing, gradients, states = inputs
-        seen = {self.places[i] for i in changing}
+        seen = {self.gradient_indices[i] for i in changing}
         others = [
             g
             for i, g in enumerate(self.gradients)
             if i not in seen and g is not None
         ]
-        rooms = [Room(self.records[i], self.slots[i], method) for i in changing]
+        kernel_updates = [
+            KernelUpdate(self.masked_kernels[i], self.slots[i], method)
+            for i in changing
+        ]
 
         def update(values):
             *values, _ = values  # the counters', which `counted` reads
             kernels, masks = [[v[j] for v in values] for j in (0, 1)]
-            inputs = updates.Inputs(
+            inputs = updates.KernelBatch(
                 kernels,
                 masks,
                 [gradients[i] for i in changing],
                 [states[i] for i in changing],
-                fraction=topology.fraction(self.optimizer, method),
-                step=topology.step_of(self.optimizer),
-                update=topology.update_count.value,
-                seed=topology.seed.value,
-                layers=[self.layers[i] for i in changing],
+                fraction=update_state.fraction(self.optimizer, method),
+                step=update_state.step_of(self.optimizer),
+                update=update_state.update_count.value,
+                seed=update_state.seed.value,
+                kernel_indices=[self.kernel_indices[i] for i in changing],
                 others=others,
             )
             # One compiled program, also inside a step that is not one.
             new, alive, share, done = updates.new_masks(
                 method, inputs, self.backend.compiled
             )
-            done = self.backend.agreed(done)
+            done = self.backend.any_member(done)
             moved = [
-                room.moved(value, mask, kept)
-                for room, value, mask, kept in zip(rooms, values, new, alive)
+                one.moved(value, mask, kept)
+                for one, value, mask, kept in zip(
+                    kernel_updates, values, new, alive
+                )
             ]
-            counted = topology.counted(self.optimizer, method, share, done)
+            counted = update_state.counted(self.optimizer, method, share, done)
             return [*moved, counted], done
 
-        variables = [room.variables for room in rooms]
-        return self.backend.once(
-            self.is_due(method, topology, closes),
-            [*variables, topology.counters],
+        variables = [one.variables for one in kernel_updates]
+        return self.backend.update_if_due(
+            self.is_due(method, update_state, closes),
+            [*variables, update_state.counters],
             update,
         )
 
@@ -399,22 +414,22 @@ class Step:
         A callback may do so. Before the optimizer looks, since averages of
         the weights would keep it.
         """
-        for record, mask in zip(self.records, self.masks):
-            value = ops.convert_to_tensor(record.kernel.value)
-            record.kernel.assign(self.backend.masked(value, mask))
+        for masked, mask in zip(self.masked_kernels, self.masks):
+            value = ops.convert_to_tensor(masked.kernel.value)
+            masked.kernel.assign(self.backend.masked(value, mask))
 
     def clear_strays(self):
         """Clears what the optimizer leaves outside the masks, if it does."""
-        for i, record in enumerate(self.records):
-            if keras_adapter.keeps_zeros(self.optimizer, record.kernel):
+        for i, masked in enumerate(self.masked_kernels):
+            if keras_adapter.keeps_zeros(self.optimizer, masked.kernel):
                 continue
-            mask = ops.convert_to_tensor(record.mask.value)
-            for variable, fill in [(record.kernel, 0.0), *self.slots[i]]:
+            mask = ops.convert_to_tensor(masked.mask.value)
+            for variable, fill in [(masked.kernel, 0.0), *self.slots[i]]:
                 value = ops.convert_to_tensor(variable.value)
                 variable.assign(updates.projected(value, mask, mask, fill))
 
 
-class Room:
+class KernelUpdate:
     """The variables of one kernel that change in an update.
 
     Attributes:
@@ -423,16 +438,16 @@ class Room:
             were ever active.
     """
 
-    def __init__(self, record, slots, method):
+    def __init__(self, masked, slots, method):
         self.method = method
         self.fills = [initial for _, initial in slots]
         self.notes = []
         if overrides(method, "after_update"):
             self.notes = list(method.connection_state)
-        self.variables = [record.kernel, record.mask, *(s for s, _ in slots)]
-        self.variables += [record.state[name] for name in self.notes]
-        if "ever_active" in record.state:
-            self.variables.append(record.state["ever_active"])
+        self.variables = [masked.kernel, masked.mask, *(s for s, _ in slots)]
+        self.variables += [masked.state[name] for name in self.notes]
+        if "ever_active" in masked.state:
+            self.variables.append(masked.state["ever_active"])
 
     def moved(self, values, mask, alive):
         """The values after an update.
@@ -462,7 +477,7 @@ class Room:
         ]
 
 
-class Window:
+class AccumulationWindow:
     """The micro-batches that make one update of the optimizer.
 
     Without gradient accumulation there is one, and nothing to do here.
@@ -515,10 +530,10 @@ class Window:
         self.count.assign(self.count.value - back)
 
 
-def _state_of(record):
+def _state_of(masked):
     return {
         name: ops.convert_to_tensor(variable.value)
-        for name, variable in record.state.items()
+        for name, variable in masked.state.items()
     }
 
 

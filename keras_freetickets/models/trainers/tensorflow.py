@@ -184,7 +184,7 @@ def apply(optimizer, gradients, variables, skip=None):
         variable.assign(tf.where(skip, value, variable.value))
 
 
-def agreed(done):
+def any_member(done):
     """Whether an update took place; each model has counters of its own."""
     return done
 
@@ -217,7 +217,7 @@ def masked(gradient, mask):
     return tf.math.multiply_no_nan(gradient, tf.cast(mask, gradient.dtype))
 
 
-def once(due, groups, update):
+def update_if_due(due, groups, update):
     """Gives variables new values if that is due.
 
     A loop of at most one trip: XLA updates in place what a loop carries, but

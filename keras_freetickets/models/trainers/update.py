@@ -13,12 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.topology.drop_and_grow import Connections
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods import is_kernelwise
 
 
 @dataclasses.dataclass
-class Inputs:
+class KernelBatch:
     """Arrays that decide an update, one entry for each masked kernel.
 
     Attributes:
@@ -30,8 +30,8 @@ class Inputs:
         step: `int32` tensor, optimizer updates so far.
         update: `int32` tensor, topology updates so far.
         seed: `int32` tensor.
-        layers: List of integers, the kernels' places in the model; `None` if
-            they are all.
+        kernel_indices: List of integers, the kernels' places in the model;
+            `None` if they are all.
         others: List of the gradients of all other variables, which must be
             finite too.
     """
@@ -44,13 +44,13 @@ class Inputs:
     step: typing.Any = 0
     update: typing.Any = 0
     seed: typing.Any = 0
-    layers: typing.Any = None
+    kernel_indices: typing.Any = None
     others: typing.Any = ()
 
-    def connections(self):
-        layers = self.layers or range(len(self.kernels))
+    def views(self):
+        kernel_indices = self.kernel_indices or range(len(self.kernels))
         return [
-            Connections(
+            KernelView(
                 ops.cast(kernel, "float32"),
                 mask,
                 None if gradient is None else ops.cast(gradient, "float32"),
@@ -58,20 +58,24 @@ class Inputs:
                 self.step,
                 self.update,
                 self.seed,
-                layer,
+                index,
             )
-            for kernel, mask, gradient, state, layer in zip(
-                self.kernels, self.masks, self.gradients, self.states, layers
+            for kernel, mask, gradient, state, index in zip(
+                self.kernels,
+                self.masks,
+                self.gradients,
+                self.states,
+                kernel_indices,
             )
         ]
 
     def part(self, places):
         """The inputs of some of the kernels."""
-        layers = self.layers or range(len(self.kernels))
+        kernel_indices = self.kernel_indices or range(len(self.kernels))
         names = ("kernels", "masks", "gradients", "states")
         parts = {n: [getattr(self, n)[i] for i in places] for n in names}
-        layers = [layers[i] for i in places]
-        return dataclasses.replace(self, **parts, layers=layers)
+        kernel_indices = [kernel_indices[i] for i in places]
+        return dataclasses.replace(self, **parts, kernel_indices=kernel_indices)
 
 
 def all_finite(gradients):
@@ -112,7 +116,7 @@ def new_masks(method, inputs, compiled=_as_is):
 
     Args:
         method: A `Method`.
-        inputs: `Inputs`.
+        inputs: `KernelBatch`.
         compiled: Callable that takes a function of arrays and returns one
             that a backend compiles by itself.
 
@@ -129,8 +133,8 @@ def new_masks(method, inputs, compiled=_as_is):
         name: getattr(inputs, name)
         for name in ("fraction", "step", "update", "seed")
     }
-    layers = [part.layers for part in parts]
-    choose = compiled(functools.partial(_choose, method, layers))
+    kernel_indices = [part.kernel_indices for part in parts]
+    choose = compiled(functools.partial(_choose, method, kernel_indices))
     new, alive, share, finite = choose(stacks, others, scalars)
     order = np.argsort([i for places in groups for i in places])
     masks, survivors = (
@@ -141,16 +145,16 @@ def new_masks(method, inputs, compiled=_as_is):
     return masks, survivors, share, finite
 
 
-def _choose(method, layers, stacks, others, scalars):
+def _choose(method, kernel_indices, stacks, others, scalars):
     """`new_masks` on stacks of the kernels of one shape.
 
     Args:
         method: A `Method`.
-        layers: List of lists of integers, the places in the model of the
-            kernels that each stack holds.
+        kernel_indices: List of lists of integers, the places in the model of
+            the kernels that each stack holds.
         stacks: List of dicts of tensors, as `_stacks_of` makes them.
         others: List of tensors that must be finite too.
-        scalars: Dict of scalar tensors, attributes of `Inputs`.
+        scalars: Dict of scalar tensors, attributes of `KernelBatch`.
     """
     finite = ops.all(
         ops.stack(
@@ -162,7 +166,7 @@ def _choose(method, layers, stacks, others, scalars):
     )
     parts = [
         _Part(stack, places, scalars)
-        for stack, places in zip(stacks, layers, strict=True)
+        for stack, places in zip(stacks, kernel_indices, strict=True)
     ]
     masks, survivors = [], []
     replaced = ops.cast(0, "int32")
@@ -212,7 +216,7 @@ def _groups(method, inputs):
 
 
 def _stacks_of(inputs):
-    """A dict of stacks of what `Inputs` of kernels of one shape hold."""
+    """A dict of stacks of what `KernelBatch` of kernels of one shape hold."""
     return {
         "kernel": _stack(inputs.kernels),
         "mask": _stack(inputs.masks),
@@ -230,33 +234,33 @@ class _Part:
 
     Attributes:
         stack: Dict of stacks, as `_stacks_of` makes it.
-        layers: List of integers, the kernels' places in the model.
-        scalars: Dict of scalar tensors, attributes of `Inputs`.
+        kernel_indices: List of integers, the kernels' places in the model.
+        scalars: Dict of scalar tensors, attributes of `KernelBatch`.
     """
 
     stack: typing.Any
-    layers: list
+    kernel_indices: list
     scalars: dict
 
-    def connections(self, i):
-        """The `Connections` of the kernel at a place of the stack.
+    def view(self, i):
+        """The `KernelView` of the kernel at a place of the stack.
 
         Args:
             i: Integer, or integer tensor.
         """
         one = keras.tree.map_structure(lambda s: _row(s, i), self.stack)
-        layer = self.layers[0]
-        if len(self.layers) > 1:
-            layer = ops.take(np.array(self.layers, "int32"), i)
-        inputs = Inputs(
+        index = self.kernel_indices[0]
+        if len(self.kernel_indices) > 1:
+            index = ops.take(np.array(self.kernel_indices, "int32"), i)
+        inputs = KernelBatch(
             [one["kernel"]],
             [one["mask"]],
             [one["gradient"]],
             [one["state"]],
-            layers=[layer],
+            kernel_indices=[index],
             **self.scalars,
         )
-        return inputs.connections()[0]
+        return inputs.views()[0]
 
 
 def _row(stack, i):
@@ -273,13 +277,15 @@ def _chosen(method, parts):
     Kernels that share their shape with no other are updated together: one
     selection of several kernels compiles faster than several of one.
     """
-    alone = [part.connections(0) for part in parts if len(part.layers) == 1]
+    alone = [part.view(0) for part in parts if len(part.kernel_indices) == 1]
     pairs = []
     if alone:
         pairs = method.update(alone, parts[0].scalars["fraction"])
     pairs = iter([(kept[None], grown[None]) for kept, grown in pairs])
     return [
-        next(pairs) if len(part.layers) == 1 else _one_by_one(method, part)
+        next(pairs)
+        if len(part.kernel_indices) == 1
+        else _one_by_one(method, part)
         for part in parts
     ]
 
@@ -289,7 +295,7 @@ def _one_by_one(method, part):
     fraction = part.scalars["fraction"]
 
     def update(i):
-        ((kept, grown),) = method.update([part.connections(i)], fraction)
+        ((kept, grown),) = method.update([part.view(i)], fraction)
         return kept[None], grown[None]
 
     def trip(i, *chosen):
@@ -301,7 +307,7 @@ def _one_by_one(method, part):
 
     none = ops.zeros_like(part.stack["mask"])
     first = ops.convert_to_tensor(np.int32(0))
-    count = len(part.layers)
+    count = len(part.kernel_indices)
     _, *chosen = ops.while_loop(
         lambda i, *_: i < count, trip, (first, none, none)
     )

@@ -30,9 +30,9 @@ class CigL(RigL):
             always uses; the paper's example is 0.1.
         update_interval: Defaults to 100 (CigL's configuration).
         drop_fraction: Defaults to 0.3 (CigL's configuration, along
-            `schedules.Cosine(0.3, stop)`).
+            `schedules.Cosine(0.3, stop_step)`).
         **kwargs: As in `RigL`, but for `rounding="ceil"` and
-            `regrown="reset"` (the released code); `stop` is 75 % of the
+            `regrown="reset"` (the released code); `stop_step` is 75 % of the
             training there.
 
     Raises:
@@ -41,7 +41,7 @@ class CigL(RigL):
     Example:
 
     ```python
-    model.attach(CigL(random_drop=0.1, stop=66_000))
+    model.attach(CigL(random_drop=0.1, stop_step=66_000))
     ```
 
     Reference:
@@ -63,25 +63,26 @@ class CigL(RigL):
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.random_drop = float(random_drop)
 
-    def stays(self, connections):
+    def stays(self, view):
         """Boolean tensor: the weights that are not switched off."""
-        c = connections
-        number = _STREAM + c.layer
-        bits = random_bits(tuple(c.kernel.shape), c.seed, c.step, number)
+        number = _STREAM + view.kernel_index
+        bits = random_bits(
+            tuple(view.kernel.shape), view.seed, view.step, number
+        )
         least = ops.cast(int(self.random_drop * 2**32), "uint32")
         return bits >= least
 
-    def forward_kernels(self, connections):
-        return [ops.where(self.stays(c), c.kernel, 0.0) for c in connections]
+    def forward_kernels(self, views):
+        return [ops.where(self.stays(view), view.kernel, 0.0) for view in views]
 
     def transform_gradients(self, gradients, context):
         gradients = list(gradients)
-        for place, c in zip(context.places, context.connections):
-            gradients[place] = ops.where(self.stays(c), gradients[place], 0)
+        for place, view in zip(context.gradient_indices, context.views):
+            gradients[place] = ops.where(self.stays(view), gradients[place], 0)
         return gradients
 
-    def after_apply(self, old, new, connections):
-        stays = [self.stays(c) for c in connections]
+    def after_apply(self, old, new, views):
+        stays = [self.stays(view) for view in views]
         return [ops.where(s, b, a) for s, a, b in zip(stays, old, new)]
 
     def get_config(self):

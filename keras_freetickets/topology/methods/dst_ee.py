@@ -73,12 +73,12 @@ class DSTEE(RigL):
         self.epsilon = float(epsilon)
         self.score_norm = score_norm
 
-    def grow_score(self, connections):
-        steepness = super().grow_score(connections)
+    def grow_score(self, view):
+        steepness = super().grow_score(view)
         if self.score_norm == "layer":
             steepness = steepness / ops.maximum(ops.mean(steepness), 1e-30)
-        time = ops.log(ops.maximum(ops.cast(connections.step, "float32"), 1.0))
-        visits = ops.cast(connections.state["visits"], "float32")
+        time = ops.log(ops.maximum(ops.cast(view.step, "float32"), 1.0))
+        visits = ops.cast(view.state["visits"], "float32")
         return steepness + self.exploration * time / (visits + self.epsilon)
 
     def initial_state(self, mask):

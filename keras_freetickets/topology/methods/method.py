@@ -10,8 +10,8 @@ from keras import ops
 from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
-from keras_freetickets.topology.drop_and_grow import best
-from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.kernel_view import best
+from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.selection import sort_keys
 
 _REGROWN = ("keep", "reset")
@@ -76,17 +76,17 @@ class Method(ShowsArguments):
             (what a schedule gives beyond [0, 1] is cut off).
             Defaults to 0.5 (FreeTickets).
         drop: `"magnitude"` (default: SET, RigL, FreeTickets), `"random"` or a
-            callable of `Connections`.
+            callable of `KernelView`.
         growth: `"gradient"` (default: RigL, FreeTickets' README), `"random"`
-            or a callable of `Connections`.
+            or a callable of `KernelView`.
         scope: `"layer"` (all code bases' default): connections compete within
             their kernel, whose number of connections stays. `"global"`: they
             compete with those of all kernels, and connections move from one
             to another; each kernel keeps one at least, its best, and the
             update drops fewer where that needs it.
-        start: Integer, no topology update comes before this many optimizer
+        start_step: Integer, no topology update comes before this many optimizer
             updates. Defaults to 0.
-        stop: Integer, no topology update comes after this many optimizer
+        stop_step: Integer, no topology update comes after this many optimizer
             updates; `None` for no end (FreeTickets, ITOP).
         regrown: Whether a connection that is dropped and grown by one update
             keeps its value and optimizer slots (`"keep"`: RigL, JaxPruner,
@@ -135,8 +135,8 @@ class Method(ShowsArguments):
         drop="magnitude",
         growth="gradient",
         scope="layer",
-        start=0,
-        stop=None,
+        start_step=0,
+        stop_step=None,
         regrown="keep",
         grown_value=0.0,
         rounding="ceil",
@@ -151,15 +151,17 @@ class Method(ShowsArguments):
         check_choice("regrown", regrown, _REGROWN)
         check_choice("rounding", rounding, _ROUNDING)
         check_choice("scope", scope, _SCOPES)
-        if not is_integer(start) or start < 0:
+        if not is_integer(start_step) or start_step < 0:
             raise ValueError(
-                "`start` must be a number of optimizer updates. "
-                f"Received: start={start}"
+                "`start_step` must be a number of optimizer updates. "
+                f"Received: start_step={start_step}"
             )
-        if stop is not None and (not is_integer(stop) or stop < 0):
+        if stop_step is not None and (
+            not is_integer(stop_step) or stop_step < 0
+        ):
             raise ValueError(
-                "`stop` must be a number of optimizer updates or None. "
-                f"Received: stop={stop}"
+                "`stop_step` must be a number of optimizer updates or None. "
+                f"Received: stop_step={stop_step}"
             )
         if not is_integer(seed) or not 0 <= seed < 2**31:
             raise ValueError(
@@ -183,8 +185,8 @@ class Method(ShowsArguments):
         self.drop = drop
         self.growth = growth
         self.scope = scope
-        self.start = start
-        self.stop = stop
+        self.start_step = start_step
+        self.stop_step = stop_step
         self.regrown = regrown
         self.grown_value = grown_value
         self.rounding = rounding
@@ -193,11 +195,16 @@ class Method(ShowsArguments):
         self._drop_score = criteria.get_drop(drop)
         self._grow_score = criteria.get_growth(growth)
 
-    def begin(self, records):
+    @property
+    def earliest_step(self):
+        """No topology update comes before this many optimizer updates."""
+        return self.start_step
+
+    def begin(self, masked_kernels):
         """Called when the method is attached to a model.
 
         Args:
-            records: List of `MaskedKernel`, the model's connections.
+            masked_kernels: List of `MaskedKernel`, the model's connections.
         """
 
     def takes_part(self, active, size):
@@ -209,7 +216,7 @@ class Method(ShowsArguments):
         """
         return active < size
 
-    def drop_score(self, connections):
+    def drop_score(self, view):
         """Scores active connections; those with the lowest score are dropped.
 
         A hook, called in the compiled step for each kernel that changes: use
@@ -217,36 +224,36 @@ class Method(ShowsArguments):
         criterion that was given as `drop`.
 
         Args:
-            connections: `Connections` of one kernel, its values those after
+            view: `KernelView` of one kernel, its values those after
                 the optimizer's step.
 
         Returns:
             Float tensor of the kernel's shape; what it says of absent
             connections does not matter.
         """
-        return self._drop_score(connections)
+        return self._drop_score(view)
 
-    def grow_score(self, connections):
+    def grow_score(self, view):
         """Scores absent connections; those with the highest score are grown.
 
         A hook, called as `drop_score` is. NaN and infinite scores come last.
         By default the criterion that was given as `growth`.
 
         Args:
-            connections: `Connections` of one kernel, as for `drop_score`;
+            view: `KernelView` of one kernel, as for `drop_score`;
                 what was just dropped is still active in its mask.
 
         Returns:
             Float tensor of the kernel's shape; what it says of connections
             that were kept does not matter.
         """
-        return self._grow_score(connections)
+        return self._grow_score(view)
 
-    def budget(self, connections, fraction):
+    def budget(self, views, fraction):
         """How many connections each layer drops and grows.
 
         Args:
-            connections: List of `Connections`.
+            views: List of `KernelView`.
             fraction: Float tensor, the share to replace.
 
         Returns:
@@ -254,60 +261,60 @@ class Method(ShowsArguments):
             `scope="global"` only their sums count.
         """
         counts = [
-            fraction_of(c.count(), fraction, self.rounding) for c in connections
+            fraction_of(view.count(), fraction, self.rounding) for view in views
         ]
         return counts, counts
 
-    def counts(self, connections, fraction):
+    def counts(self, views, fraction):
         """The budget; in global scope one that leaves each kernel one."""
-        dropped, grown = self.budget(connections, fraction)
+        dropped, grown = self.budget(views, fraction)
         if self.scope != "global":
             return dropped, grown
-        active = sum(c.count() for c in connections)
-        least = sum(ops.cast(ops.any(c.mask), "int32") for c in connections)
+        active = sum(view.count() for view in views)
+        least = sum(ops.cast(ops.any(view.mask), "int32") for view in views)
         excess = ops.maximum(sum(dropped) - (active - least), 0)
         return [
-            as_counts(ops.maximum(sum(counts) - excess, 0), len(connections))
+            as_counts(ops.maximum(sum(counts) - excess, 0), len(views))
             for counts in (dropped, grown)
         ]
 
-    def keep(self, connections, drop_counts):
+    def keep(self, views, drop_counts):
         """Boolean tensors: the active connections that are not dropped."""
-        masks = [c.mask for c in connections]
-        counts = [c.count() - d for c, d in zip(connections, drop_counts)]
-        scores = [self.drop_score(c) for c in connections]
-        return self.strongest(connections, scores, masks, counts, DROP)
+        masks = [view.mask for view in views]
+        counts = [view.count() - d for view, d in zip(views, drop_counts)]
+        scores = [self.drop_score(view) for view in views]
+        return self.strongest(views, scores, masks, counts, DROP)
 
-    def strongest(self, connections, scores, masks, counts, stage):
+    def strongest(self, views, scores, masks, counts, stage):
         """`best` in the method's scope; no layer loses all connections."""
         if self.scope == "global":
             scores = [first_wins(s, m) for s, m in zip(scores, masks)]
-        return best(connections, scores, masks, counts, stage, self.scope)
+        return best(views, scores, masks, counts, stage, self.scope)
 
-    def grow(self, connections, kept, grow_counts):
+    def grow(self, views, kept, grow_counts):
         """Boolean tensors: the connections that come.
 
         Those just dropped may grow again at once (RigL, issue 5 of
         google-research/rigl): they are absent when growth is decided.
         """
         absent = [ops.logical_not(k) for k in kept]
-        scores = [self.grow_score(c) for c in connections]
-        return best(connections, scores, absent, grow_counts, GROW, self.scope)
+        scores = [self.grow_score(view) for view in views]
+        return best(views, scores, absent, grow_counts, GROW, self.scope)
 
-    def update(self, connections, fraction):
+    def update(self, views, fraction):
         """One update of the topology.
 
         Args:
-            connections: List of `Connections`.
+            views: List of `KernelView`.
             fraction: Float tensor, the share to replace.
 
         Returns:
             List of pairs of boolean tensors `(kept, grown)`; the new mask is
             their union.
         """
-        drop_counts, grow_counts = self.counts(connections, fraction)
-        kept = self.keep(connections, drop_counts)
-        grown = self.grow(connections, kept, grow_counts)
+        drop_counts, grow_counts = self.counts(views, fraction)
+        kept = self.keep(views, drop_counts)
+        grown = self.grow(views, kept, grow_counts)
         return list(zip(kept, grown))
 
     def initial_state(self, mask):
@@ -321,17 +328,17 @@ class Method(ShowsArguments):
         """
         return {}
 
-    def observe(self, connections):
+    def observe(self, views):
         """New state of each connection; a hook called in every step.
 
         Args:
-            connections: List of `Connections`, before the optimizer's step.
+            views: List of `KernelView`, before the optimizer's step.
 
         Returns:
             List of dicts from the names in `connection_state` to tensors of
             the kernel's shape.
         """
-        return [c.state for c in connections]
+        return [view.state for view in views]
 
     def after_update(self, state, mask):
         """New state of one kernel's connections after an update.
@@ -342,16 +349,16 @@ class Method(ShowsArguments):
         """
         return state
 
-    def forward_kernels(self, connections):
+    def forward_kernels(self, views):
         """What the layers compute with in a step in place of the kernels.
 
         Args:
-            connections: List of `Connections`, without gradients.
+            views: List of `KernelView`, without gradients.
 
         Returns:
             List of tensors. The gradients are those at them.
         """
-        return [c.kernel for c in connections]
+        return [view.kernel for view in views]
 
     def transform_gradients(self, gradients, context):
         """What the optimizer gets in place of the gradients.
@@ -364,13 +371,13 @@ class Method(ShowsArguments):
         """
         return gradients
 
-    def after_apply(self, old, new, connections):
+    def after_apply(self, old, new, views):
         """The kernels that the optimizer's step is to leave.
 
         Args:
             old: List of kernels before it.
             new: List of kernels after it.
-            connections: List of `Connections`, as they were before it.
+            views: List of `KernelView`, as they were before it.
         """
         return new
 
@@ -383,8 +390,8 @@ class Method(ShowsArguments):
             "drop": self.drop,
             "growth": self.growth,
             "scope": self.scope,
-            "start": self.start,
-            "stop": self.stop,
+            "start_step": self.start_step,
+            "stop_step": self.stop_step,
             "regrown": self.regrown,
             "grown_value": self.grown_value,
             "rounding": self.rounding,

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets.topology import distributions
-from keras_freetickets.topology.drop_and_grow import best
-from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.kernel_view import best
+from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
@@ -28,9 +28,9 @@ class Ramp(Method):
 
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights.
-        end: Positive integer, the optimizer update with the last step of the
-            ramp.
-        begin: Integer, the optimizer update after which the ramp begins.
+        end_step: Positive integer, the optimizer update with the last step of
+            the ramp.
+        start_step: Integer, the optimizer update after which the ramp begins.
             Defaults to 0.
         distribution: `"erk"`, `"er"`, `"uniform"` or a callable `(shapes,
             sparsity) -> densities`: how the final sparsity is spread.
@@ -43,13 +43,11 @@ class Ramp(Method):
             `final_sparsity` when training begins.
     """
 
-    not_taken = ("start",)
-
     def __init__(
         self,
         final_sparsity,
-        end,
-        begin=0,
+        end_step,
+        start_step=0,
         distribution="erk",
         power=3.0,
         update_interval=1000,
@@ -60,25 +58,24 @@ class Ramp(Method):
                 "`final_sparsity` must be in [0, 1): the fraction of weights "
                 f"to remove. Received: final_sparsity={final_sparsity}"
             )
-        if not is_integer(begin) or begin < 0:
+        if not is_integer(start_step) or start_step < 0:
             raise ValueError(
-                "`begin` must be a number of optimizer updates. "
-                f"Received: begin={begin}"
+                "`start_step` must be a number of optimizer updates. "
+                f"Received: start_step={start_step}"
             )
-        super().__init__(update_interval, start=begin, **kwargs)
-        self._begin = int(begin)
-        if not is_integer(end) or end - begin < update_interval:
+        super().__init__(update_interval, start_step=start_step, **kwargs)
+        if not is_integer(end_step) or end_step - start_step < update_interval:
             raise ValueError(
-                "`end` must be an optimizer update at least one "
-                f"`update_interval` ({update_interval}) after `begin` "
-                f"({begin}). Received: end={end}"
+                "`end_step` must be an optimizer update at least one "
+                f"`update_interval` ({update_interval}) after `start_step` "
+                f"({start_step}). Received: end_step={end_step}"
             )
         if not is_real(power) or power <= 0:
             raise ValueError(
                 f"`power` must be positive. Received: power={power}"
             )
         self.final_sparsity = float(final_sparsity)
-        self.end = int(end)
+        self.end_step = int(end_step)
         self.distribution = distribution
         self.power = float(power)
         self._distribution = distributions.get(distribution)
@@ -87,18 +84,20 @@ class Ramp(Method):
     @property
     def rounds(self):
         """The number of updates in the ramp."""
-        return self.end // self.update_interval - self._first
+        return self.end_step // self.update_interval - self._first
 
     @property
     def _first(self):
-        return self._begin // self.update_interval
+        return self.start_step // self.update_interval
 
-    def begin(self, records):
+    def begin(self, masked_kernels):
         """Works out the counts of every update and layer."""
-        sizes = np.array([r.size for r in records], np.int64)
-        initial = np.array([r.initial for r in records]) / sizes
-        final = self.final_densities([tuple(r.kernel.shape) for r in records])
-        self._check(records, initial, final)
+        sizes = np.array([r.size for r in masked_kernels], np.int64)
+        initial = np.array([r.initial for r in masked_kernels]) / sizes
+        final = self.final_densities(
+            [tuple(r.kernel.shape) for r in masked_kernels]
+        )
+        self._check(masked_kernels, initial, final)
         densities = [
             self.densities(number, initial, final)
             for number in range(self.rounds + 1)
@@ -115,11 +114,11 @@ class Ramp(Method):
         left = (1.0 - number / self.rounds) ** self.power
         return final + left * (initial - final)
 
-    def _check(self, records, initial, final):
-        for record, have, want in zip(records, initial, final):
-            if have < want - 0.5 / record.size:
+    def _check(self, masked_kernels, initial, final):
+        for masked, have, want in zip(masked_kernels, initial, final):
+            if have < want - 0.5 / masked.size:
                 raise ValueError(
-                    f"Kernel '{record.name}' has a density of {have:.4g}, "
+                    f"Kernel '{masked.name}' has a density of {have:.4g}, "
                     f"less than the {want:.4g} that the ramp ends with: give "
                     "`sparsify` a lower sparsity than `final_sparsity`, or "
                     "the same `distribution`. Received: "
@@ -134,36 +133,38 @@ class Ramp(Method):
         number = ops.cast(step, "int32") // self.update_interval - self._first
         return ops.clip(number, 0, self.rounds)
 
-    def targets(self, connections):
+    def targets(self, views):
         """`int32` scalars: how many connections each layer is to have."""
         if self._targets is None:
             raise RuntimeError(
                 f"{type(self).__name__} must be attached to a model before it "
                 "updates one: `model.attach(method)`."
             )
-        number = self.number(connections[0].step)
+        number = self.number(views[0].step)
         row = ops.take(typed(self._targets), number, axis=0)
-        return [ops.take(row, ops.cast(c.layer, "int32")) for c in connections]
+        return [
+            ops.take(row, ops.cast(view.kernel_index, "int32"))
+            for view in views
+        ]
 
-    def surplus(self, connections):
+    def surplus(self, views):
         """`int32` scalars: how many connections each layer has too many.
 
         With `scope="global"` only their sum counts: connections move between
         layers, so that one has more than its part of the total, one fewer.
         """
-        targets = self.targets(connections)
-        surplus = [c.count() - t for c, t in zip(connections, targets)]
+        targets = self.targets(views)
+        surplus = [view.count() - t for view, t in zip(views, targets)]
         if self.scope == "global":
             return as_counts(sum(surplus), len(surplus))
         return surplus
 
     def get_config(self):
         config = super().get_config()
-        del config["start"]
         return {
             "final_sparsity": self.final_sparsity,
-            "end": self.end,
-            "begin": self._begin,
+            "end_step": self.end_step,
+            "start_step": self.start_step,
             "distribution": self.distribution,
             "power": self.power,
             **config,
@@ -179,15 +180,15 @@ class GMP(Ramp):
 
     Args:
         final_sparsity: Float in [0, 1).
-        end: Positive integer, the optimizer update of the last pruning.
-        begin: Integer, the optimizer update after which pruning begins.
+        end_step: Positive integer, the optimizer update of the last pruning.
+        start_step: Integer, the optimizer update after which pruning begins.
             Defaults to 0.
         distribution: How the final sparsity is spread: `"uniform"` (default,
             as in Zhu & Gupta and tfmot), `"erk"`, `"er"` or a callable.
         update_interval: Defaults to 100 (tfmot's `frequency`).
-        sparsities: List of floats, the sparsity of every layer from `begin`
-            on at each multiple of `update_interval`, in place of the cubic.
-            They must not fall.
+        sparsities: List of floats, the sparsity of every layer from
+            `start_step` on at each multiple of `update_interval`, in place of
+            the cubic. They must not fall.
         **kwargs: As in `Method`, and `power`, by default 3 (Zhu & Gupta). With
             `scope="global"` the smallest weights of all layers go.
 
@@ -199,7 +200,7 @@ class GMP(Ramp):
 
     ```python
     model = keras_freetickets.sparsify(dense_model, sparsity=0.0)
-    model.attach(GMP(final_sparsity=0.9, end=20_000))
+    model.attach(GMP(final_sparsity=0.9, end_step=20_000))
     ```
 
     Reference:
@@ -211,18 +212,18 @@ class GMP(Ramp):
     def __init__(
         self,
         final_sparsity,
-        end,
-        begin=0,
+        end_step,
+        start_step=0,
         distribution="uniform",
         update_interval=100,
         sparsities=None,
         **kwargs,
     ):
-        kwargs.setdefault("stop", end)
+        kwargs.setdefault("stop_step", end_step)
         super().__init__(
             final_sparsity,
-            end,
-            begin,
+            end_step,
+            start_step,
             distribution,
             update_interval=update_interval,
             **kwargs,
@@ -231,7 +232,7 @@ class GMP(Ramp):
         if sparsities is not None and len(sparsities) != self.rounds + 1:
             raise ValueError(
                 f"`sparsities` must have {self.rounds + 1} values, one for "
-                "each update from `begin` to `end`. Received: "
+                "each update from `start_step` to `end_step`. Received: "
                 f"{len(sparsities)} values"
             )
         _check_sparsities(self.sparsities or [])
@@ -272,8 +273,8 @@ class GMP(Ramp):
         ]
         return cls(
             sparsities[-1],
-            end=last * interval,
-            begin=first * interval,
+            end_step=last * interval,
+            start_step=first * interval,
             update_interval=interval,
             sparsities=sparsities,
             **kwargs,
@@ -287,8 +288,8 @@ class GMP(Ramp):
     def get_config(self):
         return {"sparsities": self.sparsities, **super().get_config()}
 
-    def budget(self, connections, fraction):
-        dropped = [ops.maximum(s, 0) for s in self.surplus(connections)]
+    def budget(self, views, fraction):
+        dropped = [ops.maximum(s, 0) for s in self.surplus(views)]
         return dropped, [ops.zeros_like(count) for count in dropped]
 
 
@@ -316,8 +317,8 @@ class GraNet(Ramp):
 
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights together.
-        end: Positive integer, the optimizer update with the last pruning.
-        begin: Integer, the optimizer update after which pruning begins.
+        end_step: Positive integer, the optimizer update with the last pruning.
+        start_step: Integer, the optimizer update after which pruning begins.
             Defaults to 0.
         update_interval: Defaults to 1000 (GraNet's README, CIFAR).
         drop_fraction: Defaults to 0.5; GraNet's code lets it fall along
@@ -332,7 +333,7 @@ class GraNet(Ramp):
 
     ```python
     model = keras_freetickets.sparsify(dense_model, sparsity=0.5)
-    model.attach(GraNet(final_sparsity=0.9, end=40_000))
+    model.attach(GraNet(final_sparsity=0.9, end_step=40_000))
     ```
 
     Reference:
@@ -344,8 +345,8 @@ class GraNet(Ramp):
     def __init__(
         self,
         final_sparsity,
-        end,
-        begin=0,
+        end_step,
+        start_step=0,
         update_interval=1000,
         drop_fraction=0.5,
         **kwargs,
@@ -354,8 +355,8 @@ class GraNet(Ramp):
         kwargs = {**self.defaults, **kwargs}
         super().__init__(
             final_sparsity,
-            end,
-            begin,
+            end_step,
+            start_step,
             update_interval=update_interval,
             drop_fraction=drop_fraction,
             **kwargs,
@@ -364,8 +365,8 @@ class GraNet(Ramp):
     def final_densities(self, shapes):
         return np.full(len(shapes), 1.0 - self.final_sparsity)
 
-    def _check(self, records, initial, final):
-        sizes = np.array([record.size for record in records])
+    def _check(self, masked_kernels, initial, final):
+        sizes = np.array([masked.size for masked in masked_kernels])
         total = np.sum(initial * sizes) / np.sum(sizes)
         if total < 1.0 - self.final_sparsity:
             raise ValueError(
@@ -374,17 +375,19 @@ class GraNet(Ramp):
                 f"final_sparsity={self.final_sparsity}"
             )
 
-    def update(self, connections, fraction):
+    def update(self, views, fraction):
         # A layer may hold fewer than its part of the total: the sum counts.
-        masks = [c.mask for c in connections]
-        scores = [first_wins(self.drop_score(c), c.mask) for c in connections]
-        active = sum(c.count() for c in connections)
-        total = ops.minimum(sum(self.targets(connections)), active)
-        counts = as_counts(total, len(connections))
-        kept = best(connections, scores, masks, counts, PRUNE, "global")
+        masks = [view.mask for view in views]
+        scores = [
+            first_wins(self.drop_score(view), view.mask) for view in views
+        ]
+        active = sum(view.count() for view in views)
+        total = ops.minimum(sum(self.targets(views)), active)
+        counts = as_counts(total, len(views))
+        kept = best(views, scores, masks, counts, PRUNE, "global")
         pruned = [
-            dataclasses.replace(c, mask=mask)
-            for c, mask in zip(connections, kept)
+            dataclasses.replace(view, mask=mask)
+            for view, mask in zip(views, kept)
         ]
         return super().update(pruned, fraction)
 
@@ -400,10 +403,10 @@ class NDSNN(Ramp):
 
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights.
-        end: Positive integer, the optimizer update with the last step of the
-            ramp (75 % of the training is a fair choice; the paper's could not
-            be verified). The masks stay after it.
-        begin: Integer, the optimizer update after which the ramp begins.
+        end_step: Positive integer, the optimizer update with the last step of
+            the ramp (75 % of the training is a fair choice; the paper's could
+            not be verified). The masks stay after it.
+        start_step: Integer, the optimizer update after which the ramp begins.
             Defaults to 0. The first update comes with the next multiple of
             `update_interval`.
         distribution: How the final sparsity is spread. Defaults to `"erk"`.
@@ -423,7 +426,7 @@ class NDSNN(Ramp):
 
     ```python
     model = keras_freetickets.sparsify(spiking_vgg16(...), sparsity=0.8)
-    model.attach(NDSNN(final_sparsity=0.98, end=75_000))
+    model.attach(NDSNN(final_sparsity=0.98, end_step=75_000))
     ```
 
     Reference:
@@ -436,15 +439,15 @@ class NDSNN(Ramp):
     def __init__(
         self,
         final_sparsity,
-        end,
-        begin=0,
+        end_step,
+        start_step=0,
         distribution="erk",
         update_interval=1000,
         drop_fraction=0.5,
         minimum_drop_fraction=0.05,
         **kwargs,
     ):
-        kwargs = {"stop": end, **self.defaults, **kwargs}
+        kwargs = {"stop_step": end_step, **self.defaults, **kwargs}
         for name, value in (
             ("drop_fraction", drop_fraction),
             ("minimum_drop_fraction", minimum_drop_fraction),
@@ -455,18 +458,21 @@ class NDSNN(Ramp):
                 )
         super().__init__(
             final_sparsity,
-            end,
-            begin,
+            end_step,
+            start_step,
             distribution,
             update_interval=update_interval,
             drop_fraction=drop_fraction,
             **kwargs,
         )
-        # The first of the R updates, not one before it at `begin`.
-        self.start = (self._first + 1) * self.update_interval
         self.first_drop_fraction = float(drop_fraction)
         self.minimum_drop_fraction = float(minimum_drop_fraction)
         self.drop_fraction = self._drop_fraction
+
+    @property
+    def earliest_step(self):
+        # The first of the R updates, not one before it at `start_step`.
+        return (self._first + 1) * self.update_interval
 
     def _drop_fraction(self, step):
         low, high = self.minimum_drop_fraction, self.first_drop_fraction
@@ -476,15 +482,15 @@ class NDSNN(Ramp):
         table = ops.convert_to_tensor(table.astype("float32"))
         return ops.take(table, self.number(step))
 
-    def budget(self, connections, fraction):
+    def budget(self, views, fraction):
         changing = [
-            ops.where(t < math.prod(c.kernel.shape), c.count(), 0)
-            for c, t in zip(connections, self.targets(connections))
+            ops.where(t < math.prod(view.kernel.shape), view.count(), 0)
+            for view, t in zip(views, self.targets(views))
         ]
         shares = [fraction_of(n, fraction, self.rounding) for n in changing]
         if self.scope == "global":
             shares = as_counts(sum(shares), len(shares))
-        surplus = self.surplus(connections)
+        surplus = self.surplus(views)
         dropped = [ops.maximum(*both) for both in zip(shares, surplus)]
         return dropped, [d - s for d, s in zip(dropped, surplus)]
 

@@ -31,7 +31,8 @@ class RigL(Method):
     ```python
     steps = 100_000 * 3 // 4
     cosine = schedules.Cosine(0.3, decay_steps=steps)
-    model.attach(RigL(update_interval=100, drop_fraction=cosine, stop=steps))
+    method = RigL(update_interval=100, drop_fraction=cosine, stop_step=steps)
+    model.attach(method)
     ```
 
     Reference:

@@ -59,17 +59,17 @@ class SET(Method):
         drop = "magnitude" if self.by_sign else drop
         super().__init__(update_interval, drop_fraction, drop=drop, **kwargs)
 
-    def update(self, connections, fraction):
+    def update(self, views, fraction):
         if not self.by_sign:
-            return super().update(connections, fraction)
-        halves = [half for c in connections for half in _signs(c)]
+            return super().update(views, fraction)
+        halves = [half for view in views for half in _signs(view)]
         counts, _ = self.budget(halves, fraction)
         halves = self.keep(halves, counts)
         kept = [
             ops.logical_or(*both) for both in zip(halves[::2], halves[1::2])
         ]
         grow_counts = [sum(both) for both in zip(counts[::2], counts[1::2])]
-        grown = self.grow(connections, kept, grow_counts)
+        grown = self.grow(views, kept, grow_counts)
         return list(zip(kept, grown))
 
     def get_config(self):
@@ -79,12 +79,10 @@ class SET(Method):
         )
 
 
-def _signs(connections):
+def _signs(view):
     """The connections of either sign; zero counts as positive."""
-    negative = connections.kernel < 0
+    negative = view.kernel < 0
     return [
-        dataclasses.replace(
-            connections, mask=ops.logical_and(connections.mask, side)
-        )
+        dataclasses.replace(view, mask=ops.logical_and(view.mask, side))
         for side in (ops.logical_not(negative), negative)
     ]

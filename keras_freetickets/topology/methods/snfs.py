@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_freetickets.topology.drop_and_grow import PARTS
-from keras_freetickets.topology.drop_and_grow import fraction_of
+from keras_freetickets.topology.kernel_view import PARTS
+from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import is_real
 
@@ -70,26 +70,29 @@ class SNFS(Method):
     def kernelwise(self):
         return not self.redistribution
 
-    def observe(self, connections):
+    def observe(self, views):
         decay = self.momentum
         return [
-            {"momentum": decay * c.state["momentum"] + (1 - decay) * c.gradient}
-            for c in connections
+            {
+                "momentum": decay * view.state["momentum"]
+                + (1 - decay) * view.gradient
+            }
+            for view in views
         ]
 
-    def grow_score(self, connections):
-        return ops.abs(connections.state["momentum"])
+    def grow_score(self, view):
+        return ops.abs(view.state["momentum"])
 
-    def budget(self, connections, fraction):
+    def budget(self, views, fraction):
         if not self.redistribution:
-            return super().budget(connections, fraction)
-        active = ops.stack([c.count() for c in connections])
+            return super().budget(views, fraction)
+        active = ops.stack([view.count() for view in views])
         size = ops.stack(
-            [ops.cast(ops.size(c.mask), "int32") for c in connections]
+            [ops.cast(ops.size(view.mask), "int32") for view in views]
         )
-        shares = self._shares(connections, active)
+        shares = self._shares(views, active)
         sparsity = 1.0 - ops.cast(active, "float32") / ops.cast(size, "float32")
-        gains = shares * len(connections) > 1.0
+        gains = shares * len(views) > 1.0
         slow = ops.logical_and(gains, sparsity < _NEARLY_DENSE)
         fraction = ops.where(slow, ops.minimum(sparsity, fraction), fraction)
         dropped = fraction_of(active, fraction, self.rounding)
@@ -98,15 +101,15 @@ class SNFS(Method):
         grown = allocate(ops.sum(dropped), shares, size - active + dropped)
         return ops.unstack(dropped), ops.unstack(grown)
 
-    def _shares(self, connections, active):
+    def _shares(self, views, active):
         """Each layer's part of the mean momenta of active weights."""
         sums = [
-            ops.sum(ops.where(c.mask, self.grow_score(c), 0.0))
-            for c in connections
+            ops.sum(ops.where(view.mask, self.grow_score(view), 0.0))
+            for view in views
         ]
         means = ops.stack(sums) / ops.cast(active, "float32")
         total = ops.sum(means)
-        even = ops.ones_like(means) / len(connections)
+        even = ops.ones_like(means) / len(views)
         return ops.where(total > 0, means / ops.maximum(total, 1e-38), even)
 
     def get_config(self):

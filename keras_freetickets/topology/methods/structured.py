@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.topology.drop_and_grow import best
-from keras_freetickets.topology.drop_and_grow import tie_bits
+from keras_freetickets.topology.kernel_view import best
+from keras_freetickets.topology.kernel_view import tie_bits
 from keras_freetickets.topology.methods.method import DROP
 from keras_freetickets.topology.methods.method import GROW
 from keras_freetickets.topology.methods.method import PRUNE
@@ -159,29 +159,29 @@ class NM(Method):
         super().__init__(**kwargs)
         self.n, self.m, self.axis = n, m, axis
 
-    def begin(self, records):
-        for record in records:
-            if record.active == record.size:
+    def begin(self, masked_kernels):
+        for masked in masked_kernels:
+            if masked.active == masked.size:
                 continue
-            shape = tuple(record.kernel.shape)
-            check_divisible(record.name, shape, self.m, self.axis)
-            mask = ops.convert_to_numpy(record.mask.value)
+            shape = tuple(masked.kernel.shape)
+            check_divisible(masked.name, shape, self.m, self.axis)
+            mask = ops.convert_to_numpy(masked.mask.value)
             rows = ops.convert_to_numpy(to_groups(mask, self.m, self.axis))
             if not np.all(rows.sum(axis=1) == self.n):
                 raise ValueError(
-                    f"The mask of kernel '{record.name}' does not keep "
+                    f"The mask of kernel '{masked.name}' does not keep "
                     f"{self.n} of every {self.m} weights along axis "
                     f"{self.axis}. Pass mask_initializer=NMMask({self.n}, "
                     f"{self.m}, axis={self.axis}) to `sparsify`."
                 )
 
-    def grow(self, connections, kept, grow_counts):
-        return [self._grow(c, mask) for c, mask in zip(connections, kept)]
+    def grow(self, views, kept, grow_counts):
+        return [self._grow(view, mask) for view, mask in zip(views, kept)]
 
-    def _grow(self, connections, kept):
-        shape = tuple(connections.kernel.shape)
-        (ties,) = tie_bits([connections], GROW)
-        keys = sort_keys(self.grow_score(connections), ops.logical_not(kept))
+    def _grow(self, view, kept):
+        shape = tuple(view.kernel.shape)
+        (ties,) = tie_bits([view], GROW)
+        keys = sort_keys(self.grow_score(view), ops.logical_not(kept))
         rows = [to_groups(a, self.m, self.axis) for a in (keys, ties, kept)]
         lost = self.n - ops.sum(ops.cast(rows[2], "int32"), axis=1)
         grown = rank_in_groups(*rows[:2]) < lost[:, None]
@@ -282,7 +282,7 @@ class SRigL(RigL):
     Example:
 
     ```python
-    model.attach(SRigL(ablation=0.3, stop=75_000))
+    model.attach(SRigL(ablation=0.3, stop_step=75_000))
     ```
 
     Reference:
@@ -304,118 +304,118 @@ class SRigL(RigL):
         self._last = None
         self._budgets = None
 
-    def begin(self, records):
-        self._last = len(records) - 1
+    def begin(self, masked_kernels):
+        self._last = len(masked_kernels) - 1
         self._budgets = []
-        for record in records:
-            mask = ops.convert_to_numpy(record.mask.value)
+        for masked in masked_kernels:
+            mask = ops.convert_to_numpy(masked.mask.value)
             inputs = mask.reshape(-1, mask.shape[-1]).sum(axis=0)
             fan_ins = set(inputs[inputs > 0].tolist())
             if len(fan_ins) > 1:
                 raise ValueError(
-                    f"The units of kernel '{record.name}' have between "
+                    f"The units of kernel '{masked.name}' have between "
                     f"{inputs.min()} and {inputs.max()} inputs. Pass "
                     "mask_initializer=ConstantFanInMask() to `sparsify`."
                 )
             # Masks that were made otherwise, by `prune`, are their own budget.
             left = max(np.count_nonzero(inputs), 1)
-            grown = min(record.initial // left, mask.size // mask.shape[-1])
+            grown = min(masked.initial // left, mask.size // mask.shape[-1])
             known = fan_ins == {grown}
-            budget = record.initial if known else inputs.sum()
+            budget = masked.initial if known else inputs.sum()
             self._budgets.append(int(budget))
 
-    def counts(self, connections, fraction):
+    def counts(self, views, fraction):
         """The budget, but at least all weights of exactly zero are dropped."""
-        dropped, _ = super().counts(connections, fraction)
-        zeros = [_zeros(c) for c in connections]
+        dropped, _ = super().counts(views, fraction)
+        zeros = [_zeros(view) for view in views]
         if self.scope == "global":
             zeros = as_counts(sum(zeros), len(zeros))
         dropped = [ops.maximum(*both) for both in zip(dropped, zeros)]
         return dropped, dropped
 
-    def update(self, connections, fraction):
-        drop_counts, grow_counts = self.counts(connections, fraction)
-        units = self._units(connections, drop_counts, grow_counts)
-        return self._with_constant_fan_in(connections, units, drop_counts)
+    def update(self, views, fraction):
+        drop_counts, grow_counts = self.counts(views, fraction)
+        units = self._units(views, drop_counts, grow_counts)
+        return self._with_constant_fan_in(views, units, drop_counts)
 
-    def _units(self, connections, drop_counts, grow_counts):
+    def _units(self, views, drop_counts, grow_counts):
         """Boolean tensors: which units the layers go on with."""
-        alive = [_count(_by_unit(c.mask)) > 0 for c in connections]
+        alive = [_count(_by_unit(view.mask)) > 0 for view in views]
         if not self.ablation:
             return alive
-        kept = self.keep(connections, drop_counts)
-        everywhere = [ops.ones_like(c.mask) for c in connections]
-        scores = [self.grow_score(c) for c in connections]
-        steep = best(
-            connections, scores, everywhere, grow_counts, GROW, self.scope
-        )
+        kept = self.keep(views, drop_counts)
+        everywhere = [ops.ones_like(view.mask) for view in views]
+        scores = [self.grow_score(view) for view in views]
+        steep = best(views, scores, everywhere, grow_counts, GROW, self.scope)
         salient = [
             _count(_by_unit(ops.logical_or(*both))) for both in zip(kept, steep)
         ]
         return [
-            before if c.layer == self._last else self._stay(c, counts)
-            for c, counts, before in zip(connections, salient, alive)
+            before
+            if view.kernel_index == self._last
+            else self._stay(view, counts)
+            for view, counts, before in zip(views, salient, alive)
         ]
 
-    def _stay(self, connections, salient):
+    def _stay(self, view, salient):
         """Which units of a layer have enough salient connections."""
-        budget = self._budgets[connections.layer]
-        units, inputs = _by_unit(connections.mask).shape
+        budget = self._budgets[view.kernel_index]
+        units, inputs = _by_unit(view.mask).shape
         least = max(1, int(self.ablation * (budget // units)))
         # So many units, and one more, hold the layer's connections.
         descending = ops.flip(ops.sort(salient))
         least = ops.minimum(least, descending[budget // inputs])
         return salient >= least
 
-    def _with_constant_fan_in(self, connections, units, drop_counts):
+    def _with_constant_fan_in(self, views, units, drop_counts):
         of_units = [
-            ops.logical_and(c.mask, u) for c, u in zip(connections, units)
+            ops.logical_and(view.mask, u) for view, u in zip(views, units)
         ]
-        kept = self._kept_of(connections, of_units, drop_counts)
+        kept = self._kept_of(views, of_units, drop_counts)
         kept = [_by_unit(k) for k in kept]
-        fan_ins = [self._fan_in(c, u) for c, u in zip(connections, units)]
+        fan_ins = [self._fan_in(view, u) for view, u in zip(views, units)]
         kept_counts = [ops.minimum(_count(k), f) for k, f in zip(kept, fan_ins)]
-        scores = [self.drop_score(c) for c in connections]
-        kept = self._select(connections, scores, kept, kept_counts, PRUNE)
+        scores = [self.drop_score(view) for view in views]
+        kept = self._select(views, scores, kept, kept_counts, PRUNE)
         absent = [ops.logical_not(k) for k in kept]
         grow_counts = [
             ops.where(u, f - n, 0)
             for u, f, n in zip(units, fan_ins, kept_counts)
         ]
-        scores = [self.grow_score(c) for c in connections]
-        grown = self._select(connections, scores, absent, grow_counts, REGROW)
-        shapes = [tuple(c.kernel.shape) for c in connections]
+        scores = [self.grow_score(view) for view in views]
+        grown = self._select(views, scores, absent, grow_counts, REGROW)
+        shapes = [tuple(view.kernel.shape) for view in views]
         return [
             (_by_position(k, shape), _by_position(g, shape))
             for k, g, shape in zip(kept, grown, shapes)
         ]
 
-    def _kept_of(self, connections, of_units, drop_counts):
+    def _kept_of(self, views, of_units, drop_counts):
         """The connections to keep, of those of the units that stay.
 
         As many as if all units stayed, so that a removed unit's are the first
         to be dropped.
         """
-        counts = [c.count() - d for c, d in zip(connections, drop_counts)]
+        counts = [view.count() - d for view, d in zip(views, drop_counts)]
         sizes = [_sum(mask) for mask in of_units]
         if self.scope == "global":
             counts, sizes = [as_counts(sum(n), len(n)) for n in (counts, sizes)]
         counts = [ops.minimum(*both) for both in zip(counts, sizes)]
-        scores = [self.drop_score(c) for c in connections]
-        return self.strongest(connections, scores, of_units, counts, DROP)
+        scores = [self.drop_score(view) for view in views]
+        return self.strongest(views, scores, of_units, counts, DROP)
 
-    def _fan_in(self, connections, units):
+    def _fan_in(self, view, units):
         """The inputs of each unit: the layer's budget, shared out."""
         left = ops.sum(ops.cast(units, "int32"))
-        inputs = _by_unit(connections.mask).shape[1]
-        budget = self._budgets[connections.layer]
+        inputs = _by_unit(view.mask).shape[1]
+        budget = self._budgets[view.kernel_index]
         return ops.minimum(budget // ops.maximum(left, 1), inputs)
 
-    def _select(self, connections, scores, eligible, counts, stage):
+    def _select(self, views, scores, eligible, counts, stage):
         keys = [
             sort_keys(_by_unit(score), e) for score, e in zip(scores, eligible)
         ]
-        ties = [_by_unit(tie) for tie in tie_bits(connections, stage)]
+        ties = [_by_unit(tie) for tie in tie_bits(views, stage)]
         return select_rows(keys, counts, ties)
 
     def get_config(self):
@@ -426,10 +426,9 @@ def _sum(mask):
     return ops.cast(ops.sum(ops.cast(mask, "int32")), "int32")
 
 
-def _zeros(connections):
+def _zeros(view):
     """How many active connections have a weight of exactly zero."""
-    c = connections
-    return _sum(ops.logical_and(c.mask, ops.equal(c.kernel, 0.0)))
+    return _sum(ops.logical_and(view.mask, ops.equal(view.kernel, 0.0)))
 
 
 def _count(rows):

@@ -59,14 +59,14 @@ def test_an_equal_method_finds_the_compiled_step_of_before():
     model = network()
     assert traces_of_fit(model, Counted(update_interval=1)) > 0
     assert traces_of_fit(model, Counted(update_interval=1)) == 0
-    updates = int(model.topology.update_count.numpy())
+    updates = int(model.update_state.update_count.numpy())
     assert updates == 8
     # Another one never, and the first is still known after it.
     assert traces_of_fit(model, Counted(update_interval=2)) > 0
-    assert int(model.topology.update_count.numpy()) == updates + 2
-    masks = [np.array(r.mask.value) for r in model.connections]
+    assert int(model.update_state.update_count.numpy()) == updates + 2
+    masks = [np.array(r.mask.value) for r in model.masked_kernels]
     assert traces_of_fit(model) == 0  # without a method
-    for mask, record in zip(masks, model.connections):
+    for mask, record in zip(masks, model.masked_kernels):
         np.testing.assert_array_equal(mask, record.mask.value)
     assert traces_of_fit(model, Counted(update_interval=1)) == 0
     # A method that was changed in place is another.
@@ -95,8 +95,8 @@ def test_what_a_method_works_out_when_it_is_attached_counts():
     # The same ramp from other masks is another table of counts.
     ramps = []
     for removed in (0, 0, 1):
-        model, ramp = network(), GMP(0.8, end=2, update_interval=1)
-        model.connections[0].initial -= removed
+        model, ramp = network(), GMP(0.8, end_step=2, update_interval=1)
+        model.masked_kernels[0].initial -= removed
         model.attach(ramp)
         ramps.append(frozen(ramp))
     assert ramps[0] == ramps[1]
@@ -151,8 +151,8 @@ def test_the_line_that_says_that_a_step_compiles(capsys):
         (schedules.Cosine(0.3, 10), schedules.Cosine(0.3, 10), True),
         (schedules.Cosine(0.3, 10), schedules.Cosine(0.3, 20), False),
         # Its schedule is a method of its own.
-        (NDSNN(0.8, end=2000), NDSNN(0.8, end=2000), True),
-        (NDSNN(0.8, end=2000), NDSNN(0.9, end=2000), False),
+        (NDSNN(0.8, end_step=2000), NDSNN(0.8, end_step=2000), True),
+        (NDSNN(0.8, end_step=2000), NDSNN(0.9, end_step=2000), False),
         (kft.losses.MOON(9), kft.losses.MOON(9), True),
         (kft.losses.MOON(9), kft.losses.MOON(9, alpha=2.0), False),
     ],
@@ -228,8 +228,8 @@ def test_a_schedule_changed_in_place_is_traced_again():
         return traces_of_fit(model, method)
 
     assert traces() > 0
-    assert float(model.topology.replaced.numpy()) == 0.0
+    assert float(model.update_state.replaced.numpy()) == 0.0
     assert traces() == 0
     schedule.value = 0.5
     assert traces() > 0
-    assert float(model.topology.replaced.numpy()) > 0.1
+    assert float(model.update_state.replaced.numpy()) > 0.1

@@ -34,7 +34,7 @@ def network(embeds, optimizer="sgd"):
     )
     x = layers.Flatten()(sparse(inputs))
     model = kft.SparseModel(inputs, layers.Dense(3)(x))
-    (record,) = model.connections
+    (record,) = model.masked_kernels
     mask = np.resize([True, False], record.mask.shape)
     record.mask.assign(mask)
     record.kernel.assign(START * mask)
@@ -64,7 +64,7 @@ def fit(model, embeds, *more):
 
 
 def assert_alike(one, other):
-    (ours,), (theirs,) = one.connections, other.connections
+    (ours,), (theirs,) = one.masked_kernels, other.masked_kernels
     np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert np.asarray(ours.mask).sum() == 24
     np.testing.assert_allclose(ours.kernel, theirs.kernel, atol=1e-6)
@@ -84,7 +84,7 @@ METHODS = {
 def test_a_step():
     both = [fit(network(e), e, callbacks.RigL(2)) for e in (True, False)]
     assert_alike(*both)
-    mask = np.asarray(both[0].connections[0].mask)
+    mask = np.asarray(both[0].masked_kernels[0].mask)
     assert (mask != np.resize([True, False], (12, 4))).any()
 
 
@@ -96,7 +96,7 @@ def test_methods(name):
         for e in (True, False)
     ]
     assert_alike(*both)
-    (record,) = both[0].connections
+    (record,) = both[0].masked_kernels
     assert not np.asarray(record.kernel)[~np.asarray(record.mask)].any()
     assert (np.asarray(record.mask) != np.resize([True, False], (12, 4))).any()
 

@@ -62,7 +62,7 @@ def test_own_loop_is_the_loop_of_fit():
     state = state_of(model)
     for _ in range(5):
         state = step(*state)
-    assert int(fitted.topology.update_count.numpy()) == 2
+    assert int(fitted.update_state.update_count.numpy()) == 2
     for mine, other in zip(state, state_of(fitted), strict=True):
         for a, b in zip(mine, other, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
@@ -134,7 +134,7 @@ def test_a_model_can_be_looked_at_between_batches():
     def look(batch, logs):
         model.project()
         rows = kft.sparsity_summary(model, print_fn=False)
-        masks = [r.mask.numpy() for r in model.connections]
+        masks = [r.mask.numpy() for r in model.masked_kernels]
         seen.append((model.density, sum(r.active for r in rows), masks))
 
     looking = keras.callbacks.LambdaCallback(on_train_batch_end=look)
@@ -148,5 +148,5 @@ def test_a_model_can_be_looked_at_between_batches():
     densities, _, masks = zip(*seen)
     assert set(densities) == {expected.density}
     assert all((a != b).any() for a, b in zip(masks[0], masks[1]))
-    for mask, record in zip(masks[-1], expected.connections, strict=True):
+    for mask, record in zip(masks[-1], expected.masked_kernels, strict=True):
         np.testing.assert_array_equal(mask, record.mask.numpy())

@@ -44,9 +44,9 @@ def test_it_trains_as_without_a_strategy():
     alone = trained(callback(), contextlib.nullcontext())
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     mirrored = trained(callback(), strategy.scope())
-    count = int(alone.topology.update_count.numpy())
-    assert count > 0 and mirrored.topology.update_count.numpy() == count
-    for one, other in zip(alone.connections, mirrored.connections):
+    count = int(alone.update_state.update_count.numpy())
+    assert count > 0 and mirrored.update_state.update_count.numpy() == count
+    for one, other in zip(alone.masked_kernels, mirrored.masked_kernels):
         np.testing.assert_array_equal(one.mask.numpy(), other.mask.numpy())
         np.testing.assert_allclose(
             one.kernel.numpy(), other.kernel.numpy(), atol=1e-6

@@ -47,15 +47,15 @@ def data(count=8, seed=0):
 
 
 def masks_of(model):
-    return [np.array(r.mask.value) for r in model.connections]
+    return [np.array(r.mask.value) for r in model.masked_kernels]
 
 
 def updates_of(model):
-    return int(ops.convert_to_numpy(model.topology.update_count.value))
+    return int(ops.convert_to_numpy(model.update_state.update_count.value))
 
 
 def check_p1(model):
-    records = model.connections
+    records = model.masked_kernels
     kernels = [record.kernel for record in records]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
     for record, slots in zip(records, found, strict=True):
@@ -79,7 +79,7 @@ def test_a_gradient_that_is_not_finite_anywhere_changes_no_mask(method, scaled):
     for w, updates in ((1.0, 1), (0.0, 1), (1.0, 2)):
         before = masks_of(model)
         spoiling.w.assign(w)
-        model.topology.next_update.assign(0)
+        model.update_state.next_update.assign(0)
         model.train_on_batch(*data())
         assert updates_of(model) == updates
         pairs = zip(before, masks_of(model), strict=True)
@@ -118,7 +118,7 @@ def test_an_overflow_in_a_window_costs_growth_nothing():
     bad[0][0, 0] = np.inf
     for _ in range(2):  # the first update is due after one of the optimizer
         model.train_on_batch(*data())
-    kernels = [np.array(r.kernel.value) for r in model.connections]
+    kernels = [np.array(r.kernel.value) for r in model.masked_kernels]
     masks = masks_of(model)
     both = [numpy_gradients(model, *batch) for batch in (first, last)]
     for batch, count in ((first, 0), (bad, 0), (last, 1)):
@@ -161,7 +161,7 @@ def test_weights_loaded_in_a_training_leave_no_strays(tmp_path):
             keras_adapter.synchronize(self.model)
             check_p1(self.model)
 
-    callbacks = [kft.callbacks.SET(2, 0.5, stop=4), Back()]
+    callbacks = [kft.callbacks.SET(2, 0.5, stop_step=4), Back()]
     x, y = data(32)
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=callbacks)
 
@@ -201,7 +201,7 @@ def test_what_a_method_noted_is_no_hindrance_to_loading(tmp_path):
     model.attach(DSTEE(update_interval=2))
     for _ in range(3):
         model.train_on_batch(*data())
-    assert "visits" in model.connections[0].state
+    assert "visits" in model.masked_kernels[0].state
     model.save_weights(path)
     fresh = network("sgd")
     fresh.load_weights(path)
@@ -209,13 +209,13 @@ def test_what_a_method_noted_is_no_hindrance_to_loading(tmp_path):
         np.testing.assert_array_equal(mine, other)
     np.testing.assert_array_equal(fresh.predict(data()[0]), model(data()[0]))
     # And the other way: visits stay as they were.
-    visits = np.array(model.connections[0].state["visits"].value)
+    visits = np.array(model.masked_kernels[0].state["visits"].value)
     other = network("sgd")
     other.save_weights(path)
     model.load_weights(path)
     for mine, its in zip(masks_of(model), masks_of(other), strict=True):
         np.testing.assert_array_equal(mine, its)
-    kept = np.array(model.connections[0].state["visits"].value)
+    kept = np.array(model.masked_kernels[0].state["visits"].value)
     np.testing.assert_array_equal(kept, visits)
     with pytest.raises(ValueError, match="expected|shape|mismatch"):
         kft.sparsify(

@@ -72,9 +72,9 @@ def test_slots_exist_before_the_first_step_is_traced():
     model.compile(keras.optimizers.Adam(0.01), "mse")
     assert not model.optimizer.built
     model.fit(*data(), epochs=3, verbose=0)
-    kernels = [record.kernel for record in model.connections]
+    kernels = [record.kernel for record in model.masked_kernels]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, slots in zip(model.connections, found):
+    for record, slots in zip(model.masked_kernels, found):
         mask = record.mask.numpy()
         assert len(slots) == 2
         for slot, _ in slots:
@@ -92,17 +92,17 @@ def test_growth_in_attention_follows_the_gradient_of_each_kernel():
     generator = np.random.default_rng(0)
     x = generator.normal(size=(4, 5, 8)).astype("float32")
     y = generator.normal(size=(4, 5, 1)).astype("float32")
-    kernels = [record.kernel for record in model.connections]
+    kernels = [record.kernel for record in model.masked_kernels]
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
     gradients = tape.gradient(loss, [kernel.value for kernel in kernels])
-    before = [record.mask.numpy() for record in model.connections]
+    before = [record.mask.numpy() for record in model.masked_kernels]
     values = [kernel.numpy() for kernel in kernels]
     model.attach(Method(update_interval=1, drop_fraction=0.5))
     model.train_on_batch(x, y)
     assert len(kernels) == 5
     for record, mask, value, gradient in zip(
-        model.connections, before, values, gradients, strict=True
+        model.masked_kernels, before, values, gradients, strict=True
     ):
         k = int(np.ceil(0.5 * mask.sum()))
         expected = mask.copy().ravel()
@@ -123,9 +123,9 @@ def test_own_loop():
             loss = model.compute_loss(x, y, model(x, training=True))
         model.apply_gradients(tape.gradient(loss, model.trainable_variables))
 
-    before = [record.mask.numpy() for record in model.connections]
+    before = [record.mask.numpy() for record in model.masked_kernels]
     step(*data())
-    for old, record in zip(before, model.connections):
+    for old, record in zip(before, model.masked_kernels):
         mask = record.mask.numpy()
         assert (old != mask).any() and mask.sum() == old.sum()
         assert not record.kernel.numpy()[~mask].any()

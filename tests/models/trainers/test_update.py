@@ -27,8 +27,8 @@ KERNELWISE = {
     "SET, both signs": lambda: SET(drop="magnitude"),
     "DST-EE": lambda: DSTEE(0.1, score_norm="layer"),
     "SNFS": lambda: SNFS(redistribution=False),
-    "GMP": lambda: GMP(0.8, end=1000),
-    "NDSNN": lambda: NDSNN(0.8, end=2000, update_interval=500),
+    "GMP": lambda: GMP(0.8, end_step=1000),
+    "NDSNN": lambda: NDSNN(0.8, end_step=2000, update_interval=500),
     "N:M": lambda: NM(2, 4),
 }
 
@@ -188,9 +188,9 @@ def test_coupled_kernels_see_each_other():
 def test_a_place_may_be_a_tensor():
     kernels, masks, gradients = updates.network([(30, 20)], [0.3])
     expected = updates.inputs_of(kernels, masks, gradients)
-    expected.layers = [5]
+    expected.kernel_indices = [5]
     inputs = updates.inputs_of(kernels, masks, gradients)
-    inputs.layers = [keras.ops.convert_to_tensor(np.int32(5))]
+    inputs.kernel_indices = [keras.ops.convert_to_tensor(np.int32(5))]
     np.testing.assert_array_equal(
         chosen(SET(), inputs)[0][0], chosen(SET(), expected)[0][0]
     )

@@ -60,8 +60,8 @@ class Regression:
 def corrected(problem, weights, batch, mean, factor):
     """What `AGENT` makes of the gradient of one weight matrix."""
     context = step.Context(
-        connections=[],
-        places=[],
+        views=[],
+        gradient_indices=[],
         state={
             "snapshot": [keras.Variable(problem.snapshot)],
             "mean_gradient": [keras.Variable(mean)],
@@ -192,7 +192,7 @@ def test_the_correction_by_hand(kappa):
     model.run_eagerly = True
     if keras.backend.backend() != "tensorflow":
         pytest.skip("reads tensors within a step")
-    state = model.topology.state
+    state = model.update_state.state
     x, y = batches(1)[0]
     generator = np.random.default_rng(5)
     for held, variable in zip(state["snapshot"], model.trainable_variables):
@@ -217,16 +217,18 @@ def test_snapshots_and_mean_gradients():
     history = train(model, agent, epochs=1)
     assert history.history["tau"] == [pytest.approx(0.1)]
     fresh = network()
-    held = arrays(model.topology.state["snapshot"])
+    held = arrays(model.update_state.state["snapshot"])
     for a, b in zip(held, arrays(fresh.trainable_variables)):
         np.testing.assert_array_equal(a, b)
     # The mean of the batches' gradients at the weights of the beginning.
-    kernels = [r.kernel.value for r in fresh.connections]
+    kernels = [r.kernel.value for r in fresh.masked_kernels]
     found = [fresh.gradients_at(kernels, x, y) for x, y in batches()]
     means = [np.mean(part, axis=0) for part in zip(*found)]
     place = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    for record, mean in zip(model.connections, means):
-        held = model.topology.state["mean_gradient"][place[id(record.kernel)]]
+    for record, mean in zip(model.masked_kernels, means):
+        held = model.update_state.state["mean_gradient"][
+            place[id(record.kernel)]
+        ]
         np.testing.assert_allclose(np.asarray(held.value), mean, atol=1e-5)
 
 
@@ -235,7 +237,7 @@ def test_tau_moves_from_the_second_epoch_on():
     agent = kft.callbacks.AGENT(batches(), update_interval=1000)
     taus = train(model, agent, epochs=3).history["tau"]
     assert taus[0] == pytest.approx(0.1) and taus[1] != taus[0] != taus[2]
-    state = model.topology.state
+    state = model.update_state.state
     expected = 0.1 * float(np.asarray(state["tau"].value))
     assert float(np.asarray(state["correction"].value)) == pytest.approx(
         expected

@@ -11,7 +11,7 @@ from keras_freetickets.topology import RigL
 
 def connections(step=7, seed=3, shape=(300, 200)):
     arrays = updates.network([shape, shape], [0.3, 0.3])
-    return updates.inputs_of(*arrays, step=step, seed=seed).connections()
+    return updates.inputs_of(*arrays, step=step, seed=seed).views()
 
 
 def test_switched_off_at_the_given_rate():
@@ -60,7 +60,7 @@ def data():
 
 
 def kernels(model):
-    return [np.array(r.kernel.value) for r in model.connections]
+    return [np.array(r.kernel.value) for r in model.masked_kernels]
 
 
 def test_without_a_random_mask_it_is_rigl():
@@ -86,12 +86,12 @@ def test_a_step_moves_only_what_stayed():
         after = kernels(model)
         inputs = updates.inputs_of(
             before,
-            [np.asarray(r.mask.value) for r in model.connections],
+            [np.asarray(r.mask.value) for r in model.masked_kernels],
             before,
             step=number,
             seed=9,
         )
-        for c, a, b in zip(inputs.connections(), before, after):
+        for c, a, b in zip(inputs.views(), before, after):
             stays = np.asarray(method.stays(c))
             np.testing.assert_array_equal(a[~stays], b[~stays])
             assert (a != b)[stays & np.asarray(c.mask)].mean() > 0.4
@@ -108,11 +108,11 @@ def test_the_gradient_is_that_of_the_kernels_in_use():
     generator = np.random.default_rng(1)
     x = generator.normal(size=(16, 4)).astype("float32")
     y = generator.normal(size=(16, 1)).astype("float32")
-    (record,) = model.connections
+    (record,) = model.masked_kernels
     kernel, mask = np.array(record.kernel.value), np.array(record.mask.value)
     for number in range(6):
         arguments = ([kernel], [mask], [kernel])
-        (c,) = updates.inputs_of(*arguments, step=number, seed=4).connections()
+        (c,) = updates.inputs_of(*arguments, step=number, seed=4).views()
         stays = np.asarray(method.stays(c)) & mask
         error = x @ np.where(stays, kernel, 0) - y
         gradient = 2 * x.T @ error / 16

@@ -21,7 +21,7 @@ def test_the_score_of_the_sheet():
         [{"visits": visits}],
         step=1000,
     )
-    (connections,) = inputs.connections()
+    (connections,) = inputs.views()
     scores = np.asarray(DSTEE(1e-3).grow_score(connections))
     expected = [0.006382, 0.010908, 0.007908, 0.006908]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
@@ -62,8 +62,8 @@ def rounds(method, count, change_gradient=False):
     def update(kernel, mask, visits, number):
         state = {"visits": visits}
         arrays = ([kernel], [mask], [ops.convert_to_tensor(gradient)], [state])
-        inputs = trainers.update.Inputs(*arrays, **scalars, update=number)
-        (pair,) = method.update(inputs.connections(), inputs.fraction)
+        inputs = trainers.update.KernelBatch(*arrays, **scalars, update=number)
+        (pair,) = method.update(inputs.views(), inputs.fraction)
         mask = ops.logical_or(*pair)
         return mask, method.after_update(state, mask)["visits"]
 

@@ -14,7 +14,7 @@ def test_defaults_of_the_released_code():
     assert (random.growth, random.update_interval) == ("random", 1500)
     assert (gradient.growth, gradient.update_interval) == ("gradient", 4000)
     for method in (random, gradient):
-        assert (method.start, method.stop) == (0, None)
+        assert (method.start_step, method.stop_step) == (0, None)
         assert (method.rounding, method.apply_on_update) == ("ceil", True)
         # 0.005 + 0.495 / 2 * (1 + cos(pi t / T)), and the floor after T.
         steps = ops.convert_to_tensor([0, 22_000, 44_000, 88_000, 100_000])

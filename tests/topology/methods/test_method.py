@@ -15,7 +15,7 @@ from keras_freetickets.topology import schedules
     "method",
     [
         Method(7, schedules.Cosine(0.5, 100), seed=3),
-        RigL(stop=75),
+        RigL(stop_step=75),
         SET(regrown="reset", grown_value=0.1),
     ],
 )
@@ -39,7 +39,7 @@ def test_regrowth_of_the_released_codes():
         topology.AGENT(),
         topology.CigL(),
         callbacks.MOON(epochs=100).method,
-        callbacks.MOON(epochs=100, stop=50, rounding="floor").method,
+        callbacks.MOON(epochs=100, stop_step=50, rounding="floor").method,
         RigL(),
     ]
     found = [(method.rounding, method.regrown) for method in methods]
@@ -59,7 +59,7 @@ PRESETS = [
     for kind in vars(callbacks).values()
     if inspect.isclass(kind) and issubclass(kind, callbacks.DropAndGrow)
 ]
-SHARED = {"regrown", "rounding", "stop", "seed", "update_interval"}
+SHARED = {"regrown", "rounding", "stop_step", "seed", "update_interval"}
 
 
 @pytest.mark.parametrize("kind", [*FAMILY, *PRESETS])
@@ -107,8 +107,8 @@ class Own(RigL):
         (lambda: RigL(interval=3), r"RigL has no .*`interval` \(did you mean"),
         (lambda: callbacks.RigL(interval=3), "did you mean `update_interval`"),
         (lambda: SET(drop_fracton=0.3), "mean `drop_fraction`.*Received: drop"),
-        (lambda: topology.GMP(0.9, 100, start=5), "GMP has no argument `sta"),
-        (lambda: callbacks.GMP(0.9, 100, ende=5), "did you mean `end`"),
+        (lambda: topology.GMP(0.9, 100, step=5), "GMP has no argument `step`"),
+        (lambda: callbacks.GMP(0.9, 100, ende=5), "did you mean `end_step`"),
         (lambda: callbacks.EDST(2, 2, tickets=5), "EDST has.*`num_tickets`"),
         (lambda: callbacks.DST("a", zeta=5), "DST has no argument `zeta`. Its"),
         (lambda: callbacks.MOON(9, vote=5), "MOON has.*`votes_per_epoch`"),
@@ -125,7 +125,7 @@ def test_presets_are_classes():
     rigl = callbacks.RigL(update_interval=3, track_ever_active=True)
     assert isinstance(rigl, callbacks.RigL) and rigl.track_ever_active
     assert rigl.method.update_interval == 3
-    assert Own(7, sharpness=1.0, stop=3).stop == 3
+    assert Own(7, sharpness=1.0, stop_step=3).stop_step == 3
 
 
 @pytest.mark.parametrize("name", ["AGENT", "CigL"])
@@ -149,7 +149,7 @@ def test_a_method_without_its_callback_is_refused(name, tmp_path):
         with pytest.raises(ValueError, match="`method` must be a keras_freet"):
             callbacks.CigL(3, method=RigL())
         with pytest.raises(ValueError, match="either `method` or its"):
-            callbacks.CigL(3, method=method, stop=3)
+            callbacks.CigL(3, method=method, stop_step=3)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_method_without_its_callback_is_refused(name, tmp_path):
         ({"seed": None}, "`seed` must be an integer"),
         ({"regrown": "maybe"}, "`regrown` must be one of"),
         ({"rounding": "up"}, "`rounding` must be one of"),
-        ({"stop": -1}, "`stop` must be a number"),
-        ({"stop": "x"}, "`stop` must be a number"),
+        ({"stop_step": -1}, "`stop_step` must be a number"),
+        ({"stop_step": "x"}, "`stop_step` must be a number"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import updates
 
-from keras_freetickets.layers.topology import Topology
+from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
 from keras_freetickets.topology import GraNet
@@ -16,7 +16,7 @@ def dense(shapes, seed=0):
 
 def test_gmp_follows_the_cubic():
     kernels, masks, gradients = dense([(100, 100), (99, 10)])
-    method = GMP(0.9, end=1000, update_interval=100)
+    method = GMP(0.9, end_step=1000, update_interval=100)
     updates.begin(method, kernels, masks)
     for number in range(1, 13):
         masks, kept = updates.run(
@@ -33,7 +33,7 @@ def test_gmp_prunes_across_layers():
     kernels, masks, gradients = dense([(100, 100), (100, 10), (3, 2)])
     kernels[1] = kernels[1] * 10
     kernels[2] = kernels[2] * 0
-    method = GMP(0.9, end=100, update_interval=100, scope="global")
+    method = GMP(0.9, end_step=100, update_interval=100, scope="global")
     updates.begin(method, kernels, masks)
     new, _ = updates.run(method, kernels, masks, gradients, step=100)
     # Rounded layer by layer: 1000 + 100 + 1 (the least).
@@ -52,7 +52,7 @@ def test_gmp_across_layers_follows_the_cubic_in_total():
     kernels, masks, gradients = dense(shapes)
     kernels[1] = kernels[1] * 2
     size = np.concatenate([np.abs(k).ravel() for k in kernels])
-    method = GMP(0.9, end=600, update_interval=100, scope="global")
+    method = GMP(0.9, end_step=600, update_interval=100, scope="global")
     updates.begin(method, kernels, masks)
     for number in range(1, 8):
         masks, _ = updates.run(
@@ -85,7 +85,7 @@ def test_gmp_takes_a_pruning_schedule_over():
     kernels, masks, gradients = dense([(50, 40)])
     for method in (method, again):
         updates.begin(method, kernels, masks)
-        assert (method.start, method.stop) == (200, 600)
+        assert (method.start_step, method.stop_step) == (200, 600)
         for step in (200, 300, 400, 500, 600):
             new, _ = updates.run(method, kernels, masks, gradients, step=step)
             sparsity = schedule(step)[1]
@@ -96,7 +96,11 @@ def test_a_schedule_between_updates_reaches_its_final_sparsity():
     # Updates at 100, 200 ... 600, and one more for what is to be at 650.
     schedule = Schedule(50, 650)
     method = GMP.from_schedule(schedule)
-    assert (method.start, method.end, method.stop) == (100, 700, 700)
+    assert (method.start_step, method.end_step, method.stop_step) == (
+        100,
+        700,
+        700,
+    )
     expected = [schedule(step)[1] for step in (*range(100, 601, 100), 650)]
     assert method.sparsities == expected
     assert method.final_sparsity == method.sparsities[-1] == 0.8
@@ -112,7 +116,7 @@ def test_a_schedule_without_an_end():
             return True, 0.5
 
     method = GMP.from_schedule(Constant(150, -1))
-    assert (method.start, method.end) == (200, 300)
+    assert (method.start_step, method.end_step) == (200, 300)
     assert method.sparsities == [0.5, 0.5]
 
 
@@ -132,7 +136,7 @@ def test_gmp_takes_over_the_schedules_of_tfmot():
         assert masks[0].sum() == expected
     constant = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=100)
     method = GMP.from_schedule(constant)
-    assert method.start == 100
+    assert method.start_step == 100
     assert method.sparsities == [0.5, 0.5]
 
 
@@ -147,7 +151,7 @@ def update(method, kernels, masks, gradients, step):
 def test_ndsnn_worked_case():
     # n = 10,000, sparsity .8 to .98 in 20 updates, drop fraction .5 to .05.
     kernels, masks, gradients = updates.network([(100, 100)], [0.2])
-    method = NDSNN(0.98, end=2000, update_interval=100)
+    method = NDSNN(0.98, end_step=2000, update_interval=100)
     updates.begin(method, kernels, masks)
     expected = {  # update: dropped, active after, grown
         1: (994, 1743, 737),
@@ -171,7 +175,7 @@ def test_ndsnn_worked_case():
 def test_ndsnn_drops_enough_for_a_steep_ramp():
     # Without the guard the first updates would have to grow a negative number.
     kernels, masks, gradients = updates.network([(100, 100)], [0.2])
-    method = NDSNN(0.99, end=300, update_interval=100, drop_fraction=0.1)
+    method = NDSNN(0.99, end_step=300, update_interval=100, drop_fraction=0.1)
     updates.begin(method, kernels, masks)
     for number in (1, 2, 3):
         masks, _ = update(method, kernels, masks, gradients, step=100 * number)
@@ -183,7 +187,7 @@ def test_ndsnn_leaves_layers_that_stay_dense_alone():
     kernels, masks, gradients = updates.network([(3, 5), (40, 50)], [1.0, 0.2])
     method = NDSNN(
         0.98,
-        end=300,
+        end_step=300,
         update_interval=100,
         distribution=lambda shapes, sparsity: [1.0, 0.02],
         regrown="reset",
@@ -195,7 +199,9 @@ def test_ndsnn_leaves_layers_that_stay_dense_alone():
     assert new.all() and kept.all()
     assert other.sum() < 400 / 2
     # Dense only at first: it takes part in the ramp.
-    method = NDSNN(0.8, end=300, update_interval=100, distribution="uniform")
+    method = NDSNN(
+        0.8, end_step=300, update_interval=100, distribution="uniform"
+    )
     updates.begin(method, kernels, masks)
     (new, _), _ = update(method, kernels, masks, gradients, step=100)
     # 15 * (0.2 + 0.8 * (2 / 3)^3) = 6.56
@@ -204,12 +210,12 @@ def test_ndsnn_leaves_layers_that_stay_dense_alone():
 
 @pytest.mark.parametrize("begin, first", [(0, 100), (200, 300), (250, 300)])
 def test_the_first_round_of_ndsnn(begin, first):
-    method = NDSNN(0.98, end=700, begin=begin, update_interval=100)
+    method = NDSNN(0.98, end_step=700, start_step=begin, update_interval=100)
     method = NDSNN.from_config(method.get_config())
-    assert method.get_config()["begin"] == begin
+    assert method.get_config()["start_step"] == begin
     optimizer = keras.optimizers.SGD()
     optimizer.build([])
-    topology = Topology()
+    topology = UpdateState()
     topology.begin(optimizer, method)
     due = []
     for step in range(0, 401, 50):
@@ -225,7 +231,7 @@ def test_ndsnn_across_layers_drops_the_larger_of_share_and_surplus():
     kernels[1] = kernels[1] * 3
     method = NDSNN(
         0.9,
-        end=400,
+        end_step=400,
         update_interval=100,
         distribution="uniform",
         scope="global",
@@ -249,7 +255,7 @@ def test_ndsnn_at_constant_sparsity_is_rigl():
     kernels, masks, gradients = updates.network([(40, 50), (50, 10)], [0.2] * 2)
     method = NDSNN(
         0.8,
-        end=1000,
+        end_step=1000,
         update_interval=100,
         drop_fraction=0.3,
         minimum_drop_fraction=0.3,
@@ -266,7 +272,7 @@ def test_ndsnn_at_constant_sparsity_is_rigl():
 def test_ndsnn_drops_the_share_that_it_is_told():
     """As at the beginning of a ticket of EDST, also after the ramp."""
     kernels, masks, gradients = updates.network([(100, 100)], [0.2])
-    method = NDSNN(0.9, end=300, update_interval=100)
+    method = NDSNN(0.9, end_step=300, update_interval=100)
     updates.begin(method, kernels, masks)
     for step, active in ((150, 1296), (1000, 1000)):
         (mask,), (kept,) = updates.run(
@@ -278,7 +284,7 @@ def test_ndsnn_drops_the_share_that_it_is_told():
 
 def test_the_rate_of_granet_s_code():
     """Its `curr_prune_rate`, of which it leaves out the last round."""
-    granet = GraNet(0.9, end=8000, update_interval=1000)
+    granet = GraNet(0.9, end_step=8000, update_interval=1000)
     initial, final = np.array([0.5]), np.array([0.1])
     for number in range(9):
         decay = (1 - number / 8) ** 3
@@ -291,7 +297,7 @@ def test_granet_prunes_all_layers_together_and_regrows_in_each():
     shapes, densities = [(60, 50), (50, 20)], [0.5, 0.5]
     kernels, masks, gradients = updates.network(shapes, densities)
     kernels[1] = kernels[1] * 3
-    method = GraNet(0.9, end=400, update_interval=100)
+    method = GraNet(0.9, end_step=400, update_interval=100)
     updates.begin(method, kernels, masks)
     totals = []
     for number in (1, 2, 3, 4, 5):
@@ -311,22 +317,31 @@ def test_granet_prunes_all_layers_together_and_regrows_in_each():
 
 
 def _by_list(sparsities):
-    return GMP(0.9, end=300, update_interval=100, sparsities=sparsities)
+    return GMP(0.9, end_step=300, update_interval=100, sparsities=sparsities)
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: GMP(1.0, end=10), "`final_sparsity` must be"),
-        (lambda: GMP(0.9, end=50), "`end` must be"),
-        (lambda: GMP(0.9, end=500, power=0), "`power` must be"),
-        (lambda: GMP(0.9, end=500, sparsities=[0.1]), "`sparsities` must have"),
+        (lambda: GMP(1.0, end_step=10), "`final_sparsity` must be"),
+        (lambda: GMP(0.9, end_step=50), "`end_step` must be"),
+        (lambda: GMP(0.9, end_step=500, power=0), "`power` must be"),
+        (
+            lambda: GMP(0.9, end_step=500, sparsities=[0.1]),
+            "`sparsities` must have",
+        ),
         (lambda: _by_list([0, 0.5, 3.0, 0.2]), "`sparsities` must be in"),
         (lambda: _by_list([0, 0.5, 0.4, 0.6]), "`sparsities` .* must not fall"),
         (lambda: _by_list([0, 0.5, 0.6, 1]), "`sparsities` must be in"),
         (lambda: _by_list([0, 0.5, 0.6, "x"]), "`sparsities` must be in"),
-        (lambda: GMP(0.9, end=500, begin=-5), "`begin` must be a number"),
-        (lambda: GraNet(0.9, end=5000, begin="x"), "`begin` must be a number"),
+        (
+            lambda: GMP(0.9, end_step=500, start_step=-5),
+            "`start_step` must be a number",
+        ),
+        (
+            lambda: GraNet(0.9, end_step=5000, start_step="x"),
+            "`start_step` must be a number",
+        ),
         (lambda: NDSNN(0.9, 5000, drop_fraction=2), "`drop_fraction` must"),
     ],
 )
@@ -339,10 +354,10 @@ def test_bad_arguments(make, message):
 def test_a_network_that_is_sparser_already(method):
     kernels, masks, _ = updates.network([(40, 50)], [0.05])
     with pytest.raises(ValueError, match="`?final_sparsity"):
-        updates.begin(method(0.9, end=5000), kernels, masks)
+        updates.begin(method(0.9, end_step=5000), kernels, masks)
 
 
 def test_a_method_must_be_attached_first():
     arrays = updates.network([(4, 5)], [0.5])
     with pytest.raises(RuntimeError, match="must be attached"):
-        updates.run(GMP(0.9, end=500), *arrays)
+        updates.run(GMP(0.9, end_step=500), *arrays)

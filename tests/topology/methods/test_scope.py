@@ -87,7 +87,7 @@ def test_a_kernel_of_bad_scores_keeps_one(bad):
 
     def score(connections):
         weight = abs(connections.kernel)
-        return weight if connections.layer == 0 else weight * 0 + bad
+        return weight if connections.kernel_index == 0 else weight * 0 + bad
 
     method = RigL(scope="global", drop=score)
     _, kept = updates.run(method, kernels, masks, gradients, fraction=0.9)

@@ -71,7 +71,7 @@ def test_momentum_is_an_average_of_dense_gradients():
     kernels, masks, gradients = updates.network([(6, 5)], [0.5])
     states = [{"momentum": np.full((6, 5), 2.0, "float32")}]
     inputs = updates.inputs_of(kernels, masks, gradients, states)
-    (state,) = SNFS(momentum=0.8).observe(inputs.connections())
+    (state,) = SNFS(momentum=0.8).observe(inputs.views())
     expected = 0.8 * 2.0 + 0.2 * gradients[0]
     np.testing.assert_allclose(state["momentum"], expected, rtol=1e-5)
 

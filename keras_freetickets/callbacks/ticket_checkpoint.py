@@ -1,0 +1,329 @@
+"""Tickets on disk, and callbacks that collect them from any model."""
+
+import math
+import os
+import warnings
+
+import keras
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.callbacks.claims import SingleWriter
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.files import atomic_path
+from keras_freetickets.files import check_directory
+from keras_freetickets.files import read_sealed
+from keras_freetickets.files import write_sealed
+from keras_freetickets.models.side_by_side import members_of
+
+_MONITOR_MODES = ("auto", "min", "max")
+
+
+def _check_mode(mode):
+    if mode not in _MONITOR_MODES:
+        raise ValueError(
+            f"`mode` must be one of {list(_MONITOR_MODES)}. "
+            f"Received: mode={mode}"
+        )
+
+
+class TicketStore:
+    """Tickets on disk: one `.keras` file each, and an index of them.
+
+    Args:
+        directory: Path of a directory.
+
+    Example:
+
+    ```python
+    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
+    ```
+    """
+
+    INDEX = "tickets.json"
+
+    def __init__(self, directory):
+        self.directory = str(directory)
+
+    def read(self):
+        """Returns the index: a dict from file name to entry.
+
+        Raises:
+            ValueError: If the index is damaged or something else.
+        """
+        path = os.path.join(self.directory, self.INDEX)
+        if not os.path.exists(path):
+            return {}
+        try:
+            entries = read_sealed(path, {"tickets"})["tickets"]
+            return {entry["file"]: entry for entry in entries}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                "`directory` holds an index of tickets that cannot be read; "
+                "remove it to begin anew, or make an ensemble of the .keras "
+                f"files. Received: directory={self.directory} ({error})"
+            ) from error
+
+    def save(self, model, entry):
+        """Writes a model as the ticket `entry["file"]`, then the index."""
+        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
+            model.save(path)
+        self.write({**self.read(), entry["file"]: entry})
+
+    def write(self, entries):
+        """Writes the index."""
+        ordered = [entries[name] for name in sorted(entries)]
+        with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
+            write_sealed(path, {"tickets": ordered})
+
+    def forget_from(self, epoch):
+        """Drops the entries that a resumed run will write again."""
+        entries = self.read()
+        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
+        if entries and known != entries:
+            self.write(known)
+        if entries and epoch == 0:
+            warnings.warn(
+                f"'{self.directory}' holds the tickets of an earlier run; "
+                "they are replaced as this run reaches its own.",
+                stacklevel=3,
+            )
+
+
+class TicketCollector(keras.callbacks.Callback):
+    """Saves, in each of its phases, the best epoch as a ticket.
+
+    Args:
+        directory: Where the tickets go.
+        monitor: Name of the epoch log whose best value chooses the ticket of
+            a phase. `None` for its last epoch.
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction.
+        **kwargs: For the next class of those that a subclass has.
+
+    Raises:
+        ValueError: If an argument is wrong, the directory cannot be written,
+            or the monitored log does not exist.
+
+    Example:
+
+    ```python
+    class Last(TicketCollector):
+        def ticket_file(self, epoch):
+            return "ticket_0.keras"
+
+        def is_last(self, epoch):
+            return epoch == self.params["epochs"] - 1
+    ```
+    """
+
+    # Whether a phase that is broken off leaves its last epoch as a ticket.
+    keeps_if_stopped = True
+
+    def __init__(self, directory, monitor, mode, **kwargs):
+        super().__init__(**kwargs)
+        check_directory(directory)
+        self.directory = str(directory)
+        self.monitor = monitor
+        self.mode = mode
+        self.store = TicketStore(directory)
+        self._writer = SingleWriter()
+        _check_mode(mode)
+        self._improves = None
+        self._started = False
+        self._latest = {}
+
+    def ticket_file(self, epoch):
+        """The file that this epoch may become, or `None`."""
+        raise NotImplementedError  # abstract
+
+    def is_last(self, epoch):
+        """Whether no later epoch may become the same ticket."""
+        raise NotImplementedError  # abstract
+
+    def set_model(self, model):
+        tickets = [ticket_of(one) for one in members_of(model)]
+        if not all(getattr(one, "outputs", None) for one in tickets):
+            raise ValueError(
+                f"{type(self).__name__} collects tickets of models that know "
+                "their graph. Make yours by keras_freetickets.sparsify or as "
+                "SparseModel(inputs, outputs). Received: model of type "
+                f"{type(model).__name__}"
+            )
+        super().set_model(model)
+        self._writer.check(self)
+        folder = os.path.realpath(self.directory)
+        claim(self, f"writes tickets to '{folder}'")
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self._started = False
+        self._latest = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if not self._started:
+            # Only now is it known where a resumed run goes on.
+            self.store.forget_from(epoch)
+            self._started = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        for model, monitor, file in self.candidates(epoch):
+            value = self._monitored(monitor, logs or {})
+            if file is not None:
+                self._keep_if_best(model, file, epoch, value)
+
+    def warn_of_missing(self, wanted):
+        """Warns where a training that is over left too few tickets."""
+        found = len(self.store.read())
+        if found < wanted:
+            warnings.warn(
+                f"Training ended before all {wanted} tickets were there: "
+                f"'{self.directory}' holds {found}.",
+                stacklevel=3,
+            )
+
+    def candidates(self, epoch):
+        """Models, the logs that judge them, and the files they may become."""
+        return [(self.model, self.monitor, self.ticket_file(epoch))]
+
+    def _keep_if_best(self, model, file, epoch, value):
+        entry = self._entry(file, epoch, value)
+        if self.monitor is None:
+            self._latest[file] = (model, entry)
+            stops = self.keeps_if_stopped and self.model.stop_training
+            if self.is_last(epoch) or stops:
+                self._save_latest()
+        elif self._is_better(value, self.store.read().get(file)):
+            self.store.save(ticket_of(model), entry)
+
+    def _save_latest(self):
+        for model, entry in self._latest.values():
+            self.store.save(ticket_of(model), entry)
+        self._latest = {}
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        if self.keeps_if_stopped:
+            # A callback, this one's successor perhaps, ended the training.
+            self._save_latest()
+        release_claims(self)
+
+    def _monitored(self, monitor, logs):
+        """The monitored value of an epoch; `None` for NaN."""
+        if monitor is None:
+            return None
+        if monitor not in logs:
+            raise ValueError(
+                "`monitor` must be one of the epoch's logs, which are "
+                f"{sorted(logs)}; names with `val_` need `validation_data`. "
+                f"Received: monitor={self.monitor!r}"
+            )
+        if self._improves is None:
+            self._improves = keras_adapter.improvement_of(
+                self.model, self.monitor, self.mode
+            )
+        value = float(logs[monitor])
+        return None if math.isnan(value) else value
+
+    def _is_better(self, value, held):
+        if held is None or held["value"] is None:
+            return True
+        return value is not None and bool(self._improves(value, held["value"]))
+
+    def _entry(self, file, epoch, value):
+        return {
+            "file": file,
+            "phase": self.phase_name(epoch),
+            "epoch": epoch,
+            "monitor": self.monitor,
+            "value": value,
+        }
+
+    def phase_name(self, epoch):
+        """The name of the phase of an epoch."""
+        return "run"
+
+    def ensemble(self, **kwargs):
+        """Returns the `EnsembleModel` of the collected tickets.
+
+        Args:
+            **kwargs: Further arguments of `EnsembleModel`.
+        """
+        from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+
+        return EnsembleModel.from_tickets(self.directory, **kwargs)
+
+
+def ticket_of(model):
+    """What is kept of a model: itself, or what a `MIMO` predicts with.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        A Keras model.
+
+    Example:
+
+    ```python
+    ticket_of(mimo).save("ticket_0.keras")
+    ```
+    """
+    return model.predictor() if hasattr(model, "predictor") else model
+
+
+def _check_ticket_name(name):
+    """Raises unless it is the name of a file, without a folder."""
+    if not isinstance(name, str) or not name or os.sep in name:
+        raise ValueError(
+            "`ticket_name` must be the name of a file, without a folder. "
+            f"Received: ticket_name={name}"
+        )
+
+
+class TicketCheckpoint(TicketCollector):
+    """Collects one ticket of a run of any model, dense or sparse.
+
+    For members of an ensemble whose masks rest, or that have none; `DST` is
+    this with a method that lets the connections change.
+
+    Args:
+        directory: Where the ticket goes; one for each run, e.g. by its seed.
+        ticket_name: Name of the file, without `.keras`.
+        monitor: Name of the epoch log whose best value chooses the epoch.
+            `None` for the last epoch. Defaults to `"val_accuracy"`
+            (VITA-Group/FreeTickets).
+        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
+            `keras.callbacks.EarlyStopping` tells it.
+        **kwargs: For the next class of those that a subclass has.
+
+    Raises:
+        ValueError: If an argument is wrong, the directory cannot be written,
+            or the monitored log does not exist.
+
+    Example:
+
+    ```python
+    ticket = keras_freetickets.callbacks.TicketCheckpoint("run/seed_0")
+    model.fit(train, validation_data=val, epochs=250, callbacks=[ticket])
+    ```
+    """
+
+    def __init__(
+        self,
+        directory,
+        ticket_name="ticket_0",
+        monitor="val_accuracy",
+        mode="auto",
+        **kwargs,
+    ):
+        _check_ticket_name(ticket_name)
+        super().__init__(directory, monitor, mode, **kwargs)
+        self.ticket_name = ticket_name
+
+    def ticket_file(self, epoch):
+        return f"{self.ticket_name}.keras"
+
+    def is_last(self, epoch):
+        return epoch == self.params.get("epochs", epoch + 1) - 1

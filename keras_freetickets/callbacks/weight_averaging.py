@@ -1,0 +1,155 @@
+"""Averages of the weights of late epochs, as one sparse model."""
+
+import numbers
+
+import keras
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.models.batch_normalization import (
+    reestimate_batch_normalization,
+)
+from keras_freetickets.models.sparse_model import SparseModel
+
+
+class WeightAveraging(keras.callbacks.Callback):
+    """Averages the weights over epochs and leaves the model with the average.
+
+    At the end of each epoch from `start_epoch` on, or more often, the trainable
+    variables enter a running mean; of masked kernels it is what the last step
+    computed with (CigL switches weights off). When training ends, the model is
+    given the mean, within its masks, and its batch-normalization statistics
+    are estimated again. Let the topology rest by then (`stop_step` of the
+    method): a connection that came late is averaged with the zeros before.
+
+    Args:
+        start_epoch: Non-negative integer, the first epoch that counts, from 0.
+        data: Training data for the statistics of batch normalization, as for
+            `keras_freetickets.reestimate_batch_normalization`. `None` only
+            for models without it.
+        votes_per_epoch: Positive integer, how often in an epoch the variables
+            enter the mean, at equal distances, the last time at its end; in
+            the first epoch once, at its end. Defaults to 1 (papers of CigL and
+            MOON).
+
+    Raises:
+        ValueError: If the model is no `SparseModel`, is batch-normalized and
+            there is no `data`, training ends before `start_epoch`, or an epoch
+            has fewer batches than votes, or no known number of them.
+
+    Example:
+
+    ```python
+    average = keras_freetickets.callbacks.WeightAveraging(200, data=train)
+    model.fit(train, epochs=250, callbacks=[rigl, average])
+    ```
+
+    Reference:
+        Weight and mask averaging of CigL, arXiv:2302.09369; voting of MOON,
+        arXiv:2403.20047.
+    """
+
+    def __init__(self, start_epoch, data=None, votes_per_epoch=1):
+        super().__init__()
+        check_count("votes_per_epoch", votes_per_epoch)
+        if not isinstance(start_epoch, numbers.Integral) or start_epoch < 0:
+            raise ValueError(
+                "`start_epoch` must be a non-negative integer, the first epoch "
+                f"that counts. Received: start_epoch={start_epoch}"
+            )
+        self.start_epoch = int(start_epoch)
+        self.data = data
+        self.votes_per_epoch = votes_per_epoch
+        self._epoch = self._parts = 0
+
+    def set_model(self, model):
+        super().set_model(model)
+        if not isinstance(model, SparseModel):
+            raise ValueError(
+                f"{type(self).__name__} needs a SparseModel. "
+                f"Received: model of type {type(model).__name__}"
+            )
+        if self.data is None and any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            for layer in keras_adapter.sublayers(model)
+        ):
+            raise ValueError(
+                "`data` must be the training data: averaged weights need new "
+                "batch-normalization statistics. Received: data=None"
+            )
+        claim(self, "averages the weights")
+        topology = model.update_state
+        with model.scope():
+            topology.add_scalar("averaged", 0.0)
+            changed = topology.add_state("average", model.trainable_variables)
+        if changed:
+            topology.restart_scalars({"averaged": 0.0})
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        epochs = self.params.get("epochs", self.start_epoch + 1)
+        if self.start_epoch >= epochs:
+            raise ValueError(
+                "`start_epoch` must be an epoch of the training, less than "
+                f"{epochs}. Received: start_epoch={self.start_epoch}"
+            )
+        batches = self.params.get("steps")
+        if 1 < self.votes_per_epoch and not (
+            batches and self.votes_per_epoch <= batches
+        ):
+            raise ValueError(
+                "`votes_per_epoch` must be 1 or at most the number of batches "
+                f"of an epoch, which is {batches or 'unknown'}. "
+                f"Received: votes_per_epoch={self.votes_per_epoch}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._epoch, self._parts = epoch, 0
+        if epoch <= self.start_epoch:
+            self.model.update_state.state["averaged"].assign(0.0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.votes_per_epoch == 1 or self._epoch <= self.start_epoch:
+            return
+        batches = self.params["steps"]
+        parts = (batch + 1) * self.votes_per_epoch // batches
+        if parts > self._parts and batch + 1 < batches:
+            self._parts = parts
+            keras_adapter.synchronize(self.model)
+            self._vote()
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if epoch >= self.start_epoch:
+            self._vote()
+
+    def _vote(self):
+        """Lets what the last step computed with enter the mean."""
+        state = self.model.update_state.state
+        count = float(ops.convert_to_numpy(state["averaged"].value))
+        for mean, value in zip(state["average"], self.model.forward_values()):
+            old, value = mean.value, ops.cast(value, mean.dtype)
+            # The first is a copy, whatever a fit before has left.
+            moved = old + (value - old) / (count + 1)
+            mean.assign(moved if count else ops.copy(value))
+        state["averaged"].assign(count + 1.0)
+
+    def on_train_end(self, logs=None):
+        super().on_train_end(logs)
+        release_claims(self)
+        state = self.model.update_state.state
+        if not float(ops.convert_to_numpy(state["averaged"].value)):
+            return  # training was stopped before the first epoch that counts
+        for variable, mean in zip(
+            self.model.trainable_variables, state["average"]
+        ):
+            # A copy: JAX gives away each array of its state once.
+            variable.assign(ops.copy(mean.value))
+        self.model.project()
+        if self.data is not None:
+            reestimate_batch_normalization(self.model, self.data)

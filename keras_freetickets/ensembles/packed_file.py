@@ -1,0 +1,260 @@
+"""Sparse ensembles in little space: masks as bits, and active values alone.
+
+The format is that of docs/packed_file.md. Here are arrays and a config; what
+they mean is for `EnsembleModel` to know.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import typing
+import zipfile
+
+import numpy as np
+
+from keras_freetickets.files import atomic_path
+from keras_freetickets.files import integers_as
+
+FORMAT = "keras_freetickets.compact"
+VERSION = 1
+ENDING = ".npz"
+_SEAL_LENGTH = 64  # hexadecimal digits of SHA-256
+# What an entry takes besides its data: headers of the archive and the array.
+_ENTRY_OVERHEAD = 256
+
+
+@dataclasses.dataclass
+class Stack:
+    """The values of one variable in all members.
+
+    Attributes:
+        path: Name of the variable, for readers.
+        values: Array `(members, ...)`.
+        mask: Number of the stack that is true where this one may differ from
+            zero, or `None`.
+    """
+
+    path: str
+    values: typing.Any
+    mask: typing.Any = None
+
+
+def write(path, ensemble, stacks, dtype=None):
+    """Writes a config and stacks, as one file that is whole or not there.
+
+    Args:
+        path: Path that ends with ".npz".
+        ensemble: Dict that JSON can hold.
+        stacks: List of `Stack`.
+        dtype: "float16" to round wider floats to, or `None`.
+
+    Raises:
+        ValueError: If the path ends otherwise, or `dtype` is another or too
+            small for a value.
+    """
+    _check_path(path)
+    _check_dtype(dtype)
+    entries, variables = {}, []
+    for i, stack in enumerate(stacks):
+        mask = None if stack.mask is None else stacks[stack.mask].values
+        values = _rounded(stack, dtype)
+        bits, found = _encoded(values, mask)
+        record = {
+            "path": stack.path,
+            "shape": list(values.shape[1:]),
+            "dtype": stack.values.dtype.name,
+        }
+        if bits is not None:
+            owner = stack.mask if bits is mask else i
+            record["bits"] = f"bits_{owner:04d}"
+            entries[record["bits"]] = np.packbits(bits)
+        if found is not None:
+            record["values"] = f"values_{i:04d}"
+            entries[record["values"]] = _storable(found)
+        variables.append(record)
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "ensemble": ensemble,
+        "variables": variables,
+    }
+    text = json.dumps(config).encode()
+    entries = {"config": np.frombuffer(text, "uint8"), **entries}
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(_sealed(entries))
+
+
+def _check_path(path):
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).endswith(
+        ENDING
+    ):
+        raise ValueError(
+            f"`path` must be a path that ends with '{ENDING}': the file is an "
+            f"archive of NumPy arrays. Received: path={path}"
+        )
+
+
+def _check_dtype(dtype):
+    if dtype not in (None, "float16"):
+        raise ValueError(
+            "`dtype` must be None, for values as they are, or 'float16'. "
+            f"Received: dtype={dtype!r}"
+        )
+
+
+def _rounded(stack, dtype):
+    values = stack.values
+    wider = values.dtype.kind == "f" and values.dtype.itemsize > 2
+    if dtype is None or not wider:
+        return values
+    with np.errstate(over="ignore"):
+        rounded = values.astype(dtype)
+    lost = np.isfinite(values) & ~np.isfinite(rounded)
+    if lost.any():
+        raise ValueError(
+            "`dtype` must be None for values whose size is beyond 65,504. "
+            f"Received: dtype={dtype!r} for variable '{stack.path}' that "
+            f"holds {values[lost][0]}"
+        )
+    return rounded
+
+
+def _encoded(values, mask):
+    """Bits and values that stand for an array; `None` for what it spares."""
+    if values.dtype == bool:
+        return values, None
+    nonzero = _nonzero(values)
+    if mask is not None and not np.any(nonzero & ~mask):
+        return mask, values[mask]
+    active = np.count_nonzero(nonzero)
+    saved = (values.size - active) * values.dtype.itemsize
+    if saved > values.size / 8 + _ENTRY_OVERHEAD:
+        return nonzero, values[nonzero]
+    return None, values
+
+
+def _nonzero(values):
+    """Where any bit is set: of -0.0 one is."""
+    octets = np.ascontiguousarray(values).view("uint8")
+    return octets.reshape(*values.shape, values.dtype.itemsize).any(axis=-1)
+
+
+def _storable(values):
+    """NumPy would pickle bfloat16; its bits are stored as integers."""
+    if values.dtype.isbuiltin == 1:
+        return values
+    return values.view(f"uint{8 * values.dtype.itemsize}")
+
+
+def _sealed(entries):
+    """The bytes of an archive that ends with a checksum of all before.
+
+    Archives end with a comment, which readers of archives pass over.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **entries)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = bytes(_SEAL_LENGTH)
+    body = buffer.getvalue()[:-_SEAL_LENGTH]
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def read(path):
+    """Reads what `write` wrote.
+
+    Args:
+        path: Path of a file.
+
+    Returns:
+        Tuple of the dict `ensemble` and a list of records, to be `decoded`.
+
+    Raises:
+        Exception: Whatever there is to say about another or a damaged file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no regular file")  # a pipe would be waited for
+    with open(path, "rb") as file:
+        data = file.read()
+    body, seal = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]
+    if hashlib.sha256(body).hexdigest().encode() != seal:
+        raise ValueError("it is truncated, altered or another kind of file")
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        config = json.loads(archive["config"].tobytes())
+        if config["format"] != FORMAT:
+            raise ValueError(f"it is of the format '{config['format']}'")
+        if config["version"] != VERSION:
+            raise ValueError(
+                f"it has version {config['version']} of the format, and this "
+                f"release reads {VERSION}"
+            )
+        records = [_with_arrays(r, archive) for r in config["variables"]]
+    return config["ensemble"], records
+
+
+def _with_arrays(record, archive):
+    """A record with the entries that it names in place of their names."""
+    named = {key: record[key] for key in ("bits", "values") if key in record}
+    return {**record, **{key: archive[name] for key, name in named.items()}}
+
+
+def decoded(records, likes):
+    """The arrays that records stand for.
+
+    Args:
+        records: List as `read` returns it.
+        likes: List of arrays with the shapes and dtypes wanted.
+
+    Returns:
+        List of arrays.
+
+    Raises:
+        ValueError: If they are no such arrays.
+    """
+    if len(records) != len(likes):
+        raise ValueError(
+            f"it holds {len(records)} variables for a model of {len(likes)}"
+        )
+    return [_decoded(record, like) for record, like in zip(records, likes)]
+
+
+def _decoded(record, like):
+    bits, values = record.get("bits"), record.get("values")
+    if bits is not None:
+        bits = _unpacked(record, like.shape)
+    if values is None:
+        array = bits
+    elif bits is None:
+        array = _cast(values, like.dtype)
+    else:
+        if values.shape != (np.count_nonzero(bits),):
+            raise ValueError(f"variable '{record['path']}' has other bits set")
+        array = np.zeros(like.shape, like.dtype)
+        array[bits] = _cast(values, like.dtype)
+    fits = array is not None and array.shape == like.shape
+    if not fits or array.dtype != like.dtype:
+        raise ValueError(
+            f"variable '{record['path']}' has another shape or dtype than its "
+            f"model's, which are {like.shape} and {like.dtype}"
+        )
+    return array
+
+
+def _unpacked(record, shape):
+    size = math.prod(shape)
+    if record["bits"].shape != (math.ceil(size / 8),):
+        raise ValueError(f"variable '{record['path']}' has not {size} bits")
+    bits = np.unpackbits(record["bits"], count=size)
+    return bits.astype(bool).reshape(shape)
+
+
+def _cast(values, dtype):
+    """Values in another type: rounded floats, bits of bfloat16, integers."""
+    if dtype.isbuiltin != 1 and values.dtype == f"uint{8 * dtype.itemsize}":
+        return values.view(dtype)
+    if values.dtype.kind == dtype.kind == "f":
+        return values.astype(dtype)
+    return integers_as(values, dtype)

@@ -1,0 +1,423 @@
+"""A table of what is sparse in a model, and what is not and why."""
+
+import dataclasses
+import html
+import math
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.layers.sparse import is_depthwise
+from keras_freetickets.layers.sparse import is_quantized
+from keras_freetickets.layers.update_state import UpdateState
+from keras_freetickets.metrics import flops
+from keras_freetickets.models.sparse_model import SparseModel
+
+
+@dataclasses.dataclass
+class SummaryRow:
+    """One masked kernel, or what is not masked of one layer.
+
+    The arguments are the attributes.
+
+    Args:
+        layer: Name of the layer, after those of the models and layers that it
+            is nested in: `"encoder/hidden"`.
+        kernel: Name of the kernel within the layer, "" for what has no mask.
+        shape: Shape of the kernel, () for what has no mask.
+        active: Integer, number of active weights.
+        total: Integer, number of weights.
+        sparsity: Float, 1 - active / total.
+        flops: Theoretical FLOPs of one example's forward pass, masked weights
+            not counted; NaN where they are unknown, and the note says why.
+        dense_flops: The same with every weight counted.
+        note: Why there is no mask, or nothing is masked, else "".
+
+    Example:
+
+    ```python
+    rows = keras_freetickets.sparsity_summary(model, print_fn=False)
+    notes = {row.layer: row.note for row in rows}
+    ```
+    """
+
+    layer: str
+    kernel: str
+    shape: tuple
+    active: int
+    total: int
+    sparsity: float
+    flops: float
+    dense_flops: float
+    note: str
+
+
+_EMBEDDING = keras.layers.Embedding
+_NORMALIZATION = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+def _with_cost(note, weights, costs):
+    """A note with what is said of the costs of a row's weights."""
+    said = {costs.note_of(weight) for weight in weights} - {""}
+    return "; ".join(filter(None, [note, *sorted(said)]))
+
+
+def _masked_row(name, masked, costs):
+    mask = ops.convert_to_numpy(masked.mask.value)
+    active, total = int(np.sum(mask)), mask.size
+    dense = 2.0 * costs.macs_of(masked.kernel)
+    density = active / total
+    kernel = masked.name.partition("/")[2]
+    note = "dense: density 1 by the distribution" if active == total else ""
+    kernel_value = ops.convert_to_numpy(masked.kernel.value)
+    stray = np.count_nonzero(kernel_value[~mask])
+    if stray:
+        note = f"{stray:,} weights outside the mask are not zero"
+    return SummaryRow(
+        name,
+        kernel,
+        tuple(mask.shape),
+        active,
+        total,
+        1.0 - density,
+        dense * density,
+        dense,
+        _with_cost(note, [masked.kernel], costs),
+    )
+
+
+def _unmasked_row(name, weights, costs, note):
+    total = sum(costs.size_of(weight) for weight in weights)
+    dense = sum(2.0 * costs.macs_of(weight) for weight in weights)
+    note = _with_cost(note, weights, costs)
+    return SummaryRow(name, "", (), total, total, 0.0, dense, dense, note)
+
+
+def _sparse_rows(name, layer, costs):
+    """The masked kernels of a `Sparse`, and other kernels that cost FLOPs."""
+    masked_kernels = layer.masked_kernels
+    masked = {id(masked.kernel) for masked in masked_kernels}
+    rest = [
+        weight
+        for weight in layer.layer.weights
+        if id(weight) not in masked and costs.macs_of(weight) != 0
+    ]
+    rows = [_masked_row(name, masked, costs) for masked in masked_kernels]
+    if rest and costs.known:
+        names = ", ".join(sorted({weight.name for weight in rest}))
+        note = f"left alone: {names} is masked only if `kernels` names it"
+        rows.append(_unmasked_row(name, rest, costs, note))
+    return rows
+
+
+def _rest_row(model, name, layer, costs):
+    """What a layer holds outside the `Sparse` layers within it."""
+    inner = [p for p in keras_adapter.sublayers(layer) if isinstance(p, Sparse)]
+    masked = {id(w) for part in inner for w in part.weights}
+    quantized = any(map(is_quantized, keras_adapter.sublayers(layer)))
+    whole = quantized or not layer.trainable
+    held = layer.weights if whole else layer.trainable_weights
+    weights = [w for w in held if id(w) not in masked]
+    note = _reason(model, layer)
+    if weights and not layer.trainable:
+        note = f"frozen; {note}"
+    return _unmasked_row(name, weights, costs, note)
+
+
+def _reason(model, layer):
+    """Why a layer that is no `Sparse` has no mask."""
+    if not layer.weights:
+        return "has no weights"
+    if any(map(is_quantized, keras_adapter.sublayers(layer))):
+        return "left alone: quantized, so that there is no float kernel"
+    if layer.trainable and not layer.trainable_weights:
+        return "has no weights that are trained"
+    if isinstance(layer, _NORMALIZATION):
+        return "left alone: normalization is not masked"
+    if isinstance(layer, _EMBEDDING):
+        return "left alone: embeddings are masked only if `kernels` names them"
+    if is_depthwise(layer):
+        return "left alone: depthwise, masked only if `kernels` names it"
+    if not find_kernels(layer):
+        return "left alone: no kernel by role, and no `sparse_kernels`"
+    if not isinstance(model, SparseModel):
+        return "dense: the model is not sparse"
+    if not isinstance(model, keras_adapter.Functional):
+        return "left alone: not wrapped in Sparse"
+    return "left alone: by `filters` or the `sparsity` of this layer"
+
+
+def _named_layers(model, above=()):
+    """Pairs of a path and a layer: those of the model, nested ones entered.
+
+    Of layers that hold `Sparse` layers, these come before the layer itself.
+    """
+    for layer in model.layers:
+        path = (*above, layer.name)
+        if isinstance(layer, keras.Model):
+            yield from _named_layers(layer, path)
+            continue
+        if not isinstance(layer, Sparse):
+            yield from _sparse_within(layer, path)
+        yield "/".join(path), layer
+
+
+def _sparse_within(layer, above):
+    for part in keras_adapter.inner_layers(layer):
+        path = (*above, part.name)
+        if isinstance(part, Sparse):
+            yield "/".join(path), part
+        else:
+            yield from _sparse_within(part, path)
+
+
+class _Costs:
+    """What the kernels of a model cost, as far as that can be said.
+
+    Attributes:
+        reason: Why nothing can be said, "" if something can.
+        known: Boolean, whether something can.
+    """
+
+    def __init__(self, model, input_shape):
+        self.reason, self._costs = "", {}
+        if not getattr(model, "inputs", None):
+            self.reason = "the model has no graph"
+        elif input_shape is None and flops.open_inputs(model):
+            names = ", ".join(flops.open_inputs(model))
+            self.reason = f"{names} leaves sizes open: pass `input_shape`"
+        else:
+            self._costs = flops.kernel_macs(model, input_shape)
+        self.known = not self.reason
+
+    def macs_of(self, weight):
+        if not self.known:
+            return math.nan
+        cost = self._costs.get(id(weight))
+        return 0 if cost is None else cost.macs
+
+    def size_of(self, weight):
+        cost = self._costs.get(id(weight))
+        return math.prod(weight.shape) if cost is None else cost.size
+
+    def note_of(self, weight):
+        """What `kernel_macs` has to say about a weight."""
+        unknown = self.known and math.isnan(self.macs_of(weight))
+        return "FLOPs unknown: no rule for this layer" if unknown else ""
+
+
+def _rows(model, costs):
+    rows, seen = [], set()
+    for name, layer in _named_layers(model):
+        skipped = isinstance(layer, keras.layers.InputLayer | UpdateState)
+        if skipped or id(layer) in seen:
+            continue
+        seen.add(id(layer))  # shared ones count once
+        if isinstance(layer, Sparse):
+            rows += _sparse_rows(name, layer, costs)
+        else:
+            rows.append(_rest_row(model, name, layer, costs))
+    return rows
+
+
+_HEADS = (
+    "Layer",
+    "Kernel",
+    "Shape",
+    "Active / total",
+    "Sparsity",
+    "FLOPs",
+    "Note",
+)
+# Numbers, which stand on the right in HTML.
+_NUMBERS = {"Active / total", "Sparsity", "FLOPs"}
+
+
+def _cells(row):
+    return (
+        row.layer,
+        row.kernel,
+        str(row.shape) if row.shape else "",
+        f"{row.active:,} / {row.total:,}" if row.total else "0",
+        f"{row.sparsity:.4f}" if row.shape else "",
+        "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
+        row.note,
+    )
+
+
+def _totals(rows, unknown):
+    """The lines below the table."""
+    masked = [row for row in rows if row.shape]
+    active = sum(row.active for row in masked)
+    total = sum(row.total for row in masked)
+    counts = "none, no layer is sparse"
+    if total:
+        sparsity = 1.0 - active / total
+        counts = f"{active:,} / {total:,} (sparsity {sparsity:.4f})"
+    return [f"Active / maskable weights: {counts}", _flops(rows, unknown)]
+
+
+def _flops(rows, unknown):
+    """The FLOPs of what can be counted, and what cannot."""
+    if unknown:
+        return f"Theoretical forward FLOPs: unknown, as {unknown}"
+    counted = [row for row in rows if not math.isnan(row.dense_flops)]
+    used = sum(row.flops for row in counted)
+    dense = sum(row.dense_flops for row in counted)
+    names = [row.layer for row in rows if math.isnan(row.dense_flops)]
+    ratio = f" (ratio {used / dense:.4f})" if dense else ""
+    without = ""
+    if names:
+        named = ", ".join(dict.fromkeys(names))
+        without = f", without those of {named}, which are unknown"
+    return (
+        f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense"
+        f"{ratio}{without}; masks simulate sparsity, they save no time"
+    )
+
+
+def _table(title, rows, unknown):
+    """The rows as text of fixed width."""
+    grid = [_HEADS, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(cells, widths)).rstrip()
+        for cells in grid
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([title, *lines, *_totals(rows, unknown)])
+
+
+def _html_row(cells, tag):
+    sides = ["right" if head in _NUMBERS else "left" for head in _HEADS]
+    inside = "".join(
+        f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+        for side, cell in zip(sides, cells)
+    )
+    return f"<tr>{inside}</tr>"
+
+
+def _html_table(title, rows, unknown):
+    body = "".join(_html_row(_cells(row), "td") for row in rows)
+    below = "<br>".join(html.escape(line) for line in _totals(rows, unknown))
+    return (
+        f"<p>{html.escape(title)}</p>"
+        f"<table><thead>{_html_row(_HEADS, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table><p>{below}</p>"
+    )
+
+
+def _notebook_cell():
+    """The number of the cell that IPython runs, `None` outside of it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return None if shell is None else shell.execution_count
+
+
+class SparsitySummary(list):
+    """The rows that `sparsity_summary` returns: a list that shows as a table.
+
+    `str(rows)` is the table that is printed; notebooks show it as HTML, but
+    not in the cell that has printed it.
+
+    Args:
+        rows: List of `SummaryRow`.
+        title: String, the line above the table.
+        unknown: String, why no FLOPs can be counted. "" if some can.
+
+    Example:
+
+    ```python
+    rows = keras_freetickets.sparsity_summary(model, print_fn=False)
+    print(rows)
+    ```
+    """
+
+    def __init__(self, rows=(), title="Sparsity", unknown=""):
+        super().__init__(rows)
+        self.title = title
+        self.unknown = unknown
+        self._printed_in = None
+
+    def _print(self):
+        print(self)
+        self._printed_in = _notebook_cell()
+
+    def __str__(self):
+        return _table(self.title, self, self.unknown)
+
+    def __repr__(self):
+        return f"<{self.title}: {len(self)} rows>"
+
+    def _repr_html_(self):
+        return _html_table(self.title, self, self.unknown)
+
+    def _ipython_display_(self):
+        cell = _notebook_cell()
+        if cell is None or cell != self._printed_in:
+            raise NotImplementedError  # IPython then asks for `_repr_html_`
+
+
+def sparsity_summary(model, print_fn=None, input_shape=None):
+    """Prints what is sparse in a model, and why the rest is not.
+
+    The ratio below the table is that of the FLOPs with masks to those of the
+    dense model, over the layers that can be counted; the others are named.
+
+    Args:
+        model: A built Keras model, sparse or not.
+        print_fn: Callable that takes the table as one string. `None` for
+            `print`; `False` for no output.
+        input_shape: Shape of one example, without the batch, such as
+            `(224, 224, 3)`, or a structure of shapes as the model has inputs.
+            FLOPs of a model that leaves sizes open depend on it. `None` for
+            the model's own.
+
+    Returns:
+        List of rows with the attributes `layer`, `kernel`, `shape`, `active`,
+        `total`, `sparsity`, `flops`, `dense_flops` and `note`. `print` shows
+        it as the table, and a notebook as a table of its own.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, `print_fn` cannot be called, or
+            `input_shape` does not fit the model's inputs.
+
+    Example:
+
+    ```python
+    rows = keras_freetickets.sparsity_summary(model)
+    active = sum(row.active for row in rows if row.shape)
+    ```
+    """
+    check_model("model", model)
+    if print_fn not in (None, False) and not callable(print_fn):
+        raise ValueError(
+            "`print_fn` must be a callable of a string, None for `print`, or "
+            f"False for no output. Received: print_fn={print_fn}"
+        )
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built. Received: model={model.name!r}"
+        )
+    keras_adapter.synchronize(model)
+    costs = _Costs(model, input_shape)
+    summary = SparsitySummary(
+        _rows(model, costs), f'Sparsity of model "{model.name}"', costs.reason
+    )
+    if print_fn is None:
+        summary._print()
+    elif print_fn:
+        print_fn(str(summary))
+    return summary

@@ -1,0 +1,102 @@
+"""What masks are like: units without inputs, inputs that none reads."""
+
+import dataclasses
+
+from keras import ops
+
+from keras_freetickets.models.sparse_model import SparseModel
+
+
+@dataclasses.dataclass
+class UnitCount:
+    """Units of one kernel.
+
+    Attributes:
+        name: Path of the kernel.
+        units: Integer, the kernel's last axis: its outputs.
+        dead: Integer, outputs without a connection.
+        unread: Integer, inputs that no connection reads.
+        inputs: Integer, the kernel's second last axis.
+    """
+
+    name: str
+    units: int
+    dead: int
+    unread: int
+    inputs: int
+
+
+def _check_sparse(name, model):
+    if not isinstance(model, SparseModel):
+        raise TypeError(
+            f"`{name}` must be a SparseModel. "
+            f"Received: model of type {type(model).__name__}"
+        )
+
+
+def _masks(model):
+    return [
+        (masked.name, ops.convert_to_numpy(masked.mask.value))
+        for masked in model.masked_kernels
+    ]
+
+
+def density_of(model):
+    """A function from a kernel of a model to its density.
+
+    Args:
+        model: A Keras model, sparse or dense.
+
+    Returns:
+        Callable from a variable to a float; 1.0 for those without a mask.
+
+    Example:
+
+    ```python
+    flops.forward_flops(model, density_of(model))
+    ```
+    """
+    shares = {
+        id(masked.kernel): float(ops.convert_to_numpy(masked.mask.value).mean())
+        for masked in getattr(model, "masked_kernels", [])
+    }
+    return lambda kernel: shares.get(id(kernel), 1.0)
+
+
+def count_units(model):
+    """Counts, for each masked kernel, units that lost all connections.
+
+    A unit is an entry of the kernel's last axis, an input one of the second
+    last; in a convolution all positions count together.
+
+    Args:
+        model: A `SparseModel`.
+
+    Returns:
+        List of `UnitCount`.
+
+    Raises:
+        TypeError: If `model` is no `SparseModel`.
+
+    Example:
+
+    ```python
+    for kernel in keras_freetickets.count_units(model):
+        print(kernel.name, kernel.dead, "of", kernel.units)
+    ```
+    """
+    _check_sparse("model", model)
+    counts = []
+    for name, mask in _masks(model):
+        mask = mask.reshape((1,) * max(0, 2 - mask.ndim) + mask.shape)
+        both = mask.reshape(-1, *mask.shape[-2:]).any(axis=0)
+        counts.append(
+            UnitCount(
+                name,
+                units=both.shape[1],
+                dead=int((~both.any(axis=0)).sum()),
+                unread=int((~both.any(axis=1)).sum()),
+                inputs=both.shape[0],
+            )
+        )
+    return counts

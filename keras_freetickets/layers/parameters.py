@@ -1,0 +1,130 @@
+"""What counts as a parameter of a model: weights, not what says which are used.
+
+Masks, what methods note of each connection and the counters of a run are
+variables of a model, so that they are saved with it; Keras would count them.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.update_state import UpdateState
+
+
+def _size(variables):
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _parts(model, kind):
+    parts = keras_adapter.sublayers(model)
+    return [part for part in parts if isinstance(part, kind)]
+
+
+def _found(model, choose):
+    """What `choose` finds in a model and, as stacks, in its ensembles."""
+    found = choose(model)
+    for part in _parts(model, keras.Model):
+        if hasattr(part, "stacks_of"):
+            found = found + part.stacks_of(choose)
+    return found
+
+
+def _masks(model):
+    masked_kernels = [
+        r for part in _parts(model, Sparse) for r in part.masked_kernels
+    ]
+    return [masked.mask for masked in masked_kernels]
+
+
+def _notes(model):
+    """Variables that are no parameters."""
+    found = _masks(model)
+    for part in _parts(model, UpdateState):
+        found += part.weights
+    for part in _parts(model, Sparse):
+        for masked in part.masked_kernels:
+            found += masked.state.values()
+    return found
+
+
+def no_parameters(model):
+    """Ids of the variables of a model that are no parameters of it."""
+    return {id(variable) for variable in _found(model, _notes)}
+
+
+def count_parameters(model):
+    """Number of the weights of a built model, an integer."""
+    hidden = no_parameters(model)
+    return _size(v for v in model.weights if id(v) not in hidden)
+
+
+def count_active(model):
+    """Number of the weights that no mask takes out, an integer."""
+    masks = [ops.convert_to_numpy(mask.value) for mask in _found(model, _masks)]
+    inactive = sum(mask.size - int(mask.sum()) for mask in masks)
+    return count_parameters(model) - inactive
+
+
+def _kind(layer):
+    """The class that a summary names; `None` for what it leaves out."""
+    if isinstance(layer, UpdateState):
+        return None
+    kind = type(layer).__name__
+    if isinstance(layer, Sparse):
+        return f"{kind}({type(layer.layer).__name__})"
+    return kind
+
+
+class CountsParameters:
+    """A model whose `count_params` and `summary` count no masks."""
+
+    def count_params(self):
+        """Number of the model's weights, without masks and counters.
+
+        Returns:
+            Integer.
+        """
+        return count_parameters(self)
+
+    def summary(
+        self,
+        line_length=None,
+        positions=None,
+        print_fn=None,
+        expand_nested=False,
+        show_trainable=False,
+        layer_range=None,
+    ):
+        """Prints Keras' summary, and how many of the parameters are active.
+
+        Masks are no parameters and are not counted. What is sparse, and why
+        the rest is not, `keras_freetickets.sparsity_summary` tells.
+
+        Args:
+            line_length: As for `keras.Model.summary`.
+            positions: As for `keras.Model.summary`.
+            print_fn: As for `keras.Model.summary`.
+            expand_nested: As for `keras.Model.summary`.
+            show_trainable: As for `keras.Model.summary`.
+            layer_range: As for `keras.Model.summary`.
+        """
+        keras_adapter.synchronize(self)
+        show = print if print_fn is None else print_fn
+        self._print_summary(
+            show,
+            line_length=line_length,
+            positions=positions,
+            print_fn=print_fn,
+            expand_nested=expand_nested,
+            show_trainable=show_trainable,
+            layer_range=layer_range,
+        )
+        if self.built:
+            share = f"{count_active(self):,} of {self.count_params():,}"
+            show(f" Active params: {share}; masks are not counted")
+
+    def _print_summary(self, show, **kwargs):
+        keras_adapter.summary(self, no_parameters(self), _kind, **kwargs)

@@ -1,0 +1,206 @@
+"""The scalars of a sparse model's topology, in one layer that is saved."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+
+
+class _Holder:
+    """A model's variable and what is held of it.
+
+    No tuple, as Keras would count the model's variable among the layer's.
+    """
+
+    def __init__(self, variable, held):
+        self.variable = variable
+        self.held = held
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class UpdateState(keras.layers.Layer):
+    """Counters of the drop-and-grow updates of one model.
+
+    Layers are saved, cloned and carried in the state of a compiled step;
+    variables of a model are not.
+
+    Args:
+        **kwargs: As for `keras.layers.Layer`.
+
+    Attributes:
+        update_count: Topology updates so far.
+        next_update: Optimizer update at which the next one is due.
+        phase: Number of the training phase, 0 for exploration.
+        global_drop: Drop fraction of the next step, 0 for none.
+        replaced: Share of connections replaced at the last update.
+        seed: Seed of ties and random growth.
+        state: Dict from name to the variables of `add_state`, `add_scalar`.
+
+    Example:
+
+    ```python
+    int(model.update_state.update_count.numpy())
+    ```
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.update_count = self._scalar("update_count", "int32")
+        self.next_update = self._scalar("next_update", "int32")
+        self.phase = self._scalar("phase", "int32")
+        self.global_drop = self._scalar("global_drop", "float32")
+        self.replaced = self._scalar("replaced", "float32")
+        self.seed = self._scalar("seed", "int32")
+        self._saved = list(self.weights)
+        self.state = {}
+        self._holders = {}
+        self.built = True
+
+    def add_state(self, name, variables):
+        """Adds variables of a run: one of the shape of each of a list.
+
+        They start at zero and are part of a backup, but not of a saved model.
+        With another list (layers were frozen, or thawed) `state` holds those
+        of that list; each variable has one of its own, once and for all.
+
+        Args:
+            name: String.
+            variables: List of variables, e.g. the trainable ones of a model.
+
+        Returns:
+            Whether the list is another than before, so that what is held
+            together does not belong together.
+        """
+        holders = self._holders.setdefault(name, [])
+        known = {id(holder.variable): holder for holder in holders}
+        with keras_adapter.unlocked(self):
+            for variable in variables:
+                if id(variable) not in known:
+                    held = self._like(variable, f"{name}_{len(holders)}")
+                    holders.append(_Holder(variable, held))
+                    known[id(variable)] = holders[-1]
+        held = [known[id(variable)].held for variable in variables]
+        before = self.state.get(name, [])
+        self.state[name] = held
+        return [id(v) for v in before] != [id(v) for v in held]
+
+    def _like(self, variable, name):
+        return self.add_weight(
+            name=name,
+            shape=variable.shape,
+            initializer="zeros",
+            dtype=variable.dtype,
+            trainable=False,
+            autocast=False,
+        )
+
+    def add_scalar(self, name, initial):
+        """Adds a float variable of a run; see `add_state`."""
+        if name in self.state:
+            return
+        with keras_adapter.unlocked(self):
+            self.state[name] = self._scalar(name, "float32")
+        self.restart_scalars({name: initial})
+
+    def restart_scalars(self, initial):
+        """Gives variables of `add_scalar` their first values again.
+
+        Args:
+            initial: Dict from names to floats.
+        """
+        for name, value in initial.items():
+            self.state[name].assign(value)
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(self._saved):
+            store[f"{i}"] = variable
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self._saved):
+            variable.assign(store[f"{i}"])
+
+    def _scalar(self, name, dtype):
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer="zeros",
+            dtype=dtype,
+            trainable=False,
+            aggregation="only_first_replica",
+            autocast=False,
+        )
+
+    def begin(self, optimizer, method):
+        """Sets when the first update of a newly attached method is due."""
+        step = int(ops.convert_to_numpy(self.step_of(optimizer)))
+        interval = method.update_interval
+        self.next_update.assign((step // interval + 1) * interval)
+        self.global_drop.assign(0.0)
+        self.seed.assign(np.int32(method.seed))
+
+    def step_of(self, optimizer):
+        """Optimizer updates so far, as an `int32` tensor."""
+        count = optimizer.iterations  # no variable under accumulation
+        # A copy is read now; TensorFlow's casts and conversions may give the
+        # variable itself, which is read when it is used.
+        return ops.cast(ops.copy(getattr(count, "value", count)), "int32")
+
+    def is_due(self, optimizer, method):
+        """Whether this step updates the topology, as a boolean tensor."""
+        step = self.step_of(optimizer)
+        due = ops.greater_equal(step, self.next_update.value)
+        due = ops.logical_and(
+            due, ops.greater_equal(step, method.earliest_step)
+        )
+        if method.stop_step is not None:
+            due = ops.logical_and(due, ops.less_equal(step, method.stop_step))
+        return ops.logical_or(due, ops.greater(self.global_drop.value, 0.0))
+
+    def fraction(self, optimizer, method):
+        """The share of connections to replace in this step."""
+        scheduled = method.drop_fraction(self.step_of(optimizer))
+        given = self.global_drop.value
+        fraction = ops.where(
+            ops.greater(given, 0.0), given, ops.cast(scheduled, "float32")
+        )
+        return ops.clip(fraction, 0.0, 1.0)
+
+    @property
+    def counters(self):
+        """List of the variables that an update changes."""
+        return [
+            self.update_count,
+            self.next_update,
+            self.global_drop,
+            self.replaced,
+        ]
+
+    @property
+    def shared_counters(self):
+        """List of the variables that say when updates are due."""
+        return [
+            self.update_count,
+            self.next_update,
+            self.phase,
+            self.global_drop,
+        ]
+
+    def counted(self, optimizer, method, replaced, done):
+        """Values of `counters` that count an update and plan the next.
+
+        Args:
+            optimizer: The model's optimizer.
+            method: A `Method`.
+            replaced: Float tensor, the share of connections replaced.
+            done: Boolean tensor, whether the update took place.
+        """
+        done = ops.cast(done, "bool")
+        interval = method.update_interval
+        after = (self.step_of(optimizer) // interval + 1) * interval
+        return [
+            self.update_count.value + ops.cast(done, "int32"),
+            ops.where(done, after, self.next_update.value),
+            ops.where(done, 0.0, self.global_drop.value),
+            ops.where(done, replaced, self.replaced.value),
+        ]

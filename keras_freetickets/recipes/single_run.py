@@ -1,0 +1,297 @@
+"""Ensembles that come out of a single training run."""
+
+import dataclasses
+import typing
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks import freetickets
+from keras_freetickets.callbacks import snapshot
+from keras_freetickets.callbacks.cost import TrainingCost
+from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
+from keras_freetickets.models import mimo
+from keras_freetickets.models.conversion import check_sparsity
+from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.recipes.independent import check_growing
+from keras_freetickets.recipes.independent import check_rate
+from keras_freetickets.recipes.independent import check_sparse
+from keras_freetickets.recipes.independent import growing_cost
+from keras_freetickets.recipes.independent import rate_factor
+from keras_freetickets.recipes.recipe import Recipe
+from keras_freetickets.topology import RigL
+
+
+@dataclasses.dataclass(kw_only=True)
+class EDST(Recipe):
+    """FreeTickets' EDST ensemble: several sparse tickets of one run.
+
+    Args:
+        sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
+        num_members: Positive integer. Defaults to 3 (paper).
+        exploration_epochs: Positive integer. Defaults to 150 (paper, CIFAR).
+        refinement_epochs: Positive integer, of each. Defaults to 100 (the
+            same).
+        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
+        growth: As for `keras_freetickets.callbacks.EDST`, as are the others.
+        update_interval: Optimizer updates between topology updates.
+        drop_fraction: Float in [0, 1] or a schedule.
+        global_drop_fraction: Float in (0, 1].
+        learning_rate: `"paper"`, three factors, or `None`.
+        monitor: Name of an epoch log, or `None`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    recipe = keras_freetickets.recipes.EDST(sparsity=0.8)
+    ensemble = recipe.fit(make_model, compile_model, data, "run/edst")
+    ```
+
+    Reference:
+        Liu et al., 2022, arXiv:2106.14568.
+    """
+
+    sparsity: typing.Any = 0.8
+    num_members: int = 3
+    exploration_epochs: int = 150
+    refinement_epochs: int = 100
+    distribution: typing.Any = "erk"
+    growth: str = "gradient"
+    update_interval: int = 1000
+    drop_fraction: typing.Any = 0.5
+    global_drop_fraction: float = 0.8
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = "val_accuracy"
+
+    def __post_init__(self):
+        check_sparse(self.sparsity, self.distribution)
+        check_count("num_members", self.num_members)
+        check_count("exploration_epochs", self.exploration_epochs)
+        check_count("refinement_epochs", self.refinement_epochs)
+        check_growing(self.growth, self.update_interval, self.drop_fraction)
+        freetickets.check_global_drop(self.global_drop_fraction)
+        freetickets.check_factors(self.learning_rate)
+
+    def train(self, work):
+        seed = work.seed_of(0)
+
+        def network():
+            model = work.make_model(seed)
+            return sparsify(model, self.sparsity, self.distribution, seed=seed)
+
+        return [
+            work.run(
+                "run",
+                0,
+                network,
+                self.exploration_epochs
+                + self.num_members * self.refinement_epochs,
+                lambda folder: [self._callback(folder, seed)],
+                growing_cost(self.growth, self.update_interval),
+            )
+        ]
+
+    def _callback(self, folder, seed):
+        return freetickets.EDST(
+            self.exploration_epochs,
+            self.refinement_epochs,
+            self.num_members,
+            self.growth,
+            self.update_interval,
+            self.drop_fraction,
+            self.global_drop_fraction,
+            self.learning_rate,
+            self.monitor,
+            folder,
+            seed=seed,
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Snapshot(Recipe):
+    """A snapshot ensemble: a dense network at the end of each cosine cycle.
+
+    Args:
+        num_members: Positive integer, cycles. Defaults to 5 (README of
+            gaohuang/SnapshotEnsemble).
+        cycle_epochs: Positive integer. Defaults to 40 (the same: 200 epochs
+            in all). Its rate at the start of a cycle is 0.2.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    recipe = keras_freetickets.recipes.Snapshot(cycle_epochs=40)
+    ensemble = recipe.fit(make_model, compile_model, data, "run/snapshot")
+    ```
+
+    Reference:
+        Huang et al., 2017, arXiv:1704.00109.
+    """
+
+    num_members: int = 5
+    cycle_epochs: int = 40
+
+    def __post_init__(self):
+        check_count("num_members", self.num_members)
+        check_count("cycle_epochs", self.cycle_epochs)
+
+    def train(self, work):
+        return [
+            work.run(
+                "run",
+                0,
+                lambda: work.make_model(work.seed_of(0)),
+                self.num_members * self.cycle_epochs,
+                lambda folder: [
+                    snapshot.Snapshot(
+                        folder, self.num_members, self.cycle_epochs
+                    )
+                ],
+                TrainingCost("dense"),
+            )
+        ]
+
+
+@dataclasses.dataclass(kw_only=True)
+class MIMO(Recipe):
+    """Subnetworks in one network, dense or sparse; see `kft.MIMO`.
+
+    `make_model` returns the body: it takes the images of all members, joined
+    along the channels, and returns the logits of all, `num_members` times as
+    many of either as one network has. Where the body is made sparse, its
+    first and its last kernel stay dense, so that every member keeps its input
+    and its head.
+
+    Args:
+        num_members: As for `keras_freetickets.MIMO`. Defaults to 3 (paper).
+        epochs: Positive integer. Defaults to 250
+            (google/uncertainty-baselines, CIFAR).
+        batch_repetitions: As for `keras_freetickets.MIMO`. Defaults to 4.
+        input_repetition: As for `keras_freetickets.MIMO`. Defaults to 0.
+        sparsity: Float in [0, 1), of the body between its ends. Defaults to
+            0: dense.
+        distribution: As for `sparsify`.
+        update_interval: Optimizer updates between topology updates, of a
+            sparse body. Defaults to 100 (RigL's flag).
+        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (the
+            same). RigL lets it fall along a cosine up to `stop_step`, which
+            takes the number of steps: `Cosine(0.3, stop_step)`.
+        stop_step: The optimizer update after which the topology rests.
+            Defaults to `None`: never. (RigL: after 75 % of the training.)
+        learning_rate: `"paper"`: half the compiled rate in the first epoch
+            (in place of a linear warm-up over it), a fifth of it after 0.4,
+            0.8 and 0.9 of the epochs, each (google/uncertainty-baselines:
+            100, 200 and 225 of 250); a function from an epoch to a factor;
+            or `None`.
+        monitor: As for `Dense`. Defaults to `None`: the last epoch (the
+            same).
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    recipe = keras_freetickets.recipes.MIMO(num_members=3, sparsity=0.5)
+    ensemble = recipe.fit(make_body, compile_model, data, "run/mimo")
+    ```
+
+    Reference:
+        Havasi et al., 2021, arXiv:2010.06610.
+    """
+
+    num_members: int = 3
+    epochs: int = 250
+    batch_repetitions: int = 4
+    input_repetition: float = 0.0
+    sparsity: float = 0.0
+    distribution: typing.Any = "erk"
+    update_interval: int = 100
+    drop_fraction: typing.Any = 0.3
+    stop_step: typing.Any = None
+    learning_rate: typing.Any = "paper"
+    monitor: typing.Any = None
+
+    def __post_init__(self):
+        check_count("num_members", self.num_members)
+        check_count("epochs", self.epochs)
+        check_count("batch_repetitions", self.batch_repetitions)
+        mimo.check_share(self.input_repetition)
+        check_sparsity(self.sparsity)  # no callable, of which parts stay dense
+        check_sparse(self.sparsity, self.distribution)
+        self._method(seed=0)
+        check_rate(self.learning_rate)
+
+    def train(self, work):
+        kind = "rigl" if self.sparsity else "dense"
+        return [
+            work.run(
+                "run",
+                0,
+                lambda: self._network(work),
+                self.epochs,
+                lambda folder: self._callbacks(folder, work.seed_of(0)),
+                TrainingCost(
+                    kind, self.update_interval, self.batch_repetitions
+                ),
+                rate_factor(self.learning_rate, self._paper_factor),
+            )
+        ]
+
+    def _paper_factor(self, epoch):
+        if epoch == 0:
+            return 0.5
+        ends = (0.4, 0.8, 0.9)
+        return 0.2 ** sum(epoch >= round(e * self.epochs) for e in ends)
+
+    def _network(self, work):
+        seed = work.seed_of(0)
+        body = work.make_model(seed)
+        if self.sparsity:
+            body = sparsify(
+                body,
+                self.sparsity,
+                self.distribution,
+                filters=_between(body),
+                seed=seed,
+            )
+        return mimo.MIMO(
+            body,
+            self.num_members,
+            self.batch_repetitions,
+            self.input_repetition,
+            seed,
+        )
+
+    def _callbacks(self, folder, seed):
+        ticket = TicketCheckpoint(folder, monitor=self.monitor)
+        if not self.sparsity:
+            return [ticket]
+        return [DropAndGrow(self._method(seed)), ticket]
+
+    def _method(self, seed):
+        return RigL(
+            self.update_interval,
+            self.drop_fraction,
+            stop_step=self.stop_step,
+            seed=seed,
+        )
+
+
+def _between(body):
+    """A filter that lets the layers between the ends of a body through."""
+    sparse = sparsify(body, 0.0, mask_initializer="magnitude")
+    names = [layer.name for layer in sparse.sparse_layers]
+    if len(names) < 3:
+        raise ValueError(
+            "`make_model` must return a body of three or more kernels to be "
+            "made sparse, as the first and the last stay dense; or give "
+            f"MIMO(sparsity=0). Received: a body with {names}"
+        )
+    ends = {names[0], names[-1]}
+    return lambda layer: layer.name not in ends

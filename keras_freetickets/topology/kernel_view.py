@@ -1,0 +1,152 @@
+"""One update of the connections: a pure function from arrays to arrays."""
+
+import dataclasses
+import typing
+
+import numpy as np
+from keras import ops
+
+from keras_freetickets.topology.randomness import bits_of
+from keras_freetickets.topology.randomness import random_keys
+from keras_freetickets.topology.selection import select_rows
+from keras_freetickets.topology.selection import sort_keys
+
+# A drop fraction is a whole number of these parts, so that counts are exact
+# integers: 0.3 of 10 is 3 on every backend, and float32 would lose counts
+# beyond 2^24.
+PARTS = 10_000
+# Selections that one update may make of one kernel.
+STAGES = 4
+
+
+@dataclasses.dataclass
+class KernelView:
+    """What a criterion sees of one kernel.
+
+    All tensors but the scalars have the kernel's shape. The same names are
+    the attributes.
+
+    Args:
+        kernel: Float32 tensor, zero outside the mask.
+        mask: Boolean tensor, true where a connection is active.
+        gradient: Float32 tensor, the dense gradient of the batch (of the mean
+            over micro-batches), also where nothing is active.
+        state: Dict of tensors, the method's own state per connection.
+        step: Integer tensor, optimizer updates so far.
+        update: Integer tensor, topology updates so far.
+        seed: Integer tensor for random decisions and ties.
+        kernel_index: Integer or integer tensor, the kernel's place among the
+            model's masked kernels.
+
+    Example:
+
+    ```python
+    def taylor(connections):
+        return (connections.kernel * connections.gradient) ** 2
+
+    method = Method(drop=taylor)
+    ```
+    """
+
+    kernel: typing.Any
+    mask: typing.Any
+    gradient: typing.Any
+    state: dict
+    step: typing.Any
+    update: typing.Any
+    seed: typing.Any = 0
+    kernel_index: int = 0
+
+    def count(self):
+        """How many connections are active, as an `int32` scalar."""
+        # JAX sums to `int64` where 64 bits are enabled.
+        return ops.cast(ops.sum(ops.cast(self.mask, "int32")), "int32")
+
+
+def fraction_of(count, fraction, rounding="ceil"):
+    """An exact integer share of an integer.
+
+    Args:
+        count: `int32` tensor below 2^31.
+        fraction: Float tensor in [0, 1]; rounded to 1/10,000.
+        rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
+            `"nearest"` (NDSNN; halves go up).
+
+    Returns:
+        `int32` tensor, the rounded `fraction * count`.
+    """
+    parts = ops.cast(ops.round(ops.cast(fraction, "float32") * PARTS), "int32")
+    count = ops.cast(count, "int32")
+    # 31,234 at 0.3: 3 * 3,000 + (1,234 * 3,000) / 10,000 = 9,000 + 370.2
+    thousands, rest = count // PARTS, count % PARTS
+    rest = rest * parts
+    rest = (
+        rest + {"ceil": PARTS - 1, "floor": 0, "nearest": PARTS // 2}[rounding]
+    )
+    return thousands * parts + rest // PARTS
+
+
+def _tie_keys(views, stage):
+    """Keys of the random bits that rank equal scores in one selection."""
+    first = views[0]
+    layers = [STAGES * view.kernel_index + stage for view in views]
+    keys = random_keys(first.seed, first.update, layers)
+    return ops.unstack(keys, len(layers))
+
+
+def tie_bits(views, stage):
+    """Random bits that rank equal scores in one selection of an update.
+
+    Args:
+        views: List of `KernelView`.
+        stage: Integer that tells the selections of one update apart.
+
+    Returns:
+        List of `uint32` tensors of the kernels' shapes.
+    """
+    keys = _tie_keys(views, stage)
+    return [
+        bits_of(tuple(view.kernel.shape), k) for view, k in zip(views, keys)
+    ]
+
+
+def best(views, scores, eligible, counts, stage, scope="layer"):
+    """Masks of the eligible connections with the highest scores.
+
+    Args:
+        views: List of `KernelView`.
+        scores: List of float tensors of the kernels' shapes.
+        eligible: List of boolean tensors, which may be chosen.
+        counts: List of `int32` scalars, how many to choose of each; with
+            `scope="global"` only their sum counts.
+        stage: Integer that tells the selections of one update apart: ties
+            are broken by a hash of the seed, the update, the layer and it.
+        scope: `"layer"` or `"global"`: whether connections compete with those
+            of their own kernel or with those of all.
+
+    Returns:
+        List of boolean tensors of the kernels' shapes.
+    """
+    if not views:
+        return []
+    shapes = [tuple(view.kernel.shape) for view in views]
+    keys = [
+        ops.reshape(sort_keys(score, e), (1, -1))
+        for score, e in zip(scores, eligible)
+    ]
+    counts = [ops.reshape(ops.cast(count, "int32"), (1,)) for count in counts]
+
+    if scope == "global":
+        chosen = _best_of_all(views[0], keys, sum(counts), stage)
+    else:
+        chosen = select_rows(keys, counts, _tie_keys(views, stage))
+    return [ops.reshape(mask, shape) for mask, shape in zip(chosen, shapes)]
+
+
+def _best_of_all(first, keys, count, stage):
+    """One selection over all kernels."""
+    sizes = [key.shape[1] for key in keys]
+    joined = ops.concatenate(keys, axis=1)
+    (chosen,) = select_rows([joined], [count], _tie_keys([first], stage))
+    ends = np.cumsum(sizes)
+    return [chosen[:, end - n : end] for end, n in zip(ends, sizes)]
