@@ -23,7 +23,7 @@ OTHER := build/venv-$(notdir $(PYTHON))
 EMPTY := build/venv-empty
 
 .PHONY: demo test test-jax-core test-jax test-slow test-all test-python \
-	torture lint dist check-dist bazel-check clean
+	torture lint docs dist check-dist bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
@@ -54,6 +54,10 @@ torture: $(VENV)/test.stamp
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+
+# The site, in build/site; see mkdocs.yml.
+docs: $(VENV)/test.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The source distribution, and the wheel that is built from it.
 dist: $(VENV)/test.stamp
