@@ -146,7 +146,7 @@ def report(data, dense, dense_history, edst, history):
         **cost_of(dense, FLAGS.dense_epochs, growth=None),
         "seconds": sum(dense_history["seconds"]),
     }
-    ends = [phase.end for phase in edst.phases[1:]]
+    ends = [phase.stop_epoch for phase in edst.phases[1:]]
     rows = common.member_rows(ensemble, data, ends, history["seconds"], cost_of)
     for row, entry in zip(rows, edst.store.read().values()):
         row["epoch"] = entry["epoch"] + 1

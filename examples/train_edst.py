@@ -170,7 +170,7 @@ def main(argv):
     rows = common.member_rows(
         ensemble,
         data,
-        [phase.end for phase in edst.phases[1:]],
+        [phase.stop_epoch for phase in edst.phases[1:]],
         history["seconds"],
         lambda model, epochs: common.flag_costs(dense, model, epochs, interval),
     )

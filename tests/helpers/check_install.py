@@ -4,8 +4,10 @@ Of an environment that holds the wheel and JAX, and no TensorFlow. The code is
 the README's "A first run", as the wheel's own metadata carry it.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -44,7 +46,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         names = {}
-        exec(first_run(metadata.get_payload()), names)
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(first_run(metadata.get_payload()), names)
         assert names["ensemble"].num_members == 3
     print(f"keras_freetickets {kft.__version__}: installed, and trains on JAX")
 
