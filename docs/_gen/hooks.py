@@ -24,7 +24,10 @@ FROM_ROOT = {
 }
 _LINK = re.compile(r"(!?)\[([^]]+)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.M | re.S)
-_NAME = re.compile(rf"(?<![\[`])`((?:{SHORT}|{PACKAGE})\.[\w.]+)`(?!`)")
+# A name, with or without a call: `kft.strip(model)`.
+_NAME = re.compile(
+    rf"(?<![\[`])`((?:{SHORT}|{PACKAGE})(?:\.\w+)+)((?:\([^`]*\))?)`(?!`)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,19 +187,24 @@ def from_root(text):
     return _LINK.sub(replace, text)
 
 
-def linked_names(text, names):
+def linked_names(text, names, all_exist=True):
     """Links public names, as `kft.sparsify`, to their entries.
 
     Args:
         text: Markdown of a page.
         names: Full names of what has an entry, and of the modules.
+        all_exist: Whether to link each name that begins with `kft.`, methods
+            too. One that has no entry then fails the build: the page is out
+            of date.
     """
 
     def replace(found):
-        path = found.group(1)
-        full = path.replace(f"{SHORT}.", f"{PACKAGE}.", 1)
-        full = full if path.startswith(f"{SHORT}.") else path
-        return f"[`{path}`][{full}]" if full in names else found.group()
+        path, call = found.groups()
+        short = path.startswith(f"{SHORT}.")
+        full = path.replace(f"{SHORT}.", f"{PACKAGE}.", 1) if short else path
+        if full in names or (short and all_exist):
+            return f"[`{path}{call}`][{full}]"
+        return found.group()
 
     parts = _FENCE.split(text)
     parts[::2] = [_NAME.sub(replace, part) for part in parts[::2]]
@@ -232,7 +240,10 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    if page.file.src_uri.startswith("api/"):
+    path = page.file.src_uri
+    if path.startswith("api/"):
         return markdown
     text = moved_links(markdown, config.repo_url)
-    return linked_names(text, public_names(_Site.modules))
+    # Old names stand in the changelog.
+    all_exist = path != FROM_ROOT["CHANGELOG.md"]
+    return linked_names(text, public_names(_Site.modules), all_exist)
