@@ -87,6 +87,11 @@ def test_metadata(sdist):
     assert "quick_start.md" in description
 
 
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {kft.__version__}\n" in text
+
+
 def test_a_backend_is_chosen_by_an_extra(sdist):
     """What is installed without one runs on JAX and PyTorch too."""
     metadata = email.message_from_bytes(sdist["PKG-INFO"])

@@ -368,3 +368,26 @@ def test_compact_files_are_read_by_numpy_alone(tmp_path, dtype, stored):
             array = found[f"arr_{i}"].astype("float32")
             np.testing.assert_array_equal(array, values)
         assert len(found.files) == i + 1
+
+
+def test_contributing(tmp_path):
+    """The recipe and the metric that it shows how to add."""
+    recipe, metric = blocks_of("CONTRIBUTING.md")
+    names = {"__name__": __name__}
+    exec(recipe, names)
+    x, y = vectors()
+    ensemble = names["MixedSparsities"](sparsities=(0.5, 0.8), epochs=1).fit(
+        lambda seed: dense_model(),
+        lambda model: model.compile(
+            "sgd", "sparse_categorical_crossentropy", metrics=["accuracy"]
+        ),
+        {"x": x, "y": y, "validation_data": (x, y)},
+        tmp_path,
+        verbose=0,
+    )
+    densities = [ensemble.member(i).density for i in range(2)]
+    assert densities == pytest.approx([0.5, 0.2], abs=0.01)
+    exec(metric, names)
+    margin = names["Margin"]()
+    margin.update_state([0, 1], [[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
+    assert float(margin.result()) == pytest.approx(0.3, abs=1e-6)
