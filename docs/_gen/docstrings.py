@@ -7,9 +7,8 @@ import griffe
 # Not indented, so no section of Google style, but Markdown of its own.
 _EXAMPLE = re.compile(r"^(Examples?):$", re.M)
 _PROMPTS = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.M | re.S)
-_NAME = re.compile(r"(?<![\[`])`(keras_freetickets\.[\w.]+)`(?!`)")
-# Optional: some names, such as a module's that is not public, have no entry.
-_LINK = r'<autoref identifier="\1" optional><code>\1</code></autoref>'
+# `keras_freetickets.sparsify`, or the bare name of a class, such as `Method`.
+_NAME = re.compile(r"(?<![\[`])`(keras_freetickets\.[\w.]+|[A-Z]\w+)`(?!`)")
 
 
 class Docstrings(griffe.Extension):
@@ -18,6 +17,19 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj, **kwargs):
         if obj.docstring is None:
             return
+
+        def link(found):
+            name = found.group(1)
+            try:
+                path = name if "." in name else obj.module.resolve(name)
+            except griffe.NameResolutionError:
+                return found.group()
+            # Optional: not all names have an entry.
+            return (
+                f'<autoref identifier="{path}" optional>'
+                f"<code>{name}</code></autoref>"
+            )
+
         text = _EXAMPLE.sub(r"**\1**", obj.docstring.value)
         text = _PROMPTS.sub(r"```pycon\n\g<0>\n```", text)
-        obj.docstring.value = _NAME.sub(_LINK, text)
+        obj.docstring.value = _NAME.sub(link, text)
