@@ -438,7 +438,7 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
         reference=reference,
     )
     plots.reliability_diagram(
-        predictions, labels, os.path.join(folder, "reliability.png")
+        labels, predictions, os.path.join(folder, "reliability.png")
     )
     rows = kft.sparsity_summary(ensemble.member(0), print_fn=False)
     plots.density_per_layer(rows, os.path.join(folder, "density.png"))

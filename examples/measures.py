@@ -27,17 +27,17 @@ def scores(probabilities, labels, num_classes):
 
     brier = metrics.brier_score(labels, probabilities)
     ece = metrics.expected_calibration_error
-    classwise = metrics.classwise_calibration_errors(probabilities, labels)
+    classwise = metrics.classwise_calibration_errors(labels, probabilities)
     return {
         **common.scores(probabilities, labels, num_classes),
         "brier": float(np.mean(brier)),
-        "ece_equal_mass": ece(probabilities, labels, binning="equal_mass"),
-        "ece_freetickets": ece(probabilities, labels, binning="freetickets"),
+        "ece_equal_mass": ece(labels, probabilities, binning="equal_mass"),
+        "ece_freetickets": ece(labels, probabilities, binning="freetickets"),
         "ece_classwise": float(np.mean(classwise)),
-        "mce": metrics.maximum_calibration_error(probabilities, labels),
+        "mce": metrics.maximum_calibration_error(labels, probabilities),
         "aurc": metrics.area_under_risk_coverage(
-            known_classes(probabilities, num_classes),
             labels,
+            known_classes(probabilities, num_classes),
             scores=probabilities[:, :num_classes].max(axis=-1),
         ),
     }

@@ -34,10 +34,10 @@ _SCORES = {
 def clean_images(found, made, labels, num_classes):
     from keras_freetickets import plots
 
-    pairs = {name: (one.probabilities, labels) for name, one in made.items()}
+    all_outputs = {name: one.probabilities for name, one in made.items()}
     known = {
-        name: (measures.known_classes(p, num_classes), labels)
-        for name, (p, _) in pairs.items()
+        name: measures.known_classes(p, num_classes)
+        for name, p in all_outputs.items()
     }
     table = report.Table(
         ["model", *_SCORES.values()],
@@ -48,12 +48,14 @@ def clean_images(found, made, labels, num_classes):
             "reliability",
             "Reliability: accuracy against confidence, 15 bins",
             plots.reliability_diagram,
-            pairs,
+            labels,
+            all_outputs,
         ),
         picture(
             "risk_coverage",
             "Errors left when the least sure images are turned away",
             plots.risk_coverage_curves,
+            labels,
             known,
         ),
     ]
@@ -61,7 +63,7 @@ def clean_images(found, made, labels, num_classes):
         f"{len(labels):,} test images of {FLAGS.dataset}. ECE has 15 bins; "
         "that of 14 bins is the one of the FreeTickets scripts."
     )
-    if any(known[name][0] is not p for name, (p, _) in pairs.items()):
+    if any(known[name] is not p for name, p in all_outputs.items()):
         text += (
             " Of a model with an output for the unknown (MOON), accuracy, AURC "
             "and votes are those of the known classes, the others of all."
@@ -205,8 +207,8 @@ def members_apart(name, found, members, labels):
             f"Predictions of the tickets for the first {_TSNE_IMAGES} images "
             "at most, by t-SNE, all laid out together",
             plots.predictions_in_plane,
-            members[:, :_TSNE_IMAGES],
             labels[:_TSNE_IMAGES],
+            members[:, :_TSNE_IMAGES],
             names=names,
             seed=FLAGS.seed,
         ),

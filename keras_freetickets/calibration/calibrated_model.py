@@ -54,7 +54,7 @@ class CalibratedModel(
     Example:
 
     ```python
-    model = CalibratedModel(ensemble, [TemperatureScaling().fit(p, y)])
+    model = CalibratedModel(ensemble, [TemperatureScaling().fit(y, p)])
     model.export("saved_model")
     ```
     """
@@ -278,7 +278,7 @@ def calibrate(
     if not from_logits:
         predictions = renormalized(predictions)
     fitted = [
-        layers.get(calibrator, from_logits).fit(one, y, ignore_class)
+        layers.get(calibrator, from_logits).fit(y, one, ignore_class)
         for one in predictions
     ]
     return CalibratedModel(model, fitted, order, ignore_class)

@@ -35,7 +35,7 @@ class Calibrator(keras.layers.Layer):
     Example:
 
     ```python
-    scaling = TemperatureScaling().fit(validation_probabilities, labels)
+    scaling = TemperatureScaling().fit(labels, validation_probabilities)
     calibrated = scaling(test_probabilities)
     ```
     """
@@ -48,14 +48,14 @@ class Calibrator(keras.layers.Layer):
         self.from_logits = from_logits
         self.supports_masking = True  # padded tokens stay masked
 
-    def fit(self, predictions, labels, ignore_class=None):
+    def fit(self, y_true, y_pred, ignore_class=None):
         """Fits the layer to held-out predictions.
 
         Args:
-            predictions: Array `(examples, ..., classes)` of probabilities, or
-                of logits if `from_logits`; or `(examples, ..., 1)` of class 1.
-            labels: Integer array `(examples, ...)`, or one-hot
+            y_true: Labels, an integer array `(examples, ...)`, or one-hot
                 `(examples, ..., classes)`.
+            y_pred: Array `(examples, ..., classes)` of probabilities, or
+                of logits if `from_logits`; or `(examples, ..., 1)` of class 1.
             ignore_class: Integer, the label that is not counted, or `None`
                 (default).
 
@@ -64,16 +64,17 @@ class Calibrator(keras.layers.Layer):
 
         Raises:
             ValueError: If there are no examples or only of one class, labels
-                are not classes, or rows of probabilities do not sum to one.
+                are not classes or were given second, or rows of
+                probabilities do not sum to one.
         """
-        predictions, labels = _read(
-            predictions, labels, self.from_logits, ignore_class
+        labels, predictions = _read(
+            y_true, y_pred, self.from_logits, ignore_class
         )
-        self._fit(predictions, labels)
+        self._fit(labels, predictions)
         return self
 
-    def _fit(self, predictions, labels):
-        """Fits to float64 rows `(rows, classes)` and labels `(rows,)`."""
+    def _fit(self, labels, predictions):
+        """Fits to labels `(rows,)` and float64 rows `(rows, classes)`."""
         raise NotImplementedError  # abstract
 
     def _calibrated(self, predictions):
@@ -116,7 +117,7 @@ class TemperatureScaling(Calibrator):
     Example:
 
     ```python
-    scaling = TemperatureScaling(from_logits=True).fit(logits, labels)
+    scaling = TemperatureScaling(from_logits=True).fit(labels, logits)
     scaling.temperature  # above 1 where the model is too sure of itself
     probabilities = scaling(test_logits)
     ```
@@ -135,7 +136,7 @@ class TemperatureScaling(Calibrator):
         """The temperature, a float; 1 before `fit`."""
         return float(self.scale.value) if self.built else 1.0
 
-    def _fit(self, predictions, labels):
+    def _fit(self, labels, predictions):
         logits = _as_logits(predictions, self.from_logits)
         value = _best_temperature(logits, labels)
         if not self.built:
@@ -168,7 +169,7 @@ class VectorScaling(Calibrator):
     Example:
 
     ```python
-    scaling = VectorScaling(from_logits=True).fit(logits, labels)
+    scaling = VectorScaling(from_logits=True).fit(labels, logits)
     probabilities = scaling(test_logits)
     ```
 
@@ -195,7 +196,7 @@ class VectorScaling(Calibrator):
             for name, initializer in (("scale", "ones"), ("shift", "zeros"))
         )
 
-    def _fit(self, predictions, labels):
+    def _fit(self, labels, predictions):
         logits = _as_logits(predictions, self.from_logits)
         scale, shift = _best_vectors(logits, labels, self.penalty)
         if not self.built:
@@ -230,7 +231,7 @@ class IsotonicCalibration(Calibrator):
     Example:
 
     ```python
-    calibration = IsotonicCalibration().fit(probabilities, labels)
+    calibration = IsotonicCalibration().fit(labels, probabilities)
     calibrated = calibration(test_probabilities)
     ```
 
@@ -258,7 +259,7 @@ class IsotonicCalibration(Calibrator):
             for name in ("knots", "heights")
         )
 
-    def _fit(self, predictions, labels):
+    def _fit(self, labels, predictions):
         if self.built:
             raise ValueError(
                 "An IsotonicCalibration is fitted once, for its size depends "
@@ -317,7 +318,7 @@ def get(calibrator, from_logits=False):
     Example:
 
     ```python
-    get("temperature").fit(probabilities, labels)
+    get("temperature").fit(labels, probabilities)
     ```
     """
     if isinstance(calibrator, Calibrator):
@@ -333,30 +334,31 @@ def get(calibrator, from_logits=False):
     return _CALIBRATORS[calibrator](from_logits=from_logits)
 
 
-def _read(predictions, labels, from_logits, ignore_class):
-    """Float64 rows of two columns or more, and their labels."""
+def _read(y_true, y_pred, from_logits, ignore_class):
+    """Labels, and their float64 rows of two columns or more."""
     if from_logits:
-        predictions = np.asarray(predictions)
-        inputs.check_shape(predictions, name="predictions")
+        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        inputs.check_order(y_true, y_pred)
+        inputs.check_shape(y_pred)
         labels, counted = inputs.read_label_array(
-            labels, predictions.shape, ignore_class
+            y_true, y_pred.shape, ignore_class
         )
-        rows, labels = predictions[counted].astype("float64"), labels[counted]
+        labels, rows = labels[counted], y_pred[counted].astype("float64")
         if not np.isfinite(rows).all():
             raise ValueError(
-                "`predictions` must be finite. Received: predictions with NaN "
-                "or infinite values"
+                "`y_pred` must be finite. Received: y_pred with NaN or "
+                "infinite values"
             )
         rows = inputs.two_columns(rows, from_logits, backend=np)
     else:
-        rows, labels = inputs.read_arrays(predictions, labels, ignore_class)
+        labels, rows = inputs.read_arrays(y_true, y_pred, ignore_class)
     if len(np.unique(labels)) < 2:
         raise ValueError(
-            "`labels` must hold examples of two classes or more: one class "
+            "`y_true` must hold examples of two classes or more: one class "
             "says nothing about confidence. "
             f"Received: {len(labels)} examples of {np.unique(labels).tolist()}"
         )
-    return rows.astype("float64"), labels
+    return labels, rows.astype("float64")
 
 
 def _softmax(logits):

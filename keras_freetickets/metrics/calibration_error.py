@@ -383,19 +383,17 @@ def _equal_mass_sums(confidence, hit, num_bins):
     return tuple(values[::-1] for values in sums)
 
 
-def _top_class_sums(probabilities, labels, num_bins, binning, ignore_class):
+def _top_class_sums(y_true, y_pred, num_bins, binning, ignore_class):
     _check_bins(num_bins, binning)
-    probabilities, labels = inputs.read_arrays(
-        probabilities, labels, ignore_class
-    )
+    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
     confidence = probabilities.max(axis=-1)
     hit = probabilities.argmax(axis=-1) == labels
     return len(labels), *_bin_sums(confidence, hit, num_bins, binning)
 
 
 def reliability_bins(
-    probabilities,
-    labels,
+    y_true,
+    y_pred,
     num_bins=15,
     binning="equal_width",
     ignore_class=None,
@@ -403,9 +401,10 @@ def reliability_bins(
     """What a reliability diagram draws.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer.
         binning: As for `ExpectedCalibrationError`.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -417,16 +416,17 @@ def reliability_bins(
         accuracy are NaN where a bin is empty.
 
     Raises:
-        ValueError: If rows do not sum to one or labels are not classes.
+        ValueError: If rows do not sum to one, labels are not classes, or the
+            labels were given second.
 
     Example:
 
     ```python
-    confidence, accuracy, count = reliability_bins(p, y)
+    confidence, accuracy, count = reliability_bins(y, p)
     ```
     """
     _, count, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning, ignore_class
+        y_true, y_pred, num_bins, binning, ignore_class
     )
     filled = np.where(count > 0, count, np.nan)
     if binning != "equal_mass":
@@ -435,8 +435,8 @@ def reliability_bins(
 
 
 def expected_calibration_error(
-    probabilities,
-    labels,
+    y_true,
+    y_pred,
     num_bins=15,
     binning="equal_width",
     ignore_class=None,
@@ -444,9 +444,10 @@ def expected_calibration_error(
     """Expected calibration error of arrays, see `ExpectedCalibrationError`.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15 (Guo et al., 2017,
             arXiv:1706.04599).
         binning: As for `ExpectedCalibrationError`; exact for all.
@@ -457,22 +458,23 @@ def expected_calibration_error(
         Float in [0, 1]; 0 for no examples.
 
     Raises:
-        ValueError: If rows do not sum to one or labels are not classes.
+        ValueError: If rows do not sum to one, labels are not classes, or the
+            labels were given second.
 
     Example:
 
-    >>> expected_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
+    >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
     0.25
     """
     total, _, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning, ignore_class
+        y_true, y_pred, num_bins, binning, ignore_class
     )
     return float(np.abs(hits - confidence).sum() / max(total, 1))
 
 
 def maximum_calibration_error(
-    probabilities,
-    labels,
+    y_true,
+    y_pred,
     num_bins=15,
     binning="equal_width",
     ignore_class=None,
@@ -480,9 +482,10 @@ def maximum_calibration_error(
     """Maximum calibration error of arrays, see `MaximumCalibrationError`.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the expected error.
         binning: As for `ExpectedCalibrationError`; exact for all.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -492,15 +495,16 @@ def maximum_calibration_error(
         Float in [0, 1]; 0 for no examples.
 
     Raises:
-        ValueError: If rows do not sum to one or labels are not classes.
+        ValueError: If rows do not sum to one, labels are not classes, or the
+            labels were given second.
 
     Example:
 
-    >>> maximum_calibration_error([[0.75, 0.25], [0.75, 0.25]], [0, 1])
+    >>> maximum_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
     0.25
     """
     _, count, confidence, hits = _top_class_sums(
-        probabilities, labels, num_bins, binning, ignore_class
+        y_true, y_pred, num_bins, binning, ignore_class
     )
     filled = count > 0
     gaps = np.abs(hits - confidence)[filled] / count[filled]
@@ -508,8 +512,8 @@ def maximum_calibration_error(
 
 
 def classwise_calibration_errors(
-    probabilities,
-    labels,
+    y_true,
+    y_pred,
     num_bins=15,
     binning="equal_width",
     ignore_class=None,
@@ -517,9 +521,10 @@ def classwise_calibration_errors(
     """Calibration error of the probabilities of each class.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the pooled error.
         binning: As for `ExpectedCalibrationError`; exact for all.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -529,18 +534,17 @@ def classwise_calibration_errors(
         Array `(classes,)`; its mean is `ClasswiseCalibrationError`.
 
     Raises:
-        ValueError: If rows do not sum to one or labels are not classes.
+        ValueError: If rows do not sum to one, labels are not classes, or the
+            labels were given second.
 
     Example:
 
-    >>> errors = classwise_calibration_errors([[0.8, 0.2], [0.6, 0.4]], [0, 1])
+    >>> errors = classwise_calibration_errors([0, 1], [[0.8, 0.2], [0.6, 0.4]])
     >>> errors.round(4).tolist()
     [0.4, 0.4]
     """
     _check_bins(num_bins, binning)
-    probabilities, labels = inputs.read_arrays(
-        probabilities, labels, ignore_class
-    )
+    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
     errors = []
     for k in range(probabilities.shape[-1]):
         _, confidence, hits = _bin_sums(
@@ -552,8 +556,8 @@ def classwise_calibration_errors(
 
 
 def calibration_errors_by_label(
-    probabilities,
-    labels,
+    y_true,
+    y_pred,
     num_bins=15,
     binning="equal_width",
     ignore_class=None,
@@ -564,9 +568,10 @@ def calibration_errors_by_label(
     calibrated on the whole and wrong about every example of that class.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         num_bins: Positive integer. Defaults to 15, as for the pooled error.
         binning: As for `ExpectedCalibrationError`; exact for all.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -576,24 +581,23 @@ def calibration_errors_by_label(
         Array `(classes,)`; NaN for a class without examples.
 
     Raises:
-        ValueError: If rows do not sum to one or labels are not classes.
+        ValueError: If rows do not sum to one, labels are not classes, or the
+            labels were given second.
 
     Example:
 
-    >>> errors = calibration_errors_by_label([[0.9, 0.1]] * 10, [0] * 9 + [1])
+    >>> errors = calibration_errors_by_label([0] * 9 + [1], [[0.9, 0.1]] * 10)
     >>> errors.round(4).tolist()
     [0.1, 0.9]
 
     Reference:
         Wu et al., 2023, arXiv:2307.09858.
     """
-    probabilities, labels = inputs.read_arrays(
-        probabilities, labels, ignore_class
-    )
+    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
     errors = np.full(probabilities.shape[-1], np.nan)
     for k in np.unique(labels):
         own = labels == k
         errors[k] = expected_calibration_error(
-            probabilities[own], labels[own], num_bins, binning
+            labels[own], probabilities[own], num_bins, binning
         )
     return errors

@@ -522,11 +522,38 @@ def _compared(y_true, y_pred, ignore_class):
 # Arrays.
 
 
-def read_label_array(labels, shape, ignore_class=None, name="labels"):
+def _has_fractions(values):
+    return values.dtype.kind == "f" and bool(np.any(values % 1))
+
+
+def check_order(y_true, y_pred):
+    """Raises if arrays were given as `(predictions, labels)`.
+
+    What was given second holds integers only, and what was given first has
+    more axes or columns, as predictions have, or holds fractions.
+
+    Args:
+        y_true: Array given as labels.
+        y_pred: Array given as predictions.
+    """
+    wider = y_true.ndim > y_pred.ndim
+    if y_true.ndim == y_pred.ndim > 0:
+        wider = y_true.shape[-1] > 1 == y_pred.shape[-1]
+        wider = wider or _has_fractions(y_true)
+    if wider and not _has_fractions(y_pred):
+        raise ValueError(
+            "`y_true` must be labels and `y_pred` predictions: the order of "
+            "arguments is (y_true, y_pred), as in Keras; it used to be "
+            "(probabilities, labels). Received: y_true of shape "
+            f"{y_true.shape}, y_pred of shape {y_pred.shape}"
+        )
+
+
+def read_label_array(y_true, shape, ignore_class=None, name="y_true"):
     """Labels as an array of integers, and which of them count.
 
     Args:
-        labels: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
+        y_true: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
             or one-hot.
         shape: Shape of the predictions, `(examples, ..., classes)`.
         ignore_class: Integer or `None`.
@@ -537,7 +564,7 @@ def read_label_array(labels, shape, ignore_class=None, name="labels"):
         a boolean array of the same shape.
     """
     check_ignore_class(ignore_class)
-    labels = np.asarray(labels)
+    labels = np.asarray(y_true)
     if labels.shape == tuple(shape) and shape[-1] > 1:
         labels = labels.argmax(axis=-1)
     else:
@@ -559,36 +586,35 @@ def read_label_array(labels, shape, ignore_class=None, name="labels"):
     return labels.astype("int64"), counted
 
 
-def read_arrays(probabilities, labels, ignore_class=None):
-    """Checked arrays `(rows, classes)` and `(rows,)` of what counts.
+def read_arrays(y_true, y_pred, ignore_class=None):
+    """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     As `read_counted_arrays`, without the boolean array.
     """
-    return read_counted_arrays(probabilities, labels, ignore_class)[:2]
+    return read_counted_arrays(y_true, y_pred, ignore_class)[:2]
 
 
-def read_counted_arrays(probabilities, labels, ignore_class=None):
-    """Checked arrays `(rows, classes)` and `(rows,)` of what counts.
+def read_counted_arrays(y_true, y_pred, ignore_class=None):
+    """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or of one column with
-            the probability of class 1.
-        labels: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
+        y_true: Array of integers `(examples, ...)` or `(examples, ..., 1)`,
             or one-hot.
+        y_pred: Array `(examples, ..., classes)`, or of one column with
+            the probability of class 1.
         ignore_class: Integer, the label whose rows are left out, or `None`.
 
     Returns:
-        Tuple of the probabilities, float64 if they were given so and float32
-        if of less; the labels, int64; and a boolean array `(examples, ...)`
-        of which they are.
+        Tuple of the labels, int64; the probabilities, float64 if they were
+        given so and float32 if of less; and a boolean array `(examples, ...)`
+        of which labels they are.
     """
-    probabilities = np.asarray(probabilities)
-    check_shape(probabilities, name="probabilities")
-    labels, counted = read_label_array(
-        labels, probabilities.shape, ignore_class
-    )
-    rows = probabilities[counted]
-    check_probabilities(rows, "probabilities")
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    check_order(y_true, y_pred)
+    check_shape(y_pred)
+    labels, counted = read_label_array(y_true, y_pred.shape, ignore_class)
+    rows = y_pred[counted]
+    check_probabilities(rows)
     kind = "float64" if rows.dtype.itemsize > 4 else "float32"
     rows = two_columns(rows.astype(kind), from_logits=False, backend=np)
-    return rows, labels[counted], counted
+    return labels[counted], rows, counted

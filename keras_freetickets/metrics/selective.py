@@ -153,13 +153,14 @@ class AURC(ClassificationMetric):
         return float(np.sum(spread + expansion) / count.sum() + rounding)
 
 
-def risk_coverage_curve(probabilities, labels, scores=None, ignore_class=None):
+def risk_coverage_curve(y_true, y_pred, scores=None, ignore_class=None):
     """The share of errors among the surest examples, for each number of them.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         scores: Array `(examples, ...)`, higher for surer examples; the
             largest probability if `None`.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -172,20 +173,21 @@ def risk_coverage_curve(probabilities, labels, scores=None, ignore_class=None):
 
     Raises:
         ValueError: If there are no examples, rows do not sum to one, labels
-            are not classes, or scores are NaN or of another number.
+            are not classes, the labels were given second, or scores are NaN or
+            of another number.
 
     Example:
 
-    >>> curve = risk_coverage_curve([[0.9, 0.1], [0.8, 0.2]], [0, 1])
+    >>> curve = risk_coverage_curve([0, 1], [[0.9, 0.1], [0.8, 0.2]])
     >>> [part.tolist() for part in curve]
     [[0.5, 1.0], [0.0, 0.5]]
     """
-    rows, labels, counted = inputs.read_counted_arrays(
-        probabilities, labels, ignore_class
+    labels, rows, counted = inputs.read_counted_arrays(
+        y_true, y_pred, ignore_class
     )
     if not len(labels):
         raise ValueError(
-            "`labels` must hold one example or more. Received: labels=[]"
+            "`y_true` must hold one example or more. Received: y_true=[]"
         )
     wrong = rows.argmax(axis=-1) != labels
     scores = rows.max(axis=-1) if scores is None else _read(scores, counted)
@@ -199,15 +201,14 @@ def risk_coverage_curve(probabilities, labels, scores=None, ignore_class=None):
     return ranks / len(labels), up_to / ranks
 
 
-def area_under_risk_coverage(
-    probabilities, labels, scores=None, ignore_class=None
-):
+def area_under_risk_coverage(y_true, y_pred, scores=None, ignore_class=None):
     """Exact area under the risk-coverage curve, see `AURC`.
 
     Args:
-        probabilities: Array `(examples, ..., classes)`, or
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot
+            `(examples, ..., classes)`.
+        y_pred: Probabilities, an array `(examples, ..., classes)`, or
             `(examples, ..., 1)` of class 1.
-        labels: Integer array `(examples, ...)`, or one-hot.
         scores: As for `risk_coverage_curve`.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
@@ -220,8 +221,8 @@ def area_under_risk_coverage(
 
     Example:
 
-    >>> area_under_risk_coverage([[0.9, 0.1], [0.8, 0.2]], [0, 1])
+    >>> area_under_risk_coverage([0, 1], [[0.9, 0.1], [0.8, 0.2]])
     0.25
     """
-    curve = risk_coverage_curve(probabilities, labels, scores, ignore_class)
+    curve = risk_coverage_curve(y_true, y_pred, scores, ignore_class)
     return float(np.mean(curve[1]))

@@ -63,30 +63,30 @@ def _check_nested(name, values, contents):
         _check_panels(name, inner, contents)
 
 
-def _pairs(predictions, labels):
-    """Dict from a name to `(probabilities, labels)`, however it was given."""
-    if isinstance(labels, (str, os.PathLike)):
+def _pairs(y_true, y_pred):
+    """Dict from a name to `(labels, probabilities)`, however it was given."""
+    if isinstance(y_pred, str | os.PathLike):
         raise ValueError(
-            "`labels` must be an array of labels; a picture is written to "
-            f"`path=`. Received: labels={labels!r}"
+            "`y_pred` must be probabilities, or a dict of them; a picture is "
+            f"written to `path=`. Received: y_pred={y_pred!r}"
         )
-    if not isinstance(predictions, dict):
-        if labels is None:
+    if not isinstance(y_pred, dict):
+        if isinstance(y_true, dict):
             raise ValueError(
-                "`labels` must be given with an array of probabilities. "
-                "Received: labels=None"
+                "`y_true` must be an array of labels where `y_pred` is one of "
+                "probabilities: the order of arguments is (y_true, y_pred). "
+                "Received: y_true of type dict"
             )
-        return {"": (predictions, labels)}
-    _check_panels("predictions", predictions, "a name to what it predicts")
-    if labels is not None:
-        return {name: (p, labels) for name, p in predictions.items()}
-    if not all(isinstance(one, (tuple, list)) for one in predictions.values()):
+        return {"": (y_true, y_pred)}
+    _check_panels("y_pred", y_pred, "a name to what it predicts")
+    if not isinstance(y_true, dict):
+        return {name: (y_true, p) for name, p in y_pred.items()}
+    if set(y_true) != set(y_pred):
         raise ValueError(
-            "`predictions` must map names to `(probabilities, labels)` where "
-            "`labels` is None. Received: "
-            f"{ {name: type(one) for name, one in predictions.items()} }"
+            "`y_true` must have the names of `y_pred` where it is a dict. "
+            f"Received: y_true of {sorted(y_true)}, y_pred of {sorted(y_pred)}"
         )
-    return predictions
+    return {name: (y_true[name], p) for name, p in y_pred.items()}
 
 
 def _named(name, text):
@@ -95,16 +95,16 @@ def _named(name, text):
 
 
 def reliability_diagram(
-    predictions, labels=None, path=None, num_bins=15, ignore_class=None
+    y_true, y_pred, path=None, num_bins=15, ignore_class=None
 ):
     """Draws accuracy against confidence, one panel for each model.
 
     Args:
-        predictions: Probabilities `(examples, ..., classes)`, or
-            `(examples, ..., 1)` of class 1, or a dict from a name to them,
-            or, without `labels`, a dict from a name to
-            `(probabilities, labels)`.
-        labels: Integer array `(examples, ...)`, of all models.
+        y_true: Labels, an integer array `(examples, ...)`, of all models, or
+            a dict from a model's name to its labels.
+        y_pred: Probabilities `(examples, ..., classes)`, or
+            `(examples, ..., 1)` of class 1, or a dict from a model's name to
+            them.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         num_bins: Integer, as for `ExpectedCalibrationError`.
         ignore_class: Integer, the label that is not counted, or `None`
@@ -121,22 +121,18 @@ def reliability_diagram(
     Example:
 
     ```python
-    reliability_diagram(p, y)
-    reliability_diagram({"dense": p, "ensemble": q}, y, "r.png")
+    reliability_diagram(y, p)
+    reliability_diagram(y, {"dense": p, "ensemble": q}, "r.png")
     ```
     """
-    predictions = _pairs(predictions, labels)
-    figure, panels = _panels(len(predictions), sharey=True)
-    for axes, (name, (probabilities, labels)) in zip(
-        panels, predictions.items()
-    ):
-        bins = reliability_bins(
-            probabilities, labels, num_bins, ignore_class=ignore_class
-        )
+    pairs = _pairs(y_true, y_pred)
+    figure, panels = _panels(len(pairs), sharey=True)
+    for axes, (name, given) in zip(panels, pairs.items(), strict=True):
+        bins = reliability_bins(*given, num_bins, ignore_class=ignore_class)
         confidence, accuracy, count = bins
         if not count.any():
             raise ValueError(
-                "`predictions` must hold one example or more for each name. "
+                "`y_pred` must hold one example or more for each name. "
                 f"Received: none for {name!r}"
             )
         used = count > 0
@@ -173,14 +169,12 @@ def reliability_diagram(
     return figures.save(figure, path)
 
 
-def risk_coverage_curves(
-    predictions, labels=None, path=None, ignore_class=None
-):
+def risk_coverage_curves(y_true, y_pred, path=None, ignore_class=None):
     """Draws the errors among the surest examples against their share.
 
     Args:
-        predictions: As for `reliability_diagram`.
-        labels: Integer array `(examples, ...)`, of all models.
+        y_true: As for `reliability_diagram`.
+        y_pred: As for `reliability_diagram`.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
@@ -195,17 +189,16 @@ def risk_coverage_curves(
     Example:
 
     ```python
-    risk_coverage_curves({"dense": p, "ensemble": q}, y)
+    risk_coverage_curves(y, {"dense": p, "ensemble": q})
     ```
     """
-    predictions = _pairs(predictions, labels)
+    pairs = _pairs(y_true, y_pred)
     figure, (axes,) = _panels(1)
-    for dashes, (name, (probabilities, labels)) in zip(
-        _dashes(len(predictions)), predictions.items()
+    for dashes, (name, given) in zip(
+        _dashes(len(pairs)), pairs.items(), strict=True
     ):
-        given = probabilities, labels, None, ignore_class
-        coverage, risk = risk_coverage_curve(*given)
-        area = area_under_risk_coverage(*given)
+        coverage, risk = risk_coverage_curve(*given, None, ignore_class)
+        area = area_under_risk_coverage(*given, None, ignore_class)
         label = _named(name, f"area (AURC) {area:.4f}")
         axes.plot(coverage, risk, dashes, label=label)
     axes.set_xlabel("coverage: share of examples answered, the surest first")
@@ -400,7 +393,7 @@ def matrices(values, path=None, names=None):
 
 
 def predictions_in_plane(
-    members, labels, path=None, names=None, seed=0, ignore_class=None
+    y_true, members, path=None, names=None, seed=0, ignore_class=None
 ):
     """Draws the predictions of members in the plane, by t-SNE.
 
@@ -409,10 +402,10 @@ def predictions_in_plane(
     labels; images that some member reads otherwise than others are ringed.
 
     Args:
+        y_true: Labels, an integer array `(examples, ...)`, or one-hot.
         members: Probabilities `(members, examples, ..., classes)`, or
             `(members, examples, ..., 1)` of class 1. A few hundred examples
             are enough, and thousands slow.
-        labels: Integer array `(examples, ...)`, or one-hot.
         path: The picture to write, e.g. `"picture.png"`; `None` for none.
         names: List of the members' names, numbers if `None`.
         seed: Integer, of t-SNE.
@@ -431,15 +424,19 @@ def predictions_in_plane(
 
     ```python
     members = ensemble.predict_members(x[:300])
-    predictions_in_plane(members, y[:300], "tsne.png")
+    predictions_in_plane(y[:300], members, "tsne.png")
     ```
 
     Reference:
         van der Maaten and Hinton, 2008, JMLR 9.
     """
-    members = inputs.two_columns(np.asarray(members), False, backend=np)
+    y_true, members = np.asarray(y_true), np.asarray(members)
+    if members.ndim and len(members):
+        inputs.check_order(y_true, members[0])
+    inputs.check_shape(members, members=True, name="members")
+    members = inputs.two_columns(members, False, backend=np)
     labels, counted = inputs.read_label_array(
-        labels, members.shape[1:], ignore_class
+        y_true, members.shape[1:], ignore_class
     )
     members, labels = members[:, counted], labels[counted]
     count = len(members)

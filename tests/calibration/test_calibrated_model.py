@@ -43,7 +43,7 @@ def test_single_model(activation):
     model = _member(activation=activation)
     calibrated = calibration.calibrate(model, x, y)
     logits = _member(activation="linear").predict(x, verbose=0)
-    expected = calibration.TemperatureScaling(from_logits=True).fit(logits, y)
+    expected = calibration.TemperatureScaling(from_logits=True).fit(y, logits)
     (layer,) = calibrated.calibrators
     assert layer.temperature == pytest.approx(expected.temperature, rel=1e-3)
     assert layer.temperature > 2
@@ -63,9 +63,9 @@ def test_ensemble(name, order):
     members = ensemble.predict_members(x)
     if order == "pool_first":
         pooled = members.mean(axis=0)
-        expected = calibration.get(name).fit(pooled, y)(pooled)
+        expected = calibration.get(name).fit(y, pooled)(pooled)
     else:
-        each = [calibration.get(name).fit(m, y)(m) for m in members]
+        each = [calibration.get(name).fit(y, m)(m) for m in members]
         expected = np.mean(keras.ops.convert_to_numpy(each), axis=0)
     close = np.isclose(calibrated.predict(x, verbose=0), expected, atol=1e-5)
     # Isotonic curves are steep between neighbours: there the last bit of a
@@ -151,7 +151,7 @@ def test_masked_inputs():
     assert (~kept).mean() == pytest.approx(0.3, abs=0.0126)
     assert (kept[0] != kept[1]).any()
     by_hand = calibration.TemperatureScaling(from_logits=True)
-    by_hand.fit(seen.reshape(-1, 6)[:, :3], np.tile(y, 5))
+    by_hand.fit(np.tile(y, 5), seen.reshape(-1, 6)[:, :3])
     temperature = masked.calibrators[0].temperature
     assert temperature == pytest.approx(by_hand.temperature)
     again = calibration.calibrate(
@@ -231,12 +231,12 @@ def test_not_to_be_trained():
 def test_half_precision_around_it_changes_nothing(policy, name):
     x, y = _data()
     predictions = _member().predict(x, verbose=0)
-    wanted = calibration.calibrators.get(name).fit(predictions, y)
+    wanted = calibration.calibrators.get(name).fit(y, predictions)
     expected = np.array(wanted(predictions))
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        layer = calibration.calibrators.get(name).fit(predictions, y)
+        layer = calibration.calibrators.get(name).fit(y, predictions)
         again = type(layer).from_config(layer.get_config())
         found = np.array(layer(predictions))
     finally:

@@ -56,7 +56,7 @@ def test_temperature_of_a_column_against_scipy():
     )
     for from_logits, given in ((True, LOGIT), (False, sigmoid(LOGIT))):
         scaling = calibration.TemperatureScaling(from_logits=from_logits)
-        scaling.fit(given, LABEL)
+        scaling.fit(LABEL, given)
         assert scaling.temperature == pytest.approx(best.x, rel=1e-3)
         found = _array(scaling(given))
         assert found.shape == (500, 1)
@@ -71,7 +71,7 @@ def test_vector_of_a_column_is_platt_scaling():
         lambda v: _loss(sigmoid(v[0] * LOGIT[:, 0] + v[1])), [1, 0]
     )
     scaling = calibration.VectorScaling(penalty=1e-9, from_logits=True)
-    found = _array(scaling.fit(LOGIT, LABEL)(LOGIT))
+    found = _array(scaling.fit(LABEL, LOGIT)(LOGIT))
     slope, shift = best.x
     np.testing.assert_allclose(found, sigmoid(slope * LOGIT + shift), atol=1e-4)
 
@@ -80,7 +80,7 @@ def test_isotonic_of_a_column_against_scikit_learn():
     p = sigmoid(LOGIT)
     curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     expected = curve.fit(p[:, 0].astype("float64"), LABEL).predict(p[:, 0])
-    found = _array(calibration.IsotonicCalibration().fit(p, LABEL)(p))
+    found = _array(calibration.IsotonicCalibration().fit(LABEL, p)(p))
     # Curves are steep between neighbours: there the last bit shows.
     close = np.isclose(found[:, 0], expected, atol=1e-4)
     assert close.mean() > 0.98
@@ -93,10 +93,10 @@ def test_maps_are_rows(name, from_logits):
     given = MAP_LOGIT if from_logits else softmax(MAP_LOGIT)
     counted = MAP_LABEL != IGNORED
     rows = calibration.get(name, from_logits)
-    rows.fit(given[counted], MAP_LABEL[counted])
+    rows.fit(MAP_LABEL[counted], given[counted])
     maps = calibration.get(name, from_logits)
     spoilt = np.where(counted[..., None], given, np.nan)
-    maps.fit(spoilt, MAP_LABEL, ignore_class=IGNORED)
+    maps.fit(MAP_LABEL, spoilt, ignore_class=IGNORED)
     expected = _array(rows(given.reshape(-1, 3))).reshape(given.shape)
     np.testing.assert_allclose(_array(maps(given)), expected, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_maps_are_rows(name, from_logits):
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_that_tell_nothing(name, labels, message):
     with pytest.raises(ValueError, match=message):
-        calibration.get(name, True).fit(LOGIT, labels, ignore_class=IGNORED)
+        calibration.get(name, True).fit(labels, LOGIT, ignore_class=IGNORED)
 
 
 def binary(seed=0, activation="sigmoid", dtype=None):

@@ -41,7 +41,7 @@ def test_temperature_by_hand():
     logits = np.tile([4.0, 0.0], (4, 1))
     scaling = calibration.TemperatureScaling(from_logits=True)
     assert scaling.temperature == 1.0
-    scaling.fit(logits, [0, 0, 0, 1])
+    scaling.fit([0, 0, 0, 1], logits)
     assert scaling.temperature == pytest.approx(4 / np.log(3), rel=1e-6)
     np.testing.assert_allclose(
         _array(scaling(logits)), [[0.75, 0.25]] * 4, atol=1e-6
@@ -52,7 +52,7 @@ def test_temperature_by_hand():
 def test_temperature_undoes_a_factor(factor):
     logits, labels = _calibrated(40_000)
     scaling = calibration.TemperatureScaling(from_logits=True)
-    scaling.fit(factor * logits, labels)
+    scaling.fit(labels, factor * logits)
     assert scaling.temperature == pytest.approx(factor, rel=0.02)
 
 
@@ -65,10 +65,10 @@ def test_temperature_against_scipy():
         options={"xatol": 1e-8},
     )
     scaling = calibration.TemperatureScaling(from_logits=True)
-    scaling.fit(3 * logits, labels)
+    scaling.fit(labels, 3 * logits)
     assert scaling.temperature == pytest.approx(best.x, rel=1e-4)
     of_probabilities = calibration.TemperatureScaling()
-    of_probabilities.fit(_softmax(3 * logits), labels)
+    of_probabilities.fit(labels, _softmax(3 * logits))
     assert of_probabilities.temperature == pytest.approx(best.x, rel=1e-4)
 
 
@@ -84,7 +84,7 @@ def test_vector_against_scipy():
     best = scipy.optimize.minimize(
         loss, [1, 1, 1, 0, 0, 0], method="BFGS", options={"gtol": 1e-8}
     )
-    scaling = calibration.VectorScaling(from_logits=True).fit(logits, labels)
+    scaling = calibration.VectorScaling(from_logits=True).fit(labels, logits)
     found = np.concatenate([_array(scaling.scale), _array(scaling.shift)])
     np.testing.assert_allclose(found, best.x, atol=1e-4)
     assert loss(found) <= best.fun + 1e-9
@@ -101,7 +101,7 @@ def test_isotonic_against_scikit_learn():
         columns.append(curve.fit(p[:, k], labels == k).predict(fresh[:, k]))
     expected = np.stack(columns, axis=1)
     expected /= expected.sum(axis=1, keepdims=True)
-    layer = calibration.IsotonicCalibration().fit(p, labels)
+    layer = calibration.IsotonicCalibration().fit(labels, p)
     np.testing.assert_allclose(_array(layer(fresh)), expected, atol=1e-4)
 
 
@@ -111,7 +111,7 @@ def test_isotonic_before_and_beyond_its_fit():
     np.testing.assert_allclose(_array(layer(p)), p, atol=1e-6)
     # Class 0 is never right below 0.5: both curves are 0 at (0, 0).
     curves = calibration.IsotonicCalibration(from_logits=True)
-    curves.fit(np.log([[0.2, 0.8], [0.8, 0.2]]), [1, 0])
+    curves.fit([1, 0], np.log([[0.2, 0.8], [0.8, 0.2]]))
     np.testing.assert_allclose(
         _array(curves(np.log([[0.2, 0.8]]))), [[0, 1]], atol=1e-5
     )
@@ -123,9 +123,9 @@ def test_makes_an_overconfident_model_calibrated(name):
     p = _softmax(3 * logits)
     fresh, fresh_labels = _calibrated(seed=1)
     fresh = _softmax(3 * fresh).astype("float32")
-    calibrated = _array(calibration.get(name).fit(p, labels)(fresh))
-    before = expected_calibration_error(fresh, fresh_labels)
-    after = expected_calibration_error(calibrated, fresh_labels)
+    calibrated = _array(calibration.get(name).fit(labels, p)(fresh))
+    before = expected_calibration_error(fresh_labels, fresh)
+    after = expected_calibration_error(fresh_labels, calibrated)
     assert before > 0.15 and after < 0.04
     np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=1e-5)
 
@@ -134,7 +134,7 @@ def test_makes_an_overconfident_model_calibrated(name):
 def test_a_temperature_changes_no_choice(temperature):
     logits, labels = _calibrated(300)
     scaling = calibration.TemperatureScaling(from_logits=True)
-    scaling.fit(logits * temperature, labels)
+    scaling.fit(labels, logits * temperature)
     chosen = _array(scaling(logits)).argmax(axis=1)
     np.testing.assert_array_equal(chosen, logits.argmax(axis=1))
 
@@ -143,7 +143,7 @@ def test_a_temperature_changes_no_choice(temperature):
 def test_saved_and_loaded(name, tmp_path):
     logits, labels = _calibrated(300)
     p = _softmax(2 * logits).astype("float32")
-    layer = calibration.get(name).fit(p, labels)
+    layer = calibration.get(name).fit(labels, p)
     model = keras.Sequential([keras.Input((4,)), layer])
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -157,8 +157,8 @@ def test_saved_and_loaded(name, tmp_path):
 def test_the_same_twice(name):
     logits, labels = _calibrated(300)
     p = _softmax(logits)
-    first = calibration.get(name).fit(p, labels).get_weights()
-    second = calibration.get(name).fit(p, labels).get_weights()
+    first = calibration.get(name).fit(labels, p).get_weights()
+    second = calibration.get(name).fit(labels, p).get_weights()
     for a, b in zip(first, second):
         np.testing.assert_array_equal(a, b)
 
@@ -167,12 +167,12 @@ def test_all_right_ends_at_the_bound_and_says_so():
     logits = 5 * np.eye(3)[[0, 1, 2, 0]]
     scaling = calibration.TemperatureScaling(from_logits=True)
     with pytest.warns(UserWarning, match="end of its range, 0.01"):
-        scaling.fit(logits, [0, 1, 2, 0])
+        scaling.fit([0, 1, 2, 0], logits)
     # The penalty keeps the vectors finite.
     vectors = calibration.VectorScaling(from_logits=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        vectors.fit(logits, [0, 1, 2, 0])
+        vectors.fit([0, 1, 2, 0], logits)
     assert np.isfinite(_array(vectors.scale)).all()
 
 
@@ -187,17 +187,25 @@ def test_like_a_given_one():
 @pytest.mark.parametrize(
     "predictions, labels, message",
     [
-        (np.zeros((0, 2)), [], "`labels` must hold examples of two classes"),
-        ([[0.5, 0.5]] * 3, [1, 1, 1], "`labels` must hold .* two classes"),
-        ([[0.5, 0.5]] * 2, [0, 2], r"`labels` must .* \[0, 2\)"),
+        (np.zeros((0, 2)), [], "`y_true` must hold examples of two classes"),
+        ([[0.5, 0.5]] * 3, [1, 1, 1], "`y_true` must hold .* two classes"),
+        ([[0.5, 0.5]] * 2, [0, 2], r"`y_true` must .* \[0, 2\)"),
         ([[0.5, 0.9]] * 2, [0, 1], "sum to one"),
-        ([[0.5, 0.5]] * 2, [0, 1, 1], "`labels` must have one integer"),
+        ([[0.5, 0.5]] * 2, [0, 1, 1], "`y_true` must have one integer"),
         ([0.5, 0.5], [0, 1], "two classes or more"),
     ],
 )
 def test_bad_data(name, predictions, labels, message):
     with pytest.raises(ValueError, match=message):
-        calibration.get(name).fit(predictions, labels)
+        calibration.get(name).fit(labels, predictions)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_given_second(name, from_logits):
+    for labels in ([0, 1], [[0], [1]], [[1, 0], [0, 1]]):
+        with pytest.raises(ValueError, match=r"order .* \(y_true, y_pred\)"):
+            calibration.get(name, from_logits).fit([[0.75, 0.25]] * 2, labels)
 
 
 def test_bad_arguments():
@@ -207,8 +215,8 @@ def test_bad_arguments():
         calibration.VectorScaling(penalty=-1)
     with pytest.raises(ValueError, match="`num_knots` must be at least 2"):
         calibration.IsotonicCalibration(num_knots=1)
-    with pytest.raises(ValueError, match="`predictions` must be finite"):
-        calibration.get("vector", True).fit([[0.0, np.inf]] * 2, [0, 1])
-    layer = calibration.IsotonicCalibration().fit([[0.5, 0.5]] * 2, [0, 1])
+    with pytest.raises(ValueError, match="`y_pred` must be finite"):
+        calibration.get("vector", True).fit([0, 1], [[0.0, np.inf]] * 2)
+    layer = calibration.IsotonicCalibration().fit([0, 1], [[0.5, 0.5]] * 2)
     with pytest.raises(ValueError, match="fitted once"):
-        layer.fit([[0.5, 0.5]] * 2, [0, 1])
+        layer.fit([0, 1], [[0.5, 0.5]] * 2)

@@ -56,18 +56,18 @@ def test_trust(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "calibrated.keras").exists()
     assert names["foggy"].shape == (8, 28, 28, 1)
     chances = names["chances"]
-    error = kft.metrics.expected_calibration_error(chances, [1, 0, 1])
+    error = kft.metrics.expected_calibration_error([1, 0, 1], chances)
     assert error == pytest.approx(0.3)
     assert float(names["brier"].result()) == pytest.approx(2 / 3)
     loss = kft.metrics.NegativeLogLikelihoodLoss(ignore_class=255)
     found = float(loss(names["tags"], names["tokens"]))
     assert found == pytest.approx(np.log(3), rel=1e-5)
     metrics, (p, y) = kft.metrics, (names["p"], names["y"])
-    assert metrics.expected_calibration_error(p, y) == pytest.approx(
+    assert metrics.expected_calibration_error(y, p) == pytest.approx(
         0, abs=1e-6
     )
     np.testing.assert_allclose(
-        metrics.calibration_errors_by_label(p, y), [0.1, 0.9], atol=1e-6
+        metrics.calibration_errors_by_label(y, p), [0.1, 0.9], atol=1e-6
     )
 
 

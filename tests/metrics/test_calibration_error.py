@@ -59,7 +59,7 @@ def test_against_numpy(num_bins):
     expected = _reference(probabilities, labels, num_bins)
     value = _value(labels, probabilities, num_bins=num_bins)
     assert value == pytest.approx(expected, abs=1e-6)
-    value = expected_calibration_error(probabilities, labels, num_bins)
+    value = expected_calibration_error(labels, probabilities, num_bins)
     assert value == pytest.approx(expected, abs=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_an_edge_belongs_to_the_bin_below(num_bins):
     edges = edges[edges > 0.5]
     predictions = np.stack([edges, 1 - edges], axis=1)
     labels = np.zeros(len(edges), int)
-    count = reliability_bins(predictions, labels, num_bins)[2]
+    count = reliability_bins(labels, predictions, num_bins)[2]
     # Edge k / n is the last of bin k - 1.
     expected = np.zeros(num_bins)
     expected[num_bins - len(edges) :] = 1
@@ -109,7 +109,7 @@ def test_logits_one_hot_columns_and_weights():
 
 def test_reliability_bins_by_hand():
     predictions = [[0.75, 0.25], [0.75, 0.25], [0.9, 0.1]]
-    confidence, accuracy, count = reliability_bins(predictions, [0, 1, 0], 4)
+    confidence, accuracy, count = reliability_bins([0, 1, 0], predictions, 4)
     np.testing.assert_array_equal(count, [0, 0, 2, 1])
     np.testing.assert_allclose(confidence, [np.nan, np.nan, 0.75, 0.9])
     np.testing.assert_allclose(accuracy, [np.nan, np.nan, 0.5, 1.0])
@@ -145,7 +145,7 @@ def test_bad_number_of_bins_is_refused(num_bins):
     with pytest.raises(ValueError, match="`num_bins` must be"):
         ExpectedCalibrationError(num_bins=num_bins)
     with pytest.raises(ValueError, match="`num_bins` must be"):
-        expected_calibration_error([[0.5, 0.5]], [0], num_bins=num_bins)
+        expected_calibration_error([0], [[0.5, 0.5]], num_bins=num_bins)
 
 
 def test_integers_of_numpy_are_integers():
@@ -155,9 +155,9 @@ def test_integers_of_numpy_are_integers():
 
 def test_one_label_for_each_row():
     with pytest.raises(ValueError, match="`labels` must have one integer"):
-        reliability_bins([[0.5, 0.5], [0.5, 0.5]], [0])
+        reliability_bins([0], [[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(ValueError, match="two classes or more"):
-        expected_calibration_error([0.5, 0.5], [0, 1])
+        expected_calibration_error([0, 1], [0.5, 0.5])
 
 
 @pytest.mark.parametrize("kind", ["expected", "maximum"])
@@ -184,7 +184,7 @@ def test_equal_mass_against_numpy(kind, num_bins):
         ),
     }[kind]
     expected = np.mean(gaps) if kind == "expected" else np.max(gaps)
-    value = function(probabilities, labels, num_bins, "equal_mass")
+    value = function(labels, probabilities, num_bins, "equal_mass")
     assert value == pytest.approx(expected, abs=1e-6)
     metric = metric(num_bins, binning="equal_mass")
     metric.update_state(labels, probabilities)
@@ -207,12 +207,12 @@ def test_equal_mass_by_hand():
     # Three examples in two bins: the middle one counts half in each.
     predictions = [[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]
     # Gaps 1 - 0.9, 0 - 0.8, 1 - 0.6; low: 0.4 - 0.4, high: 0.1 - 0.4.
-    value = expected_calibration_error(predictions, [0, 1, 0], 2, "equal_mass")
+    value = expected_calibration_error([0, 1, 0], predictions, 2, "equal_mass")
     assert value == pytest.approx(0.3 / 3)
     assert _value(
         [0, 1, 0], predictions, num_bins=2, binning="equal_mass"
     ) == pytest.approx(0.3 / 3, abs=1e-6)
-    bins = reliability_bins(predictions, [0, 1, 0], 2, "equal_mass")
+    bins = reliability_bins([0, 1, 0], predictions, 2, "equal_mass")
     np.testing.assert_allclose(bins[2], [1.5, 1.5])
     np.testing.assert_allclose(bins[1], [1 / 1.5, 1 / 1.5])
     np.testing.assert_allclose(bins[0], [1.0 / 1.5, 1.3 / 1.5])
@@ -224,7 +224,7 @@ def test_equal_mass_of_equal_confidences():
     for labels in ([0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]):
         for num_bins in (1, 2, 5):
             value = expected_calibration_error(
-                predictions, labels, num_bins, "equal_mass"
+                labels, predictions, num_bins, "equal_mass"
             )
             assert value == pytest.approx(0.25)
 
@@ -248,7 +248,7 @@ def test_bins_of_the_published_scripts():
     above = np.array([[1 + 1e-6, 0.0], [0.75, 0.25]], "float32")
     for value in (
         _value([1, 0], above, binning="freetickets"),
-        expected_calibration_error(above, [1, 0], binning="freetickets"),
+        expected_calibration_error([1, 0], above, binning="freetickets"),
     ):
         assert value == pytest.approx(0.25 / 2, abs=1e-6)
     # The standard bins put it into the last one, where it is wrong.
@@ -262,7 +262,7 @@ def test_maximum_by_hand():
     # Bin (0.6, 0.7]: |1 - 0.62|; bin (0.5, 0.6]: |0 - 0.6|.
     assert float(metric.result()) == pytest.approx(0.6)
     assert metrics.maximum_calibration_error(
-        predictions, [0, 1, 0], 10
+        [0, 1, 0], predictions, 10
     ) == pytest.approx(0.6)
     assert float(metrics.MaximumCalibrationError().result()) == 0.0
 
@@ -271,7 +271,7 @@ def test_maximum_by_hand():
 def test_classwise_against_numpy(binning):
     _, probabilities, labels = _random_predictions(count=600)
     errors = metrics.classwise_calibration_errors(
-        probabilities, labels, 5, binning
+        labels, probabilities, 5, binning
     )
     for k in range(4):
         p, own = probabilities[:, k], labels == k
@@ -297,7 +297,7 @@ def test_classwise_weights():
     metric.update_state(labels, probabilities, weights)
     copies = np.repeat(np.arange(20), weights)
     errors = metrics.classwise_calibration_errors(
-        probabilities[copies], labels[copies], 5
+        labels[copies], probabilities[copies], 5
     )
     assert float(metric.result()) == pytest.approx(errors.mean(), abs=1e-6)
 
@@ -305,14 +305,14 @@ def test_classwise_weights():
 def test_a_rare_class_shows_by_label_only():
     """A base rate for all: calibrated, and wrong on every rare example."""
     predictions, labels = np.tile([0.9, 0.1], (50, 1)), np.arange(50) % 10 == 0
-    pooled = expected_calibration_error(predictions, labels.astype(int))
+    pooled = expected_calibration_error(labels.astype(int), predictions)
     assert pooled == pytest.approx(0.0, abs=1e-6)
     for binning in ("equal_width", "equal_mass"):
         errors = metrics.calibration_errors_by_label(
-            predictions, labels.astype(int), binning=binning
+            labels.astype(int), predictions, binning=binning
         )
         np.testing.assert_allclose(errors, [0.1, 0.9], atol=1e-6)
-    missing = metrics.calibration_errors_by_label(predictions[:5], [0] * 5)
+    missing = metrics.calibration_errors_by_label([0] * 5, predictions[:5])
     assert np.isnan(missing[1])
 
 

@@ -64,13 +64,13 @@ def metrics_of(num_classes, **kwargs):
 def functions_of(p, y, **kwargs):
     """The functions of arrays."""
     return {
-        "ece": metrics.expected_calibration_error(p, y, 10, **kwargs),
-        "mce": metrics.maximum_calibration_error(p, y, 5, **kwargs),
-        "classwise": metrics.classwise_calibration_errors(p, y, 10, **kwargs),
-        "by_label": metrics.calibration_errors_by_label(p, y, 10, **kwargs),
-        "bins": metrics.reliability_bins(p, y, 10, **kwargs),
-        "aurc": metrics.area_under_risk_coverage(p, y, **kwargs),
-        "curve": metrics.risk_coverage_curve(p, y, **kwargs),
+        "ece": metrics.expected_calibration_error(y, p, 10, **kwargs),
+        "mce": metrics.maximum_calibration_error(y, p, 5, **kwargs),
+        "classwise": metrics.classwise_calibration_errors(y, p, 10, **kwargs),
+        "by_label": metrics.calibration_errors_by_label(y, p, 10, **kwargs),
+        "bins": metrics.reliability_bins(y, p, 10, **kwargs),
+        "aurc": metrics.area_under_risk_coverage(y, p, **kwargs),
+        "curve": metrics.risk_coverage_curve(y, p, **kwargs),
     }
 
 
@@ -97,7 +97,7 @@ def test_calibration_of_a_column_against_scikit_learn():
     place = np.searchsorted(np.linspace(0, 1, 11)[1:-1], p[:, 0])
     count = np.bincount(place, minlength=10)
     expected = (np.abs(share - mean) * count[count > 0]).sum() / count.sum()
-    errors = metrics.classwise_calibration_errors(p, LABEL, 10)
+    errors = metrics.classwise_calibration_errors(LABEL, p, 10)
     # What class 1 is too sure of, class 0 is too unsure of.
     np.testing.assert_allclose(errors, [expected] * 2, atol=1e-6)
     metric = metrics.ClasswiseCalibrationError(2, 10)
@@ -164,7 +164,7 @@ def test_functions_of_maps():
         np.testing.assert_array_equal(value, expected[name])
     scores = p.max(axis=-1) ** 2
     assert metrics.area_under_risk_coverage(
-        p, MAP_LABEL, scores, IGNORED
+        MAP_LABEL, p, scores, IGNORED
     ) == pytest.approx(expected["aurc"])
 
 
@@ -334,13 +334,13 @@ def test_all_ignored(classes):
     assert float(loss(labels, nothing)) == 0.0
     assert (
         metrics.expected_calibration_error(
-            nothing, labels, 5, "equal_width", -1
+            labels, nothing, 5, "equal_width", -1
         )
         == 0
     )
     assert np.isnan(_value(metrics.AUROC(ignore_class=-1), labels, nothing))
     with pytest.raises(ValueError, match="one example or more"):
-        metrics.risk_coverage_curve(nothing, labels, ignore_class=-1)
+        metrics.risk_coverage_curve(labels, nothing, ignore_class=-1)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -357,7 +357,7 @@ def test_one_class_present(label):
     assert nll == pytest.approx(-np.log(own).mean(), rel=1e-5)
     brier = _value(metrics.Brier(), labels, p)
     assert brier == pytest.approx(2 * np.square(1 - own).mean())
-    errors = metrics.calibration_errors_by_label(p, labels, 4)
+    errors = metrics.calibration_errors_by_label(labels, p, 4)
     assert np.isnan(errors[1 - label]) and errors[label] >= 0
 
 

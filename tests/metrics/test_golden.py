@@ -57,7 +57,7 @@ def test_calibration(case, key):
     # torchmetrics and the metric add up in float32.
     expected = pytest.approx(GOLDEN[case][key], abs=1e-6)
     assert float(metric.result()) == expected
-    assert exact(probabilities, labels, 15) == expected
+    assert exact(labels, probabilities, 15) == expected
 
 
 @pytest.mark.parametrize("case", list(CASES.predictions()))
@@ -96,7 +96,7 @@ def test_equal_mass(case, key):
     probabilities, labels = CASES.predictions()[case]
     streaming, exact = KINDS[key.split("_")[1]]
     expected = GOLDEN[case][key]
-    assert exact(probabilities, labels, 10, "equal_mass") == pytest.approx(
+    assert exact(labels, probabilities, 10, "equal_mass") == pytest.approx(
         expected, abs=1e-6
     )
     metric = streaming(num_bins=10, binning="equal_mass")

@@ -54,7 +54,7 @@ def test_accuracy_takes_logits_but_no_other_shape():
 @pytest.mark.parametrize("predictions, message", BAD)
 def test_functions_refuse_them_too(function, predictions, message):
     with pytest.raises(ValueError, match=message):
-        function(np.array(predictions, "float32"), LABELS)
+        function(LABELS, np.array(predictions, "float32"))
 
 
 @pytest.mark.parametrize("labels", [[0, 2], [-1, 0], [0.5, 1]])
@@ -66,14 +66,36 @@ def test_labels_out_of_range(labels):
     with pytest.raises(ValueError, match=message):
         metrics.negative_log_likelihood(np.array(labels), PROBABILITIES)
     for function in FUNCTIONS:
-        with pytest.raises(ValueError, match=r"`labels` must .* \[0, 2\)"):
-            function(PROBABILITIES, labels)
+        with pytest.raises(ValueError, match=message):
+            function(labels, PROBABILITIES)
 
 
 def test_as_many_labels_as_rows():
     for function in FUNCTIONS:
-        with pytest.raises(ValueError, match="`labels` must have one integer"):
-            function(PROBABILITIES, [0, 1, 1])
+        with pytest.raises(ValueError, match="`y_true` must have one integer"):
+            function([0, 1, 1], PROBABILITIES)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1], [[0], [1]], [[1, 0], [0, 1]], [[1.0, 0.0], [0.0, 1.0]]],
+    ids=["integers", "column", "one_hot", "floats"],
+)
+def test_labels_given_second(function, labels):
+    """Also of one column, and one-hot, where the shapes do not tell."""
+    function(labels, PROBABILITIES)
+    given = PROBABILITIES, PROBABILITIES[:, :1]
+    for predictions in given[: 1 if np.shape(labels) == (2, 2) else 2]:
+        with pytest.raises(ValueError, match=r"order .* \(y_true, y_pred\)"):
+            function(predictions, labels)
+
+
+def test_labels_of_maps_given_second():
+    labels = np.zeros((2, 3, 3), int)
+    predictions = np.full((2, 3, 3, 2), 0.5)
+    with pytest.raises(ValueError, match=r"order .* \(y_true, y_pred\)"):
+        metrics.expected_calibration_error(predictions, labels)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +129,7 @@ def test_bfloat16_is_read(function):
     """Quarters are exact in it."""
     half = PROBABILITIES.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(
-        function(half, LABELS), function(PROBABILITIES, LABELS)
+        function(LABELS, half), function(LABELS, PROBABILITIES)
     )
 
 

@@ -28,10 +28,10 @@ def _streamed(predictions, labels, weights=None):
 
 def test_by_hand():
     predictions = _predictions([0.9, 0.8, 0.7, 0.6])
-    coverage, risk = risk_coverage_curve(predictions, [0, 1, 0, 1])
+    coverage, risk = risk_coverage_curve([0, 1, 0, 1], predictions)
     np.testing.assert_allclose(coverage, [1 / 4, 1 / 2, 3 / 4, 1])
     np.testing.assert_allclose(risk, [0, 1 / 2, 1 / 3, 1 / 2])
-    area = area_under_risk_coverage(predictions, [0, 1, 0, 1])
+    area = area_under_risk_coverage([0, 1, 0, 1], predictions)
     assert area == pytest.approx(1 / 3)
     # Each in its own cell: exact up to the harmonic sums.
     assert _streamed(predictions, [0, 1, 0, 1])[0] == pytest.approx(
@@ -71,7 +71,7 @@ def test_confidence_rounded_above_one_is_the_surest():
     predictions = np.array([[1.0005, 0], [0.9999, 1e-4], [0.9998, 2e-4]], "f")
     # Risks 1, 1/2, 1/3.
     value, bound = _streamed(predictions, [1, 0, 0])
-    assert area_under_risk_coverage(predictions, [1, 0, 0]) == pytest.approx(
+    assert area_under_risk_coverage([1, 0, 0], predictions) == pytest.approx(
         11 / 18
     )
     assert abs(value - 11 / 18) <= bound <= 1e-3
@@ -81,19 +81,19 @@ def test_float64_is_not_rounded():
     """The surer one is right; in float32 both are 1."""
     doubt = np.array([1e-9, 1e-12])
     predictions = np.stack([1 - doubt, doubt], axis=1)
-    assert area_under_risk_coverage(predictions, [1, 0]) == 0.25
+    assert area_under_risk_coverage([1, 0], predictions) == 0.25
 
 
 def test_other_scores():
     predictions = _predictions([0.9, 0.8])
-    assert area_under_risk_coverage(predictions, [0, 1]) == 0.25
-    assert area_under_risk_coverage(predictions, [0, 1], [1, 2]) == 0.75
+    assert area_under_risk_coverage([0, 1], predictions) == 0.25
+    assert area_under_risk_coverage([0, 1], predictions, [1, 2]) == 0.75
 
 
 @pytest.mark.parametrize("wrong, area", [(0, 0.0), (1, 1.0)])
 def test_all_right_and_all_wrong(wrong, area):
     predictions = _predictions([0.9, 0.8, 1.0])
-    assert area_under_risk_coverage(predictions, [wrong] * 3) == area
+    assert area_under_risk_coverage([wrong] * 3, predictions) == area
     assert _streamed(predictions, [wrong] * 3)[0] == pytest.approx(area)
 
 
@@ -102,7 +102,7 @@ def test_all_right_and_all_wrong(wrong, area):
 def test_ties_know_no_order(labels):
     """3 wrong of 8: a risk of 3/8 at every coverage."""
     predictions = _predictions([0.75] * 8)
-    assert area_under_risk_coverage(predictions, labels) == pytest.approx(3 / 8)
+    assert area_under_risk_coverage(labels, predictions) == pytest.approx(3 / 8)
     value, bound = _streamed(predictions, labels)
     assert value == pytest.approx(3 / 8)
     assert bound > 0
@@ -116,7 +116,7 @@ def test_many_against_the_definition(seed):
     predictions = _predictions(confidence)
     predictions /= predictions.sum(1, keepdims=True)
     expected = _by_definition(predictions[:, 0], wrong)
-    exact = area_under_risk_coverage(predictions, wrong.astype(int))
+    exact = area_under_risk_coverage(wrong.astype(int), predictions)
     assert exact == pytest.approx(expected, abs=1e-4)  # Some ties.
     value, bound = _streamed(predictions, wrong.astype(int))
     assert abs(value - exact) <= bound + 1e-5
@@ -131,7 +131,7 @@ def test_a_weight_of_two_is_two_examples():
     )
     copies = np.repeat(np.arange(5), [1, 2, 1, 3, 2])
     twice = area_under_risk_coverage(
-        _predictions(confidence)[copies], np.array(labels)[copies]
+        np.array(labels)[copies], _predictions(confidence)[copies]
     )
     assert weighted == pytest.approx(twice, abs=1e-3)
 
@@ -140,11 +140,11 @@ def test_nothing_seen():
     metric = AURC()
     assert float(metric.result()) == 0.0
     assert metric.error_bound() == 0.0
-    with pytest.raises(ValueError, match="`labels` must hold one example"):
-        risk_coverage_curve(np.zeros((0, 2)), [])
+    with pytest.raises(ValueError, match="`y_true` must hold one example"):
+        risk_coverage_curve([], np.zeros((0, 2)))
 
 
 @pytest.mark.parametrize("scores", [[1.0], [1.0, np.nan]])
 def test_bad_scores(scores):
     with pytest.raises(ValueError, match="`scores` must hold one number"):
-        risk_coverage_curve(_predictions([0.9, 0.8]), [0, 1], scores)
+        risk_coverage_curve([0, 1], _predictions([0.9, 0.8]), scores)

@@ -9,7 +9,7 @@ from keras_freetickets import plots
 GENERATOR = np.random.default_rng(0)
 PROBABILITIES = GENERATOR.dirichlet([1, 1, 1], 60)
 LABELS = GENERATOR.integers(3, size=60)
-BOTH = {"a": (PROBABILITIES, LABELS), "b": (PROBABILITIES[::-1], LABELS)}
+BOTH = {"a": PROBABILITIES, "b": PROBABILITIES[::-1]}
 
 
 def panels(figure):
@@ -22,7 +22,7 @@ def is_picture(path):
 
 def test_reliability_diagram(tmp_path):
     figure = plots.reliability_diagram(
-        BOTH, path=tmp_path / "r.png", num_bins=5
+        LABELS, BOTH, path=tmp_path / "r.png", num_bins=5
     )
     assert is_picture(tmp_path / "r.png")
     first, second = panels(figure)
@@ -35,9 +35,10 @@ def test_reliability_diagram(tmp_path):
 
 
 def test_a_diagram_of_no_examples(tmp_path):
-    nothing = {"a": BOTH["a"], "empty": (np.zeros((0, 3)), np.zeros(0, int))}
-    with pytest.raises(ValueError, match="`predictions` .* none for 'empty'"):
-        plots.reliability_diagram(nothing, path=tmp_path / "r.png")
+    nothing = {"a": BOTH["a"], "empty": np.zeros((0, 3))}
+    labels = {"a": LABELS, "empty": np.zeros(0, int)}
+    with pytest.raises(ValueError, match="`y_pred` .* none for 'empty'"):
+        plots.reliability_diagram(labels, nothing, path=tmp_path / "r.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -45,7 +46,7 @@ def test_a_diagram_of_no_examples(tmp_path):
     "draw", [plots.reliability_diagram, plots.risk_coverage_curves]
 )
 def test_labels_that_models_share(draw):
-    """Arrays, and a dict of them, are drawn as pairs are; without a file."""
+    """Arrays, a dict of them and a dict of labels too; without a file."""
 
     def drawn(*args):
         axes = draw(*args).axes
@@ -53,16 +54,25 @@ def test_labels_that_models_share(draw):
         bars = [bar.get_height() for one in axes for bar in one.patches]
         return np.concatenate([np.ravel(lines), bars])
 
-    one = drawn(PROBABILITIES, LABELS)
-    np.testing.assert_array_equal(one, drawn({"a": BOTH["a"]}))
-    both = {name: p for name, (p, _) in BOTH.items()}
-    np.testing.assert_array_equal(drawn(both, LABELS), drawn(BOTH))
-    with pytest.raises(ValueError, match="`labels` must be given"):
-        draw(PROBABILITIES)
+    one = drawn(LABELS, PROBABILITIES)
+    np.testing.assert_array_equal(one, drawn(LABELS, {"a": BOTH["a"]}))
+    labels = {"b": LABELS, "a": LABELS}
+    np.testing.assert_array_equal(drawn(labels, BOTH), drawn(LABELS, BOTH))
     with pytest.raises(ValueError, match="written to `path=`"):
-        draw(BOTH, "r.png")
-    with pytest.raises(ValueError, match="`predictions` must map names"):
-        draw(both)
+        draw(LABELS, "r.png")
+    with pytest.raises(ValueError, match="`y_true` must have the names"):
+        draw({"a": LABELS}, BOTH)
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.reliability_diagram, plots.risk_coverage_curves]
+)
+def test_labels_given_second(draw):
+    for predictions in (PROBABILITIES, BOTH):
+        with pytest.raises(ValueError, match=r"order .* \(y_true, y_pred\)"):
+            draw(predictions, LABELS)
+    with pytest.raises(ValueError, match=r"order .* \(y_true, y_pred\)"):
+        plots.predictions_in_plane(np.stack([PROBABILITIES] * 2), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +97,12 @@ def test_what_is_not_a_dict(draw, name):
     "draw", [plots.reliability_diagram, plots.risk_coverage_curves]
 )
 def test_predictions_of_no_model(draw):
-    with pytest.raises(ValueError, match="`predictions` must be a dict of one"):
-        draw({}, LABELS)
+    with pytest.raises(ValueError, match="`y_pred` must be a dict of one"):
+        draw(LABELS, {})
 
 
 def test_risk_coverage_curves(tmp_path):
-    figure = plots.risk_coverage_curves(BOTH, path=tmp_path / "c.png")
+    figure = plots.risk_coverage_curves(LABELS, BOTH, path=tmp_path / "c.png")
     line = figure.axes[0].get_lines()[0]
     risk = np.mean(PROBABILITIES.argmax(axis=1) != LABELS)
     np.testing.assert_allclose(line.get_xydata()[-1], [1, risk])
@@ -147,7 +157,7 @@ def test_matrices_leave_the_diagonal_blank(tmp_path):
 def test_predictions_in_plane(tmp_path, classes):
     members = np.random.default_rng(1).dirichlet(np.ones(classes), (2, 20))
     labels = np.arange(20) % classes
-    figure = plots.predictions_in_plane(members, labels, tmp_path / "t.png")
+    figure = plots.predictions_in_plane(labels, members, tmp_path / "t.png")
     chosen = members.argmax(axis=-1)
     for axes in panels(figure):
         dots, rings = axes.collections
@@ -163,12 +173,12 @@ def test_one_column_and_labels_to_ignore():
     labels = np.where(np.arange(20) < 4, -1, np.arange(20) % 2)
     both = np.concatenate([1 - p, p], axis=1)
     for draw in (plots.reliability_diagram, plots.risk_coverage_curves):
-        one = draw(p, labels, ignore_class=-1).axes[0]
-        two = draw(both[4:], labels[4:]).axes[0]
+        one = draw(labels, p, ignore_class=-1).axes[0]
+        two = draw(labels[4:], both[4:]).axes[0]
         for mine, other in zip(one.lines, two.lines, strict=True):
             np.testing.assert_allclose(mine.get_xydata(), other.get_xydata())
     members = np.stack([p, p[::-1]])
-    figure = plots.predictions_in_plane(members, labels, ignore_class=-1)
+    figure = plots.predictions_in_plane(labels, members, ignore_class=-1)
     disputed = np.sum((p > 0.5) != (p[::-1] > 0.5), axis=1)[4:].sum()
     for axes in panels(figure):
         dots, rings = axes.collections
@@ -178,10 +188,10 @@ def test_one_column_and_labels_to_ignore():
 
 def test_too_few_predictions_for_a_plane(tmp_path):
     with pytest.raises(ValueError, match="`members` must hold 4 predictions"):
-        plots.predictions_in_plane(np.ones((3, 1, 2)) / 2, [0], tmp_path / "t")
+        plots.predictions_in_plane([0], np.ones((3, 1, 2)) / 2, tmp_path / "t")
 
 
 def test_missing_scikit_learn_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
     with pytest.raises(ImportError, match="pip install 'scikit-learn'"):
-        plots.predictions_in_plane(np.ones((3, 60, 3)) / 3, LABELS, tmp_path)
+        plots.predictions_in_plane(LABELS, np.ones((3, 60, 3)) / 3, tmp_path)
