@@ -166,6 +166,6 @@ def diversity(network, members, labels, num_classes):
         "disagreement_matrix": metrics.disagreement_matrix(members).tolist(),
     }
     parts = [network.model.member(i) for i in range(len(members))]
-    if getattr(parts[0], "connections", None):
+    if getattr(parts[0], "masked_kernels", None):
         found["mask_overlap_matrix"] = kft.mask_overlap(parts).tolist()
     return found

@@ -202,7 +202,7 @@ def test_masks_help_where_only_training_data_are_left():
         ({"calibrator": "odd"}, "`calibrator` must be one of"),
         ({"y": None}, "`y` must be given"),
         ({"y": np.zeros(3)}, "`x` and `y` must be equally many"),
-        ({"y": np.full(30, 5)}, r"`labels` must .* \[0, 3\)"),
+        ({"y": np.full(30, 5)}, r"`y_true` must .* \[0, 3\)"),
         ({"y": np.zeros(30)}, "two classes or more"),
     ],
 )

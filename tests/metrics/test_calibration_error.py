@@ -154,7 +154,7 @@ def test_integers_of_numpy_are_integers():
 
 
 def test_one_label_for_each_row():
-    with pytest.raises(ValueError, match="`labels` must have one integer"):
+    with pytest.raises(ValueError, match="`y_true` must have one integer"):
         reliability_bins([0], [[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(ValueError, match="two classes or more"):
         expected_calibration_error([0, 1], [0.5, 0.5])
