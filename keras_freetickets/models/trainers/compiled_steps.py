@@ -18,6 +18,7 @@ from keras_freetickets import keras_adapter
 
 # Compiled steps hold graphs and programs: only the last few are kept.
 _LIMIT = 4
+_PROGRAM_LIMIT = 32
 
 
 class CompiledSteps:
@@ -76,6 +77,41 @@ class CompiledSteps:
     def _of(self, function):
         found = [kept for kept in self._kept if kept.function is function]
         return found[0] if found else None
+
+
+class SharedPrograms:
+    """Compiled functions of arrays that steps of several models share.
+
+    What an update chooses depends on the method, on the kernels' places and on
+    arrays alone, so that models of equal shapes need one program.
+
+    Example:
+
+    ```python
+    programs = SharedPrograms()
+    choose = programs.get([method, indices], lambda: compiled(function))
+    ```
+    """
+
+    def __init__(self):
+        self._kept = []
+
+    def get(self, traits, make):
+        """The program for what is traced into it.
+
+        Args:
+            traits: List of all that is traced into it but arrays, see
+                `frozen`.
+            make: Callable without arguments that makes the program, called
+                unless there is one of equal traits.
+        """
+        traits = frozen(traits)
+        for kept, program in self._kept:
+            if kept == traits:
+                return program
+        program = make()
+        self._kept = [*self._kept, (traits, program)][-_PROGRAM_LIMIT:]
+        return program
 
 
 @dataclasses.dataclass

@@ -128,7 +128,7 @@ def of_replicas(value):
     return jax.numpy.reshape(value, (1,))
 
 
-def compiled(function):
+def compiled(function, traits):
     """The step is one program already, or wants to be run eagerly."""
     return function
 

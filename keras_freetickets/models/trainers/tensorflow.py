@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.models.trainers import compiled_steps
 from keras_freetickets.models.trainers import step
 
 
@@ -152,9 +153,24 @@ def of_replicas(value):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, place * value)
 
 
-def compiled(function):
-    """One XLA program, whatever the step around it is compiled to."""
-    return tf.function(function, jit_compile=True, autograph=False)
+_PROGRAMS = compiled_steps.SharedPrograms()
+
+
+def compiled(function, traits):
+    """One XLA program, whatever the step around it is compiled to.
+
+    Args:
+        function: Function of arrays.
+        traits: List of what else decides its result: functions of equal
+            traits share a program.
+    """
+
+    def make():
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    if tf.distribute.has_strategy():  # traced once for each replica
+        return make()
+    return _PROGRAMS.get([*traits, keras.config.floatx()], make)
 
 
 def apply(optimizer, gradients, variables, skip=None):

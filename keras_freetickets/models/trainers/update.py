@@ -107,7 +107,7 @@ def _stack(arrays):
     return arrays[0][None] if len(arrays) == 1 else ops.stack(arrays)
 
 
-def _as_is(function):
+def _as_is(function, traits):
     return function
 
 
@@ -117,8 +117,9 @@ def new_masks(method, inputs, compiled=_as_is):
     Args:
         method: A `Method`.
         inputs: `KernelBatch`.
-        compiled: Callable that takes a function of arrays and returns one
-            that a backend compiles by itself.
+        compiled: Callable that takes a function of arrays, and a list of what
+            else decides its result, and returns a function that a backend
+            compiles by itself.
 
     Returns:
         Tuple `(masks, survivors, replaced, done)`: the new masks; where
@@ -134,7 +135,10 @@ def new_masks(method, inputs, compiled=_as_is):
         for name in ("fraction", "step", "update", "seed")
     }
     kernel_indices = [part.kernel_indices for part in parts]
-    choose = compiled(functools.partial(_choose, method, kernel_indices))
+    choose = compiled(
+        functools.partial(_choose, method, kernel_indices),
+        [method, kernel_indices],
+    )
     new, alive, share, finite = choose(stacks, others, scalars)
     order = np.argsort([i for places in groups for i in places])
     masks, survivors = (

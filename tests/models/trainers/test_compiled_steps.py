@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_freetickets as kft
+from keras_freetickets.models.trainers.compiled_steps import SharedPrograms
 from keras_freetickets.models.trainers.compiled_steps import frozen
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
@@ -24,9 +25,9 @@ class Counted(RigL):
             update_interval, drop_fraction=drop_fraction, apply_on_update=True
         )
 
-    def grow_score(self, connections):
+    def transform_gradients(self, gradients, context):
         TRACED.append(self.update_interval)
-        return super().grow_score(connections)
+        return gradients
 
 
 def network():
@@ -233,3 +234,22 @@ def test_a_schedule_changed_in_place_is_traced_again():
     schedule.value = 0.5
     assert traces() > 0
     assert float(model.update_state.replaced.numpy()) > 0.1
+
+
+def test_models_of_equal_methods_and_shapes_share_the_program_of_an_update():
+    """Only what is traced decides: settings, places and the float type."""
+    programs, made = SharedPrograms(), []
+
+    def get(*traits):
+        return programs.get([*traits], lambda: made.append(1) or len(made))
+
+    assert get(RigL(10, 0.3), [0, 1]) == get(RigL(10, 0.3), [0, 1]) == 1
+    assert get(RigL(10, 0.3), [0, 2]) == 2
+    assert get(RigL(10, 0.4), [0, 1]) == 3
+    changed = RigL(10, 0.3)
+    assert get(changed, [0, 1]) == 1
+    changed.rounding = "nearest"
+    assert get(changed, [0, 1]) == 4
+    for i in range(100):  # only the last ones are kept
+        get(RigL(10, 0.3, seed=i), [5])
+    assert get(RigL(10, 0.3), [0, 1]) == 105
