@@ -14,6 +14,7 @@ from keras import tree
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.guard import guard
+from keras_freetickets.topology import mask_initializers
 from keras_freetickets.topology.distributions import active_count
 
 # Masked by role, never by rank: the biases of attention have rank 2.
@@ -271,43 +272,11 @@ def check_quantization(layer, mode=None, config=None):
         )
 
 
-def random_mask(kernel, count, generator):
-    """Exactly `count` entries, uniformly at random."""
-    mask = np.zeros(kernel.size, dtype=bool)
-    mask[generator.permutation(kernel.size)[:count]] = True
-    return mask.reshape(kernel.shape)
-
-
-def magnitude_mask(kernel, count, generator):
-    """The `count` entries of largest magnitude, ties at random."""
-    size = np.abs(np.asarray(kernel, np.float32)).ravel()
-    size = np.where(np.isfinite(size), size, -1.0)
-    order = np.lexsort((generator.permutation(size.size), -size))
-    mask = np.zeros(size.size, dtype=bool)
-    mask[order[:count]] = True
-    return mask.reshape(kernel.shape)
-
-
 # What the wrapper does not take over: Keras would save a layer's assets, and
 # adapt it, twice.
 _NOT_DELEGATED = {"adapt", "finalize_state", "load_assets", "save_assets"}
 # Arguments of the wrapper, which a layer may have as well.
 _OWN = {"kernels", "layer", "mask_initializer", "seed", "sparsity", "state"}
-
-_INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}
-
-
-def check_mask_initializer(identifier):
-    """Returns the mask initializer for a name or a callable."""
-    if callable(identifier):
-        return identifier
-    if isinstance(identifier, str) and identifier in _INITIALIZERS:
-        return _INITIALIZERS[identifier]
-    raise ValueError(
-        f"`mask_initializer` must be one of {sorted(_INITIALIZERS)} or a "
-        "callable (kernel, count, generator) -> mask. "
-        f"Received: mask_initializer={identifier}"
-    )
 
 
 def _check_sparsity(sparsity):
@@ -413,7 +382,7 @@ class Sparse(keras.layers.Wrapper):
     ):
         _check_arguments(layer, kernels, seed, state)
         _check_sparsity(sparsity)
-        check_mask_initializer(mask_initializer)
+        mask_initializers.get(mask_initializer)
         kwargs.setdefault("name", getattr(layer, "name", None))
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, **kwargs)
@@ -516,7 +485,7 @@ class Sparse(keras.layers.Wrapper):
 
     def _mask(self, place, sparsity, generator):
         value = keras_adapter.first_value(place.variable)
-        initializer = check_mask_initializer(self.mask_initializer)
+        initializer = mask_initializers.get(self.mask_initializer)
         count = _active_count(initializer, value.shape, 1.0 - sparsity)
         initial = np.asarray(initializer(value, count, generator), bool)
         if initial.shape != value.shape or initial.sum() != count:

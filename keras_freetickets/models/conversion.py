@@ -12,7 +12,6 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_float_kernels
-from keras_freetickets.layers.sparse import check_mask_initializer
 from keras_freetickets.layers.sparse import find_kernels
 from keras_freetickets.layers.sparse import without_float_kernel
 from keras_freetickets.models.copying import added
@@ -24,6 +23,7 @@ from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology import distributions
+from keras_freetickets.topology import mask_initializers
 
 
 def _check_model(model):
@@ -229,7 +229,7 @@ def _is_trained(model, kernels):
 
 def _choose_initializer(model, mask_initializer, kernels):
     if mask_initializer is not None:
-        check_mask_initializer(mask_initializer)
+        mask_initializers.get(mask_initializer)
     trained = _is_trained(model, kernels)
     if mask_initializer == "random" and trained:
         warnings.warn(

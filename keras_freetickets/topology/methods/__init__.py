@@ -13,14 +13,11 @@ from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.methods.set import SET
 from keras_freetickets.topology.methods.snfs import SNFS
 from keras_freetickets.topology.methods.structured import NM
-from keras_freetickets.topology.methods.structured import ConstantFanInMask
-from keras_freetickets.topology.methods.structured import NMMask
 from keras_freetickets.topology.methods.structured import SRigL
 
 __all__ = [
     "AGENT",
     "CigL",
-    "ConstantFanInMask",
     "DSTEE",
     "GMP",
     "GraNet",
@@ -28,7 +25,6 @@ __all__ = [
     "Method",
     "NDSNN",
     "NM",
-    "NMMask",
     "RigL",
     "SET",
     "SNFS",

@@ -1,4 +1,4 @@
-"""Masks with a pattern: N of M, and constant fan-in."""
+"""Methods that keep a pattern: N of M, and constant fan-in."""
 
 import keras
 import numpy as np
@@ -6,27 +6,19 @@ from keras import ops
 
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import tie_bits
+from keras_freetickets.topology.mask_initializers import check_divisible
+from keras_freetickets.topology.mask_initializers import check_pattern
 from keras_freetickets.topology.methods.method import DROP
 from keras_freetickets.topology.methods.method import GROW
 from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import REGROW
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
-from keras_freetickets.topology.methods.method import is_integer
 from keras_freetickets.topology.methods.method import is_real
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.selection import rank_in_groups
 from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
-
-
-def check_pattern(n, m):
-    """Refuses what is no N:M pattern."""
-    if not is_integer(n) or not is_integer(m) or not 1 <= n < m:
-        raise ValueError(
-            "`n` and `m` must be integers with 1 <= n < m: of m consecutive "
-            f"weights n are kept. Received: n={n}, m={m}"
-        )
 
 
 def to_groups(array, m, axis):
@@ -40,91 +32,6 @@ def from_groups(groups, shape, axis):
     shape = list(shape)
     shape.append(shape.pop(axis))
     return ops.moveaxis(ops.reshape(groups, shape), -1, axis)
-
-
-def check_divisible(name, shape, m, axis):
-    """Refuses a kernel whose axis is no multiple of `m`."""
-    rank = len(shape)
-    if not -rank <= axis < rank or shape[axis] % m:
-        raise ValueError(
-            f"The axis {axis} of kernel '{name}' must be a multiple of m={m}. "
-            f"Received: a kernel of shape {tuple(shape)}. Leave the layer out "
-            "with `sparsify(..., filters=...)`, or choose another `axis`."
-        )
-
-
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class NMMask:
-    """Initial masks that keep `n` of every `m` consecutive weights.
-
-    Args:
-        n: Positive integer, how many are kept.
-        m: Integer greater than `n`.
-        axis: Integer, the kernel's axis along which the weights are counted.
-            Defaults to -2, the inputs of Dense and convolution kernels, as
-            hardware with 2:4 sparsity wants it.
-        magnitude: Whether the largest of each group are kept, or random ones
-            (default).
-
-    Raises:
-        ValueError: If a kernel's axis is no multiple of `m`, or its sparsity
-            is not `1 - n / m`.
-
-    Example:
-
-    ```python
-    mask = NMMask(2, 4)
-    model = keras_freetickets.sparsify(
-        dense, sparsity=mask.sparsity, distribution="uniform",
-        mask_initializer=mask,
-    )
-    model.attach(NM(2, 4))
-    ```
-    """
-
-    def __init__(self, n, m, axis=-2, magnitude=False):
-        check_pattern(n, m)
-        self.n, self.m, self.axis, self.magnitude = n, m, axis, magnitude
-
-    @property
-    def sparsity(self):
-        return 1.0 - self.n / self.m
-
-    def __call__(self, kernel, count, generator):
-        check_divisible("to be masked", kernel.shape, self.m, self.axis)
-        if count != kernel.size // self.m * self.n:
-            raise ValueError(
-                f"`sparsity` must be {self.sparsity} for every layer, with "
-                'distribution="uniform", when `mask_initializer` keeps '
-                f"{self.n} of {self.m}. Received: {count} of {kernel.size} "
-                "weights"
-            )
-        scores = np.abs(kernel)
-        if not self.magnitude:
-            scores = generator.random(kernel.shape)
-        moved = np.moveaxis(scores, self.axis, -1)
-        mask = _largest(moved.reshape(-1, self.m), self.n)
-        return np.moveaxis(mask.reshape(moved.shape), -1, self.axis)
-
-    def get_config(self):
-        return {
-            "n": self.n,
-            "m": self.m,
-            "axis": self.axis,
-            "magnitude": self.magnitude,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
-
-
-def _largest(rows, count):
-    """The mask of the `count` largest entries of each row."""
-    order = np.argsort(-rows, axis=1, kind="stable")
-    mask = np.zeros(rows.shape, bool)
-    np.put_along_axis(mask, order[:, :count], True, axis=1)
-    return mask
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -194,55 +101,6 @@ class NM(Method):
             "axis": self.axis,
             **super().get_config(),
         }
-
-
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class ConstantFanInMask:
-    """Initial masks with the same number of inputs for every output unit.
-
-    The units are the kernel's last axis. The density of a layer is rounded to
-    a whole number of inputs, at least one.
-
-    Args:
-        magnitude: Whether the largest weights of each unit are kept, or
-            random ones (default).
-
-    Example:
-
-    ```python
-    model = keras_freetickets.sparsify(
-        dense, sparsity=0.9, mask_initializer=ConstantFanInMask()
-    )
-    model.attach(SRigL())
-    ```
-
-    Reference:
-        Lasby et al., 2024, arXiv:2305.02299 (SRigL).
-    """
-
-    def __init__(self, magnitude=False):
-        self.magnitude = magnitude
-
-    def active_count(self, shape, density):
-        """How many weights of a kernel stay."""
-        units = shape[-1]
-        inputs = int(np.prod(shape[:-1]))
-        return units * min(inputs, max(1, round(inputs * density)))
-
-    def __call__(self, kernel, count, generator):
-        units = kernel.shape[-1]
-        scores = np.abs(kernel)
-        if not self.magnitude:
-            scores = generator.random(kernel.shape)
-        rows = scores.reshape(-1, units).T
-        return _largest(rows, count // units).T.reshape(kernel.shape)
-
-    def get_config(self):
-        return {"magnitude": self.magnitude}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")

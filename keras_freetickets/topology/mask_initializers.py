@@ -1,0 +1,206 @@
+"""Initial masks: random, by magnitude, N of M, constant fan-in.
+
+A mask initializer is a callable `(kernel, count, generator) -> mask` over
+NumPy arrays, whose mask has exactly `count` true entries. One with a method
+`active_count(shape, density)` decides on `count` itself.
+"""
+
+import numbers
+
+import keras
+import numpy as np
+
+
+def random_mask(kernel, count, generator):
+    """Exactly `count` entries, uniformly at random."""
+    mask = np.zeros(kernel.size, dtype=bool)
+    mask[generator.permutation(kernel.size)[:count]] = True
+    return mask.reshape(kernel.shape)
+
+
+def magnitude_mask(kernel, count, generator):
+    """The `count` entries of largest magnitude, ties at random."""
+    size = np.abs(np.asarray(kernel, np.float32)).ravel()
+    size = np.where(np.isfinite(size), size, -1.0)
+    order = np.lexsort((generator.permutation(size.size), -size))
+    mask = np.zeros(size.size, dtype=bool)
+    mask[order[:count]] = True
+    return mask.reshape(kernel.shape)
+
+
+def check_pattern(n, m):
+    """Raises unless `n` and `m` are an N:M pattern."""
+    whole = all(
+        isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        for value in (n, m)
+    )
+    if not whole or not 1 <= n < m:
+        raise ValueError(
+            "`n` and `m` must be integers with 1 <= n < m: of m consecutive "
+            f"weights n are kept. Received: n={n}, m={m}"
+        )
+
+
+def check_divisible(name, shape, m, axis):
+    """Raises unless a kernel's axis is a multiple of `m`."""
+    rank = len(shape)
+    if not -rank <= axis < rank or shape[axis] % m:
+        raise ValueError(
+            f"The axis {axis} of kernel '{name}' must be a multiple of m={m}. "
+            f"Received: a kernel of shape {tuple(shape)}. Leave the layer out "
+            "with `sparsify(..., filters=...)`, or choose another `axis`."
+        )
+
+
+def _largest(rows, count):
+    """The mask of the `count` largest entries of each row."""
+    order = np.argsort(-rows, axis=1, kind="stable")
+    mask = np.zeros(rows.shape, bool)
+    np.put_along_axis(mask, order[:, :count], True, axis=1)
+    return mask
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class NMMask:
+    """Initial masks that keep `n` of every `m` consecutive weights.
+
+    Args:
+        n: Positive integer, how many are kept.
+        m: Integer greater than `n`.
+        axis: Integer, the kernel's axis along which the weights are counted.
+            Defaults to -2, the inputs of Dense and convolution kernels, as
+            hardware with 2:4 sparsity wants it.
+        magnitude: Whether the largest of each group are kept, or random ones
+            (default).
+
+    Raises:
+        ValueError: If a kernel's axis is not a multiple of `m`, or its sparsity
+            is not `1 - n / m`.
+
+    Example:
+
+    ```python
+    mask = NMMask(2, 4)
+    model = keras_freetickets.sparsify(
+        dense, sparsity=mask.sparsity, distribution="uniform",
+        mask_initializer=mask,
+    )
+    model.attach(NM(2, 4))
+    ```
+    """
+
+    def __init__(self, n, m, axis=-2, magnitude=False):
+        check_pattern(n, m)
+        self.n, self.m, self.axis, self.magnitude = n, m, axis, magnitude
+
+    @property
+    def sparsity(self):
+        return 1.0 - self.n / self.m
+
+    def __call__(self, kernel, count, generator):
+        check_divisible("to be masked", kernel.shape, self.m, self.axis)
+        if count != kernel.size // self.m * self.n:
+            raise ValueError(
+                f"`sparsity` must be {self.sparsity} for every layer, with "
+                'distribution="uniform", when `mask_initializer` keeps '
+                f"{self.n} of {self.m}. Received: {count} of {kernel.size} "
+                "weights"
+            )
+        scores = np.abs(kernel)
+        if not self.magnitude:
+            scores = generator.random(kernel.shape)
+        moved = np.moveaxis(scores, self.axis, -1)
+        mask = _largest(moved.reshape(-1, self.m), self.n)
+        return np.moveaxis(mask.reshape(moved.shape), -1, self.axis)
+
+    def get_config(self):
+        return {
+            "n": self.n,
+            "m": self.m,
+            "axis": self.axis,
+            "magnitude": self.magnitude,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class ConstantFanInMask:
+    """Initial masks with the same number of inputs for every output unit.
+
+    The units are the kernel's last axis. The density of a layer is rounded to
+    a whole number of inputs, at least one.
+
+    Args:
+        magnitude: Whether the largest weights of each unit are kept, or
+            random ones (default).
+
+    Example:
+
+    ```python
+    model = keras_freetickets.sparsify(
+        dense, sparsity=0.9, mask_initializer=ConstantFanInMask()
+    )
+    model.attach(SRigL())
+    ```
+
+    Reference:
+        Lasby et al., 2024, arXiv:2305.02299 (SRigL).
+    """
+
+    def __init__(self, magnitude=False):
+        self.magnitude = magnitude
+
+    def active_count(self, shape, density):
+        """How many weights of a kernel stay."""
+        units = shape[-1]
+        inputs = int(np.prod(shape[:-1]))
+        return units * min(inputs, max(1, round(inputs * density)))
+
+    def __call__(self, kernel, count, generator):
+        units = kernel.shape[-1]
+        scores = np.abs(kernel)
+        if not self.magnitude:
+            scores = generator.random(kernel.shape)
+        rows = scores.reshape(-1, units).T
+        return _largest(rows, count // units).T.reshape(kernel.shape)
+
+    def get_config(self):
+        return {"magnitude": self.magnitude}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+_INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}
+
+
+def get(identifier):
+    """Returns the mask initializer for a name or a callable.
+
+    Args:
+        identifier: `"random"`, `"magnitude"` or a callable
+            `(kernel, count, generator) -> mask`.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> mask = get("magnitude")(np.array([3.0, -1.0, 0.5, 2.0]), 2,
+    ...                         np.random.default_rng(0))
+    >>> mask.tolist()
+    [True, False, False, True]
+    """
+    if callable(identifier):
+        return identifier
+    if isinstance(identifier, str) and identifier in _INITIALIZERS:
+        return _INITIALIZERS[identifier]
+    raise ValueError(
+        f"`mask_initializer` must be one of {sorted(_INITIALIZERS)} or a "
+        "callable (kernel, count, generator) -> mask. "
+        f"Received: mask_initializer={identifier}"
+    )
