@@ -10,6 +10,8 @@ from absl import app
 from absl import flags
 from absl import logging
 
+FLAGS = flags.FLAGS
+
 flags.DEFINE_integer(
     "seed", 0, "Seed of weights, masks and data order.", 0, 2**31 - 1
 )
@@ -19,6 +21,14 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "verbose", 2, "0 silent, 1 progress bar, 2 a line an epoch.", 0, 2
 )
+
+
+# What `keras_freetickets.recipes.sparse_training` takes; the package itself is
+# imported only when a flag has been found right.
+SPARSE_TRAININGS = """
+    agent cigl dense dst_ee gmp granet itop_rigl itop_set moon ndsnn nm rigl
+    set snfs srigl static
+""".split()
 
 
 def read_json(path):
@@ -167,12 +177,12 @@ def define_training_flags(output_dir):
 
 def steps(data, epochs):
     """Optimizer updates of so many epochs."""
-    return -(-data.num_train // flags.FLAGS.batch_size) * epochs
+    return -(-data.num_train // FLAGS.batch_size) * epochs
 
 
 def update_interval(steps):
     """Optimizer updates between topology updates, given or a 40th of steps."""
-    given = flags.FLAGS.update_interval
+    given = FLAGS.update_interval
     return min(max(steps // 40, 1), 1000) if given is None else given
 
 
@@ -201,9 +211,7 @@ def config():
     Libraries define flags of their own whenever they are imported; those say
     nothing about the run.
     """
-    names = {
-        flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-    }
+    names = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
     return {name: getattr(flags.FLAGS, name) for name in sorted(names - _FREE)}
 
 
@@ -213,18 +221,17 @@ def load(seed=None, **kwargs):
 
     try:
         return kft.datasets.load(
-            flags.FLAGS.dataset,
-            batch_size=flags.FLAGS.batch_size,
-            validation_fraction=flags.FLAGS.validation_fraction,
-            seed=flags.FLAGS.seed if seed is None else seed,
-            data_dir=flags.FLAGS.data_dir,
-            download=flags.FLAGS.download,
+            FLAGS.dataset,
+            batch_size=FLAGS.batch_size,
+            validation_fraction=FLAGS.validation_fraction,
+            seed=FLAGS.seed if seed is None else seed,
+            data_dir=FLAGS.data_dir,
+            download=FLAGS.download,
             **kwargs,
         )
     except (OSError, ValueError) as error:
         raise SystemExit(
-            f"--dataset={flags.FLAGS.dataset} "
-            f"--data_dir={flags.FLAGS.data_dir}: {error}"
+            f"--dataset={FLAGS.dataset} --data_dir={FLAGS.data_dir}: {error}"
         ) from error
 
 
@@ -242,14 +249,14 @@ def known_shape(dataset):
             f"--dry_run knows {sorted(shapes)}, not --dataset={dataset}"
         )
     shape, classes, images = shapes[dataset]
-    return shape, classes, round(images * (1 - flags.FLAGS.validation_fraction))
+    return shape, classes, round(images * (1 - FLAGS.validation_fraction))
 
 
 def network(input_shape, classes, seed=None):
     """The network that the flags describe, from a seed."""
     import keras
 
-    keras.utils.set_random_seed(flags.FLAGS.seed if seed is None else seed)
+    keras.utils.set_random_seed(FLAGS.seed if seed is None else seed)
     return _network(input_shape, classes)
 
 
@@ -269,16 +276,16 @@ def mimo_body(input_shape, classes, members, seed):
 def _network(input_shape, classes, **kwargs):
     import keras_freetickets as kft
 
-    name = flags.FLAGS.model
+    name = FLAGS.model
     if name == "lenet_300_100":
         return kft.applications.lenet_300_100(input_shape, classes, **kwargs)
     if name.startswith("spiking"):
         return getattr(kft.applications, name)(input_shape, classes, **kwargs)
-    kwargs["weight_decay"] = flags.FLAGS.weight_decay
+    kwargs["weight_decay"] = FLAGS.weight_decay
     if name == "small_cnn":
         return kft.applications.small_cnn(input_shape, classes, **kwargs)
     return kft.applications.wide_resnet(
-        flags.FLAGS.depth, flags.FLAGS.width, input_shape, classes, **kwargs
+        FLAGS.depth, FLAGS.width, input_shape, classes, **kwargs
     )
 
 
@@ -286,24 +293,35 @@ def compile_model(model):
     import keras
 
     model.compile(
-        keras.optimizers.SGD(flags.FLAGS.learning_rate, flags.FLAGS.momentum),
+        keras.optimizers.SGD(FLAGS.learning_rate, FLAGS.momentum),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
+
+
+def step_decay(epochs):
+    """A callback: a tenth of --learning_rate from 1/2 on, again from 3/4."""
+    import keras
+
+    from keras_freetickets import recipes
+
+    factor = recipes.step_decay(epochs)
+    rate = FLAGS.learning_rate
+    return keras.callbacks.LearningRateScheduler(lambda e: rate * factor(e))
 
 
 def fit(model, data, epochs, callbacks, backup_name):
     """Trains and returns the logs of all epochs, a killed run's too."""
     import keras_freetickets as kft
 
-    directory = os.path.join(flags.FLAGS.output_dir, backup_name)
+    directory = os.path.join(FLAGS.output_dir, backup_name)
     backup = kft.callbacks.Backup(directory)
     model.fit(
         data.train,
         validation_data=data.validation,
         epochs=epochs,
         shuffle=False,  # the pipeline does it
-        verbose=flags.FLAGS.verbose,
+        verbose=FLAGS.verbose,
         callbacks=[data.epoch_order(), Seconds(), *callbacks, backup],
     )
     return backup.history
@@ -359,8 +377,8 @@ def flag_costs(dense, model, epochs, interval):
         dense,
         model,
         epochs,
-        flags.FLAGS.reference_epochs,
-        flags.FLAGS.growth,
+        FLAGS.reference_epochs,
+        FLAGS.growth,
         interval,
     )
 
@@ -400,17 +418,17 @@ def member_rows(
 
 def finish(rows, history, config):
     """Writes `metrics.json`, the sign that all is done; prints the table."""
-    path = os.path.join(flags.FLAGS.output_dir, "metrics.json")
+    path = os.path.join(FLAGS.output_dir, "metrics.json")
     write_json(path, {"config": config, "rows": rows, "history": history})
     print(table(rows))
-    print(f"Files: {flags.FLAGS.output_dir}")
+    print(f"Files: {FLAGS.output_dir}")
 
 
 def write_ensemble(ensemble):
     """The ensemble and one ticket, for Keras and for TF Serving."""
     import keras_freetickets as kft
 
-    folder = flags.FLAGS.output_dir
+    folder = FLAGS.output_dir
     save(ensemble, os.path.join(folder, "ensemble.keras"))
     export(ensemble, os.path.join(folder, "saved_model"))
     ticket = ensemble.member(0)
@@ -430,7 +448,7 @@ def draw(predictions, labels, ensemble, edst, history, reference=None):
         return
     from keras_freetickets import plots
 
-    folder = os.path.join(flags.FLAGS.output_dir, "pictures")
+    folder = os.path.join(FLAGS.output_dir, "pictures")
     plots.learning_curve(
         history,
         edst.phases,

@@ -12,13 +12,12 @@ runs serve every sparsity.
 import os
 
 import common
-import recipes
 import sweep
 from absl import app
 from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("methods", sorted(recipes.RECIPES), "What to compare.")
+flags.DEFINE_list("methods", common.SPARSE_TRAININGS, "What to compare.")
 flags.DEFINE_list("sparsities", ["0.9", "0.98"], "Each in [0, 1).")
 flags.DEFINE_integer("num_seeds", 3, "Seeds 0, 1, ...", lower_bound=1)
 flags.DEFINE_string("output_dir", "runs/methods", "Where everything goes.")
@@ -39,8 +38,8 @@ flags.DEFINE_float(
 )
 flags.register_validator(
     "methods",
-    lambda names: set(names) <= set(recipes.RECIPES),
-    f"must be of {sorted(recipes.RECIPES)}",
+    lambda names: set(names) <= set(common.SPARSE_TRAININGS),
+    f"must be of {common.SPARSE_TRAININGS}",
 )
 flags.register_validator(
     "sparsities",

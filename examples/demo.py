@@ -89,18 +89,10 @@ def fit(model, data, epochs, callbacks, name):
 
 def train_dense(data):
     """The reference: half the epochs at the rate, then tenths of it."""
-    import keras
-
     model = build(data)
     compile_model(model)
-    epochs = FLAGS.dense_epochs
-
-    def rate(epoch):
-        steps = (epoch >= epochs // 2) + (epoch >= epochs * 3 // 4)
-        return FLAGS.learning_rate * 0.1**steps
-
-    schedule = keras.callbacks.LearningRateScheduler(rate)
-    history = fit(model, data, epochs, [schedule], "dense")
+    schedule = common.step_decay(FLAGS.dense_epochs)
+    history = fit(model, data, FLAGS.dense_epochs, [schedule], "dense")
     common.save(model, path("dense.keras"))
     return model, history
 

@@ -31,12 +31,6 @@ def seed_directory(seed):
     return os.path.join(FLAGS.output_dir, f"seed_{seed}")
 
 
-def rate_of(epoch):
-    """The compiled rate, a tenth of it from 1/2 and again from 3/4 on."""
-    drops = (epoch >= FLAGS.epochs // 2) + (epoch >= FLAGS.epochs * 3 // 4)
-    return FLAGS.learning_rate * 0.1**drops
-
-
 def update_interval(data):
     """The interval, once the run is known to have an update."""
     steps = common.steps(data, FLAGS.epochs)
@@ -47,8 +41,6 @@ def update_interval(data):
 
 
 def train():
-    import keras
-
     import keras_freetickets as kft
 
     data = common.load()
@@ -67,7 +59,7 @@ def train():
         seed=FLAGS.seed,
     )
     common.claim_directory(FLAGS.output_dir, shared_config())
-    schedule = keras.callbacks.LearningRateScheduler(rate_of)
+    schedule = common.step_decay(FLAGS.epochs)
     name = os.path.join(f"seed_{FLAGS.seed}", "backup")
     history = common.fit(model, data, FLAGS.epochs, [schedule, dst], name)
     # The sign that this seed is done.

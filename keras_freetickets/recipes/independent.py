@@ -1,7 +1,10 @@
-"""Members that are trained one after another, each by itself."""
+"""Recipes whose members are trained one after another, independently."""
 
 import dataclasses
 import typing
+from collections.abc import Callable
+
+import keras
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks import freetickets
@@ -10,12 +13,16 @@ from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.recipes.recipe import Recipe
-from keras_freetickets.recipes.workspace import falling
+from keras_freetickets.recipes.registry import register
+from keras_freetickets.recipes.workspace import Workspace
+from keras_freetickets.recipes.workspace import step_decay
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import distributions
 
+LearningRate = str | Callable[[int], float] | None
 
-def check_rate(learning_rate):
+
+def check_rate(learning_rate: LearningRate) -> None:
     """Raises unless it is `"paper"`, `None` or a function."""
     if learning_rate not in ("paper", None) and not callable(learning_rate):
         raise ValueError(
@@ -25,14 +32,19 @@ def check_rate(learning_rate):
         )
 
 
-def rate_factor(learning_rate, paper):
+def rate_factor(
+    learning_rate: LearningRate, paper: Callable[[int], float]
+) -> Callable[[int], float] | None:
     """The function that `learning_rate` stands for."""
-    return paper if learning_rate == "paper" else learning_rate
+    if learning_rate == "paper":
+        return paper
+    return typing.cast(Callable[[int], float] | None, learning_rate)
 
 
+@register("dense")
 @dataclasses.dataclass(kw_only=True)
 class Dense(Recipe):
-    """A deep ensemble: dense networks from different seeds.
+    """A deep ensemble: dense networks trained from different seeds.
 
     Args:
         num_members: Positive integer. Defaults to 4 (FreeTickets' reference;
@@ -42,10 +54,10 @@ class Dense(Recipe):
         learning_rate: `"paper"`: the compiled rate, a tenth of it from 1/2 of
             the epochs and a hundredth from 3/4 on (the same); a function from
             an epoch to a factor of the compiled rate; or `None` to leave the
-            rate alone, e.g. to a callback of your own.
-        monitor: Name of the epoch log whose best value chooses a member's
-            epoch. `None` for the last. Defaults to `"val_accuracy"` (the
-            same).
+            rate unchanged, e.g. for a callback of your own.
+        monitor: Name of the epoch log whose best value chooses the epoch at
+            which a member is kept, e.g. `"val_loss"` for a regressor. `None`
+            for the last epoch. Defaults to `"val_accuracy"` (the same).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,18 +75,18 @@ class Dense(Recipe):
 
     num_members: int = 4
     epochs: int = 250
-    learning_rate: typing.Any = "paper"
-    monitor: typing.Any = "val_accuracy"
+    learning_rate: LearningRate = "paper"
+    monitor: str | None = "val_accuracy"
 
-    cost = "dense"
+    cost: typing.ClassVar[str] = "dense"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_members", self.num_members)
         check_count("epochs", self.epochs)
         check_rate(self.learning_rate)
 
-    def train(self, work):
-        factor = rate_factor(self.learning_rate, falling(self.epochs))
+    def train(self, work: Workspace) -> list[str]:
+        factor = rate_factor(self.learning_rate, step_decay(self.epochs))
         return [
             work.run(
                 f"member_{i}",
@@ -88,20 +100,23 @@ class Dense(Recipe):
             for i in range(self.num_members)
         ]
 
-    def _network(self, work, member):
-        """The model of a member, not trained."""
+    def _network(self, work: Workspace, member: int) -> keras.Model:
+        """The untrained model of a member."""
         return work.make_model(work.seed_of(member))
 
-    def _callbacks(self, folder, seed):
+    def _callbacks(
+        self, folder: str, seed: int
+    ) -> list[keras.callbacks.Callback]:
         return [TicketCheckpoint(folder, monitor=self.monitor)]
 
-    def _training_cost(self):
+    def _training_cost(self) -> TrainingCost:
         return TrainingCost(self.cost)
 
 
+@register("static")
 @dataclasses.dataclass(kw_only=True)
 class Static(Dense):
-    """Sparse networks from different seeds whose masks rest.
+    """Sparse networks with fixed random masks, from different seeds.
 
     Args:
         num_members: Positive integer. Defaults to 3 (paper).
@@ -129,13 +144,13 @@ class Static(Dense):
     num_members: int = 3
     distribution: typing.Any = "erk"
 
-    cost = "static"
+    cost: typing.ClassVar[str] = "static"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_sparse(self.sparsity, self.distribution)
 
-    def _network(self, work, member):
+    def _network(self, work: Workspace, member: int) -> keras.Model:
         return sparsify(
             super()._network(work, member),
             self.sparsity,
@@ -144,9 +159,10 @@ class Static(Dense):
         )
 
 
+@register("dst")
 @dataclasses.dataclass(kw_only=True)
 class DST(Static):
-    """FreeTickets' DST ensemble: sparse networks that drop and grow.
+    """FreeTickets' DST ensemble: dynamic sparse training, one run a member.
 
     Args:
         num_members: As for `Static`.
@@ -179,11 +195,13 @@ class DST(Static):
     update_interval: int = 1000
     drop_fraction: typing.Any = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_growing(self.growth, self.update_interval, self.drop_fraction)
 
-    def _callbacks(self, folder, seed):
+    def _callbacks(
+        self, folder: str, seed: int
+    ) -> list[keras.callbacks.Callback]:
         return [
             freetickets.DST(
                 folder,
@@ -195,25 +213,27 @@ class DST(Static):
             )
         ]
 
-    def _training_cost(self):
+    def _training_cost(self) -> TrainingCost:
         return growing_cost(self.growth, self.update_interval)
 
 
-def check_sparse(sparsity, distribution):
-    """Raises unless `sparsify` takes them."""
+def check_sparse(sparsity: typing.Any, distribution: typing.Any) -> None:
+    """Raises unless `sparsify` takes these arguments."""
     if not callable(sparsity):
         check_sparsity(sparsity)
     distributions.get(distribution)
 
 
-def check_growing(growth, update_interval, drop_fraction):
-    """Raises unless a method and its cost can be made of them."""
+def check_growing(
+    growth: str, update_interval: int, drop_fraction: typing.Any
+) -> None:
+    """Raises unless they are arguments of a method that drops and grows."""
     growing_cost(growth, update_interval)
     Method(update_interval, drop_fraction, growth=growth)
 
 
-def growing_cost(growth, update_interval):
-    """What training costs with connections that grow."""
+def growing_cost(growth: str, update_interval: int) -> TrainingCost:
+    """The callback that logs what training with drop-and-grow costs."""
     method = {"gradient": "rigl", "random": "set"}.get(growth)
     if method is None:
         raise ValueError(

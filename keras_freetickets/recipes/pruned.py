@@ -1,9 +1,10 @@
-"""Ensembles of dense networks that are trained first and then pruned."""
+"""Recipes that train dense networks first and then prune them."""
 
 import dataclasses
 import math
 import os
 import typing
+from collections.abc import Callable
 
 import keras
 
@@ -13,15 +14,19 @@ from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
 from keras_freetickets.files import atomic_path
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.pruning import prune
+from keras_freetickets.recipes.independent import LearningRate
 from keras_freetickets.recipes.independent import check_rate
 from keras_freetickets.recipes.independent import rate_factor
 from keras_freetickets.recipes.recipe import Recipe
-from keras_freetickets.recipes.workspace import falling
+from keras_freetickets.recipes.registry import register
+from keras_freetickets.recipes.workspace import Workspace
+from keras_freetickets.recipes.workspace import step_decay
 
 
+@register("prune_and_finetune")
 @dataclasses.dataclass(kw_only=True)
 class PruneAndFinetune(Recipe):
-    """Prune and fine-tune: dense networks, pruned globally, trained on.
+    """Dense networks that are pruned by global magnitude and fine-tuned.
 
     Args:
         sparsity: Float in [0, 1). Defaults to 0.8 (paper).
@@ -55,12 +60,12 @@ class PruneAndFinetune(Recipe):
     sparsity: float = 0.8
     num_members: int = 3
     epochs: int = 250
-    fine_tuning_epochs: typing.Any = None
+    fine_tuning_epochs: int | None = None
     fine_tuning_rate: float = 0.01
-    learning_rate: typing.Any = "paper"
-    monitor: typing.Any = "val_accuracy"
+    learning_rate: LearningRate = "paper"
+    monitor: str | None = "val_accuracy"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
         check_count("num_members", self.num_members)
         check_count("epochs", self.epochs)
@@ -74,10 +79,11 @@ class PruneAndFinetune(Recipe):
             )
         check_rate(self.learning_rate)
 
-    def train(self, work):
+    def train(self, work: Workspace) -> list[str]:
         return [self._train_member(work, i) for i in range(self.num_members)]
 
-    def _train_member(self, work, i):
+    def _train_member(self, work: Workspace, i: int) -> str:
+        assert self.fine_tuning_epochs is not None  # set by __post_init__
         trained = work.run(
             f"dense_{i}",
             i,
@@ -85,7 +91,7 @@ class PruneAndFinetune(Recipe):
             self.epochs,
             lambda folder: [TicketCheckpoint(folder, monitor=self.monitor)],
             TrainingCost("dense"),
-            rate_factor(self.learning_rate, falling(self.epochs)),
+            rate_factor(self.learning_rate, step_decay(self.epochs)),
         )
         return work.run(
             f"member_{i}",
@@ -98,15 +104,16 @@ class PruneAndFinetune(Recipe):
         )
 
 
+@register("lottery_ticket_rewinding")
 @dataclasses.dataclass(kw_only=True)
 class LotteryTicketRewinding(Recipe):
     """Lottery tickets: magnitude pruning with rewinding to early weights.
 
     One dense network is trained; the smallest weights are removed globally,
-    the others go back to what they were after `rewind_epochs`, and the rest of
+    the others are reset to their values after `rewind_epochs`, and the rest of
     the training is repeated. After the last round the members are trained
-    from the same mask and early weights, each with an order of the data of its
-    own.
+    from the same mask and early weights, each with its own data or order of
+    the data.
 
     Args:
         sparsity: Float in [0, 1), after the last round. Defaults to 0.8
@@ -121,8 +128,8 @@ class LotteryTicketRewinding(Recipe):
         rewind_epochs: Positive integer below `epochs`. Defaults to a
             fiftieth of them, at least 1 (Frankle et al. rewind to some
             percent of the training).
-        learning_rate: As for `Dense`; a training that was rewound goes on
-            with the rate of the epoch after.
+        learning_rate: As for `Dense`; a rewound training starts with the rate
+            of the epoch after `rewind_epochs`.
         monitor: As for `Dense`.
 
     Raises:
@@ -144,11 +151,11 @@ class LotteryTicketRewinding(Recipe):
     num_members: int = 3
     epochs: int = 250
     rounds: int = 1
-    rewind_epochs: typing.Any = None
-    learning_rate: typing.Any = "paper"
-    monitor: typing.Any = "val_accuracy"
+    rewind_epochs: int | None = None
+    learning_rate: LearningRate = "paper"
+    monitor: str | None = "val_accuracy"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
         check_count("num_members", self.num_members)
         check_count("epochs", self.epochs, least=2)
@@ -163,27 +170,36 @@ class LotteryTicketRewinding(Recipe):
             )
         check_rate(self.learning_rate)
 
-    def sparsity_of(self, round_):
-        """The sparsity after a round, from 1 on."""
+    def sparsity_of(self, round_: int) -> float:
+        """The sparsity after a round.
+
+        Args:
+            round_: Integer in [1, rounds].
+
+        Returns:
+            Float.
+        """
         if round_ == self.rounds:
             return self.sparsity
         return 1.0 - (1.0 - self.sparsity) ** (round_ / self.rounds)
 
-    def train(self, work):
-        if self.num_members > 1 and not work.data_has_seed:
+    def train(self, work: Workspace) -> list[str]:
+        if self.num_members > 1 and not callable(work.data):
             raise ValueError(
                 "`data` must be a function from a seed: the members of "
-                "LotteryTicketRewinding share mask and weights and differ in "
-                "the order of the data alone. Received: a dict"
+                "LotteryTicketRewinding share a mask and weights and differ "
+                "only in the order of their data. Received: a dict"
             )
-        factor = rate_factor(self.learning_rate, falling(self.epochs))
+        factor = rate_factor(self.learning_rate, step_decay(self.epochs))
+        assert self.rewind_epochs is not None  # set by __post_init__
+        rewind_epochs = self.rewind_epochs
         dense = trained = work.run(
             "dense",
             0,
             lambda: work.make_model(work.seed_of(0)),
             self.epochs,
             lambda folder: [
-                _KeepEarly(folder, self.rewind_epochs),
+                _KeepEarly(folder, rewind_epochs),
                 TicketCheckpoint(folder, monitor=self.monitor),
             ],
             TrainingCost("dense"),
@@ -201,13 +217,22 @@ class LotteryTicketRewinding(Recipe):
         ]
 
     def _train_rewound(
-        self, work, name, member, dense, trained, round_, factor
-    ):
-        later = None
+        self,
+        work: Workspace,
+        name: str,
+        member: int,
+        dense: str,
+        trained: str,
+        round_: int,
+        factor: Callable[[int], float] | None,
+    ) -> str:
+        assert self.rewind_epochs is not None  # set by __post_init__
+        rewind_epochs = self.rewind_epochs
+        later: Callable[[int], float] | None = None
         if factor is not None:
 
-            def later(epoch):
-                return factor(epoch + self.rewind_epochs)
+            def later(epoch: int) -> float:
+                return factor(epoch + rewind_epochs)
 
         return work.run(
             name,
@@ -217,7 +242,7 @@ class LotteryTicketRewinding(Recipe):
                 self.sparsity_of(round_),
                 rewind_to=work.load(dense, _EARLY),
             ),
-            self.epochs - self.rewind_epochs,
+            self.epochs - rewind_epochs,
             lambda folder: [TicketCheckpoint(folder, monitor=self.monitor)],
             TrainingCost("static"),
             later,
@@ -230,12 +255,14 @@ _EARLY = "early.keras"
 class _KeepEarly(keras.callbacks.Callback):
     """Saves the model after so many epochs."""
 
-    def __init__(self, folder, epochs):
+    def __init__(self, folder: str, epochs: int):
         super().__init__()
         self.folder = folder
         self.epochs = epochs
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, typing.Any] | None = None
+    ) -> None:
         if epoch + 1 == self.epochs:
             with atomic_path(os.path.join(self.folder, _EARLY)) as path:
                 self.model.save(path)

@@ -1,64 +1,82 @@
-"""What the methods of making an ensemble have in common."""
+"""The base class of recipes: what all ways to make an ensemble share."""
 
+import typing
+from collections.abc import Callable
+
+import keras
 import numpy as np
 
 from keras_freetickets.arguments import check_count
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.recipes.run_data import Data
+from keras_freetickets.recipes.run_data import check_data
+from keras_freetickets.recipes.workspace import TrainingRun
 from keras_freetickets.recipes.workspace import Workspace
+from keras_freetickets.types import PathLike
 
 
 class Recipe:
     """A way to train the members of an ensemble.
 
-    Subclasses say in `train` which runs there are; this class makes the runs,
-    each resumable, and the `EnsembleModel` of the tickets that they leave.
+    Subclasses say in `train` which training runs there are. This class makes
+    each run resumable, and makes an `EnsembleModel` of the tickets that the
+    runs leave.
 
     Attributes:
-        runs: List of `TrainingRun`, once `fit` is through.
+        runs: List of `TrainingRun`, after `fit`.
 
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.Snapshot(cycle_epochs=40)
+    recipe = keras_freetickets.recipes.get("snapshot", cycle_epochs=40)
     ensemble = recipe.fit(make_model, compile_model, data, "run/snapshot")
     ```
     """
 
-    runs = ()
+    runs: typing.Sequence[TrainingRun] = ()
 
     def fit(
         self,
-        make_model,
-        compile_model,
-        data,
-        directory,
-        seed=0,
-        verbose="auto",
-    ):
+        make_model: Callable[[int], keras.Model],
+        compile_model: Callable[[keras.Model], typing.Any],
+        data: Data,
+        directory: PathLike,
+        seed: int = 0,
+        verbose: str | int = "auto",
+        **kwargs: typing.Any,
+    ) -> EnsembleModel:
         """Trains all members and returns their ensemble.
 
-        Killed and started again with the same arguments it goes on where it
-        was: finished runs are kept, a begun one is resumed from its last
-        epoch.
+        If it is killed, call it again with the same arguments: finished runs
+        are kept, and an unfinished one resumes after its last whole epoch.
 
         Args:
             make_model: Function from a seed to a new dense Functional or
-                Sequential model with one output of class scores. For `MIMO`
-                the body of one, see there.
+                Sequential model with one output: class scores, or the numbers
+                of a regression. For `MIMO` it returns the body of a network
+                and must be a classifier, see there.
             compile_model: Function that compiles a model, dense or sparse,
-                with an optimizer, a loss and metrics of its own, the rate
-                being the number at which training starts.
-            data: Function from a seed to a dict with arguments of
-                `keras.Model.fit`, such as `x`, `y`, `validation_data`,
-                `batch_size` and `callbacks`, new ones in each call; or such a
-                dict without `callbacks`. A resumed run equals the
-                uninterrupted one if the order of the data follows from the
-                epoch, as that of `keras_freetickets.datasets` or of arrays
-                with `shuffle=False`.
+                with an optimizer, a loss and metrics of its own. The
+                optimizer's learning rate is the number at which training
+                starts.
+            data: Dict with arguments of `keras.Model.fit`, such as `x`, `y`,
+                `validation_data` and `batch_size`, the same for all runs; or
+                a function from a seed to such a dict, which may hold new
+                `callbacks` too. A function that names the arguments `member`
+                or `run` also gets the number of the member that the run
+                trains, from 0 on, and the name of the run's folder, so that
+                each member can have data of its own; `bootstrap` and `folds`
+                make such functions. A resumed run equals an uninterrupted one
+                if the order of the data follows from the epoch, as that of
+                `keras_freetickets.datasets` or of arrays with
+                `shuffle=False`.
             directory: Where tickets and backups go: a new directory, or that
-                of the same method with the same settings and seed. (What the
+                of the same recipe with the same settings and seed. (What the
                 three functions do is not compared.)
-            seed: Natural number. Member i is made from seed + 1000 i.
+            seed: Non-negative integer. Member i is made from
+                seed + 1000 i. Defaults to 0.
             verbose: As for `keras.Model.fit`.
+            **kwargs: Further arguments of `EnsembleModel`, such as `pooling`.
 
         Returns:
             An `EnsembleModel`.
@@ -66,29 +84,38 @@ class Recipe:
         Raises:
             ValueError: If an argument is wrong, or the directory holds
                 another ensemble.
+
+        Example:
+
+        ```python
+        data = {"x": x, "y": y, "validation_data": (x_val, y_val)}
+        recipe = keras_freetickets.recipes.get("dense", num_members=3)
+        ensemble = recipe.fit(make_model, compile_model, data, "run/dense")
+        ```
         """
-        _check_functions(make_model, compile_model, data)
+        _check_functions(make_model, compile_model)
+        check_data(data)
         check_count("seed", seed, least=0)
         work = Workspace(
-            make_model, compile_model, data, directory, seed, verbose
+            make_model, compile_model, data, directory, seed, verbose, kwargs
         )
         work.claim(self.settings())
-        tickets = self.train(work)
+        names = self.train(work)
         self.runs = work.runs
-        return work.ensemble_of(tickets)
+        return work.ensemble_of(names)
 
-    def train(self, work):
-        """Makes the runs of the method.
+    def train(self, work: Workspace) -> list[str]:
+        """Makes the training runs. Subclasses override it.
 
         Args:
-            work: A `Workspace`.
+            work: A `Workspace`, whose `run` trains one model.
 
         Returns:
-            List of the paths of tickets, or of folders with tickets.
+            List of names of runs: those whose tickets become the members.
         """
         raise NotImplementedError  # abstract
 
-    def training_flops(self):
+    def training_flops(self) -> float:
         """Theoretical FLOPs of all runs, for each example of an epoch.
 
         Returns:
@@ -99,24 +126,29 @@ class Recipe:
         """
         if not self.runs:
             raise ValueError(
-                "`fit` must be called first: a method costs what its runs "
-                "did. Received: a method without runs"
+                "`fit` must be called first: a recipe costs what its runs "
+                "did. Received: a recipe without runs"
             )
         return sum(sum(run.history["training_flops"]) for run in self.runs)
 
-    def settings(self):
-        """Dict of what decides the result, as JSON holds it."""
+    def settings(self) -> dict[str, typing.Any]:
+        """Everything that decides the result, as JSON holds it.
+
+        Returns:
+            Dict from the name of a setting to its value.
+        """
         settings = {k: v for k, v in vars(self).items() if k != "runs"}
         rate = settings.get("learning_rate")
-        if callable(rate) and hasattr(self, "epochs"):
-            # What a function does cannot be compared, what it returns can.
-            settings["learning_rate"] = [rate(e) for e in range(self.epochs)]
+        epochs = getattr(self, "epochs", None)
+        if callable(rate) and epochs is not None:
+            # Functions cannot be compared, but what they return can.
+            settings["learning_rate"] = [rate(e) for e in range(epochs)]
         described = {name: _described(v) for name, v in settings.items()}
         return {"method": type(self).__name__, **described}
 
 
-def _described(value):
-    """What tells a setting from others, of kinds that JSON holds."""
+def _described(value: typing.Any) -> typing.Any:
+    """A setting in the types that JSON holds, to compare it with others."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple)):
@@ -130,7 +162,7 @@ def _described(value):
     return value
 
 
-def _check_functions(make_model, compile_model, data):
+def _check_functions(make_model: typing.Any, compile_model: typing.Any) -> None:
     for name, value in {
         "make_model": make_model,
         "compile_model": compile_model,
@@ -139,13 +171,3 @@ def _check_functions(make_model, compile_model, data):
             raise ValueError(
                 f"`{name}` must be a function. Received: {name}={value!r}"
             )
-    if not callable(data) and not isinstance(data, dict):
-        raise ValueError(
-            "`data` must be a dict with arguments of `fit`, or a function "
-            f"from a seed to one. Received: data={data!r}"
-        )
-    if isinstance(data, dict) and "callbacks" in data:
-        raise ValueError(
-            "`data` must be a function from a seed where it holds "
-            "`callbacks`, which each run needs new. Received: a dict"
-        )

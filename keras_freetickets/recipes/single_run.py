@@ -1,7 +1,10 @@
-"""Ensembles that come out of a single training run."""
+"""Recipes that get all members from a single training run."""
 
 import dataclasses
 import typing
+from collections.abc import Callable
+
+import keras
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks import freetickets
@@ -12,15 +15,19 @@ from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
 from keras_freetickets.models import mimo
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
+from keras_freetickets.recipes.independent import LearningRate
 from keras_freetickets.recipes.independent import check_growing
 from keras_freetickets.recipes.independent import check_rate
 from keras_freetickets.recipes.independent import check_sparse
 from keras_freetickets.recipes.independent import growing_cost
 from keras_freetickets.recipes.independent import rate_factor
 from keras_freetickets.recipes.recipe import Recipe
+from keras_freetickets.recipes.registry import register
+from keras_freetickets.recipes.workspace import Workspace
 from keras_freetickets.topology import RigL
 
 
+@register("edst")
 @dataclasses.dataclass(kw_only=True)
 class EDST(Recipe):
     """FreeTickets' EDST ensemble: several sparse tickets of one run.
@@ -62,10 +69,10 @@ class EDST(Recipe):
     update_interval: int = 1000
     drop_fraction: typing.Any = 0.5
     global_drop_fraction: float = 0.8
-    learning_rate: typing.Any = "paper"
-    monitor: typing.Any = "val_accuracy"
+    learning_rate: str | tuple[float, float, float] | None = "paper"
+    monitor: str | None = "val_accuracy"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sparse(self.sparsity, self.distribution)
         check_count("num_members", self.num_members)
         check_count("exploration_epochs", self.exploration_epochs)
@@ -74,10 +81,10 @@ class EDST(Recipe):
         freetickets.check_global_drop(self.global_drop_fraction)
         freetickets.check_factors(self.learning_rate)
 
-    def train(self, work):
+    def train(self, work: Workspace) -> list[str]:
         seed = work.seed_of(0)
 
-        def network():
+        def network() -> keras.Model:
             model = work.make_model(seed)
             return sparsify(model, self.sparsity, self.distribution, seed=seed)
 
@@ -93,7 +100,7 @@ class EDST(Recipe):
             )
         ]
 
-    def _callback(self, folder, seed):
+    def _callback(self, folder: str, seed: int) -> freetickets.EDST:
         return freetickets.EDST(
             self.exploration_epochs,
             self.refinement_epochs,
@@ -109,9 +116,10 @@ class EDST(Recipe):
         )
 
 
+@register("snapshot")
 @dataclasses.dataclass(kw_only=True)
 class Snapshot(Recipe):
-    """A snapshot ensemble: a dense network at the end of each cosine cycle.
+    """A snapshot ensemble: one dense network, kept after each cosine cycle.
 
     Args:
         num_members: Positive integer, cycles. Defaults to 5 (README of
@@ -136,11 +144,11 @@ class Snapshot(Recipe):
     num_members: int = 5
     cycle_epochs: int = 40
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_members", self.num_members)
         check_count("cycle_epochs", self.cycle_epochs)
 
-    def train(self, work):
+    def train(self, work: Workspace) -> list[str]:
         return [
             work.run(
                 "run",
@@ -157,9 +165,10 @@ class Snapshot(Recipe):
         ]
 
 
+@register("mimo")
 @dataclasses.dataclass(kw_only=True)
 class MIMO(Recipe):
-    """Subnetworks in one network, dense or sparse; see `kft.MIMO`.
+    """Subnetworks of one network, dense or sparse; see `kft.MIMO`.
 
     `make_model` returns the body: it takes the images of all members, joined
     along the channels, and returns the logits of all, `num_members` times as
@@ -213,11 +222,11 @@ class MIMO(Recipe):
     distribution: typing.Any = "erk"
     update_interval: int = 100
     drop_fraction: typing.Any = 0.3
-    stop_step: typing.Any = None
-    learning_rate: typing.Any = "paper"
-    monitor: typing.Any = None
+    stop_step: int | None = None
+    learning_rate: LearningRate = "paper"
+    monitor: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_count("num_members", self.num_members)
         check_count("epochs", self.epochs)
         check_count("batch_repetitions", self.batch_repetitions)
@@ -227,7 +236,7 @@ class MIMO(Recipe):
         self._method(seed=0)
         check_rate(self.learning_rate)
 
-    def train(self, work):
+    def train(self, work: Workspace) -> list[str]:
         kind = "rigl" if self.sparsity else "dense"
         return [
             work.run(
@@ -243,13 +252,13 @@ class MIMO(Recipe):
             )
         ]
 
-    def _paper_factor(self, epoch):
+    def _paper_factor(self, epoch: int) -> float:
         if epoch == 0:
             return 0.5
         ends = (0.4, 0.8, 0.9)
         return 0.2 ** sum(epoch >= round(e * self.epochs) for e in ends)
 
-    def _network(self, work):
+    def _network(self, work: Workspace) -> keras.Model:
         seed = work.seed_of(0)
         body = work.make_model(seed)
         if self.sparsity:
@@ -268,13 +277,15 @@ class MIMO(Recipe):
             seed,
         )
 
-    def _callbacks(self, folder, seed):
+    def _callbacks(
+        self, folder: str, seed: int
+    ) -> list[keras.callbacks.Callback]:
         ticket = TicketCheckpoint(folder, monitor=self.monitor)
         if not self.sparsity:
             return [ticket]
         return [DropAndGrow(self._method(seed)), ticket]
 
-    def _method(self, seed):
+    def _method(self, seed: int) -> RigL:
         return RigL(
             self.update_interval,
             self.drop_fraction,
@@ -283,8 +294,8 @@ class MIMO(Recipe):
         )
 
 
-def _between(body):
-    """A filter that lets the layers between the ends of a body through."""
+def _between(body: keras.Model) -> Callable[[keras.layers.Layer], bool]:
+    """Function that tells whether a layer is neither first nor last."""
     sparse = sparsify(body, 0.0, mask_initializer="magnitude")
     names = [layer.name for layer in sparse.sparse_layers]
     if len(names) < 3:

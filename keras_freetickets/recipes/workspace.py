@@ -1,14 +1,17 @@
-"""The runs that an ensemble is made of: folders, backups, records."""
+"""The training runs of an ensemble: their folders, backups and records."""
 
 import dataclasses
-import inspect
 import os
+import typing
+from collections.abc import Callable
+from collections.abc import Iterable
 
 import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.backup import Backup
+from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.ticket_files import ticket_paths
 from keras_freetickets.ensembles.ticket_files import write_index
@@ -17,11 +20,14 @@ from keras_freetickets.files import check_directory
 from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
+from keras_freetickets.recipes.run_data import Data
+from keras_freetickets.recipes.run_data import data_of_run
+from keras_freetickets.types import PathLike
 
 _INDEX = "ensemble.json"
 _FINISHED = "run.json"
-# Members of runs with seeds 0, 1, 2 ... share none.
-_SEEDS_APART = 1000
+# Ensembles with seeds 0, 1, 2 ... have no member's seed in common.
+_SEED_STRIDE = 1000
 # Callbacks of Keras that decide by what they remember of earlier epochs.
 _REMEMBERING = (
     keras.callbacks.EarlyStopping,
@@ -31,7 +37,7 @@ _REMEMBERING = (
 
 @dataclasses.dataclass
 class TrainingRun:
-    """A finished training that an ensemble was made of.
+    """A finished training run that an ensemble was made of.
 
     The arguments are the attributes.
 
@@ -44,54 +50,103 @@ class TrainingRun:
     Example:
 
     ```python
-    sum(run.history["seconds"][-1] for run in method.runs)
+    sum(run.history["seconds"][-1] for run in recipe.runs)
     ```
     """
 
     name: str
-    history: dict
+    history: dict[str, list[float]]
 
 
 class Workspace:
-    """The runs of one ensemble, their models and their folders.
+    """The training runs of one ensemble, their models and their folders.
+
+    `Recipe.fit` makes it and hands it to `Recipe.train`.
 
     Args:
-        make_model: As for `Recipe.fit`, and so the others.
-        compile_model: Function.
-        data: Function or dict.
+        make_model: Function from a seed to a model, as for `Recipe.fit`; so
+            are the next five.
+        compile_model: Function that compiles a model.
+        data: Dict with arguments of `keras.Model.fit`, or a function.
         directory: Path.
-        seed: Natural number.
+        seed: Non-negative integer.
         verbose: As for `keras.Model.fit`.
+        ensemble_arguments: Dict of further arguments of `EnsembleModel`, or
+            `None` (default) for none.
+
+    Attributes:
+        runs: List of `TrainingRun`, those that are finished.
 
     Example:
 
     ```python
-    work = Workspace(make_model, compile_model, data, "run", seed=0, verbose=1)
+    class TwoStages(keras_freetickets.recipes.Recipe):
+        def train(self, work):
+            ticket = keras_freetickets.callbacks.TicketCheckpoint
+            cost = keras_freetickets.callbacks.TrainingCost("dense")
+            first = work.run(
+                "first", 0, lambda: work.make_model(work.seed_of(0)), 10,
+                lambda folder: [ticket(folder, monitor=None)], cost,
+            )
+            second = work.run(
+                "second", 0, lambda: work.load(first), 5,
+                lambda folder: [ticket(folder, monitor=None)], cost,
+            )
+            return [first, second]
     ```
     """
 
     def __init__(
-        self, make_model, compile_model, data, directory, seed, verbose
+        self,
+        make_model: Callable[[int], keras.Model],
+        compile_model: Callable[[keras.Model], typing.Any],
+        data: Data,
+        directory: PathLike,
+        seed: int,
+        verbose: str | int,
+        ensemble_arguments: dict[str, typing.Any] | None = None,
     ):
         self.make_model = make_model
         self.compile_model = compile_model
-        self.data_has_seed = callable(data)
-        self.data = data if self.data_has_seed else lambda seed: data
+        self.data = data
         self.directory = str(directory)
         self.seed = seed
         self.verbose = verbose
-        self.runs = []
+        self.ensemble_arguments = ensemble_arguments or {}
+        self.runs: list[TrainingRun] = []
 
-    def seed_of(self, member):
-        """The seed of a member, by its number."""
-        return self.seed + _SEEDS_APART * member
+    def seed_of(self, member: int) -> int:
+        """The seed of a member.
 
-    def folder(self, name):
-        """The path of a run's folder."""
+        Args:
+            member: Non-negative integer.
+
+        Returns:
+            Non-negative integer: seed + 1000 member.
+        """
+        return self.seed + _SEED_STRIDE * member
+
+    def folder(self, name: str) -> str:
+        """The path of a run's folder.
+
+        Args:
+            name: String, the name of the run.
+
+        Returns:
+            String.
+        """
         return os.path.join(self.directory, name)
 
-    def claim(self, settings):
-        """Notes what is made here, and refuses what is made elsewhere."""
+    def claim(self, settings: dict[str, typing.Any]) -> None:
+        """Records what is trained here; refuses a directory of another kind.
+
+        Args:
+            settings: Dict as `Recipe.settings` returns it.
+
+        Raises:
+            ValueError: If the directory holds anything else than an ensemble
+                of these settings and this seed.
+        """
         check_directory(self.directory)
         wanted = {"settings": {**settings, "seed": self.seed}}
         path = self.folder(_INDEX)
@@ -113,7 +168,7 @@ class Workspace:
         with atomic_path(path) as temporary:
             write_sealed(temporary, wanted)
 
-    def _read(self, path, name, culprit):
+    def _read(self, path: str, name: str, culprit: str) -> typing.Any:
         """What a sealed file holds, or an error that says what to do."""
         try:
             return read_sealed(path, {name})[name]
@@ -124,8 +179,19 @@ class Workspace:
                 f"Received: directory={self.directory} ({error})"
             ) from error
 
-    def load(self, name, file="ticket_0.keras"):
-        """The model that a run has left."""
+    def load(self, name: str, file: str = "ticket_0.keras") -> keras.Model:
+        """Loads the model that a finished run left.
+
+        Args:
+            name: String, the name of the run.
+            file: String, the name of the file in its folder.
+
+        Returns:
+            A Keras model, not compiled.
+
+        Raises:
+            ValueError: If the file is missing or damaged.
+        """
         try:
             path = os.path.join(self.folder(name), file)
             return keras.saving.load_model(path, compile=False)
@@ -136,20 +202,29 @@ class Workspace:
                 f"Received: directory={self.directory} ({error})"
             ) from error
 
-    def ensemble_of(self, names):
-        """The ensemble of the tickets of some runs.
+    def ensemble_of(self, names: Iterable[str]) -> EnsembleModel:
+        """Makes the ensemble of the tickets of some runs.
 
-        An index in the directory says which they are, so that its path
-        stands for the ensemble from then on.
+        An index in the directory lists the tickets, so that
+        `EnsembleModel.from_tickets(directory)` opens the ensemble later.
 
         Args:
-            names: List of the runs' names.
+            names: Names of runs.
+
+        Returns:
+            An `EnsembleModel`.
+
+        Raises:
+            ValueError: If a ticket is missing or damaged, or they do not make
+                an ensemble.
         """
         try:
             folders = [self.folder(name) for name in names]
             paths = [p for folder in folders for p in ticket_paths(folder)]
             write_index(self.directory, paths)
-            return EnsembleModel.from_tickets(self.directory)
+            return EnsembleModel.from_tickets(
+                self.directory, **self.ensemble_arguments
+            )
         except ValueError as error:
             raise ValueError(
                 "`directory` holds tickets that make no ensemble; where one "
@@ -158,30 +233,46 @@ class Workspace:
                 f"Received: directory={self.directory} ({error})"
             ) from error
 
-    def run(self, name, member, make, epochs, callbacks, cost, factor=None):
-        """Trains a model, unless that is done.
+    def run(
+        self,
+        name: str,
+        member: int,
+        make: Callable[[], keras.Model],
+        epochs: int,
+        callbacks: Callable[[str], list[keras.callbacks.Callback]],
+        cost: TrainingCost,
+        factor: Callable[[int], float] | None = None,
+    ) -> str:
+        """Runs the training unless it is complete.
 
         Args:
-            name: String, the name of the folder.
-            member: Integer, whose seed the run has.
+            name: String, the name of the run and of its folder.
+            member: Non-negative integer, the member whose seed and data the
+                run has.
             make: Function that makes the model, not compiled.
             epochs: Positive integer.
-            callbacks: Function from the run's folder to a list of callbacks.
-            cost: `TrainingCost`.
+            callbacks: Function from the run's folder to a list of callbacks,
+                one of which writes tickets there.
+            cost: `keras_freetickets.callbacks.TrainingCost`.
             factor: Function from an epoch to the factor of the compiled
-                rate; `None` to leave the rate alone.
+                learning rate; `None` (default) to leave the rate alone.
 
         Returns:
             The name.
+
+        Raises:
+            ValueError: If what `make_model`, `compile_model` or `data` give
+                cannot be trained, or the record of the run is damaged.
         """
         folder = self.folder(name)
         finished = os.path.join(folder, _FINISHED)
         backup = Backup(os.path.join(folder, "backup"))
         if not os.path.exists(finished):
-            self._tell(f"{name}: {epochs} epochs")
-            own = [*([] if factor is None else [_Rate(factor)]), cost]
-            own += callbacks(folder)
-            self._train(member, make, epochs, own, backup)
+            self._print(f"{name}: {epochs} epochs")
+            own: list[keras.callbacks.Callback] = []
+            own += [] if factor is None else [_Rate(factor)]
+            own += [cost, *callbacks(folder)]
+            self._train(name, member, make, epochs, own, backup)
             with atomic_path(finished) as temporary:
                 write_sealed(temporary, {"history": backup.history})
         # Not before the run is known to be finished.
@@ -190,7 +281,15 @@ class Workspace:
         self.runs.append(TrainingRun(name, history))
         return name
 
-    def _train(self, member, make, epochs, own, backup):
+    def _train(
+        self,
+        name: str,
+        member: int,
+        make: Callable[[], keras.Model],
+        epochs: int,
+        own: list[keras.callbacks.Callback],
+        backup: Backup,
+    ) -> None:
         seed = self.seed_of(member)
         keras.utils.set_random_seed(seed)
         model = make()
@@ -201,7 +300,7 @@ class Workspace:
                 "`compile_model` must compile the model it is given. "
                 f"Received: {self.compile_model}"
             )
-        arguments = _checked_data(self.data(seed))
+        arguments = data_of_run(self.data, seed, member, name)
         given = arguments.pop("callbacks", [])
         backup.callbacks = [c for c in given if isinstance(c, _REMEMBERING)]
         model.fit(
@@ -211,7 +310,7 @@ class Workspace:
             callbacks=[*given, *own, backup],
         )
 
-    def _tell(self, text):
+    def _print(self, text: str) -> None:
         if self.verbose:
             print(text, flush=True)
 
@@ -219,26 +318,28 @@ class Workspace:
 class _Rate(keras.callbacks.Callback):
     """Sets the rate of each epoch to a factor of the compiled one."""
 
-    def __init__(self, factor):
+    def __init__(self, factor: Callable[[int], float]):
         super().__init__()
         self.factor = factor
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         optimizer = model.optimizer
         if keras_adapter.learning_rate_schedule(optimizer) is not None:
             raise ValueError(
                 "`compile_model` must give the optimizer a rate that is a "
-                "number, as the method changes it; or pass the method "
+                "number, as the recipe changes it; or pass the recipe "
                 "learning_rate=None to keep a schedule"
             )
         self.rate = float(ops.convert_to_numpy(optimizer.learning_rate))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, typing.Any] | None = None
+    ) -> None:
         self.model.optimizer.learning_rate = self.rate * self.factor(epoch)
 
 
-def _check_made(model):
+def _check_made(model: typing.Any) -> None:
     if not isinstance(model, keras.Model):
         raise ValueError(
             "`make_model` must return a Keras model. "
@@ -246,49 +347,23 @@ def _check_made(model):
         )
 
 
-# What the methods themselves decide.
-_OWN_ARGUMENTS = {"self", "epochs", "initial_epoch", "verbose"}
-
-
-def _checked_data(arguments):
-    """A copy of what `data` gives for `fit`."""
-    known = set(inspect.signature(keras.Model.fit).parameters)
-    known -= _OWN_ARGUMENTS
-    if not isinstance(arguments, dict):
-        raise ValueError(
-            "`data` must be a dict with arguments of `fit`, or a function from "
-            f"a seed to one. Received: a function to {arguments!r}"
-        )
-    if "x" not in arguments:
-        raise ValueError(
-            "`data` must give `x`, the training data. "
-            f"Received: {sorted(arguments)}"
-        )
-    unknown = sorted(set(arguments) - known)
-    if unknown:
-        raise ValueError(
-            f"`data` must give arguments of `fit`, of {sorted(known)}; epochs "
-            f"and verbose are the method's. Received: {unknown}"
-        )
-    return dict(arguments)
-
-
-def falling(epochs):
-    """The rate's factor, a tenth from 1/2 and a hundredth from 3/4 on.
-
-    As VITA-Group/FreeTickets has it: 250 epochs, drops after 125 and 187.
+def step_decay(epochs: int) -> Callable[[int], float]:
+    """Factors of the learning rate: 1, then 0.1 and 0.01 in the last quarters.
 
     Args:
         epochs: Positive integer, epochs of the training.
 
     Returns:
-        Function from an epoch to a float.
+        Function from an epoch, counted from 0, to a float: 0.1 from epoch
+        `epochs // 2` on, 0.01 from epoch `epochs * 3 // 4` on.
 
     Example:
 
-    ```python
-    [falling(4)(epoch) for epoch in range(4)]  # [1.0, 1.0, 0.1, 0.01]
-    ```
+    >>> [step_decay(4)(epoch) for epoch in range(4)]
+    [1.0, 1.0, 0.1, 0.010000000000000002]
+
+    Reference:
+        VITA-Group/FreeTickets: 250 epochs, drops after 125 and 187.
     """
     return lambda epoch: (
         0.1 ** ((epoch >= epochs // 2) + (epoch >= epochs * 3 // 4))

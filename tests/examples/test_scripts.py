@@ -81,7 +81,7 @@ def test_a_refused_start_leaves_the_directory_free(tmp_path):
 PLANS = """
 import json, sys, types
 sys.path.insert(0, {folder!r})
-import common, recipes, {script} as script
+import common, {script} as script
 from absl import flags
 from absl.testing import flagsaver
 
@@ -118,12 +118,16 @@ def plans(script, call, cases, said=None):
     return json.loads(last)
 
 
+def test_every_method_has_a_name():
+    import keras_freetickets as kft
+
+    names = plans("train_sparse", "common.SPARSE_TRAININGS", [[]])[0]
+    assert names == sorted(kft.recipes.SPARSE_TRAININGS)
+
+
 def test_every_method_updates_the_topology_at_the_defaults():
     """The interval is a 40th of the 3/4 of 25 x 11 updates."""
-    call = (
-        "script.check_flags(recipes.RECIPES[flags.FLAGS.method]) or "
-        "script.plan(data, recipes.RECIPES[flags.FLAGS.method]).interval"
-    )
+    call = "script.plan(data).update_interval"
     said = []
     default, long, short, given, late, growth, _, _ = plans(
         "train_sparse",
@@ -150,10 +154,10 @@ def test_every_method_updates_the_topology_at_the_defaults():
 
 
 def test_a_sparsity_that_a_method_has_not_is_said():
-    call = "script.plan(data, recipes.RECIPES['nm']).pattern"
+    call = "script.plan(data).sparsity"
     cases = [["--method=nm"], ["--method=nm", "--sparsity=0.875"]]
     said = []
-    assert plans("train_sparse", call, cases, said) == [[1, 4], [1, 8]]
+    assert plans("train_sparse", call, cases, said) == [0.75, 0.875]
     notes = [line for line in said if "trains at sparsity" in line]
     assert notes == [
         "--method=nm trains at sparsity 0.75, not at --sparsity=0.8."
