@@ -1,19 +1,86 @@
-"""Checks of arguments that several parts have in common."""
+"""Checks of arguments: one wording for one mistake, in every part.
+
+Each check raises an error that names the argument, the rule and the value
+received. `bool` counts neither as an integer nor as a number, though it is a
+subclass of `int`: `num_bins=True` is a mistake.
+"""
 
 import numbers
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 
 
-def check_count(name, value, least=1):
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer, of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a real number, of Python or NumPy; NaN is one."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_within(value: Any, interval: str) -> bool:
+    """Whether a value is a real number inside an interval; NaN is not.
+
+    Args:
+        value: Anything.
+        interval: Such as `"[0, 1)"` or `"(0, inf)"`.
+    """
+    if not is_real(value):
+        return False
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return bool(above and below)
+
+
+def check_boolean(name: str, value: Any) -> None:
+    """Raises unless an argument is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(
+            f"`{name}` must be True or False. Received: {name}={value!r}"
+        )
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raises unless an argument is an integer of at least `least`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
-        kind = "a positive integer" if least == 1 else f"at least {least}"
+    if not is_integer(value) or value < least:
+        kinds = {0: "a non-negative integer", 1: "a positive integer"}
+        kind = kinds.get(least, f"an integer of at least {least}")
         raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}")
 
 
-def check_model(name, model):
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raises unless an argument is one of a few strings."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}"
+        )
+
+
+def check_number(
+    name: str, value: Any, interval: str = "[0, 1]", meaning: str = ""
+) -> None:
+    """Raises unless an argument is a number inside an interval.
+
+    Args:
+        name: Name of the argument.
+        value: What was given for it.
+        interval: As for `is_within`.
+        meaning: What the number is, for the error.
+    """
+    if not is_within(value, interval):
+        rules = {"(0, inf)": "positive", "[0, inf)": "a non-negative number"}
+        rule = rules.get(interval, f"in {interval}")
+        rule = f"{rule}: {meaning}" if meaning else rule
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}")
+
+
+def check_model(name: str, model: Any) -> None:
     """Raises unless an argument is a model of Keras 3.
 
     Raises:

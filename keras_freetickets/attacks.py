@@ -6,9 +6,10 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
+from keras_freetickets.arguments import check_number
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import returns_logits
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 
 # Float arithmetic on standardized images may leave the range by this much.
 _SLACK = 1e-3
@@ -72,10 +73,7 @@ def fast_gradient_sign(
     """
     check_model("model", model)
     check_one_output(model)
-    if not epsilon >= 0:
-        raise ValueError(
-            f"`epsilon` must not be negative. Received: epsilon={epsilon}"
-        )
+    check_number("epsilon", epsilon, "[0, inf)")
     check_count("batch_size", batch_size)
     x, y = np.asarray(x, "float32"), np.asarray(y)
     low, high, step = _units(x, epsilon, mean, std)
@@ -86,7 +84,7 @@ def fast_gradient_sign(
         )
     predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
     shape = (len(y), *predictions.shape[1:])
-    labels, counted = inputs.read_label_array(
+    labels, counted = validation.read_label_array(
         y, shape, getattr(model, "ignore_class", None), "y"
     )
     if from_logits is None:
@@ -125,7 +123,7 @@ def _gradient_function(model, from_logits):
 
     def loss(x, targets):
         scores = ops.cast(model(x, training=False), "float32")
-        scores = inputs.two_columns(scores, from_logits)
+        scores = validation.two_columns(scores, from_logits)
         # Keras' cross-entropy clips probabilities, which stops the gradient.
         if from_logits:
             logs = ops.log_softmax(scores)

@@ -8,10 +8,13 @@ over the steps, or with `per_step=True` those of each step.
 """
 
 import math
-import numbers
 
 import keras
 from keras import ops
+
+from keras_freetickets.arguments import check_choice
+from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_number
 
 
 @ops.custom_gradient
@@ -37,11 +40,6 @@ def spike(x):
         return upstream / (1.0 + ops.square(math.pi * x))
 
     return ops.cast(x >= 0, x.dtype), gradient
-
-
-def _check_positive(name, value):
-    if not isinstance(value, numbers.Real) or value <= 0:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -89,15 +87,10 @@ class LIF(keras.layers.Layer):
         self, reset="soft", leak=0.5, tau=4 / 3, threshold=1.0, **kwargs
     ):
         super().__init__(**kwargs)
-        if reset not in ("soft", "hard"):
-            raise ValueError(
-                f'`reset` must be "soft" or "hard". Received: reset={reset}'
-            )
-        if not isinstance(leak, numbers.Real) or not 0.0 < leak <= 1.0:
-            raise ValueError(f"`leak` must be in (0, 1]. Received: leak={leak}")
-        if not isinstance(tau, numbers.Real) or tau < 1.0:
-            raise ValueError(f"`tau` must be 1 or more. Received: tau={tau}")
-        _check_positive("threshold", threshold)
+        check_choice("reset", reset, ("soft", "hard"))
+        check_number("leak", leak, "(0, 1]")
+        check_number("tau", tau, "[1, inf)")
+        check_number("threshold", threshold, "(0, inf)")
         self.reset = reset
         self.leak = float(leak)
         self.tau = float(tau)
@@ -168,7 +161,7 @@ class RepeatSteps(keras.layers.Layer):
 
     def __init__(self, steps, **kwargs):
         super().__init__(**kwargs)
-        _check_steps(steps)
+        check_count("steps", steps)
         self.steps = int(steps)
 
     def call(self, inputs):
@@ -237,7 +230,7 @@ class SplitSteps(keras.layers.Layer):
 
     def __init__(self, steps, **kwargs):
         super().__init__(**kwargs)
-        _check_steps(steps)
+        check_count("steps", steps)
         self.steps = int(steps)
 
     def call(self, inputs):
@@ -248,10 +241,3 @@ class SplitSteps(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "steps": self.steps}
-
-
-def _check_steps(steps):
-    if not isinstance(steps, numbers.Integral) or steps < 1:
-        raise ValueError(
-            f"`steps` must be a positive integer. Received: steps={steps}"
-        )

@@ -10,7 +10,9 @@ from keras_freetickets.arguments import check_count
 def test_counts(value):
     with pytest.raises(ValueError, match="`num_bins` must be a positive"):
         check_count("num_bins", value)
-    with pytest.raises(ValueError, match="`num_bins` must be at least 2"):
+    with pytest.raises(
+        ValueError, match="`num_bins` must be an integer of at least 2"
+    ):
         check_count("num_bins", 1, least=2)
     check_count("num_bins", np.int64(1))
 

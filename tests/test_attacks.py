@@ -103,7 +103,7 @@ def test_a_sure_model_shields_its_gradient_but_for_logits():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"epsilon": -1}, "`epsilon` must not be negative"),
+        ({"epsilon": -1}, "`epsilon` must be a non-negative number"),
         ({"x": 255 * GREY}, r"`x` must hold images in \[0, 1\]"),
         ({"x": np.full_like(GREY, np.nan)}, r"images in \[0, 1\]"),
         ({"mean": 0.5}, "`mean` and `std` must be given both"),

@@ -1,20 +1,18 @@
 """Wide residual networks for small images."""
 
 import math
-import numbers
 
 import keras
 from keras import layers
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import is_integer
 
 
 def _normal(kernel_size, filters):
     """N(0, sqrt(2 / (k * k * out))), as in VITA-Group/FreeTickets."""
     deviation = math.sqrt(2.0 / (kernel_size * kernel_size * filters))
     return keras.initializers.RandomNormal(stddev=deviation)
-
-
-def _is_natural(value):
-    return isinstance(value, numbers.Integral) and value >= 0
 
 
 class _Builder:
@@ -105,13 +103,12 @@ def wide_resnet(
     Reference:
         Zagoruyko and Komodakis, 2016, arXiv:1605.07146.
     """
-    if not _is_natural(depth) or depth < 10 or (depth - 4) % 6:
+    if not is_integer(depth) or depth < 10 or (depth - 4) % 6:
         raise ValueError(
             "`depth` must be 6n + 4, at least 10: 10, 16, 22, 28 ... "
             f"Received: depth={depth}"
         )
-    if not _is_natural(width) or width < 1:
-        raise ValueError(f"`width` must be positive. Received: width={width}")
+    check_count("width", width)
     build = _Builder(dropout, weight_decay)
     inputs = keras.Input(input_shape)
     x = build.convolution(inputs, 16, 3, 1, "stem")

@@ -5,15 +5,17 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
+from keras_freetickets.arguments import check_number
 from keras_freetickets.calibration import calibrators as layers
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import renormalized
 from keras_freetickets.ensembles.outputs import returns_logits
 from keras_freetickets.layers.parameters import CountsParameters
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
@@ -161,7 +163,7 @@ class CalibratedModel(
 
 def _check_order(model, order):
     check_model("model", model)
-    inputs.check_choice("order", order, _ORDERS)
+    check_choice("order", order, _ORDERS)
     if order == "members_first" and not isinstance(model, EnsembleModel):
         raise ValueError(
             "`order='members_first'` is for an EnsembleModel. "
@@ -250,15 +252,11 @@ def calibrate(
         arXiv:2307.12463.
     """
     _check_order(model, order)
-    if not 0 <= input_mask_ratio < 1:
-        raise ValueError(
-            "`input_mask_ratio` must be in [0, 1). "
-            f"Received: input_mask_ratio={input_mask_ratio}"
-        )
+    check_number("input_mask_ratio", input_mask_ratio, "[0, 1)")
     check_count("num_draws", num_draws)
     if ignore_class is None:
         ignore_class = getattr(model, "ignore_class", None)
-    inputs.check_ignore_class(ignore_class)
+    validation.check_ignore_class(ignore_class)
     x, y = _arrays(x, y)
     members_first = order == "members_first"
     predictions = []

@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import check_count
-from keras_freetickets.metrics import inputs
+from keras_freetickets.arguments import check_number
+from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 
 # Where a temperature is looked for. On predictions that are all right, or that
@@ -84,8 +85,8 @@ class Calibrator(keras.layers.Layer):
     def call(self, predictions):
         predictions = ops.cast(predictions, "float32")
         one_column = predictions.shape[-1] == 1
-        both = inputs.two_columns(predictions, self.from_logits)
-        return inputs.as_given(self._calibrated(both), one_column)
+        both = validation.two_columns(predictions, self.from_logits)
+        return validation.as_given(self._calibrated(both), one_column)
 
     def _logits(self, predictions):
         if self.from_logits:
@@ -179,10 +180,7 @@ class VectorScaling(Calibrator):
 
     def __init__(self, penalty=1e-4, from_logits=False, name=None, **kwargs):
         super().__init__(from_logits, name=name, **kwargs)
-        if not penalty >= 0:
-            raise ValueError(
-                f"`penalty` must not be negative. Received: penalty={penalty}"
-            )
+        check_number("penalty", penalty, "[0, inf)")
         self.penalty = penalty
 
     def build(self, input_shape):
@@ -338,9 +336,9 @@ def _read(y_true, y_pred, from_logits, ignore_class):
     """Labels, and their float64 rows of two columns or more."""
     if from_logits:
         y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-        inputs.check_order(y_true, y_pred)
-        inputs.check_shape(y_pred)
-        labels, counted = inputs.read_label_array(
+        validation.check_order(y_true, y_pred)
+        validation.check_shape(y_pred)
+        labels, counted = validation.read_label_array(
             y_true, y_pred.shape, ignore_class
         )
         labels, rows = labels[counted], y_pred[counted].astype("float64")
@@ -349,9 +347,9 @@ def _read(y_true, y_pred, from_logits, ignore_class):
                 "`y_pred` must be finite. Received: y_pred with NaN or "
                 "infinite values"
             )
-        rows = inputs.two_columns(rows, from_logits, backend=np)
+        rows = validation.two_columns(rows, from_logits, backend=np)
     else:
-        labels, rows = inputs.read_arrays(y_true, y_pred, ignore_class)
+        labels, rows = validation.read_arrays(y_true, y_pred, ignore_class)
     if len(np.unique(labels)) < 2:
         raise ValueError(
             "`y_true` must hold examples of two classes or more: one class "

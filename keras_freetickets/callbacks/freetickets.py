@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 import warnings
 
 import numpy as np
@@ -10,6 +9,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import is_within
 from keras_freetickets.callbacks.claims import SETS_THE_RATE
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
@@ -70,9 +70,7 @@ def check_global_drop(fraction):
     check_global_drop(0.8)
     ```
     """
-    number = isinstance(fraction, numbers.Real)
-    number = number and not isinstance(fraction, bool)
-    if not number or not 0.0 < fraction <= 1.0:
+    if not is_within(fraction, "(0, 1]"):
         raise ValueError(
             "`global_drop_fraction` must be in (0, 1]. Received: "
             f"global_drop_fraction={fraction}"

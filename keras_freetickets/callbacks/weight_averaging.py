@@ -1,12 +1,11 @@
 """Averages of the weights of late epochs, as one sparse model."""
 
-import numbers
-
 import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import release_claims
 from keras_freetickets.models.batch_normalization import (
@@ -55,7 +54,7 @@ class WeightAveraging(keras.callbacks.Callback):
     def __init__(self, start_epoch, data=None, votes_per_epoch=1):
         super().__init__()
         check_count("votes_per_epoch", votes_per_epoch)
-        if not isinstance(start_epoch, numbers.Integral) or start_epoch < 0:
+        if not is_integer(start_epoch) or start_epoch < 0:
             raise ValueError(
                 "`start_epoch` must be a non-negative integer, the first epoch "
                 f"that counts. Received: start_epoch={start_epoch}"

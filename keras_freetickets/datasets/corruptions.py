@@ -18,6 +18,9 @@ import functools
 
 import numpy as np
 
+from keras_freetickets.arguments import check_choice
+from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.datasets import distortions
 from keras_freetickets.optional import tensorflow as tf
 
@@ -143,21 +146,13 @@ def _as_pixels(images):
 
 def check_corruption(corruption, severity, seed=0):
     """Raises unless the arguments name a corruption of 1 to 5."""
-    if corruption not in CORRUPTIONS:
-        raise ValueError(
-            f"`corruption` must be one of {sorted(CORRUPTIONS)}. "
-            f"Received: corruption={corruption!r}"
-        )
-    whole = isinstance(severity, (int, np.integer))
-    if not whole or isinstance(severity, bool) or not 1 <= severity <= 5:
+    check_choice("corruption", corruption, sorted(CORRUPTIONS))
+    if not is_integer(severity) or not 1 <= severity <= 5:
         raise ValueError(
             "`severity` must be an integer from 1 to 5. "
             f"Received: severity={severity!r}"
         )
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(
-            f"`seed` must be an integer, not negative. Received: seed={seed!r}"
-        )
+    check_count("seed", seed, least=0)
 
 
 def _check_images(images):

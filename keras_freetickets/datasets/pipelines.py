@@ -9,12 +9,15 @@ an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
 
 import dataclasses
 import math
-import numbers
 import typing
 
 import keras
 import numpy as np
 
+from keras_freetickets.arguments import check_choice
+from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_number
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.datasets import augmentations
 from keras_freetickets.datasets import sources
 from keras_freetickets.optional import tensorflow as tf
@@ -193,32 +196,11 @@ class _Plan:
         return _standardize(images, self.mean, self.std)
 
 
-def _is_natural(value):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and value >= 0
-
-
 def _check(batch_size, validation_fraction=0.0, augment="none", seed=0):
-    if not _is_natural(batch_size) or batch_size < 1:
-        raise ValueError(
-            "`batch_size` must be an integer of at least 1. "
-            f"Received: batch_size={batch_size}"
-        )
-    number = isinstance(validation_fraction, numbers.Real)
-    if not number or not 0.0 <= validation_fraction < 1.0:
-        raise ValueError(
-            "`validation_fraction` must be in [0, 1). "
-            f"Received: validation_fraction={validation_fraction}"
-        )
-    if not _is_natural(seed):
-        raise ValueError(
-            f"`seed` must be a non-negative integer. Received: seed={seed}"
-        )
-    if augment not in augmentations.AUGMENTATIONS:
-        raise ValueError(
-            f"`augment` must be one of {augmentations.AUGMENTATIONS}. "
-            f"Received: augment={augment!r}"
-        )
+    check_count("batch_size", batch_size)
+    check_number("validation_fraction", validation_fraction, "[0, 1)")
+    check_count("seed", seed, least=0)
+    check_choice("augment", augment, augmentations.AUGMENTATIONS)
 
 
 def load(
@@ -328,8 +310,7 @@ def _evaluation(plan, source, split):
 
 
 def _check_num_examples(number):
-    integer = isinstance(number, numbers.Integral)
-    if number is not None and (not integer or number < 1):
+    if number is not None and (not is_integer(number) or number < 1):
         raise ValueError(
             "`num_examples` must be a positive integer or None. "
             f"Received: num_examples={number}"

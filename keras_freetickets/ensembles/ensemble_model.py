@@ -1,13 +1,13 @@
 """Several tickets as one model: the mean of their probabilities."""
 
 import copy
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.ensembles import member_selection
 from keras_freetickets.ensembles import packed_file
 from keras_freetickets.ensembles.members import check_members
@@ -23,7 +23,7 @@ from keras_freetickets.ensembles.ticket_files import ticket_paths
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.metrics import diversity
-from keras_freetickets.metrics import inputs as checks
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
@@ -100,7 +100,7 @@ class EnsembleModel(
         **kwargs,
     ):
         super().__init__(name=name, trainable=False, **_without(kwargs))
-        checks.check_ignore_class(ignore_class)
+        validation.check_ignore_class(ignore_class)
         if from_logits is not None and not isinstance(from_logits, bool):
             raise ValueError(
                 "`from_logits` must be True, False or None. "
@@ -551,7 +551,7 @@ class EnsembleModel(
         members = self.predict_members(x, batch_size)
         if self._template.model.outputs[0].dtype in ("float16", "bfloat16"):
             members = renormalized(members)
-        if not checks.is_distribution(members):
+        if not validation.is_distribution(members):
             raise ValueError(
                 "`x` must be inputs for which the members return "
                 "probabilities (`from_logits=True` is for members that return "
@@ -639,5 +639,4 @@ class _Members(keras_adapter.KeepsState, keras.Model):
 
 def _as_index(value):
     """An integer, or `None` if it is something else."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return int(value) if whole else None
+    return int(value) if is_integer(value) else None

@@ -6,8 +6,9 @@ import typing
 import keras
 import numpy as np
 
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 
 
 @dataclasses.dataclass
@@ -43,7 +44,7 @@ _METRICS = {"nll": (_likelihood, -1.0), "accuracy": (_accuracy, 1.0)}
 
 def check_metric(metric):
     """Raises unless `metric` is the name of one."""
-    inputs.check_choice("metric", metric, set(_METRICS))
+    check_choice("metric", metric, _METRICS)
 
 
 def forward_selection(
@@ -99,7 +100,7 @@ def _count(max_members, count):
 
 def _rows(members, y, ignore_class):
     """Members' rows `(members, rows, classes)` and labels that count."""
-    labels, counted = inputs.read_label_array(
+    labels, counted = validation.read_label_array(
         y, members.shape[1:], ignore_class, "y"
     )
     if not counted.any():
@@ -107,7 +108,7 @@ def _rows(members, y, ignore_class):
             "`y` must hold one label or more that counts. Received: y of "
             f"shape {np.shape(y)} with ignore_class={ignore_class}"
         )
-    rows = inputs.two_columns(members[:, counted], False, backend=np)
+    rows = validation.two_columns(members[:, counted], False, backend=np)
     return rows, labels[counted]
 
 

@@ -10,7 +10,7 @@ from keras_freetickets.ensembles.members import gives_logits
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import several_labels
 from keras_freetickets.ensembles.members import uncompiled
-from keras_freetickets.metrics import inputs as checks
+from keras_freetickets.metrics import validation
 
 # How far from one float32 leaves the sum of a softmax.
 _ROUNDING = 1e-5
@@ -129,7 +129,7 @@ def returns_logits(model, predictions):
     if getattr(model, "returns_probabilities", False):
         return False
     facts = loss_facts(model)
-    if facts.is_regression and not checks.is_distribution(predictions):
+    if facts.is_regression and not validation.is_distribution(predictions):
         raise ValueError(
             "`model` must be a classifier; pass `from_logits` if it is one "
             "nevertheless. "
@@ -140,7 +140,7 @@ def returns_logits(model, predictions):
             return gives_logits(model)
         except ValueError:
             pass  # an activation that says nothing
-    if checks.is_distribution(renormalized(predictions)):
+    if validation.is_distribution(renormalized(predictions)):
         return False
     low, high = predictions.min(), predictions.max()
     if 0 <= low and high <= 1:
@@ -169,7 +169,7 @@ def renormalized(probabilities):
     if values.shape[-1] == 1:
         return values
     # What was once of half precision may be off by that much.
-    if not checks.is_distribution(values.astype("float16")):
+    if not validation.is_distribution(values.astype("float16")):
         return values
     totals = values.sum(axis=-1, keepdims=True)
     if np.abs(totals - 1).max(initial=0) <= _ROUNDING:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 import random
 import typing
 
@@ -13,6 +12,8 @@ from keras import ops
 from keras import tree
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_real
 from keras_freetickets.layers.guard import guard
 from keras_freetickets.topology import mask_initializers
 from keras_freetickets.topology.distributions import active_count
@@ -282,7 +283,7 @@ _OWN = {"kernels", "layer", "mask_initializer", "seed", "sparsity", "state"}
 def _check_sparsity(sparsity):
     values = sparsity if isinstance(sparsity, (list, tuple)) else [sparsity]
     for value in values:
-        number = value is None or isinstance(value, numbers.Real)
+        number = value is None or is_real(value)
         if not number or (value is not None and not 0.0 <= value < 1.0):
             raise ValueError(
                 "`sparsity` must be in [0, 1): the fraction of weights to "
@@ -302,8 +303,7 @@ def _check_arguments(layer, kernels, seed, state):
             "`kernels` must be a tuple of names of the layer's attributes, "
             f'such as ("kernel",), or None. Received: kernels={kernels}'
         )
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if seed is not None and (not whole or seed < 0):
+    if seed is not None and (not is_integer(seed) or seed < 0):
         raise ValueError(
             "`seed` must be a non-negative integer or None. "
             f"Received: seed={seed}"

@@ -1,10 +1,11 @@
 """MOON's loss: a class for the unknown."""
 
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
+
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_real
 
 _ALMOST_ONE = 1.0 - 1e-7
 # Of what is no smaller the logarithm's gradient is still right.
@@ -81,7 +82,7 @@ class MOON:
         from_logits=False,
     ):
         for name, value in (("epochs", epochs), ("learn_epochs", learn_epochs)):
-            if not isinstance(value, numbers.Integral) or value < 0:
+            if not is_integer(value) or value < 0:
                 raise ValueError(
                     f"`{name}` must be a non-negative integer. Received: "
                     f"{name}={value}"
@@ -97,7 +98,7 @@ class MOON:
             ("alpha_factor", alpha_factor),
             ("smoothing", smoothing),
         ):
-            if not isinstance(value, numbers.Real) or value <= 0:
+            if not is_real(value) or value <= 0:
                 raise ValueError(
                     f"`{name}` must be positive. Received: {name}={value}"
                 )

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_freetickets.metrics import inputs
+from keras_freetickets.arguments import check_boolean
+from keras_freetickets.metrics import validation
 
 
 class ClassificationMetric(keras.metrics.Metric):
@@ -27,14 +28,14 @@ class ClassificationMetric(keras.metrics.Metric):
         self, from_logits=False, ignore_class=None, name=None, dtype=None
     ):
         super().__init__(name=name, dtype=dtype)
-        inputs.check_from_logits(from_logits)
-        inputs.check_ignore_class(ignore_class)
+        check_boolean("from_logits", from_logits)
+        validation.check_ignore_class(ignore_class)
         self.from_logits = from_logits
         self.ignore_class = ignore_class
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         self.update_rows(
-            inputs.read_rows(
+            validation.read_rows(
                 y_true,
                 y_pred,
                 sample_weight,
@@ -50,7 +51,7 @@ class ClassificationMetric(keras.metrics.Metric):
         """Adds rows to the state.
 
         Args:
-            rows: `inputs.Rows`.
+            rows: `validation.Rows`.
         """
         raise NotImplementedError  # abstract
 
@@ -89,7 +90,7 @@ class MeanOfRows(ClassificationMetric):
         """One number for each row.
 
         Args:
-            rows: `inputs.Rows`.
+            rows: `validation.Rows`.
 
         Returns:
             Tensor `(rows,)`.

@@ -5,8 +5,9 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
@@ -305,7 +306,7 @@ class ClasswiseCalibrationError(ClassificationMetric):
 
 
 def _check_bins(num_bins, binning):
-    inputs.check_choice("binning", binning, _BINNINGS)
+    check_choice("binning", binning, _BINNINGS)
     check_count("num_bins", num_bins)
     if binning == "freetickets" and num_bins < 2:
         raise ValueError(
@@ -385,7 +386,7 @@ def _equal_mass_sums(confidence, hit, num_bins):
 
 def _top_class_sums(y_true, y_pred, num_bins, binning, ignore_class):
     _check_bins(num_bins, binning)
-    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
     confidence = probabilities.max(axis=-1)
     hit = probabilities.argmax(axis=-1) == labels
     return len(labels), *_bin_sums(confidence, hit, num_bins, binning)
@@ -544,7 +545,7 @@ def classwise_calibration_errors(
     [0.4, 0.4]
     """
     _check_bins(num_bins, binning)
-    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
     errors = []
     for k in range(probabilities.shape[-1]):
         _, confidence, hits = _bin_sums(
@@ -593,7 +594,7 @@ def calibration_errors_by_label(
     Reference:
         Wu et al., 2023, arXiv:2307.09858.
     """
-    labels, probabilities = inputs.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
     errors = np.full(probabilities.shape[-1], np.nan)
     for k in np.unique(labels):
         own = labels == k

@@ -13,19 +13,19 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
 
 
 def _read(members, members_axis, least=1):
     """Checked float32 probabilities `(members, examples, ..., classes)`."""
-    members = inputs.members_first(members, members_axis)
+    members = validation.members_first(members, members_axis)
     if members.shape[0] < least:
         raise ValueError(
             f"`members` must be {least} or more to be compared. Received: "
             f"{members.shape[0]} on axis {members_axis}"
         )
-    return inputs.read_predictions(members, from_logits=False, members=True)
+    return validation.read_predictions(members, from_logits=False, members=True)
 
 
 def _plogp(probabilities):
@@ -139,7 +139,7 @@ def variation_ratio(members, members_axis=0):
     """
     members = _read(members, members_axis)
     most = ops.max(_votes(members), axis=-1)
-    return inputs.keep_nan(1.0 - most / members.shape[0], members)
+    return validation.keep_nan(1.0 - most / members.shape[0], members)
 
 
 def disagreement(members, members_axis=0):
@@ -169,7 +169,7 @@ def disagreement(members, members_axis=0):
     # 2 members on one class and 1 on another: 2 * 2 + 1 * 1 - 3 = 2 ordered
     # pairs agree, of 3 * 2.
     agreeing = ops.sum(ops.square(_votes(members)), axis=-1) - count
-    return inputs.keep_nan(1.0 - agreeing / (count * (count - 1)), members)
+    return validation.keep_nan(1.0 - agreeing / (count * (count - 1)), members)
 
 
 def pairwise_kl(members, members_axis=0):
@@ -233,14 +233,14 @@ def double_fault(y_true, members, members_axis=0):
         Giacinto and Roli, 2001, Image and Vision Computing 19(9-10).
     """
     # Of one column labels may be the chance of class 1.
-    one = inputs.members_first(members, members_axis)[0]
+    one = validation.members_first(members, members_axis)[0]
     members = _read(members, members_axis, least=2)
     count = members.shape[0]
-    labels, _, _ = inputs.read_labels(y_true, one)
+    labels, _, _ = validation.read_labels(y_true, one)
     right = _votes(members) * ops.one_hot(labels, members.shape[-1])
     wrong = count - ops.sum(right, axis=-1)
     share = wrong * (wrong - 1) / (count * (count - 1))
-    return inputs.keep_nan(share, members)
+    return validation.keep_nan(share, members)
 
 
 def disagreement_matrix(members):
@@ -268,7 +268,7 @@ def disagreement_matrix(members):
             "`members` must have the shape (members, examples, ..., classes) "
             f"with examples. Received: members of shape {members.shape}"
         )
-    members = inputs.two_columns(members, from_logits=False, backend=np)
+    members = validation.two_columns(members, from_logits=False, backend=np)
     chosen = members.argmax(axis=-1).reshape(len(members), -1)
     return np.mean(chosen[:, None] != chosen[None], axis=-1)
 
@@ -281,7 +281,7 @@ class _MembersMetric(MeanOfRows):
 
     def __init__(self, members_axis, ignore_class, name, dtype):
         super().__init__(False, ignore_class, name, dtype)
-        inputs.check_members_axis(members_axis)
+        validation.check_members_axis(members_axis)
         self.members_axis = members_axis
 
     def values(self, rows):

@@ -14,7 +14,6 @@ rule of their own. What no rule covers costs NaN, and a note names it.
 import contextlib
 import dataclasses
 import math
-import numbers
 import typing
 
 import keras
@@ -22,6 +21,8 @@ from keras import layers
 from keras import tree
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_within
 
 
 @dataclasses.dataclass
@@ -335,7 +336,7 @@ def _example(model, input_shape):
         shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         fixed = tuple(tensor.shape[1:])
         fits = len(shape) == len(fixed) and all(
-            isinstance(size, numbers.Integral) and known in (None, size)
+            is_integer(size) and known in (None, size)
             for size, known in zip(shape, fixed)
         )
         if not fits:
@@ -532,8 +533,7 @@ def training_flops_per_sample(
     with_dense_gradient = 2.0 * sparse_flops + dense_flops
     if method == "snfs":
         return with_dense_gradient
-    number = isinstance(update_interval, numbers.Real)
-    if not number or not update_interval >= 1:
+    if not is_within(update_interval, "[1, inf)"):
         raise ValueError(
             '`update_interval` must be at least 1 for the method "rigl". '
             f"Received: update_interval={update_interval}"

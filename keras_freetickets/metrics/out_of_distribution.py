@@ -11,8 +11,11 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_boolean
+from keras_freetickets.arguments import check_choice
+from keras_freetickets.arguments import check_number
 from keras_freetickets.metrics import diversity
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.grid import LogGrid
 from keras_freetickets.metrics.grid import histogram
 
@@ -42,7 +45,7 @@ def maximum_probability(probabilities):
     Reference:
         Hendrycks and Gimpel, 2017, arXiv:1610.02136.
     """
-    return ops.max(inputs.read_predictions(probabilities, False), axis=-1)
+    return ops.max(validation.read_predictions(probabilities, False), axis=-1)
 
 
 def negative_entropy(probabilities):
@@ -64,7 +67,7 @@ def negative_entropy(probabilities):
     >>> round(float(score[0]), 4)
     -0.6931
     """
-    probabilities = inputs.read_predictions(probabilities, False)
+    probabilities = validation.read_predictions(probabilities, False)
     return -diversity.predictive_entropy(probabilities[None])
 
 
@@ -92,11 +95,7 @@ def negative_energy(logits, temperature=1.0):
     Reference:
         Liu et al., 2020, arXiv:2010.03759.
     """
-    if not temperature > 0:
-        raise ValueError(
-            "`temperature` must be positive. "
-            f"Received: temperature={temperature}"
-        )
+    check_number("temperature", temperature, "(0, inf)")
     logits = _read_logits(logits)
     return temperature * ops.logsumexp(logits / temperature, axis=-1)
 
@@ -192,9 +191,9 @@ def unknown_aware_score(probabilities):
             "and one or more for classes. Received: probabilities of shape "
             f"{tuple(probabilities.shape)}"
         )
-    probabilities = inputs.read_predictions(probabilities, False)
+    probabilities = validation.read_predictions(probabilities, False)
     best = ops.max(probabilities[..., :-1], axis=-1)
-    return inputs.keep_nan(best, probabilities)
+    return validation.keep_nan(best, probabilities)
 
 
 # What each score reads: probabilities, logits or members' probabilities.
@@ -217,11 +216,11 @@ class _DetectionMetric(keras.metrics.Metric):
         self, score, from_logits, members_axis, ignore_class, name, dtype
     ):
         super().__init__(name=name, dtype=dtype)
-        inputs.check_from_logits(from_logits)
-        inputs.check_ignore_class(ignore_class)
-        inputs.check_members_axis(members_axis)
+        check_boolean("from_logits", from_logits)
+        validation.check_ignore_class(ignore_class)
+        validation.check_members_axis(members_axis)
         if score is not None:
-            inputs.check_choice("score", score, _SCORES)
+            check_choice("score", score, _SCORES)
             kind = _SCORES[score][0]
             if kind == "logits" and not from_logits:
                 raise ValueError(
@@ -254,13 +253,13 @@ class _DetectionMetric(keras.metrics.Metric):
         """Predictions, those of members first, and the shape of the scores."""
         y_pred = ops.convert_to_tensor(y_pred)
         if self.score is None:
-            y_pred = inputs.without_column(y_pred)
+            y_pred = validation.without_column(y_pred)
             return y_pred, ops.shape(y_pred)
         kind, _ = _SCORES[self.score]
         if kind == "members":
-            y_pred = inputs.members_first(y_pred, self.members_axis)
+            y_pred = validation.members_first(y_pred, self.members_axis)
             return y_pred, ops.shape(y_pred)[1:-1]
-        inputs.check_shape(y_pred)
+        validation.check_shape(y_pred)
         return y_pred, ops.shape(y_pred)[:-1]
 
     def _scores(self, y_pred):
@@ -268,22 +267,22 @@ class _DetectionMetric(keras.metrics.Metric):
             return ops.cast(y_pred, "float32")
         kind, function = _SCORES[self.score]
         if kind == "probabilities":
-            y_pred = inputs.read_predictions(y_pred, self.from_logits)
+            y_pred = validation.read_predictions(y_pred, self.from_logits)
         return function(y_pred) + _SHIFTS.get(self.score, 0.0)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_pred, shape = self._read(y_pred)
-        known = inputs.read_known(y_true, shape)
-        weight = inputs.read_weights(sample_weight, shape)
+        known = validation.read_known(y_true, shape)
+        weight = validation.read_weights(sample_weight, shape)
         if self.ignore_class is not None:
             counted = ops.not_equal(known, float(self.ignore_class))
             weight = ops.where(counted, weight, 0.0)
             known = ops.where(counted, known, 0.0)
             if self.score is not None:
-                y_pred = inputs.without_ignored(y_pred, counted)
+                y_pred = validation.without_ignored(y_pred, counted)
             else:
                 y_pred = ops.where(counted, y_pred, ops.zeros_like(y_pred))
-        values = inputs.concrete(known)
+        values = validation.concrete(known)
         if values is not None and not np.isin(values, (0, 1)).all():
             raise ValueError(
                 "`y_true` must be 1 for known inputs and 0 for others. "
@@ -433,7 +432,7 @@ class AUPR(_DetectionMetric):
         name=None,
         dtype=None,
     ):
-        inputs.check_choice("positive", positive, ("in", "out"))
+        check_choice("positive", positive, ("in", "out"))
         name = name or f"aupr_{positive}"
         super().__init__(
             score, from_logits, members_axis, ignore_class, name, dtype
@@ -516,7 +515,7 @@ class FPRAtTPR(_DetectionMetric):
         name=None,
         dtype=None,
     ):
-        _check_level(level)
+        check_number("level", level, "(0, 1]")
         name = name or f"fpr_at_{100 * level:g}"
         super().__init__(
             score, from_logits, members_axis, ignore_class, name, dtype
@@ -547,11 +546,6 @@ class FPRAtTPR(_DetectionMetric):
 
     def get_config(self):
         return {"level": self.level, **super().get_config()}
-
-
-def _check_level(level):
-    if not 0 < level <= 1:
-        raise ValueError(f"`level` must be in (0, 1]. Received: level={level}")
 
 
 def _read_scores(known, unknown):
@@ -653,7 +647,7 @@ def aupr(known, unknown, positive="in"):
     >>> round(area, 4)
     0.8333
     """
-    inputs.check_choice("positive", positive, ("in", "out"))
+    check_choice("positive", positive, ("in", "out"))
     known, unknown = _read_scores(known, unknown)
     if positive == "out":
         known, unknown = -unknown, -known
@@ -683,7 +677,7 @@ def fpr_at_tpr(known, unknown, level=0.95):
     >>> fpr_at_tpr([0.9, 0.8, 0.7, 0.6], [0.75, 0.5, 0.4, 0.3])
     0.25
     """
-    _check_level(level)
+    check_number("level", level, "(0, 1]")
     known, unknown = _read_scores(known, unknown)
     # 0.95 of 20 is 19, also where rounding makes it 19.000000000000004.
     wanted = max(1, int(np.ceil(level * len(known) * (1 - 1e-12))))

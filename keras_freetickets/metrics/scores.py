@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
 
 
@@ -41,9 +41,11 @@ def negative_log_likelihood(y_true, y_pred, ignore_class=None):
     """
     y_true = ops.convert_to_tensor(y_true)
     y_pred = ops.convert_to_tensor(y_pred)
-    inputs.check_shape(y_pred)
-    labels, counted, given = inputs.read_labels(y_true, y_pred, ignore_class)
-    y_pred = inputs.without_ignored(y_pred, counted)
+    validation.check_shape(y_pred)
+    labels, counted, given = validation.read_labels(
+        y_true, y_pred, ignore_class
+    )
+    y_pred = validation.without_ignored(y_pred, counted)
     if y_pred.shape[-1] == 1:
         values = keras.losses.binary_crossentropy(given[..., 1:], y_pred)
     elif given is not None:
@@ -85,7 +87,7 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        inputs.check_ignore_class(ignore_class)
+        validation.check_ignore_class(ignore_class)
         self.ignore_class = ignore_class
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -94,7 +96,7 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
             # positions, but fails.
             y_pred = ops.convert_to_tensor(y_pred)
             shape = ops.shape(y_pred)[:-1]
-            sample_weight = inputs.read_weights(sample_weight, shape)
+            sample_weight = validation.read_weights(sample_weight, shape)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true, y_pred):
@@ -206,10 +208,10 @@ def brier_score(y_true, y_pred):
         Brier, 1950, Monthly Weather Review 78(1).
     """
     y_pred = ops.convert_to_tensor(y_pred)
-    inputs.check_shape(y_pred)
-    labels, _, _ = inputs.read_labels(y_true, y_pred)
+    validation.check_shape(y_pred)
+    labels, _, _ = validation.read_labels(y_true, y_pred)
     return _squared_distance(
-        labels, inputs.read_predictions(y_pred, from_logits=False)
+        labels, validation.read_predictions(y_pred, from_logits=False)
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
@@ -182,7 +182,7 @@ def risk_coverage_curve(y_true, y_pred, scores=None, ignore_class=None):
     >>> [part.tolist() for part in curve]
     [[0.5, 1.0], [0.0, 0.5]]
     """
-    labels, rows, counted = inputs.read_counted_arrays(
+    labels, rows, counted = validation.read_counted_arrays(
         y_true, y_pred, ignore_class
     )
     if not len(labels):

@@ -1,6 +1,5 @@
 """From dense to sparse and back: sparsify and strip."""
 
-import numbers
 import random
 import re
 import warnings
@@ -10,6 +9,8 @@ import numpy as np
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_within
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_float_kernels
 from keras_freetickets.layers.sparse import find_kernels
@@ -181,8 +182,7 @@ def _plan(model, sparsity, distribution, filters, kernels):
 
 
 def check_sparsity(sparsity):
-    number = isinstance(sparsity, numbers.Real)
-    if not number or not 0.0 <= sparsity < 1.0:
+    if not is_within(sparsity, "[0, 1)"):
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove, "
             f"or a callable of a layer. Received: sparsity={sparsity}"
@@ -191,9 +191,7 @@ def check_sparsity(sparsity):
 
 def _check_densities(densities, count):
     listed = isinstance(densities, (list, tuple, np.ndarray))
-    valid = listed and all(
-        isinstance(d, numbers.Real) and 0 < d <= 1 for d in densities
-    )
+    valid = listed and all(is_within(d, "(0, 1]") for d in densities)
     if not valid or len(densities) != count:
         raise ValueError(
             "`distribution` must return a density in (0, 1] for each of the "
@@ -329,9 +327,7 @@ def sparsify(
 
 
 def _seeds(seed):
-    if seed is not None and (
-        not isinstance(seed, numbers.Integral) or seed < 0
-    ):
+    if seed is not None and (not is_integer(seed) or seed < 0):
         raise ValueError(
             "`seed` must be a non-negative integer or None. "
             f"Received: seed={seed}"

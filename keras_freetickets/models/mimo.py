@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import is_within
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.members import gives_logits
 from keras_freetickets.models import logits
@@ -51,8 +52,7 @@ def _check_body(body, num_members):
 
 
 def check_share(value):
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0.0 <= value <= 1.0:
+    if not is_within(value, "[0, 1]"):
         raise ValueError(
             "`input_repetition` must be in [0, 1], the share of rows in which "
             "all members see the same image. "

@@ -6,10 +6,10 @@ import numpy as np
 
 from keras_freetickets.metrics import area_under_risk_coverage
 from keras_freetickets.metrics import auroc
-from keras_freetickets.metrics import inputs
 from keras_freetickets.metrics import reliability_bins
 from keras_freetickets.metrics import risk_coverage_curve
 from keras_freetickets.metrics import roc_curve
+from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
 
@@ -432,10 +432,10 @@ def predictions_in_plane(
     """
     y_true, members = np.asarray(y_true), np.asarray(members)
     if members.ndim and len(members):
-        inputs.check_order(y_true, members[0])
-    inputs.check_shape(members, members=True, name="members")
-    members = inputs.two_columns(members, False, backend=np)
-    labels, counted = inputs.read_label_array(
+        validation.check_order(y_true, members[0])
+    validation.check_shape(members, members=True, name="members")
+    members = validation.two_columns(members, False, backend=np)
+    labels, counted = validation.read_label_array(
         y_true, members.shape[1:], ignore_class
     )
     members, labels = members[:, counted], labels[counted]

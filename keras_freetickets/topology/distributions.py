@@ -1,28 +1,28 @@
 """How a global sparsity is spread over the layers."""
 
 import math
-import numbers
+
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_within
 
 
 def _check(shapes, sparsity, custom):
-    number = isinstance(sparsity, numbers.Real)
-    if not number or not 0.0 <= sparsity < 1.0:
+    if not is_within(sparsity, "[0, 1)"):
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove. "
             f"Received: sparsity={sparsity}"
         )
     for shape in shapes:
         sizes = shape if isinstance(shape, (tuple, list)) else ()
-        natural = [isinstance(n, numbers.Integral) and n > 0 for n in sizes]
+        natural = [is_integer(n) and n > 0 for n in sizes]
         if not natural or not all(natural):
             raise ValueError(
                 "`shapes` must be a list of kernel shapes, tuples of positive "
                 f"integers. Received: shapes={shapes}"
             )
     for place, density in (custom or {}).items():
-        number = isinstance(density, numbers.Real)
         known = place in range(len(shapes))
-        if not known or not number or not 0.0 < density <= 1.0:
+        if not known or not is_within(density, "(0, 1]"):
             raise ValueError(
                 "`custom` must map positions in `shapes` to densities in "
                 f"(0, 1]. Received: custom={custom} for {len(shapes)} shapes"

@@ -5,10 +5,10 @@ NumPy arrays, whose mask has exactly `count` true entries. One with a method
 `active_count(shape, density)` decides on `count` itself.
 """
 
-import numbers
-
 import keras
 import numpy as np
+
+from keras_freetickets.arguments import is_integer
 
 
 def random_mask(kernel, count, generator):
@@ -30,11 +30,7 @@ def magnitude_mask(kernel, count, generator):
 
 def check_pattern(n, m):
     """Raises unless `n` and `m` are an N:M pattern."""
-    whole = all(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        for value in (n, m)
-    )
-    if not whole or not 1 <= n < m:
+    if not is_integer(n) or not is_integer(m) or not 1 <= n < m:
         raise ValueError(
             "`n` and `m` must be integers with 1 <= n < m: of m consecutive "
             f"weights n are kept. Received: n={n}, m={m}"

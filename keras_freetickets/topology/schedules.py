@@ -6,17 +6,18 @@ inside the compiled step, and returns a float tensor.
 
 import functools
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import is_within
 from keras_freetickets.topology.kernel_view import PARTS
 
 
 def _check_fraction(name, value):
-    if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
+    if not is_within(value, "[0, 1]"):
         raise ValueError(
             f"`{name}` must be in [0, 1]: the fraction of active weights that "
             f"an update replaces. Received: {name}={value}"
@@ -24,7 +25,7 @@ def _check_fraction(name, value):
 
 
 def _check_span(name, value):
-    if not isinstance(value, numbers.Real) or not value >= 1:
+    if not is_real(value) or not value >= 1:
         raise ValueError(
             f"`{name}` must be a positive number of optimizer updates. "
             f"Received: {name}={value}"
@@ -220,7 +221,7 @@ class InversePower(Monotone):
     def __init__(self, drop_fraction, decay_steps, power=3.0):
         _check_fraction("drop_fraction", drop_fraction)
         _check_span("decay_steps", decay_steps)
-        if not isinstance(power, numbers.Real) or not power > 0:
+        if not is_real(power) or not power > 0:
             raise ValueError(
                 f"`power` must be a positive number. Received: power={power}"
             )
@@ -262,7 +263,7 @@ def get(identifier):
         return keras.saving.deserialize_keras_object(identifier)
     if callable(identifier):
         return identifier
-    if isinstance(identifier, numbers.Real):
+    if is_real(identifier):
         return Constant(float(identifier))
     raise ValueError(
         "`drop_fraction` must be a float in [0, 1] or a schedule. "

@@ -14,12 +14,12 @@ the result.
 
 import functools
 import math
-import numbers
 
 import numpy as np
 from keras import backend
 from keras import ops
 
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
 from keras_freetickets.topology.randomness import typed
@@ -430,7 +430,7 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     shape = tuple(scores.shape)
     rows = 1 if groups is None else groups
     size = int(np.prod(shape))
-    if not isinstance(rows, numbers.Integral) or rows < 1 or size % rows:
+    if not is_integer(rows) or rows < 1 or size % rows:
         raise ValueError(
             "`groups` must divide the number of scores. "
             f"Received: groups={groups} for {size} scores"

@@ -211,9 +211,13 @@ def test_labels_given_second(name, from_logits):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`calibrator` must be one of"):
         calibration.get("platt")
-    with pytest.raises(ValueError, match="`penalty` must not be negative"):
+    with pytest.raises(
+        ValueError, match="`penalty` must be a non-negative number"
+    ):
         calibration.VectorScaling(penalty=-1)
-    with pytest.raises(ValueError, match="`num_knots` must be at least 2"):
+    with pytest.raises(
+        ValueError, match="`num_knots` must be an integer of at least 2"
+    ):
         calibration.IsotonicCalibration(num_knots=1)
     with pytest.raises(ValueError, match="`y_pred` must be finite"):
         calibration.get("vector", True).fit([0, 1], [[0.0, np.inf]] * 2)

@@ -329,7 +329,7 @@ def test_a_rare_class_shows_by_label_only():
         ),
         (
             lambda: metrics.ClasswiseCalibrationError(1),
-            "`num_classes` must be at least 2",
+            "`num_classes` must be an integer of at least 2",
         ),
         (
             lambda: metrics.ClasswiseCalibrationError(3).update_state(

@@ -390,7 +390,7 @@ def test_a_killed_run_goes_on(tmp_path):
         ({"num_members": 0}, "`num_members` must be a positive integer"),
         ({"batch_repetitions": 0.5}, "`batch_repetitions` must be a positive"),
         ({"input_repetition": 1.5}, "`input_repetition` must be in"),
-        ({"seed": -1}, "`seed` must be at least 0"),
+        ({"seed": -1}, "`seed` must be a non-negative integer"),
         ({"num_members": 4}, "4 times as many inputs"),
         ({"num_members": 6}, "two classes or more"),
         ({"body": body(6, 5)}, "3 times as many outputs"),

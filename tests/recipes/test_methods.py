@@ -454,7 +454,7 @@ def test_costs_of_nothing():
         ({"data": {"x": X, "lables": Y}}, "Received: \\['lables'\\]"),
         ({"data": {"x": X, "y": Y, "epochs": 3}}, "epochs and verbose are"),
         ({"make_model": lambda seed: None}, "`make_model` must return"),
-        ({"seed": -1}, "`seed` must be at least 0"),
+        ({"seed": -1}, "`seed` must be a non-negative integer"),
         ({"data": [X, Y]}, "`data` must be a dict"),
         ({"data": {"x": X, "callbacks": []}}, "must be a function from a seed"),
     ],
@@ -506,7 +506,7 @@ def test_a_schedule_is_not_overwritten(tmp_path):
         ),
         (
             lambda: recipes.LotteryTicketRewinding(epochs=1),
-            "`epochs` must be at least 2",
+            "`epochs` must be an integer of at least 2",
         ),
         (
             lambda: recipes.LotteryTicketRewinding(rounds=0),

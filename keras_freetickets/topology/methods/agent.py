@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.methods.rigl import RigL
 
 

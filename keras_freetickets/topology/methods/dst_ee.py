@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_freetickets.topology.methods.method import is_real
+from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.methods.rigl import RigL
 
 

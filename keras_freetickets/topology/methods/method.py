@@ -1,12 +1,14 @@
 """What all sparse-training methods share: each is its difference to it."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import check_choice
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_real
 from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
@@ -20,21 +22,6 @@ _SCOPES = ("layer", "global")
 # The selections of one update, for the hash that breaks ties.
 DROP, GROW, PRUNE, REGROW = range(4)
 _FLOAT_MAX = float(np.finfo("float32").max)
-
-
-def is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def is_real(value):
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {list(choices)}. Received: {name}={value}"
-        )
 
 
 def _check_schedule(schedule):
@@ -168,8 +155,7 @@ class Method(ShowsArguments):
                 "`seed` must be an integer in [0, 2**31). "
                 f"Received: seed={seed}"
             )
-        number = isinstance(grown_value, numbers.Real)
-        if not number or not math.isfinite(grown_value):
+        if not is_real(grown_value) or not math.isfinite(grown_value):
             raise ValueError(
                 "`grown_value` must be a finite number, the value of new "
                 f"connections. Received: grown_value={grown_value}"

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import is_real
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import fraction_of
@@ -14,8 +16,6 @@ from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import first_wins
-from keras_freetickets.topology.methods.method import is_integer
-from keras_freetickets.topology.methods.method import is_real
 from keras_freetickets.topology.randomness import typed
 
 

@@ -2,9 +2,9 @@
 
 import keras
 
+from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.methods.method import Method
-from keras_freetickets.topology.methods.method import is_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")

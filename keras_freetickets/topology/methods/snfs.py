@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
+from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.kernel_view import PARTS
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import Method
-from keras_freetickets.topology.methods.method import is_real
 
 # Layers less sparse than this do not grow at their full drop fraction, and a
 # layer is filled to this share of its room at first (sparse_learning).

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import tie_bits
 from keras_freetickets.topology.mask_initializers import check_divisible
@@ -14,7 +15,6 @@ from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import REGROW
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
-from keras_freetickets.topology.methods.method import is_real
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.selection import rank_in_groups
 from keras_freetickets.topology.selection import select_rows

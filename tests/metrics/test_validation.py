@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_freetickets import metrics
-from keras_freetickets.metrics import inputs
+from keras_freetickets.metrics import validation
 
 LABELS = np.array([0, 1])
 PROBABILITIES = np.array([[0.75, 0.25], [0.5, 0.5]], "float32")
@@ -135,9 +135,9 @@ def test_bfloat16_is_read(function):
 
 def test_half_precision_may_be_off_further():
     predictions = np.full((1, 3), 0.332, "float16")
-    inputs.check_probabilities(predictions)
+    validation.check_probabilities(predictions)
     with pytest.raises(ValueError, match="sum to one"):
-        inputs.check_probabilities(predictions.astype("float32"))
+        validation.check_probabilities(predictions.astype("float32"))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -161,5 +161,5 @@ def test_a_traced_step_goes_unchecked(jit_compile):
 
 
 def test_concrete():
-    np.testing.assert_array_equal(inputs.concrete(ops.ones(2)), [1, 1])
-    assert inputs.concrete(keras.KerasTensor((2,))) is None
+    np.testing.assert_array_equal(validation.concrete(ops.ones(2)), [1, 1])
+    assert validation.concrete(keras.KerasTensor((2,))) is None

@@ -16,7 +16,6 @@ step that is being traced only shapes are known, and only they are checked.
 """
 
 import dataclasses
-import numbers
 import typing
 
 import keras
@@ -24,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import is_integer
 
 # How far from one the sum of a row of probabilities may be.
 _SUM_TOLERANCE = 1e-3
@@ -92,27 +92,9 @@ def concrete(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-def check_choice(name, value, choices):
-    """Raises unless an argument is one of a few strings."""
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {sorted(choices)}. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def check_from_logits(value):
-    """Raises unless `from_logits` is true or false."""
-    if not isinstance(value, bool):
-        raise ValueError(
-            f"`from_logits` must be True or False. Received: {value!r}"
-        )
-
-
 def check_ignore_class(value):
     """Raises unless `ignore_class` is an integer or `None`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if value is not None and not whole:
+    if value is not None and not is_integer(value):
         raise ValueError(
             "`ignore_class` must be an integer, the label that is not counted, "
             f"or None. Received: ignore_class={value!r}"
