@@ -7,6 +7,7 @@ from keras import ops
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import check_number
+from keras_freetickets.data import check_examples
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import returns_logits
 from keras_freetickets.metrics import validation
@@ -77,11 +78,7 @@ def fast_gradient_sign(
     check_count("batch_size", batch_size)
     x, y = np.asarray(x, "float32"), np.asarray(y)
     low, high, step = _units(x, epsilon, mean, std)
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(
-            "`x` and `y` must be equally many, one or more. "
-            f"Received: {len(x)} inputs and {len(y)} labels"
-        )
+    check_examples(x, y)
     predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
     shape = (len(y), *predictions.shape[1:])
     labels, counted = validation.read_label_array(

@@ -108,7 +108,7 @@ def test_a_sure_model_shields_its_gradient_but_for_logits():
         ({"x": np.full_like(GREY, np.nan)}, r"images in \[0, 1\]"),
         ({"mean": 0.5}, "`mean` and `std` must be given both"),
         ({"y": [2]}, r"`y` must hold integers in \[0, 2\)"),
-        ({"y": [0, 1]}, "`x` and `y` must be equally many"),
+        ({"y": [0, 1]}, "`x` and `y` must hold equally many"),
         ({"x": GREY[:0], "y": []}, "one or more"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],

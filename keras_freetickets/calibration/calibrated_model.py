@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
@@ -175,17 +176,7 @@ def _check_order(model, order):
 def _input_specs(model):
     if isinstance(model, EnsembleModel):
         return model._input_specs()
-    one = len(model.inputs) == 1
-
-    def spec(tensor):
-        return keras.InputSpec(
-            shape=(None, *tensor.shape[1:]),
-            dtype=tensor.dtype,
-            name="inputs" if one else tensor.name,
-        )
-
-    structure, _ = keras_adapter.ends_of_graph(model)
-    return keras.tree.map_structure(spec, structure)
+    return data.input_specs(model)
 
 
 def calibrate(
@@ -257,7 +248,8 @@ def calibrate(
     if ignore_class is None:
         ignore_class = getattr(model, "ignore_class", None)
     validation.check_ignore_class(ignore_class)
-    x, y = _arrays(x, y)
+    x, y = map(np.asarray, data.as_arrays(x, y))
+    data.check_examples(x, y)
     members_first = order == "members_first"
     predictions = []
     for masked in _masked(x, input_mask_ratio, num_draws, seed):
@@ -280,26 +272,6 @@ def calibrate(
         for one in predictions
     ]
     return CalibratedModel(model, fitted, order, ignore_class)
-
-
-def _arrays(x, y):
-    """Inputs and labels as arrays, of a dataset's batches put together."""
-    if y is None:
-        if isinstance(x, np.ndarray):
-            raise ValueError("`y` must be given with arrays. Received: y=None")
-        batches = [
-            [ops.convert_to_numpy(part) for part in batch[:2]] for batch in x
-        ]
-        if not batches:
-            raise ValueError("`x` must hold examples. Received: no batches")
-        x, y = (np.concatenate(part) for part in zip(*batches))
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(
-            "`x` and `y` must be equally many, one or more. "
-            f"Received: {len(x)} inputs and {len(y)} labels"
-        )
-    return x, y
 
 
 def _masked(x, ratio, num_draws, seed):

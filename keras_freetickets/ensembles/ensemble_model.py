@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.ensembles import member_selection
@@ -394,7 +395,7 @@ class EnsembleModel(
             et al., 2021, arXiv:2006.08573, which keeps a size given.
         """
         member_selection.check_metric(metric)
-        x, y = member_selection.held_out(x, y)
+        x, y = data.as_arrays(x, y)
         order, scores, best = member_selection.forward_selection(
             self._distributions(x, batch_size),
             y,
@@ -600,16 +601,7 @@ class EnsembleModel(
 
     def _input_specs(self):
         """The members' inputs in their structure, with a free batch size."""
-        model = self._template.model
-        one = len(model.inputs) == 1
-
-        def spec(tensor):
-            name = "inputs" if one else tensor.name
-            shape = (None, *tensor.shape[1:])
-            return keras.InputSpec(shape=shape, dtype=tensor.dtype, name=name)
-
-        structure, _ = keras_adapter.ends_of_graph(model)
-        return keras.tree.map_structure(spec, structure)
+        return data.input_specs(self._template.model)
 
 
 def _assign(model, stacks, index):

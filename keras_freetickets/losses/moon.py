@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
+from keras_freetickets.data import class_labels
 
 _ALMOST_ONE = 1.0 - 1e-7
 # Of what is no smaller the logarithm's gradient is still right.
@@ -229,7 +230,7 @@ def weighted(entropy, unknown, correct, alpha):
 
 
 def _labels(y, y_pred):
+    """Integers `(batch,)`; one-hot labels may lack the unknown's column."""
     y = ops.convert_to_tensor(y)
-    if len(y.shape) == 2 and y.shape[-1] >= y_pred.shape[-1] - 1 > 1:
-        return ops.cast(ops.argmax(y, axis=-1), "int32")
-    return ops.cast(ops.reshape(y, (-1,)), "int32")
+    labels = class_labels(y, y_pred.shape, optional_columns=1)
+    return ops.cast(ops.reshape(labels, (-1,)), "int32")

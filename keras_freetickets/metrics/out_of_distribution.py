@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_boolean
 from keras_freetickets.arguments import check_choice
@@ -253,7 +254,7 @@ class _DetectionMetric(keras.metrics.Metric):
         """Predictions, those of members first, and the shape of the scores."""
         y_pred = ops.convert_to_tensor(y_pred)
         if self.score is None:
-            y_pred = validation.without_column(y_pred)
+            y_pred = data.without_column(y_pred)
             return y_pred, ops.shape(y_pred)
         kind, _ = _SCORES[self.score]
         if kind == "members":

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 
@@ -258,30 +259,6 @@ def _with_rank(y_true, y_pred):
     return y_true
 
 
-def is_one_hot(y_true, y_pred):
-    """Whether labels are of the shape `(batch, ..., classes)`."""
-    return (
-        len(y_true.shape) == len(y_pred.shape)
-        and y_true.shape[-1] == y_pred.shape[-1] > 1
-    )
-
-
-def without_column(values, rank=None, backend=ops):
-    """Numbers `(batch, ..., 1)` as `(batch, ...)`.
-
-    Args:
-        values: Tensor.
-        rank: Integer, how many axes it has if the last is such a column, or
-            `None` for two or more.
-        backend: `keras.ops`, or NumPy for arrays.
-    """
-    axes = len(values.shape)
-    has_column = axes == rank or (rank is None and axes > 1)
-    if has_column and values.shape[-1] == 1:
-        return backend.squeeze(values, axis=-1)
-    return values
-
-
 def check_length(y_true, wanted):
     """Raises if shapes are known to differ: a label for each row.
 
@@ -347,12 +324,8 @@ def read_labels(y_true, y_pred, ignore_class=None):
     """
     y_true = _with_rank(ops.convert_to_tensor(y_true), y_pred)
     classes = y_pred.shape[-1]
-    one_hot = is_one_hot(y_true, y_pred)
-    labels = (
-        ops.argmax(y_true, axis=-1)
-        if one_hot
-        else without_column(y_true, len(y_pred.shape))
-    )
+    one_hot = data.is_one_hot(y_true, y_pred.shape)
+    labels = data.class_labels(y_true, y_pred.shape)
     check_length(labels, y_pred.shape[:-1])
     counted = None
     if ignore_class is not None:
@@ -390,7 +363,7 @@ def read_weights(sample_weight, shape):
     if sample_weight is None:
         return ops.ones(shape, "float32")
     weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-    weight = without_column(weight, len(shape) + 1)
+    weight = data.without_column(weight, len(shape) + 1)
     return spread(weight, shape, "sample_weight")
 
 
@@ -402,7 +375,7 @@ def read_known(y_true, shape):
         shape: Shape of the scores, of a tensor that is at hand.
     """
     known = ops.cast(ops.convert_to_tensor(y_true), "float32")
-    known = without_column(known, len(shape) + 1)
+    known = data.without_column(known, len(shape) + 1)
     static = [n if isinstance(n, int) else None for n in shape]
     check_length(known, static[: len(known.shape)])
     return spread(known, shape, "y_true")
@@ -490,11 +463,7 @@ def read_rows(
 def _compared(y_true, y_pred, ignore_class):
     """What is not ignored, of labels that may be of other classes."""
     y_true = _with_rank(ops.convert_to_tensor(y_true), y_pred)
-    labels = (
-        ops.argmax(y_true, axis=-1)
-        if is_one_hot(y_true, y_pred)
-        else without_column(y_true, len(y_pred.shape))
-    )
+    labels = data.class_labels(y_true, y_pred.shape)
     check_length(labels, y_pred.shape[:-1])
     if ignore_class is None:
         return None
@@ -546,11 +515,7 @@ def read_label_array(y_true, shape, ignore_class=None, name="y_true"):
         a boolean array of the same shape.
     """
     check_ignore_class(ignore_class)
-    labels = np.asarray(y_true)
-    if labels.shape == tuple(shape) and shape[-1] > 1:
-        labels = labels.argmax(axis=-1)
-    else:
-        labels = without_column(labels, len(shape), np)
+    labels = data.class_labels(np.asarray(y_true), shape, np)
     numeric = labels.dtype.kind in "biuf"
     if labels.shape != tuple(shape[:-1]) or not numeric:
         raise ValueError(
