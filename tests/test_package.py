@@ -25,6 +25,7 @@ PLACES = [
     kft.callbacks.drop_and_grow,
     kft.callbacks.freetickets,
     kft.datasets,
+    kft.ensembles,
     kft.recipes,
     kft.recipes.recipe,
     kft.recipes.workspace,

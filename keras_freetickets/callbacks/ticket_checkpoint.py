@@ -1,4 +1,4 @@
-"""Tickets on disk, and callbacks that collect them from any model."""
+"""Callbacks that collect tickets from any model, dense or sparse."""
 
 import math
 import os
@@ -10,10 +10,8 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import SingleWriter
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import release_claims
-from keras_freetickets.files import atomic_path
+from keras_freetickets.ensembles.ticket_files import TicketStore
 from keras_freetickets.files import check_directory
-from keras_freetickets.files import read_sealed
-from keras_freetickets.files import write_sealed
 from keras_freetickets.models.side_by_side import members_of
 
 _MONITOR_MODES = ("auto", "min", "max")
@@ -25,69 +23,6 @@ def _check_mode(mode):
             f"`mode` must be one of {list(_MONITOR_MODES)}. "
             f"Received: mode={mode}"
         )
-
-
-class TicketStore:
-    """Tickets on disk: one `.keras` file each, and an index of them.
-
-    Args:
-        directory: Path of a directory.
-
-    Example:
-
-    ```python
-    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
-    ```
-    """
-
-    INDEX = "tickets.json"
-
-    def __init__(self, directory):
-        self.directory = str(directory)
-
-    def read(self):
-        """Returns the index: a dict from file name to entry.
-
-        Raises:
-            ValueError: If the index is damaged or something else.
-        """
-        path = os.path.join(self.directory, self.INDEX)
-        if not os.path.exists(path):
-            return {}
-        try:
-            entries = read_sealed(path, {"tickets"})["tickets"]
-            return {entry["file"]: entry for entry in entries}
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                "`directory` holds an index of tickets that cannot be read; "
-                "remove it to begin anew, or make an ensemble of the .keras "
-                f"files. Received: directory={self.directory} ({error})"
-            ) from error
-
-    def save(self, model, entry):
-        """Writes a model as the ticket `entry["file"]`, then the index."""
-        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
-            model.save(path)
-        self.write({**self.read(), entry["file"]: entry})
-
-    def write(self, entries):
-        """Writes the index."""
-        ordered = [entries[name] for name in sorted(entries)]
-        with atomic_path(os.path.join(self.directory, self.INDEX)) as path:
-            write_sealed(path, {"tickets": ordered})
-
-    def forget_from(self, epoch):
-        """Drops the entries that a resumed run will write again."""
-        entries = self.read()
-        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
-        if entries and known != entries:
-            self.write(known)
-        if entries and epoch == 0:
-            warnings.warn(
-                f"'{self.directory}' holds the tickets of an earlier run; "
-                "they are replaced as this run reaches its own.",
-                stacklevel=3,
-            )
 
 
 class TicketCollector(keras.callbacks.Callback):

@@ -1,9 +1,11 @@
-"""Tickets on disk, read to be members of an ensemble."""
+"""Tickets on disk: how they are written, and read to be members."""
 
 import json
 import os
 import pathlib
 import re
+import typing
+import warnings
 import zipfile
 
 import keras
@@ -12,8 +14,98 @@ from keras_freetickets.files import atomic_path
 from keras_freetickets.files import is_partial
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
+from keras_freetickets.types import PathLike
 
 INDEX = "tickets.json"
+TicketEntry = dict[str, typing.Any]
+
+
+class TicketStore:
+    """Tickets in one directory: a `.keras` file each, and an index of them.
+
+    The index, `tickets.json`, holds an entry for each ticket, a dict of
+
+    - `"file"`: string, name of the `.keras` file within the directory;
+    - `"phase"`: string, such as `"refinement_1"`;
+    - `"epoch"`: integer, counted from 0, the epoch that was saved;
+    - `"monitor"`: string or `None`, the log that chose the epoch;
+    - `"value"`: float or `None`, the value of that log,
+
+    and a checksum. Each file appears with one rename, the index last.
+
+    Args:
+        directory: Path of a directory.
+
+    Example:
+
+    ```python
+    TicketStore("run/tickets").read()  # {"ticket_0.keras": {...}, ...}
+    ```
+    """
+
+    def __init__(self, directory: PathLike) -> None:
+        self.directory = str(directory)
+
+    @property
+    def _index(self) -> str:
+        return os.path.join(self.directory, INDEX)
+
+    def read(self) -> dict[str, TicketEntry]:
+        """Returns the index: a dict from file name to entry.
+
+        Raises:
+            ValueError: If the index is damaged, or the file is not an index.
+        """
+        if not os.path.exists(self._index):
+            return {}
+        try:
+            entries = read_sealed(self._index, {"tickets"})["tickets"]
+            return {entry["file"]: entry for entry in entries}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                "`directory` holds an index of tickets that cannot be read; "
+                "remove it to start again, or make an ensemble of the .keras "
+                f"files. Received: directory={self.directory} ({error})"
+            ) from error
+
+    def save(self, model: keras.Model, entry: TicketEntry) -> None:
+        """Writes a model as the ticket `entry["file"]`, then the index.
+
+        Args:
+            model: A Keras model.
+            entry: Dict, as listed above.
+        """
+        with atomic_path(os.path.join(self.directory, entry["file"])) as path:
+            model.save(path)
+        self.write({**self.read(), entry["file"]: entry})
+
+    def write(self, entries: dict[str, TicketEntry]) -> None:
+        """Writes the index.
+
+        Args:
+            entries: Dict from file name to entry, as `read` returns it.
+        """
+        ordered = [entries[name] for name in sorted(entries)]
+        with atomic_path(self._index) as path:
+            write_sealed(path, {"tickets": ordered})
+
+    def forget_from(self, epoch: int) -> None:
+        """Drops the entries that a resumed run will write again.
+
+        Args:
+            epoch: Non-negative integer, the epoch at which the run resumes;
+                0 for a new run, which warns if there are tickets.
+        """
+        entries = self.read()
+        known = {n: e for n, e in entries.items() if e["epoch"] < epoch}
+        if entries and known != entries:
+            self.write(known)
+        if entries and epoch == 0:
+            warnings.warn(
+                f"'{self.directory}' holds the tickets of an earlier run; "
+                "they are replaced as this run reaches its own.",
+                stacklevel=3,
+            )
 
 
 def models_of(source):

@@ -25,7 +25,7 @@ import keras
 import killable
 
 import keras_freetickets as kft
-from keras_freetickets.callbacks.ticket_checkpoint import TicketStore
+from keras_freetickets.ensembles import TicketStore
 
 KINDS = ("update", "tickets", "step", "backup")
 STEPS = 4 * killable.EPOCHS

@@ -383,9 +383,7 @@ def test_a_killed_run_goes_on(vectorize, tmp_path):
     assert again == history
     assert_same(resumed, expected, 0)
     whole, killed = [
-        kft.callbacks.ticket_checkpoint.TicketStore(
-            tmp_path / name / "tickets"
-        ).read()
+        kft.ensembles.TicketStore(tmp_path / name / "tickets").read()
         for name in ("whole", "killed")
     ]
     assert whole == killed
