@@ -39,7 +39,7 @@ from common import timed
 from keras import ops
 
 import keras_freetickets as kft
-from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import RigL
@@ -161,7 +161,7 @@ def ways(name, actives):
     found = {}
     for mode in modes:
         jit_compile = mode == "xla"
-        run = whole_update(method, get_trainer().compiled)
+        run = whole_update(method, get_backend().compiled)
         found[f"ours, {mode}"] = program(run, jit_compile)
         if mode == modes[0]:
             found[f"ours again, {mode}"] = found[f"ours, {mode}"]

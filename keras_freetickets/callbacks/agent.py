@@ -6,7 +6,7 @@ from keras import ops
 from keras import tree
 
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
-from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology import methods
 
@@ -113,7 +113,7 @@ class AGENT(DropAndGrow):
 
     def set_model(self, model):
         super().set_model(model)
-        self._evaluate = get_trainer().function(self._losses_and_gradients)
+        self._evaluate = get_backend().function(self._losses_and_gradients)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -168,7 +168,7 @@ class AGENT(DropAndGrow):
             yield self.model.training_batch(*batch)
 
     def _losses_and_gradients(self, values, snapshot, others, batch):
-        loss, gradients = get_trainer().value_and_gradients(
+        loss, gradients = get_backend().value_and_gradients(
             lambda values: step.loss_at(self.model, values, batch, others),
             values,
         )

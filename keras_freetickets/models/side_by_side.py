@@ -13,7 +13,8 @@ from keras_freetickets.ensembles.members import architecture
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.trainers import compiled_steps
-from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.models.trainers import get_backend
+from keras_freetickets.models.trainers import get_members_backend
 from keras_freetickets.topology.methods import Method
 
 _SEEDS = 2**31
@@ -85,7 +86,7 @@ class SideBySide(
     def __init__(
         self, members, member_batches=False, vectorize=None, name=None
     ):
-        get_trainer()
+        get_backend()
         _check_members(members)
         super().__init__(name=name)
         for member in members:
@@ -298,7 +299,7 @@ class SideBySide(
         return self._step("test_step", False, *args)
 
     def _step(self, name, own, *args):
-        results = get_trainer().step_of_members(self, name, own, *args)
+        results = get_members_backend().step(self, name, own, *args)
         if len(args) == 1:  # a batch; on JAX a state comes before it
             return _together(results)
         logs, state = results
@@ -327,18 +328,18 @@ class SideBySide(
         """The values of one part of the state as the step takes them."""
         if not self.vectorize:
             return values
-        return get_trainer().pack(values, self._axes(name))
+        return get_members_backend().pack(values, self._axes(name))
 
     def unpack(self, name, values):
         """The values of one part of the state, for the variables."""
         if not self.vectorize:
             return values
         axes = self._axes(name)
-        return get_trainer().unpack(values, axes, len(self.members))
+        return get_members_backend().unpack(values, axes, len(self.members))
 
     def _axes(self, name):
         place = keras_adapter.STATE.index(name)
-        return get_trainer().state_axes(self)[place]
+        return get_members_backend().state_axes(self)[place]
 
     def get_config(self):
         return {
@@ -531,5 +532,5 @@ def _chosen(vectorize, members):
             f"mixed_bfloat16 needs none. Received: vectorize={vectorize}"
         )
     if vectorize is None:
-        return on_jax and not scaled and get_trainer().has_accelerator()
+        return on_jax and not scaled and get_members_backend().has_accelerator()
     return bool(vectorize)

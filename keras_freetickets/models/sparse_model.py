@@ -14,7 +14,7 @@ from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.models import logits
 from keras_freetickets.models.trainers import compiled_steps
-from keras_freetickets.models.trainers import get_trainer
+from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
 
@@ -175,7 +175,7 @@ class SparseModel(
         model.attach(keras_freetickets.topology.RigL(update_interval=100))
         ```
         """
-        get_trainer()
+        get_backend()
         if not isinstance(method, Method):
             raise ValueError(
                 "`method` must be a keras_freetickets.topology.Method. "
@@ -219,7 +219,7 @@ class SparseModel(
             model.update_state.add_scalar("count", 0.0)
         ```
         """
-        return get_trainer().scope(self)
+        return get_backend().scope(self)
 
     def _add_connection_state(self, layer, method):
         for name, dtype in method.connection_state.items():
@@ -308,7 +308,7 @@ class SparseModel(
         super().quantize(mode, config=config, filters=filters, **kwargs)
 
     def fit(self, *args, **kwargs):
-        trainer = get_trainer()
+        trainer = get_backend()
         self._check_companion()
         if self.compiled:
             trainer.check_fit(self)
@@ -402,7 +402,7 @@ class SparseModel(
     ):
         if self._objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        trainer, state = get_trainer(), self.update_state.state
+        trainer, state = get_backend(), self.update_state.state
         arguments = (y, y_pred, state, sample_weight, trainer.of_replicas)
         if self._outputs_are_logits():
             loss = self._objective(*arguments, from_logits=True)
@@ -529,7 +529,7 @@ class SparseModel(
 
     def train_step(self, *args, **kwargs):
         with self.training_scope():
-            return get_trainer().train_step(self, *args, **kwargs)
+            return get_backend().train_step(self, *args, **kwargs)
 
     def apply_gradients(self, gradients, batch=None):
         """One sparse optimizer step, for a training loop of your own.
@@ -554,7 +554,7 @@ class SparseModel(
         model.apply_gradients(tape.gradient(loss, model.trainable_variables))
         ```
         """
-        trainer = get_trainer()
+        trainer = get_backend()
         _check_gradients(self, gradients)
         trainer.apply_gradients(self, gradients, batch)
 
@@ -583,7 +583,7 @@ class SparseModel(
             ValueError: As for `apply_gradients`.
         """
         _check_gradients(self, gradients)
-        return get_trainer().stateless_apply(
+        return get_backend().stateless_apply(
             self,
             trainable_variables,
             non_trainable_variables,
@@ -627,7 +627,7 @@ class SparseModel(
                 f"Received: frozen kernels {frozen}"
             )
         batch = (x, y, sample_weight)
-        return step.gradients_at(get_trainer(), self, kernels, batch)
+        return step.gradients_at(get_backend(), self, kernels, batch)
 
     def forward_values(self):
         """What the last step computed with: values of the trained variables.

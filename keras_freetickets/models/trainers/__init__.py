@@ -2,18 +2,41 @@
 
 import functools
 import importlib
+import typing
 
 import keras
 
-_BACKENDS = ("tensorflow", "jax")
+from keras_freetickets.models.trainers.backend import Backend
+from keras_freetickets.models.trainers.backend import MembersBackend
+
+# Backend -> names of the class of its step, and of that of its members.
+_BACKENDS = {
+    "tensorflow": ("TensorFlowBackend", "TensorFlowMembers"),
+    "jax": ("JaxBackend", "JaxMembers"),
+}
 
 
-def get_trainer():
-    """Returns the module that implements the step on this backend.
+def get_backend() -> Backend:
+    """Returns the `Backend` that implements the step on Keras' backend.
 
     Raises:
-        RuntimeError: If the backend has no trainer.
+        RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
     """
+    name = _known_backend()
+    return _made(name, _BACKENDS[name][0])
+
+
+def get_members_backend() -> MembersBackend:
+    """Returns the `MembersBackend` that implements `SideBySide`'s step.
+
+    Raises:
+        RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
+    """
+    name = _known_backend()
+    return _made(f"{name}_members", _BACKENDS[name][1])
+
+
+def _known_backend() -> str:
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
         raise RuntimeError(
@@ -21,11 +44,11 @@ def get_trainer():
             f"Received: KERAS_BACKEND={backend!r}. Building, predicting, "
             "loading and EnsembleModel work on every backend."
         )
-    return _trainer(backend)
+    return backend
 
 
 @functools.cache
-def _trainer(backend):
+def _made(module: str, name: str) -> typing.Any:
     # Cached also so that AutoGraph, which looks into what a `tf.function`
     # calls, does not try to convert the import.
-    return importlib.import_module(f"{__name__}.{backend}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)()

@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.types import Model
 
 # Compiled steps hold graphs and programs: only the last few are kept.
 _LIMIT = 4
@@ -33,10 +35,10 @@ class CompiledSteps:
     ```
     """
 
-    def __init__(self):
-        self._kept = []
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
 
-    def keep(self, model, traits):
+    def keep(self, model: Model, traits: list) -> None:
         """Remembers the model's train function, unless it is known.
 
         Those of an earlier `compile` are forgotten.
@@ -51,7 +53,7 @@ class CompiledSteps:
             kept = _Kept(model.train_function, compilation, frozen(traits))
             self._kept = [*self._kept, kept][-_LIMIT:]
 
-    def choose(self, model, traits):
+    def choose(self, model: Model, traits: list) -> None:
         """Gives the model the train function for what is attached now.
 
         Args:
@@ -59,22 +61,22 @@ class CompiledSteps:
             traits: As for `keep`.
         """
         compilation = keras_adapter.compilation(model)
-        traits = frozen(traits)
+        wanted = frozen(traits)
         for kept in self._kept:
-            if kept.compilation is compilation and kept.traits == traits:
+            if kept.compilation is compilation and kept.traits == wanted:
                 model.train_function = kept.function
                 return
         keras_adapter.reset_train_function(model)
 
-    def is_new(self, model):
+    def is_new(self, model: Model) -> bool:
         """Whether the model's next step is compiled first; true only once."""
         kept = self._of(model.train_function)
-        is_new = kept is not None and not kept.announced
-        if is_new:
-            kept.announced = True
-        return is_new
+        if kept is None or kept.announced:
+            return False
+        kept.announced = True
+        return True
 
-    def _of(self, function):
+    def _of(self, function: Callable | None) -> "_Kept | None":
         found = [kept for kept in self._kept if kept.function is function]
         return found[0] if found else None
 
@@ -93,10 +95,10 @@ class SharedPrograms:
     ```
     """
 
-    def __init__(self):
-        self._kept = []
+    def __init__(self) -> None:
+        self._kept: list[tuple[typing.Any, Callable]] = []
 
-    def get(self, traits, make):
+    def get(self, traits: list, make: Callable[[], Callable]) -> Callable:
         """The program for what is traced into it.
 
         Args:
@@ -105,12 +107,12 @@ class SharedPrograms:
             make: Callable without arguments that makes the program, called
                 unless there is one of equal traits.
         """
-        traits = frozen(traits)
+        wanted = frozen(traits)
         for kept, program in self._kept:
-            if kept == traits:
+            if kept == wanted:
                 return program
         program = make()
-        self._kept = [*self._kept, (traits, program)][-_PROGRAM_LIMIT:]
+        self._kept = [*self._kept, (wanted, program)][-_PROGRAM_LIMIT:]
         return program
 
 
@@ -124,7 +126,7 @@ class _Kept:
     announced: bool = False
 
 
-def frozen(value):
+def frozen(value: typing.Any) -> typing.Any:
     """A copy of a value's content that can be compared later.
 
     Numbers, strings, arrays, lists and dicts are compared by content, as are
@@ -146,14 +148,14 @@ def frozen(value):
 class _Identity:
     """An object that equals itself alone, and that is kept alive for it."""
 
-    def __init__(self, held):
+    def __init__(self, held: typing.Any) -> None:
         self.held = held
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _Identity) and self.held is other.held
 
 
-def _frozen(value, above):
+def _frozen(value: typing.Any, above: tuple) -> typing.Any:
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         # 1, 1.0 and True are equal, and NaN is not equal to itself.
         return (type(value).__name__, repr(value))
@@ -168,8 +170,8 @@ def _frozen(value, above):
         items = tuple(_frozen(item, above) for item in value)
         return (type(value).__name__, *items)
     if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda item: repr(item[0]))
-        return ("dict", *((repr(k), _frozen(v, above)) for k, v in items))
+        pairs = sorted(value.items(), key=lambda item: repr(item[0]))
+        return ("dict", *((repr(k), _frozen(v, above)) for k, v in pairs))
     if isinstance(value, types.MethodType):
         owner = _frozen_object(value.__self__, above)
         return ("method", _frozen(value.__func__, above), owner)
@@ -181,7 +183,7 @@ def _frozen(value, above):
     return _Identity(value)
 
 
-def _frozen_object(value, above):
+def _frozen_object(value: typing.Any, above: tuple) -> typing.Any:
     stateful = (keras.Layer, keras.Variable, keras.optimizers.Optimizer, type)
     if isinstance(value, stateful) or not hasattr(value, "__dict__"):
         return _Identity(value)
@@ -197,10 +199,11 @@ def _frozen_object(value, above):
     return ("object", _Identity(kind), _frozen(attributes, above))
 
 
-def _looked_at(function):
+def _looked_at(function: types.FunctionType) -> dict[str, typing.Any]:
     """Values around a function that another call may find changed."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
-    found = {}
+    names = function.__code__.co_freevars
+    cells = zip(names, function.__closure__ or (), strict=True)
+    found: dict[str, typing.Any] = {}
     for name, cell in cells:
         with contextlib.suppress(ValueError):  # not assigned yet
             found[name] = cell.cell_contents

@@ -5,22 +5,39 @@ topology is due, masks change, and kernels and slots with them. A step without
 an update costs one look at a counter more than the optimizer and the masking;
 optimizers that stray from the masks are put right after each step. What
 differs between backends (the optimizer's call, control flow, compilation,
-replicas) is in their modules, one of which is handed in here.
+replicas) is in a `Backend`, which is handed in here.
 """
 
 import dataclasses
 import functools
 import typing
+from collections.abc import Callable
+from collections.abc import Sequence
 
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.guard import guards_lowered
+from keras_freetickets.layers.sparse import MaskedKernel
+from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.models.trainers import update as updates
+from keras_freetickets.models.trainers.backend import Backend
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.types import Batch
+from keras_freetickets.types import Model
+from keras_freetickets.types import Optimizer
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
+
+# A slot of an optimizer and the value that it starts with.
+Slots = list[tuple[Variable, float]]
+Gradients = Sequence[Tensor | None]
 
 
-def forward_kernels(model, steps_ago=0):
+def forward_kernels(
+    model: Model, steps_ago: int = 0
+) -> list[tuple[Variable, Tensor]]:
     """What the layers compute with in this step, where it is not the kernels.
 
     A frozen kernel is its own: it does not take part in the training.
@@ -55,16 +72,16 @@ def forward_kernels(model, steps_ago=0):
     values = method.forward_kernels(inputs.views())
     return [
         (masked.kernel, ops.cast(value, masked.kernel.dtype))
-        for masked, value in zip(masked_kernels, values)
+        for masked, value in zip(masked_kernels, values, strict=True)
     ]
 
 
-def overrides(method, name):
+def overrides(method: Method, name: str) -> bool:
     """Whether a method has a hook of its own."""
     return getattr(type(method), name) is not getattr(Method, name)
 
 
-def other_values(model):
+def other_values(model: Model) -> tuple[list[Tensor], list[Tensor]]:
     """Values of all variables of a model that are not trained.
 
     Zeros for those of metrics, on which no loss depends: while JAX trains
@@ -75,7 +92,12 @@ def other_values(model):
     return values, metrics
 
 
-def loss_at(model, values, batch, others=None):
+def loss_at(
+    model: Model,
+    values: Sequence[Tensor],
+    batch: Batch,
+    others: tuple[list[Tensor], list[Tensor]] | None = None,
+) -> Tensor:
     """The loss of a batch at other values of the trainable variables.
 
     It is that of training, but leaves batch-normalization statistics, seeds
@@ -88,12 +110,12 @@ def loss_at(model, values, batch, others=None):
         others: What `other_values` returns; `None` for the values of now.
     """
     x, y, sample_weight = batch
-    others, metrics = others or other_values(model)
+    rest, metrics = others or other_values(model)
     with model.training_scope():
-        y_pred, _ = model.stateless_call(values, others, x, training=True)
+        y_pred, _ = model.stateless_call(values, rest, x, training=True)
         loss, _ = model.stateless_compute_loss(
             values,
-            others,
+            rest,
             metrics,
             x=x,
             y=y,
@@ -104,13 +126,15 @@ def loss_at(model, values, batch, others=None):
     return loss
 
 
-def gradients_at(backend, model, kernels, batch):
+def gradients_at(
+    backend: Backend, model: Model, kernels: Sequence[Tensor], batch: Batch
+) -> list[Tensor | None]:
     """Gradients of the loss of a batch at other values of masked kernels."""
     variables = model.trainable_variables
     values = [ops.convert_to_tensor(v.value) for v in variables]
     place = {id(v): i for i, v in enumerate(variables)}
     places = [place[id(masked.kernel)] for masked in model.masked_kernels]
-    for i, kernel in zip(places, kernels):
+    for i, kernel in zip(places, kernels, strict=True):
         values[i] = kernel
     _, gradients = backend.value_and_gradients(
         lambda values: loss_at(model, values, batch), values
@@ -118,12 +142,16 @@ def gradients_at(backend, model, kernels, batch):
     return [gradients[i] for i in places]
 
 
-def apply_gradients(backend, model, gradients, batch=None):
+def apply_gradients(
+    backend: Backend,
+    model: Model,
+    gradients: Gradients,
+    batch: Batch | None = None,
+) -> None:
     """One optimizer step of a sparse model.
 
     Args:
-        backend: The trainer module, with the functions `any_member`, `apply`,
-            `compiled`, `masked`, `update_if_due` and `sum_over_replicas`.
+        backend: A `Backend`.
         model: A `SparseModel`.
         gradients: List of dense gradients, one for each of the model's
             trainable variables; `None` where the loss does not reach.
@@ -157,16 +185,22 @@ class Context:
             and returns the gradients of the same batch there.
     """
 
-    views: list
-    gradient_indices: list
-    state: dict
-    gradients_at: typing.Callable
+    views: list[KernelView]
+    gradient_indices: list[int]
+    state: dict[str, typing.Any]
+    gradients_at: Callable[[Sequence[Tensor]], list[Tensor | None]]
 
 
 class Step:
     """The variables of one step, matched by identity."""
 
-    def __init__(self, backend, model, gradients, batch):
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        gradients: Gradients,
+        batch: Batch | None,
+    ) -> None:
         self.backend = backend
         self.model = model
         self.batch = batch
@@ -191,13 +225,14 @@ class Step:
         self.masks = [
             ops.convert_to_tensor(r.mask.value) for r in self.masked_kernels
         ]
-        self.dense = [gradients[i] for i in self.gradient_indices]
+        self.dense: list[Tensor] = [gradients[i] for i in self.gradient_indices]
         self.window = AccumulationWindow(self.optimizer, kernels, gradients)
 
-    def run(self, method, update_state):
+    def run(self, method: Method | None, update_state: UpdateState) -> None:
+        """Trains on the gradients and updates the topology if that is due."""
         self.clear_assigned()
         changing = self.changing(method)
-        if not changing:
+        if method is None or not changing:
             self.apply_masked(method, update_state)
         else:
             closes = self.window.closes()
@@ -216,7 +251,7 @@ class Step:
                 self.apply_masked(method, update_state, skip=update())
         self.clear_strays()
 
-    def changing(self, method):
+    def changing(self, method: Method | None) -> list[int]:
         """The places of kernels whose masks the method may change."""
         if method is None:
             return []
@@ -226,11 +261,17 @@ class Step:
             if method.takes_part(r.active, r.size)
         ]
 
-    def is_due(self, method, update_state, closes):
+    def is_due(
+        self,
+        method: Method,
+        update_state: UpdateState,
+        closes: Tensor | None,
+    ) -> Tensor:
+        """Whether this step updates the topology, as a boolean tensor."""
         due = update_state.is_due(self.optimizer, method)
         return due if closes is None else ops.logical_and(due, closes)
 
-    def mean_gradients(self):
+    def mean_gradients(self) -> list[Tensor]:
         """Dense gradients without loss scale, the mean over micro-batches."""
         scale = keras_adapter.loss_scale(self.optimizer)
         dense = self.dense
@@ -238,7 +279,9 @@ class Step:
             dense = [g / ops.cast(scale, g.dtype) for g in dense]
         return self.window.mean(dense)
 
-    def observe(self, method, gradients, closes):
+    def observe(
+        self, method: Method, gradients: list[Tensor], closes: Tensor | None
+    ) -> list[dict[str, Tensor]]:
         """Updates and returns the method's state of each connection.
 
         It stays as it is until the last micro-batch of a window, and where a
@@ -252,13 +295,20 @@ class Step:
         counts = updates.all_finite(gradients)
         if closes is not None:
             counts = ops.logical_and(counts, closes)
-        for masked, old, state in zip(self.masked_kernels, states, new):
+        for masked, old, state in zip(
+            self.masked_kernels, states, new, strict=True
+        ):
             for name in method.connection_state:
                 state[name] = ops.where(counts, state[name], old[name])
                 masked.state[name].assign(state[name])
         return new
 
-    def inputs(self, update_state, gradients, states):
+    def inputs(
+        self,
+        update_state: UpdateState,
+        gradients: Gradients,
+        states: list[dict[str, Tensor]],
+    ) -> updates.KernelBatch:
         """All that an update depends on, as it is now."""
         return updates.KernelBatch(
             [
@@ -274,11 +324,16 @@ class Step:
             kernel_indices=self.kernel_indices,
         )
 
-    def apply_masked(self, method, update_state, skip=None):
+    def apply_masked(
+        self,
+        method: Method | None,
+        update_state: UpdateState,
+        skip: Tensor | None = None,
+    ) -> None:
         """Gives the optimizer the gradients of the active connections."""
         gradients = self.transformed(method, update_state)
         closes = self.window.closes()
-        for place, mask in zip(self.gradient_indices, self.masks):
+        for place, mask in zip(self.gradient_indices, self.masks, strict=True):
             if closes is not None:
                 # Until the last micro-batch the sums stay dense, for growth,
                 # and at absent connections as the loss gave them.
@@ -297,10 +352,12 @@ class Step:
         self.backend.apply(self.optimizer, gradients, self.variables, skip)
         if skip is not None:
             self.window.restart(skip)
-        if before is not None:
+        if method is not None and before is not None:
             self.after_apply(method, before)
 
-    def transformed(self, method, update_state):
+    def transformed(
+        self, method: Method | None, update_state: UpdateState
+    ) -> list[Tensor | None]:
         """The gradients that the optimizer gets, before they are masked."""
         gradients = list(self.gradients)
         if method is None or not overrides(method, "transform_gradients"):
@@ -322,32 +379,44 @@ class Step:
             new = [_times(g, scale) for g in plain]
         return [
             old if keras_adapter.takes_gradient_as_value(variable) else gradient
-            for variable, old, gradient in zip(self.variables, gradients, new)
+            for variable, old, gradient in zip(
+                self.variables, gradients, new, strict=True
+            )
         ]
 
-    def gradients_of_batch(self, values):
+    def gradients_of_batch(
+        self, values: Sequence[Tensor]
+    ) -> list[Tensor | None]:
         """Gradients of this step's batch at other values of all variables."""
-        if self.batch is None:
+        batch = self.batch
+        if batch is None:
             raise ValueError(
                 f"{type(self.model.method).__name__} looks at the batch a "
                 "second time: pass it, model.apply_gradients(gradients, "
                 "batch=(x, y, sample_weight)). Received: batch=None"
             )
         _, gradients = self.backend.value_and_gradients(
-            lambda values: loss_at(self.model, values, self.batch), values
+            lambda values: loss_at(self.model, values, batch), values
         )
         return self.backend.sum_over_replicas(gradients)
 
-    def after_apply(self, method, before):
+    def after_apply(self, method: Method, before: updates.KernelBatch) -> None:
+        """Lets the method correct what the optimizer did to the kernels."""
         old = [view.kernel for view in before.views()]
         new = [
             ops.convert_to_tensor(r.kernel.value) for r in self.masked_kernels
         ]
         kernels = method.after_apply(old, new, before.views())
-        for masked, kernel in zip(self.masked_kernels, kernels):
+        for masked, kernel in zip(self.masked_kernels, kernels, strict=True):
             masked.kernel.assign(ops.cast(kernel, masked.kernel.dtype))
 
-    def update_topology(self, method, update_state, inputs, closes):
+    def update_topology(
+        self,
+        method: Method,
+        update_state: UpdateState,
+        inputs: tuple[list[int], list[Tensor], list[dict[str, Tensor]]],
+        closes: Tensor | None,
+    ) -> Tensor:
         """Changes masks, kernels and slots if that is due.
 
         Args:
@@ -372,10 +441,12 @@ class Step:
             for i in changing
         ]
 
-        def update(values):
+        def update(
+            values: list[list[Tensor]],
+        ) -> tuple[list[list[Tensor]], Tensor]:
             *values, _ = values  # the counters', which `counted` reads
-            kernels, masks = [[v[j] for v in values] for j in (0, 1)]
-            inputs = updates.KernelBatch(
+            kernels, masks = ([v[j] for v in values] for j in (0, 1))
+            batch = updates.KernelBatch(
                 kernels,
                 masks,
                 [gradients[i] for i in changing],
@@ -389,13 +460,13 @@ class Step:
             )
             # One compiled program, also inside a step that is not one.
             new, alive, share, done = updates.new_masks(
-                method, inputs, self.backend.compiled
+                method, batch, self.backend.compiled
             )
             done = self.backend.any_member(done)
             moved = [
                 one.moved(value, mask, kept)
                 for one, value, mask, kept in zip(
-                    kernel_updates, values, new, alive
+                    kernel_updates, values, new, alive, strict=True
                 )
             ]
             counted = update_state.counted(self.optimizer, method, share, done)
@@ -408,17 +479,17 @@ class Step:
             update,
         )
 
-    def clear_assigned(self):
+    def clear_assigned(self) -> None:
         """Clears what was assigned outside the masks since the last step.
 
         A callback may do so. Before the optimizer looks, since averages of
         the weights would keep it.
         """
-        for masked, mask in zip(self.masked_kernels, self.masks):
+        for masked, mask in zip(self.masked_kernels, self.masks, strict=True):
             value = ops.convert_to_tensor(masked.kernel.value)
             masked.kernel.assign(self.backend.masked(value, mask))
 
-    def clear_strays(self):
+    def clear_strays(self) -> None:
         """Clears what the optimizer leaves outside the masks, if it does."""
         for i, masked in enumerate(self.masked_kernels):
             if keras_adapter.keeps_zeros(self.optimizer, masked.kernel):
@@ -438,10 +509,12 @@ class KernelUpdate:
             were ever active.
     """
 
-    def __init__(self, masked, slots, method):
+    def __init__(
+        self, masked: MaskedKernel, slots: Slots, method: Method
+    ) -> None:
         self.method = method
         self.fills = [initial for _, initial in slots]
-        self.notes = []
+        self.notes: list[str] = []
         if overrides(method, "after_update"):
             self.notes = list(method.connection_state)
         self.variables = [masked.kernel, masked.mask, *(s for s, _ in slots)]
@@ -449,7 +522,9 @@ class KernelUpdate:
         if "ever_active" in masked.state:
             self.variables.append(masked.state["ever_active"])
 
-    def moved(self, values, mask, alive):
+    def moved(
+        self, values: list[Tensor], mask: Tensor, alive: Tensor
+    ) -> list[Tensor]:
         """The values after an update.
 
         Args:
@@ -461,7 +536,7 @@ class KernelUpdate:
         slots, rest = rest[: len(self.fills)], rest[len(self.fills) :]
         notes, ever_active = rest[: len(self.notes)], rest[len(self.notes) :]
         if notes:
-            state = dict(zip(self.notes, notes))
+            state = dict(zip(self.notes, notes, strict=True))
             state = self.method.after_update(state, mask)
             notes = [state[name] for name in self.notes]
         grown = self.method.grown_value
@@ -470,7 +545,7 @@ class KernelUpdate:
             mask,
             *(
                 updates.projected(slot, alive, mask, fill)
-                for slot, fill in zip(slots, self.fills)
+                for slot, fill in zip(slots, self.fills, strict=True)
             ),
             *notes,
             *(ops.logical_or(ever, mask) for ever in ever_active),
@@ -489,7 +564,12 @@ class AccumulationWindow:
             optimizer that scales losses passes over one that overflowed.
     """
 
-    def __init__(self, optimizer, kernels, gradients):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        kernels: list[Variable],
+        gradients: Gradients,
+    ) -> None:
         self.steps, self.count, self.sums = keras_adapter.accumulators(
             optimizer, kernels
         )
@@ -499,29 +579,30 @@ class AccumulationWindow:
                 finite = updates.all_finite(gradients)
                 self._closes = ops.logical_and(self._closes, finite)
 
-    def closes(self):
+    def closes(self) -> Tensor | None:
         """Whether this micro-batch is the last; `None` if it always is."""
         return self._closes if self.steps else None
 
-    def mean(self, gradients):
+    def mean(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Means over the micro-batches of a window so far."""
         if not self.steps:
             return gradients
         return [
             (g + ops.cast(s.value, g.dtype)) / self.steps
-            for g, s in zip(gradients, self.sums)
+            for g, s in zip(gradients, self.sums, strict=True)
         ]
 
-    def mask(self, masks):
+    def mask(self, masks: list[Tensor]) -> None:
         """Masks the sums that the optimizer is about to use."""
         if not self.steps:
             return
         waits = ops.logical_not(self.closes())
-        for total, mask in zip(self.sums, masks):
+        for total, mask in zip(self.sums, masks, strict=True):
             kept = ops.logical_or(mask, waits)
             total.assign(ops.where(kept, total.value, 0))
 
-    def restart(self, skipped):
-        """Begins the window anew where its update was skipped."""
+    def restart(self, skipped: Tensor) -> None:
+        """Starts the window again where its update was skipped."""
         if not self.steps:
             return
         for total in self.sums:
@@ -530,14 +611,14 @@ class AccumulationWindow:
         self.count.assign(self.count.value - back)
 
 
-def _state_of(masked):
+def _state_of(masked: MaskedKernel) -> dict[str, Tensor]:
     return {
         name: ops.convert_to_tensor(variable.value)
         for name, variable in masked.state.items()
     }
 
 
-def _times(gradient, factor):
+def _times(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
     if gradient is None:
         return None
     return gradient * ops.cast(factor, gradient.dtype)

@@ -8,13 +8,18 @@ import dataclasses
 import functools
 import math
 import typing
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets.topology.kernel_view import KernelView
+from keras_freetickets.topology.methods import Method
 from keras_freetickets.topology.methods import is_kernelwise
+from keras_freetickets.types import Tensor
 
 
 @dataclasses.dataclass
@@ -36,18 +41,19 @@ class KernelBatch:
             finite too.
     """
 
-    kernels: typing.Any
-    masks: typing.Any
-    gradients: typing.Any
-    states: typing.Any
-    fraction: typing.Any = 0.0
-    step: typing.Any = 0
-    update: typing.Any = 0
-    seed: typing.Any = 0
-    kernel_indices: typing.Any = None
-    others: typing.Any = ()
+    kernels: list[Tensor]
+    masks: list[Tensor]
+    gradients: Sequence[Tensor | None]
+    states: list[dict[str, Tensor]]
+    fraction: Tensor = 0.0
+    step: Tensor = 0
+    update: Tensor = 0
+    seed: Tensor = 0
+    kernel_indices: Sequence[Tensor] | None = None
+    others: Sequence[Tensor] = ()
 
-    def views(self):
+    def views(self) -> list[KernelView]:
+        """What a method looks at, one for each kernel."""
         kernel_indices = self.kernel_indices or range(len(self.kernels))
         return [
             KernelView(
@@ -66,11 +72,12 @@ class KernelBatch:
                 self.gradients,
                 self.states,
                 kernel_indices,
+                strict=True,
             )
         ]
 
-    def part(self, places):
-        """The inputs of some of the kernels."""
+    def part(self, places: Sequence[int]) -> "KernelBatch":
+        """The arrays of some of the kernels."""
         kernel_indices = self.kernel_indices or range(len(self.kernels))
         names = ("kernels", "masks", "gradients", "states")
         parts = {n: [getattr(self, n)[i] for i in places] for n in names}
@@ -78,7 +85,7 @@ class KernelBatch:
         return dataclasses.replace(self, **parts, kernel_indices=kernel_indices)
 
 
-def all_finite(gradients):
+def all_finite(gradients: Iterable[Tensor | None]) -> Tensor:
     """A boolean tensor: no gradient holds NaN or infinity."""
     finite = [
         ops.all(ops.isfinite(gradient))
@@ -87,7 +94,7 @@ def all_finite(gradients):
     return ops.all(ops.stack(finite))
 
 
-def _stacked_by_shape(arrays):
+def _stacked_by_shape(arrays: Iterable[Tensor | None]) -> list[Tensor]:
     """Stacks of the arrays that have the same shape and type.
 
     What is done with each is then compiled for each shape, not for each array.
@@ -95,7 +102,7 @@ def _stacked_by_shape(arrays):
     Args:
         arrays: List of tensors; `None` is left out.
     """
-    groups = {}
+    groups: dict[tuple, list[Tensor]] = {}
     for array in arrays:
         if array is not None:
             kind = (tuple(array.shape), str(array.dtype))
@@ -103,15 +110,19 @@ def _stacked_by_shape(arrays):
     return [_stack(same) for same in groups.values()]
 
 
-def _stack(arrays):
+def _stack(arrays: Sequence[Tensor]) -> Tensor:
     return arrays[0][None] if len(arrays) == 1 else ops.stack(arrays)
 
 
-def _as_is(function, traits):
+def _as_is(function: Callable, traits: list) -> Callable:
     return function
 
 
-def new_masks(method, inputs, compiled=_as_is):
+def new_masks(
+    method: Method,
+    inputs: KernelBatch,
+    compiled: Callable[[Callable, list], Callable] = _as_is,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """The masks after an update, or the old ones if a gradient is not finite.
 
     Args:
@@ -149,7 +160,13 @@ def new_masks(method, inputs, compiled=_as_is):
     return masks, survivors, share, finite
 
 
-def _choose(method, kernel_indices, stacks, others, scalars):
+def _choose(
+    method: Method,
+    kernel_indices: list,
+    stacks: list[dict],
+    others: list[Tensor],
+    scalars: dict[str, Tensor],
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """`new_masks` on stacks of the kernels of one shape.
 
     Args:
@@ -196,7 +213,7 @@ def _choose(method, kernel_indices, stacks, others, scalars):
 _LARGEST_STACK = 1 << 22
 
 
-def _groups(method, inputs):
+def _groups(method: Method, inputs: KernelBatch) -> list[list[int]]:
     """Places of kernels that share a compiled program: those of one shape.
 
     The time to compile an update then grows with the number of shapes, not of
@@ -204,7 +221,7 @@ def _groups(method, inputs):
     """
     if not is_kernelwise(method):
         return [[i] for i in range(len(inputs.kernels))]
-    groups = {}
+    groups: dict[tuple, list[list[int]]] = {}
     for i, arrays in enumerate(
         zip(inputs.kernels, inputs.gradients, inputs.states, strict=True)
     ):
@@ -219,7 +236,7 @@ def _groups(method, inputs):
     return [places for stacks in groups.values() for places in stacks if places]
 
 
-def _stacks_of(inputs):
+def _stacks_of(inputs: KernelBatch) -> dict[str, typing.Any]:
     """A dict of stacks of what `KernelBatch` of kernels of one shape hold."""
     return {
         "kernel": _stack(inputs.kernels),
@@ -242,11 +259,11 @@ class _Part:
         scalars: Dict of scalar tensors, attributes of `KernelBatch`.
     """
 
-    stack: typing.Any
-    kernel_indices: list
-    scalars: dict
+    stack: dict[str, typing.Any]
+    kernel_indices: Sequence[int]
+    scalars: dict[str, Tensor]
 
-    def view(self, i):
+    def view(self, i: Tensor) -> KernelView:
         """The `KernelView` of the kernel at a place of the stack.
 
         Args:
@@ -267,7 +284,7 @@ class _Part:
         return inputs.views()[0]
 
 
-def _row(stack, i):
+def _row(stack: Tensor, i: Tensor) -> Tensor:
     if stack.shape[0] == 1:
         return stack[0]
     rest = stack.shape[1:]
@@ -275,17 +292,17 @@ def _row(stack, i):
     return ops.reshape(row, rest)
 
 
-def _chosen(method, parts):
+def _chosen(method: Method, parts: list[_Part]) -> list[typing.Any]:
     """What a method chooses: pairs of stacks, kept and grown connections.
 
     Kernels that share their shape with no other are updated together: one
     selection of several kernels compiles faster than several of one.
     """
     alone = [part.view(0) for part in parts if len(part.kernel_indices) == 1]
-    pairs = []
+    chosen = []
     if alone:
-        pairs = method.update(alone, parts[0].scalars["fraction"])
-    pairs = iter([(kept[None], grown[None]) for kept, grown in pairs])
+        chosen = method.update(alone, parts[0].scalars["fraction"])
+    pairs = iter([(kept[None], grown[None]) for kept, grown in chosen])
     return [
         next(pairs)
         if len(part.kernel_indices) == 1
@@ -294,15 +311,15 @@ def _chosen(method, parts):
     ]
 
 
-def _one_by_one(method, part):
+def _one_by_one(method: Method, part: _Part) -> list[Tensor]:
     """An update of kernels of one shape, in a loop that is compiled once."""
     fraction = part.scalars["fraction"]
 
-    def update(i):
+    def update(i: Tensor) -> tuple[Tensor, Tensor]:
         ((kept, grown),) = method.update([part.view(i)], fraction)
         return kept[None], grown[None]
 
-    def trip(i, *chosen):
+    def trip(i: Tensor, *chosen: Tensor) -> tuple:
         start = [i, *(0 for _ in chosen[0].shape[1:])]
         return i + 1, *(
             ops.slice_update(stack, start, new)
@@ -318,7 +335,13 @@ def _one_by_one(method, part):
     return chosen
 
 
-def projected(value, alive, mask, fill, grown=None):
+def projected(
+    value: Tensor,
+    alive: Tensor,
+    mask: Tensor,
+    fill: float,
+    grown: float | None = None,
+) -> Tensor:
     """A kernel or slot that holds `fill` where no connection lives.
 
     Args:

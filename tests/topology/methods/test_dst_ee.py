@@ -68,7 +68,7 @@ def rounds(method, count, change_gradient=False):
         return mask, method.after_update(state, mask)["visits"]
 
     # Compiled: thirty updates one operation at a time take half a minute.
-    update = trainers.get_trainer().function(update)
+    update = trainers.get_backend().function(update)
     coverage = []
     for number in range(count):
         arrays = kernel, mask, visits, np.int32(number)
