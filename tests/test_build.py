@@ -133,7 +133,7 @@ def test_imports_point_one_way():
         assert not reachable(part) & {*ABOVE, *ASIDE}, part
     for name in TARGETS:
         assert name not in reachable(name)
-    assert reachable("topology") == {"arguments", "signatures"}
+    assert reachable("topology") == {"arguments", "signatures", "types"}
     assert not reachable("keras_adapter")
 
 

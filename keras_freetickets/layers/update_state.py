@@ -159,7 +159,7 @@ class UpdateState(keras.layers.Layer):
 
     def fraction(self, optimizer, method):
         """The share of connections to replace in this step."""
-        scheduled = method.drop_fraction(self.step_of(optimizer))
+        scheduled = method.drop_fraction_at(self.step_of(optimizer))
         given = self.global_drop.value
         fraction = ops.where(
             ops.greater(given, 0.0), given, ops.cast(scheduled, "float32")

@@ -6,6 +6,7 @@ inside the compiled step, and returns a float tensor.
 
 import functools
 import math
+import typing
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras import ops
 from keras_freetickets.arguments import is_real
 from keras_freetickets.arguments import is_within
 from keras_freetickets.topology.kernel_view import PARTS
+from keras_freetickets.types import Tensor
 
 
 def _check_fraction(name, value):
@@ -70,9 +72,10 @@ class Monotone(DropFraction):
     replaced. So NumPy finds once, on the host, at which steps the value in
     parts of 1/10,000 changes, and the value of a step is kept within its part.
 
-    A subclass has `decay_steps` and defines `_value(progress, library)`, where
-    `progress` in [0, 1] is a float tensor or a `float64` array and `library`
-    the module of its functions, `keras.ops` or `numpy`.
+    A subclass sets `decay_steps`, the positive number of optimizer updates
+    until the end, and defines `_value(progress, library)`, where `progress`
+    in [0, 1] is a float tensor or a `float64` array and `library` the module
+    of its functions, `keras.ops` or `numpy`.
 
     Example:
 
@@ -90,7 +93,13 @@ class Monotone(DropFraction):
     ```
     """
 
-    def __call__(self, step):
+    decay_steps: float
+
+    def _value(self, progress: Tensor, library: typing.Any) -> Tensor:
+        """The drop fraction at a share of `decay_steps`."""
+        raise NotImplementedError  # abstract
+
+    def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "int32")
         progress = ops.cast(step, "float32") / float(self.decay_steps)
         value = self._value(ops.clip(progress, 0.0, 1.0), ops)
@@ -133,7 +142,7 @@ class Constant(DropFraction):
         drop_fraction: Float in [0, 1].
 
     Raises:
-        ValueError: If `drop_fraction` is no number in [0, 1].
+        ValueError: If `drop_fraction` is not a number in [0, 1].
 
     Example:
 

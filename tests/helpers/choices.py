@@ -99,7 +99,7 @@ def choice(method):
             masks,
             gradients,
             [{} for _ in masks],
-            method.drop_fraction(number),
+            method.drop_fraction_at(number),
             number,
             number,
             ops.cast(method.seed, "int32"),

@@ -21,7 +21,7 @@ GRADIENT = np.array([0.1, 0.2, 9, 0.1, 0.3, -4, 0, 1], "float32")
 
 
 def update(method, kernel, mask, gradient, number=0, seed=0):
-    fraction = method.drop_fraction(0)
+    fraction = method.drop_fraction_at(0)
     inputs = updates.KernelBatch(
         [ops.convert_to_tensor(kernel)],
         [ops.convert_to_tensor(mask)],
@@ -147,7 +147,7 @@ def test_promises_1_and_2_over_several_updates(
             masks,
             gradients,
             [{} for _ in shapes],
-            ops.clip(method.drop_fraction(step), 0, 1),
+            ops.clip(method.drop_fraction_at(step), 0, 1),
             step,
             step,
         )

@@ -1,4 +1,7 @@
-"""Sparse-training methods: each is its difference to `Method`."""
+"""Sparse-training methods: subclasses of `Method` that override its hooks.
+
+A new one is a class with `@register("its_name")`, imported here.
+"""
 
 from keras_freetickets.topology.methods.agent import AGENT
 from keras_freetickets.topology.methods.cigl import CigL
@@ -8,6 +11,9 @@ from keras_freetickets.topology.methods.method import is_kernelwise
 from keras_freetickets.topology.methods.ramp import GMP
 from keras_freetickets.topology.methods.ramp import NDSNN
 from keras_freetickets.topology.methods.ramp import GraNet
+from keras_freetickets.topology.methods.registry import get
+from keras_freetickets.topology.methods.registry import method_names
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import ITOP
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.methods.set import SET
@@ -29,5 +35,8 @@ __all__ = [
     "SET",
     "SNFS",
     "SRigL",
+    "get",
     "is_kernelwise",
+    "method_names",
+    "register",
 ]

@@ -1,14 +1,14 @@
 """AGENT: gradients corrected by those of the epoch's beginning."""
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("agent", package="keras_freetickets")
 class AGENT(RigL):
     """Sparse training with an adaptive gradient correction.
 

@@ -1,9 +1,9 @@
 """CigL: a random mask beside the deterministic one."""
 
-import keras
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.randomness import random_bits
 
@@ -11,7 +11,7 @@ from keras_freetickets.topology.randomness import random_bits
 _STREAM = 1 << 20
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("cigl", package="keras_freetickets")
 class CigL(RigL):
     """RigL whose active weights are switched off at random, step by step.
 

@@ -1,13 +1,13 @@
 """DST-EE: grow by the gradient and by how seldom a connection was active."""
 
-import keras
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("dst_ee", package="keras_freetickets")
 class DSTEE(RigL):
     """Growth that balances exploitation and exploration.
 

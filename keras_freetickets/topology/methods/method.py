@@ -15,6 +15,7 @@ from keras_freetickets.topology import schedules
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.selection import sort_keys
+from keras_freetickets.types import Tensor
 
 _REGROWN = ("keep", "reset")
 _ROUNDING = ("ceil", "floor", "nearest")
@@ -38,7 +39,6 @@ def _check_schedule(schedule):
         )
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
 class Method(ShowsArguments):
     """Drop-and-grow of every masked kernel at a fixed interval.
 
@@ -201,6 +201,20 @@ class Method(ShowsArguments):
             size: Integer, its entries.
         """
         return active < size
+
+    def drop_fraction_at(self, step: Tensor) -> Tensor:
+        """The share of active connections that an update replaces.
+
+        A hook, called in the compiled step. By default the schedule that was
+        given as `drop_fraction`.
+
+        Args:
+            step: `int32` scalar tensor, optimizer updates so far.
+
+        Returns:
+            Float scalar tensor; what lies beyond [0, 1] is cut off.
+        """
+        return self.drop_fraction(step)
 
     def drop_score(self, view):
         """Scores active connections; those with the lowest score are dropped.

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -16,7 +15,9 @@ from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import first_wins
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.randomness import typed
+from keras_freetickets.types import Tensor
 
 
 class Ramp(Method):
@@ -171,7 +172,7 @@ class Ramp(Method):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("gmp", package="keras_freetickets")
 class GMP(Ramp):
     """Gradual magnitude pruning: a dense network becomes sparse.
 
@@ -302,7 +303,7 @@ def _check_sparsities(sparsities):
         )
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("granet", package="keras_freetickets")
 class GraNet(Ramp):
     """Gradual pruning in which every step also regrows connections.
 
@@ -392,7 +393,7 @@ class GraNet(Ramp):
         return super().update(pruned, fraction)
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("ndsnn", package="keras_freetickets")
 class NDSNN(Ramp):
     """Sparse to sparser: grow fewer connections than are dropped.
 
@@ -467,14 +468,13 @@ class NDSNN(Ramp):
         )
         self.first_drop_fraction = float(drop_fraction)
         self.minimum_drop_fraction = float(minimum_drop_fraction)
-        self.drop_fraction = self._drop_fraction
 
     @property
     def earliest_step(self):
         # The first of the R updates, not one before it at `start_step`.
         return (self._first + 1) * self.update_interval
 
-    def _drop_fraction(self, step):
+    def drop_fraction_at(self, step: Tensor) -> Tensor:
         low, high = self.minimum_drop_fraction, self.first_drop_fraction
         progress = np.arange(self.rounds + 1) / self.rounds
         cosine = 1.0 + np.cos(np.pi * progress)

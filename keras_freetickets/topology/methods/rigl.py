@@ -1,13 +1,12 @@
 """RigL, and the settings of ITOP: grow where the gradient is steep."""
 
-import keras
-
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.registry import register
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("rigl", package="keras_freetickets")
 class RigL(Method):
     """Drop by magnitude, grow by the dense gradient.
 
@@ -46,7 +45,7 @@ class RigL(Method):
         super().__init__(update_interval, drop_fraction, **kwargs)
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("itop", package="keras_freetickets")
 class ITOP(Method):
     """In-time over-parameterization: rare updates that go on to the end.
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import keras
 from keras import ops
 
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.registry import register
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("set", package="keras_freetickets")
 class SET(Method):
     """Drop the weights closest to zero of either sign, grow at random.
 

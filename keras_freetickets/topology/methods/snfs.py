@@ -1,12 +1,12 @@
 """SNFS, sparse momentum: grow where the momentum is, and move weights there."""
 
-import keras
 from keras import ops
 
 from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.kernel_view import PARTS
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import Method
+from keras_freetickets.topology.methods.registry import register
 
 # Layers less sparse than this do not grow at their full drop fraction, and a
 # layer is filled to this share of its room at first (sparse_learning).
@@ -14,7 +14,7 @@ _NEARLY_DENSE = 0.2
 _FILL = 99
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("snfs", package="keras_freetickets")
 class SNFS(Method):
     """Sparse momentum: growth by a dense momentum, across layers.
 

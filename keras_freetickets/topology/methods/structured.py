@@ -1,6 +1,5 @@
 """Methods that keep a pattern: N of M, and constant fan-in."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -15,6 +14,7 @@ from keras_freetickets.topology.methods.method import PRUNE
 from keras_freetickets.topology.methods.method import REGROW
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.method import as_counts
+from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.selection import rank_in_groups
 from keras_freetickets.topology.selection import select_rows
@@ -34,7 +34,7 @@ def from_groups(groups, shape, axis):
     return ops.moveaxis(ops.reshape(groups, shape), -1, axis)
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("n_m", package="keras_freetickets")
 class NM(Method):
     """Drop-and-grow that keeps `n` of every `m` consecutive weights.
 
@@ -103,7 +103,7 @@ class NM(Method):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
+@register("srigl", package="keras_freetickets")
 class SRigL(RigL):
     """RigL with the same number of inputs for every output unit.
 

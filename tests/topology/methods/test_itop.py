@@ -18,7 +18,7 @@ def test_defaults_of_the_released_code():
         assert (method.rounding, method.apply_on_update) == ("ceil", True)
         # 0.005 + 0.495 / 2 * (1 + cos(pi t / T)), and the floor after T.
         steps = ops.convert_to_tensor([0, 22_000, 44_000, 88_000, 100_000])
-        found = ops.convert_to_numpy(method.drop_fraction(steps))
+        found = ops.convert_to_numpy(method.drop_fraction_at(steps))
         expected = [0.5, 0.427509, 0.2525, 0.005, 0.005]
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert ITOP(88_000, update_interval=7).update_interval == 7

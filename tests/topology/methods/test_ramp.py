@@ -142,7 +142,7 @@ def test_gmp_takes_over_the_schedules_of_tfmot():
 
 def update(method, kernels, masks, gradients, step):
     """An update at a step, with the method's own drop fraction there."""
-    fraction = method.drop_fraction(np.int32(step))
+    fraction = method.drop_fraction_at(np.int32(step))
     return updates.run(
         method, kernels, masks, gradients, step=step, fraction=fraction
     )
