@@ -46,9 +46,8 @@ def fast_gradient_sign(
         epsilon: Float, not negative, in the units of images in [0, 1].
             Defaults to 8 / 255, as for FreeTickets (Liu et al., 2022,
             arXiv:2106.14568).
-        from_logits: Whether the model returns logits; `None` to tell by the
-            activation of its last layer or, where that says nothing, by
-            whether its outputs are distributions.
+        from_logits: Whether the model returns logits. `None` (default) goes
+            by its last layer, as `calibration.calibrate` does.
         mean: Mean of each channel that was subtracted, e.g. `Datasets.mean`.
         std: Standard deviation of each channel that was divided by.
         batch_size: Positive integer.

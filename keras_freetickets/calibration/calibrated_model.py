@@ -28,6 +28,7 @@ _ORDERS = ("pool_first", "members_first")
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class CalibratedModel(
     CountsParameters,
+    keras_adapter.KeepsState,
     keras_adapter.CompilesAnywhere,
     keras_adapter.RefusesLegacyFiles,
     keras.Model,
@@ -206,9 +207,12 @@ def calibrate(
         order: For an ensemble `"pool_first"`: the mean of the members is
             calibrated, or `"members_first"`: each member is, then the mean is
             taken, which tends to leave it not sure enough.
-        from_logits: Whether the model returns logits; `None` to tell by the
-            activation of its last layer or, where that says nothing, by
-            whether its outputs are distributions.
+        from_logits: Whether the model returns logits. `None` (default) goes
+            by the activation of its last layer: linear outputs are logits,
+            softmax and sigmoid are probabilities, compiled or not. Where the
+            last layer has no activation to tell by (a pooling, a layer of
+            your own), rows that are distributions are probabilities, and
+            others logits.
         ignore_class: Integer, the label that is not counted. `None` (default)
             for that of an ensemble, if it has one.
         input_mask_ratio: Float in [0, 1). Above 0 this share of the input

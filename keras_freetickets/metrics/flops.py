@@ -8,13 +8,15 @@ save, never what was saved.
 Which layer is called how often and on which shapes is seen by tracing the
 model once on symbolic tensors while every layer notes its calls. So nested
 models, wrappers, shared layers, attention and layers made of layers need no
-rule of their own. What no rule covers costs NaN, and a note names it.
+rule of their own. What no rule covers costs NaN, and a note names it: give a
+layer that multiplies by weights of its own a rule with `register_rule`.
 """
 
 import contextlib
 import dataclasses
 import math
-import typing
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import layers
@@ -47,9 +49,9 @@ class KernelCost:
     30000
     """
 
-    kernel: typing.Any
+    kernel: Any
     path: str
-    macs: int
+    macs: float
     size: int
 
 
@@ -76,15 +78,77 @@ def _product(sizes):
     return math.nan if None in sizes else math.prod(sizes)
 
 
-# Rules: (layer, input shape, output shape) -> {attribute: MACs}. The model sees
-# a batch of one; a layer's batch is larger where steps, crops or windows of an
-# example are merged into it.
+Rule = Callable[[Any, tuple, tuple], dict[str, Any]]
+_RULES: dict[type, Rule] = {}
+
+
+def register_rule(*layer_classes: type[layers.Layer]) -> Callable[[Rule], Rule]:
+    """Says how many multiply-accumulates layers of a class make: a decorator.
+
+    Layers made of layers need no rule. One that multiplies by weights of its
+    own does, or these cost NaN. The rule holds for subclasses too, unless
+    they have one of their own; Keras' own layers are registered in the same
+    way.
+
+    Args:
+        *layer_classes: Classes of Keras layers. (Cells of recurrent layers
+            cannot have a rule: Keras traces them once for all steps.)
+
+    Returns:
+        A decorator of a function `(layer, input_shape, output_shape)` that
+        returns a dict from the name of a weight, an attribute of the layer,
+        to the multiply-accumulates of one call. The shapes begin with the
+        batch, which is 1, or larger where time steps, crops or windows of an
+        example were merged into it: count it. A size is `None` where it
+        depends on the data; return NaN then.
+
+    Raises:
+        TypeError: If one of `layer_classes` is not a class of layers.
+        ValueError: If a class has a rule already.
+
+    Example:
+
+    ```python
+    @metrics.flops.register_rule(LowRank)  # x @ self.down @ self.up
+    def low_rank(layer, input_shape, output_shape):
+        rows = math.prod(input_shape[:-1])
+        return {
+            "down": rows * math.prod(layer.down.shape),
+            "up": rows * math.prod(layer.up.shape),
+        }
+    ```
+    """
+    for kind in layer_classes:
+        if not isinstance(kind, type) or not issubclass(kind, layers.Layer):
+            raise TypeError(
+                "`layer_classes` must be classes of Keras layers. "
+                f"Received: {kind!r}"
+            )
+        if kind in _RULES:
+            raise ValueError(
+                "`layer_classes` must have no rule yet. Received: "
+                f"{kind.__name__}, whose rule is `{_RULES[kind].__name__}` of "
+                f"{_RULES[kind].__module__}"
+            )
+
+    def register(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(layer_classes, rule))
+        return rule
+
+    return register
+
+
+def _rule_of(layer):
+    """The rule of a layer's class or of the nearest class above it."""
+    kinds = (kind for kind in type(layer).__mro__ if kind in _RULES)
+    return _RULES.get(next(kinds, None))
 
 
 def _size(kernel):
     return math.prod(kernel.shape)
 
 
+@register_rule(layers.Dense)
 def _dense(layer, inputs, outputs):
     return {"kernel": _size(layer.kernel) * _product(inputs[:-1])}
 
@@ -96,16 +160,27 @@ def _positions(layer, shape):
     return _product(shape[:-1])
 
 
+@register_rule(
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+)
 def _conv(layer, inputs, outputs):
     # A kernel (3, 3, in / groups, out) is applied once at each output pixel.
     return {"kernel": _size(layer.kernel) * _positions(layer, outputs)}
 
 
+@register_rule(
+    layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose
+)
 def _conv_transpose(layer, inputs, outputs):
     # Each input pixel is multiplied with the whole kernel.
     return {"kernel": _size(layer.kernel) * _positions(layer, inputs)}
 
 
+@register_rule(layers.SeparableConv1D, layers.SeparableConv2D)
 def _separable_conv(layer, inputs, outputs):
     pixels = _positions(layer, outputs)
     return {
@@ -114,6 +189,7 @@ def _separable_conv(layer, inputs, outputs):
     }
 
 
+@register_rule(layers.EinsumDense)
 def _einsum_dense(layer, inputs, outputs):
     # "abc,cde->abde" costs (c d e) (a b): the kernel's size times those of
     # the indices that the input alone has. Dots stand for such indices.
@@ -126,6 +202,7 @@ def _einsum_dense(layer, inputs, outputs):
     return {"kernel": _size(layer.kernel) * _product(alone)}
 
 
+@register_rule(layers.ReversibleEmbedding)
 def _reversible_embedding(layer, inputs, outputs):
     if len(inputs) != len(outputs):
         return {}  # a look-up
@@ -133,6 +210,7 @@ def _reversible_embedding(layer, inputs, outputs):
     return {name: _size(getattr(layer, name)) * _product(inputs[:-1])}
 
 
+@register_rule(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
 def _cell(layer, inputs, outputs):
     return {
         name: _size(getattr(layer, name)) * _product(inputs[:-1])
@@ -140,31 +218,6 @@ def _cell(layer, inputs, outputs):
     }
 
 
-_RULES = (
-    (layers.Dense, _dense),
-    (layers.EinsumDense, _einsum_dense),
-    (layers.ReversibleEmbedding, _reversible_embedding),
-    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable_conv),
-    (
-        (
-            layers.Conv1DTranspose,
-            layers.Conv2DTranspose,
-            layers.Conv3DTranspose,
-        ),
-        _conv_transpose,
-    ),
-    (
-        (
-            layers.Conv1D,
-            layers.Conv2D,
-            layers.Conv3D,
-            layers.DepthwiseConv1D,
-            layers.DepthwiseConv2D,
-        ),
-        _conv,
-    ),
-    ((layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell), _cell),
-)
 _CONV_LSTM = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 # Layers whose weights of rank 2 and more are looked up, or multiply entry by
 # entry.
@@ -177,13 +230,6 @@ _NO_KERNELS = (
     layers.RMSNormalization,
     layers.SpectralNormalization,
 )
-
-
-def _rule_of(layer):
-    for kinds, rule in _RULES:
-        if isinstance(layer, kinds):
-            return rule
-    return None
 
 
 def _cells(layer):
@@ -257,7 +303,13 @@ class _Trace:
                     for name, macs in _cell(cell, (*inputs[:2], 0), ()).items():
                         self.add(cell, name, macs)
         else:
-            for name, macs in _rule_of(layer)(layer, inputs, outputs).items():
+            rule = _rule_of(layer)
+            for name, macs in rule(layer, inputs, outputs).items():
+                if not hasattr(layer, name):
+                    raise ValueError(
+                        f"The rule `{rule.__name__}` must name weights of "
+                        f"{type(layer).__name__}. Received: {name!r}"
+                    )
                 self.add(layer, name, macs)
 
     def _record_conv_lstm(self, layer, inputs, outputs):

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_freetickets as kft
 from keras_freetickets import calibration
@@ -284,3 +285,38 @@ def test_neither_probabilities_nor_logits():
         calibration.calibrate(
             _member(activation="sigmoid"), x, y, from_logits=False
         )
+
+
+def test_a_linear_layer_gives_logits():
+    """Compiled or not; only a loss of regressors says otherwise."""
+    x, y = _data()
+    model = _member(activation="linear")
+    for loss in (None, "crossentropy", "mse"):
+        if loss == "crossentropy":
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if loss is not None:
+            model.compile(loss=loss)
+        if loss == "mse":
+            with pytest.raises(ValueError, match="must be a classifier"):
+                calibration.calibrate(model, x, y)
+        else:
+            (layer,) = calibration.calibrate(model, x, y).calibrators
+            assert layer.from_logits
+    (layer,) = calibration.calibrate(model, x, y, from_logits=True).calibrators
+    assert layer.from_logits
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_values_outlive_data_that_do_not_fit(call):
+    """On JAX Keras takes them out of the variables before the first batch."""
+    x, y = _data()
+    model = calibration.calibrate(_ensemble(), x, y, "vector")
+    model.evaluate(x, y, verbose=0)
+    before = model.get_weights()
+    bad = {"evaluate": (x[:, :2], y), "predict": (x[:, :2],)}[call]
+    errors = (ValueError, TypeError, tf.errors.InvalidArgumentError)
+    with pytest.raises(errors):
+        getattr(model, call)(*bad, verbose=0)
+    for found, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert model.predict(x, verbose=0).shape == (len(x), 3)

@@ -435,3 +435,62 @@ def test_bad_training_arguments_are_refused():
         flops.training_flops_per_sample(1.0, 1.0, "rigl", "100")
     with pytest.raises(ValueError, match="`model` must know its inputs"):
         flops.forward_flops("model")
+
+
+class LowRank(layers.Layer):
+    """x @ down @ up, which no rule of Keras' own layers covers."""
+
+    def build(self, input_shape):
+        self.down = self.add_weight(shape=(input_shape[-1], 2), name="down")
+        self.up = self.add_weight(shape=(2, 3), name="up")
+
+    def call(self, inputs):
+        return inputs @ self.down @ self.up
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 3)
+
+
+@pytest.fixture
+def rules(monkeypatch):
+    """Rules that a test registers are gone after it."""
+    monkeypatch.setattr(flops, "_RULES", dict(flops._RULES))
+
+
+def _low_rank(layer, input_shape, output_shape):
+    rows = math.prod(input_shape[:-1])
+    return {"down": rows * 2 * input_shape[-1], "up": rows * 2 * 3}
+
+
+def test_a_rule_for_a_layer_of_ones_own(rules):
+    """5 rows of 4 * 2 and 2 * 3; also of subclasses, nested and repeated."""
+    model = _model(LowRank(), (5, 4))
+    assert np.isnan(_macs(model)).all()
+    assert flops.register_rule(LowRank)(_low_rank) is _low_rank
+    assert _macs(model) == [40, 30]
+    assert flops.kernel_macs(model).notes == []
+
+    class Narrower(LowRank):
+        pass
+
+    repeated = _model(layers.TimeDistributed(Narrower()), (7, 5, 4))
+    assert _macs(repeated) == [280, 210]
+    flops.register_rule(Narrower)(lambda layer, *shapes: {"down": 1, "up": 2})
+    assert _macs(_model(Narrower(), (5, 4))) == [1, 2]
+    assert flops.forward_flops(model, lambda kernel: 0.5) == 70.0
+
+
+def test_a_second_rule_is_refused(rules):
+    flops.register_rule(LowRank)(_low_rank)
+    for kind, name in ((LowRank, "_low_rank"), (layers.Dense, "_dense")):
+        with pytest.raises(ValueError, match=f"{kind.__name__}, .*`{name}`"):
+            flops.register_rule(kind)
+    for kind in (LowRank(), dict, "Dense"):
+        with pytest.raises(TypeError, match="classes of Keras layers"):
+            flops.register_rule(kind)
+
+
+def test_a_rule_that_names_no_weight(rules):
+    flops.register_rule(LowRank)(lambda layer, *shapes: {"kernel": 1})
+    with pytest.raises(ValueError, match="name weights of LowRank.*'kernel'"):
+        flops.kernel_macs(_model(LowRank(), (4,)))
