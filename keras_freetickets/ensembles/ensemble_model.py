@@ -1,6 +1,9 @@
-"""Several tickets as one model: the mean of their probabilities."""
+"""Several tickets as one model, which pools what they predict."""
 
 import copy
+import typing
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,6 +14,8 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.ensembles import member_selection
 from keras_freetickets.ensembles import packed_file
+from keras_freetickets.ensembles import pooling as pools
+from keras_freetickets.ensembles import regression
 from keras_freetickets.ensembles.members import check_members
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import state_of
@@ -28,12 +33,17 @@ from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
+from keras_freetickets.types import PathLike
+from keras_freetickets.types import Tensor
+
+# What `with_members` and `from_tickets` read.
+_Source: typing.TypeAlias = keras.Model | PathLike
 
 
 class _Untracked:
     """Hides a model from Keras, which would save its weights too."""
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self.model = model
 
 
@@ -45,34 +55,51 @@ class EnsembleModel(
     keras_adapter.KeepsState,
     keras.Model,
 ):
-    """Averages the class probabilities of several tickets.
+    """Predicts with several tickets: classifiers or regressors.
 
     One member's graph is kept, with the weights of all members stacked; each
-    keeps its own masks and batch-normalization statistics. The model comes
-    compiled with accuracy and the negative log-likelihood of what it returns,
-    for labels that are integers or one-hot, and cannot be trained.
+    keeps its own masks and batch-normalization statistics. The model cannot
+    be trained. It comes compiled for `evaluate`: an ensemble of classifiers
+    with accuracy and the negative log-likelihood, for labels that are
+    integers or one-hot; of regressors with the mean squared error, or the
+    Gaussian negative log-likelihood if they predict variances. One whose
+    pooling is a function is not compiled.
 
     Args:
         members: List of built Keras models of the same architecture with one
-            output, `(batch, ..., classes)`, or `(batch, ..., 1)` with the
-            probability or logit of class 1.
-        from_logits: Whether the members return logits. `None` to tell by
-            their last layer: probabilities after a softmax, or the sigmoid of
-            one column; logits if it is linear and the loss that the members
-            were compiled with says so.
+            output. Classifiers return `(batch, ..., classes)`, or
+            `(batch, ..., 1)` with the probability or logit of class 1;
+            regressors `(batch, ..., outputs)`.
+        from_logits: Whether classifiers return logits. `None` (default) to
+            tell by their last layer: probabilities after a softmax, or the
+            sigmoid of one column; logits if it is linear and the loss that
+            the members were compiled with says so.
         ignore_class: Integer, the label that the compiled loss and metrics,
             and `select_members`, do not count. `None` (default) for that of
             the members' loss, if it has one.
         name: Name of the model.
+        pooling: How the members' outputs become the ensemble's. Of
+            classifiers: `"mean_probability"`, or `"mean_logits"`, the softmax
+            of the mean of the logits. Of regressors: `"mean"`, or
+            `"mean_and_variance"` if they return means and then as many
+            variances, `(batch, ..., 2 * outputs)`, and so does the ensemble,
+            by the law of total variance. Or a function from the members'
+            outputs, stacked to `(members, batch, ...)`, to a tensor
+            `(batch, ...)`; to save the ensemble, register it with
+            `keras.saving.register_keras_serializable`. `None` (default) to
+            tell by the members' loss: `"mean"` if it is one of regression,
+            `"mean_and_variance"` if it is
+            `keras_freetickets.ensembles.GaussianNegativeLogLikelihood`, else
+            `"mean_probability"`.
         template: Serialized member; used in loading.
         num_members: Integer; used in loading.
         **kwargs: What Keras adds when it loads a model.
 
     Raises:
         TypeError: If a member is not a Keras model.
-        ValueError: If there are no members, or they differ in inputs, classes
-            or architecture, were trained as regressors, or logits cannot be
-            told from probabilities.
+        ValueError: If there are no members, or they differ in inputs, outputs
+            or architecture, or nothing tells what they return: probabilities,
+            logits or the numbers of a regression.
 
     Example:
 
@@ -87,34 +114,39 @@ class EnsembleModel(
         (ensemble_freetickets.py).
     """
 
-    # Whatever the members return.
-    returns_probabilities = True
-
     def __init__(
         self,
-        members=None,
-        from_logits=None,
-        ignore_class=None,
-        name=None,
-        template=None,
-        num_members=None,
-        **kwargs,
+        members: Sequence[keras.Model] | None = None,
+        from_logits: bool | None = None,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        pooling: pools.Pooling | None = None,
+        template: dict[str, typing.Any] | None = None,
+        num_members: int | None = None,
+        **kwargs: typing.Any,
     ):
         super().__init__(name=name, trainable=False, **_without(kwargs))
+        pooling = pools.pooling_of(pooling)
         validation.check_ignore_class(ignore_class)
         if from_logits is not None and not isinstance(from_logits, bool):
             raise ValueError(
                 "`from_logits` must be True, False or None. "
                 f"Received: from_logits={from_logits}"
             )
+        pools.check_pooling(pooling, from_logits)
         if template is None:
-            check_members([] if members is None else members)
-            from_logits, ignored = settings_of(members, from_logits)
-            ignore_class = ignored if ignore_class is None else ignore_class
+            members = [] if members is None else members
+            check_members(members)
+            found = settings_of(members, from_logits, pooling)
+            pooling, from_logits = found.pooling, found.from_logits
+            if ignore_class is None:
+                ignore_class = found.ignore_class
             template = uncompiled(members[0])
             num_members = len(members)
         self._config = template
-        self.num_members = num_members
+        # Ensembles of before `pooling` say nothing of it.
+        self.pooling = "mean_probability" if pooling is None else pooling
+        self.num_members = typing.cast(int, num_members)
         model = revived(template)
         self._template = _Untracked(model)
         self.from_logits = from_logits
@@ -122,21 +154,50 @@ class EnsembleModel(
         self._stacks = [
             self._stack(i, v) for i, v in enumerate(state_of(model))
         ]
-        self._view = None
+        self._view: _Untracked | None = None
         self.built = True
         for i, member in enumerate(members or []):
             self._set_member(i, member)
         if members:
             keras_adapter.copy_adapted_state(members[0], model)
-        self.compile(
-            loss=NegativeLogLikelihoodLoss(ignore_class),
-            metrics=[
-                Accuracy(ignore_class=ignore_class),
-                NegativeLogLikelihood(ignore_class=ignore_class),
-            ],
-        )
+        self._compile_for_evaluation()
 
-    def _stack(self, i, variable):
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the ensemble is known to be one of classifiers."""
+        return self.pooling in pools.CLASSIFICATION
+
+    @property
+    def returns_probabilities(self) -> bool:
+        """Whether it returns probabilities, whatever its members return."""
+        return self.is_classifier
+
+    def _compile_for_evaluation(self) -> None:
+        if self.is_classifier:
+            self.compile(
+                loss=NegativeLogLikelihoodLoss(self.ignore_class),
+                metrics=[
+                    Accuracy(ignore_class=self.ignore_class),
+                    NegativeLogLikelihood(ignore_class=self.ignore_class),
+                ],
+            )
+        elif self.pooling == "mean":
+            self.compile(
+                loss="mean_squared_error",
+                metrics=[keras.metrics.MeanSquaredError()],
+            )
+        elif self.pooling == "mean_and_variance":
+            self.compile(
+                loss=regression.GaussianNegativeLogLikelihood(),
+                metrics=[
+                    keras.metrics.MeanMetricWrapper(
+                        regression.squared_error_of_mean,
+                        name="mean_squared_error",
+                    )
+                ],
+            )
+
+    def _stack(self, i: int, variable: keras.Variable) -> keras.Variable:
         path = variable.path.replace("/", "_")
         return self.add_weight(
             name=f"{i:04d}_{path}",
@@ -147,43 +208,47 @@ class EnsembleModel(
             autocast=False,
         )
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: typing.Any) -> None:
         super().load_own_variables(store)
         self._derive()
 
-    def _derive(self):
-        """What follows from the stacks' values, after they have changed."""
-        # What adapted layers derived from their weights, they derive anew,
-        # and functions that were traced with the old are outdated.
+    def _derive(self) -> None:
+        """Updates what depends on the stacks' values, after a change."""
+        # Adapted layers derive values from their weights, which functions
+        # traced earlier hold as constants.
         _assign(self._template.model, self._stacks, 0)
         self._view = self.predict_function = self.test_function = None
 
-    def _set_values(self, values):
+    def _set_values(self, values: list[np.ndarray]) -> None:
         for stack, value in zip(self._stacks, values, strict=True):
             stack.assign(value)
         self._derive()
 
-    def _values(self):
+    def _values(self) -> list[np.ndarray]:
         return [ops.convert_to_numpy(stack.value) for stack in self._stacks]
 
-    def _set_member(self, i, member):
+    def _set_member(self, i: int, member: keras.Model) -> None:
         model = self._template.model
         found = {
             id(own): theirs
             for own, theirs in keras_adapter.paired_variables(model, member)
         }
-        for stack, own in zip(self._stacks, state_of(model)):
+        for stack, own in zip(self._stacks, state_of(model), strict=True):
             variable = found[id(own)]
             values = ops.convert_to_numpy(stack.value).copy()
             values[i] = ops.convert_to_numpy(variable.value)
             stack.assign(values)
 
     @classmethod
-    def from_tickets(cls, source, **kwargs):
+    def from_tickets(
+        cls,
+        source: PathLike | Sequence[PathLike],
+        **kwargs: typing.Any,
+    ) -> typing.Self:
         """Makes an ensemble of tickets on disk.
 
         Args:
-            source: A directory as the callback `EDST` or a method of
+            source: A directory as the callback `EDST` or a recipe of
                 `keras_freetickets.recipes` writes it, or a list of
                 directories and `.keras` files, e.g. those of several `DST`
                 runs.
@@ -214,7 +279,7 @@ class EnsembleModel(
         return cls(tickets, **kwargs)
 
     @classmethod
-    def from_packed(cls, path):
+    def from_packed(cls, path: PathLike) -> typing.Self:
         """Makes the ensemble that `save_packed` wrote.
 
         Args:
@@ -224,8 +289,8 @@ class EnsembleModel(
             An `EnsembleModel`, compiled.
 
         Raises:
-            ValueError: If the file is missing, damaged or another, or names a
-                class that Keras does not know or does not deem safe.
+            ValueError: If the file is missing, damaged or of another kind, or
+                names a class that Keras does not know or considers unsafe.
 
         Example:
 
@@ -245,12 +310,12 @@ class EnsembleModel(
         ensemble._set_values(values)
         return ensemble
 
-    def save_packed(self, path, dtype=None):
-        """Writes the ensemble in little space; `from_packed` reads it.
+    def save_packed(self, path: PathLike, dtype: str | None = None) -> None:
+        """Writes the ensemble to a small file, which `from_packed` reads.
 
         Masks are stored as bits, and of masked or stripped kernels only the
-        values that count. The format is that of docs/packed_file.md, which
-        NumPy reads. Loading gives back every bit, with `dtype=None`.
+        active values. docs/packed_file.md describes the format, which NumPy
+        reads. With `dtype=None` loading gives back every bit.
 
         Args:
             path: Path that ends with ".npz".
@@ -259,8 +324,9 @@ class EnsembleModel(
                 values as they are.
 
         Raises:
-            ValueError: If the path ends otherwise, `dtype` is another, or a
-                value is too large for it. An older file stays as it is.
+            ValueError: If the path has another ending, `dtype` is something
+                else, a value is too large for it, or the pooling is a
+                function that is not registered. An older file is kept.
 
         Example:
 
@@ -272,24 +338,24 @@ class EnsembleModel(
         stacks = [
             packed_file.Stack(variable.path, values, masks.get(i))
             for i, (variable, values) in enumerate(
-                zip(state_of(model), self._values())
+                zip(state_of(model), self._values(), strict=True)
             )
         ]
         packed_file.write(path, self.get_config(), stacks, dtype)
 
-    def with_members(self, source):
-        """Makes an ensemble of these members and others behind them.
+    def with_members(self, source: _Source | Sequence[_Source]) -> typing.Self:
+        """Makes a larger ensemble: these members, then others.
 
         Args:
             source: A built Keras model of the members' architecture, the path
                 of a ticket or of a directory of tickets, or a list of these.
 
         Returns:
-            An `EnsembleModel`. This one stays as it is.
+            A new `EnsembleModel`; this one does not change.
 
         Raises:
             ValueError: If a ticket cannot be read, or does not agree with the
-                members; it is numbered as in the new ensemble.
+                members. The message counts members as in the new ensemble.
 
         Example:
 
@@ -311,21 +377,25 @@ class EnsembleModel(
                 f"`source` must be tickets that agree with the members: {error}"
             ) from error
         return type(self)(
-            own + added, self.from_logits, self.ignore_class, self.name
+            own + added,
+            self.from_logits,
+            self.ignore_class,
+            self.name,
+            self.pooling,
         )
 
-    def without_members(self, indices):
-        """Makes an ensemble of the members but some.
+    def without_members(self, indices: int | Sequence[int]) -> typing.Self:
+        """Makes a smaller ensemble, without some of the members.
 
         Args:
             indices: Integer in [0, num_members), or a list of them.
 
         Returns:
-            An `EnsembleModel`, the others in their order. This one stays as
-            it is.
+            A new `EnsembleModel`, the other members in their order; this one
+            does not change.
 
         Raises:
-            ValueError: If there is no such member, or none would be left.
+            ValueError: If a member does not exist, or none would be left.
 
         Example:
 
@@ -334,7 +404,8 @@ class EnsembleModel(
         ```
         """
         listed = isinstance(indices, (list, tuple, np.ndarray))
-        dropped = [_as_index(i) for i in (indices if listed else [indices])]
+        given = typing.cast(Sequence[int], indices if listed else [indices])
+        dropped = [_as_index(i) for i in given]
         kept = [i for i in range(self.num_members) if i not in dropped]
         known = all(i in range(self.num_members) for i in dropped)
         if not known or not kept:
@@ -345,42 +416,50 @@ class EnsembleModel(
             )
         return self._subset(kept)
 
-    def _subset(self, indices):
-        config = {**self.get_config(), "num_members": len(indices)}
+    def _subset(self, indices: list[int]) -> typing.Self:
+        config = {**self._settings(), "num_members": len(indices)}
         ensemble = type(self).from_config(config)
         ensemble._set_values([values[indices] for values in self._values()])
         return ensemble
 
     def select_members(
-        self, x, y=None, metric="nll", max_members=None, batch_size=32
-    ):
-        """Chooses members by what their mean scores on validation data.
+        self,
+        x: typing.Any,
+        y: Tensor | None = None,
+        metric: str | None = None,
+        max_members: int | None = None,
+        batch_size: int = 32,
+    ) -> member_selection.MemberSelection:
+        """Chooses the members whose mean scores best on validation data.
 
         The best member first, then, one at a time and each once, the one that
-        improves the mean of the probabilities most; of the ensembles on the
-        way the best is taken. Of equals the member of the lower number, and
-        the smaller ensemble.
+        improves the mean of the predictions most; the best of the ensembles
+        on the way is returned. Among equals the member of the lower number
+        is taken, and the smaller ensemble.
 
         Args:
             x: Inputs that the members were not trained on, or a
                 `tf.data.Dataset` of batches of inputs and labels (weights are
                 not used).
             y: Labels `(examples, ...)`, integers, or one-hot
-                `(examples, ..., classes)`. Not for a dataset.
-            metric: `"nll"` (default, as in Neural Ensemble Search) or
-                `"accuracy"`.
+                `(examples, ..., classes)`; targets `(examples, ...,
+                outputs)` of regressors. `None` (default) for a dataset.
+            metric: Of classifiers `"nll"` (default, as in Neural Ensemble
+                Search) or `"accuracy"`; of regressors `"mse"` (default), of
+                the means if they return variances too.
             max_members: Positive integer, the largest size to try. `None`
                 (default) for all.
             batch_size: Positive integer.
 
         Returns:
             A `MemberSelection`: its `ensemble` is an `EnsembleModel` of the
-            `members` chosen; `order` is that in which members were added,
+            chosen `members`; `order` is that in which members were added,
             `scores` has the score at each size.
 
         Raises:
-            ValueError: If an argument is out of range, labels are no classes
-                or not as many as the inputs, or there are no examples.
+            ValueError: If an argument is out of range, labels are not classes
+                or not as many as the inputs, there are no examples, or the
+                pooling is a function.
 
         Example:
 
@@ -392,12 +471,17 @@ class EnsembleModel(
         Reference:
             Caruana et al., 2004, "Ensemble selection from libraries of
             models", ICML; without replacement and by likelihood as in Zaidi
-            et al., 2021, arXiv:2006.08573, which keeps a size given.
+            et al., 2021, arXiv:2006.08573, which keeps a given size.
         """
-        member_selection.check_metric(metric)
+        self._check_named_pooling("select_members")
+        metric = member_selection.metric_of(metric, self.is_classifier)
         x, y = data.as_arrays(x, y)
+        if self.is_classifier:
+            members = self._distributions(x, batch_size)
+        else:
+            members, _ = self._means_and_variances(x, batch_size)
         order, scores, best = member_selection.forward_selection(
-            self._distributions(x, batch_size),
+            members,
             y,
             metric,
             max_members,
@@ -408,8 +492,10 @@ class EnsembleModel(
             self._subset(chosen), chosen, order, scores
         )
 
-    def stacks_of(self, choose):
-        """The stacks of some variables of the members.
+    def stacks_of(
+        self, choose: Callable[[keras.Model], list[keras.Variable]]
+    ) -> list[keras.Variable]:
+        """Returns the stacked values of some variables of the members.
 
         Args:
             choose: Function from a member to a list of its variables.
@@ -421,8 +507,8 @@ class EnsembleModel(
         places = {id(v): i for i, v in enumerate(state_of(model))}
         return [self._stacks[places[id(v)]] for v in choose(model)]
 
-    def _places_of_masks(self):
-        """Maps the place of a masked kernel's stack to that of its mask's."""
+    def _places_of_masks(self) -> dict[int | None, int | None]:
+        """Maps the index of a masked kernel's stack to that of its mask's."""
         model = self._template.model
         places = {id(v): i for i, v in enumerate(state_of(model))}
         return {
@@ -432,14 +518,16 @@ class EnsembleModel(
             for masked in layer.masked_kernels
         }
 
-    def _print_summary(self, show, **kwargs):
+    def _print_summary(
+        self, show: Callable[[str], typing.Any], **kwargs: typing.Any
+    ) -> None:
         # The ensemble itself has stacks of weights, and no layers.
         show(f'Ensemble "{self.name}" of {self.num_members} members like this:')
         self.member(0).summary(**kwargs)
         show("All members:")
 
-    def member(self, index):
-        """Returns a copy of one member, a model of its own.
+    def member(self, index: int) -> keras.Model:
+        """Returns a copy of one member.
 
         Args:
             index: Integer in [0, num_members).
@@ -448,7 +536,7 @@ class EnsembleModel(
             A Keras model, not compiled; a `SparseModel` if the members were.
 
         Raises:
-            ValueError: If there is no such member.
+            ValueError: If there is no member of this index.
         """
         if index not in range(self.num_members):
             raise ValueError(
@@ -459,8 +547,18 @@ class EnsembleModel(
         _assign(model, self._stacks, index)
         return model
 
-    def _member_probabilities(self, inputs):
-        """Tensor of shape `(members, batch, ..., classes)`."""
+    def _member_probabilities(self, inputs: typing.Any) -> Tensor:
+        """What members predict, `(members, batch, ..., classes)`."""
+        if self.is_classifier:
+            return self._stacked(
+                inputs, lambda y: probabilities(y, self.from_logits)
+            )
+        return self._stacked(inputs, pools.widened)
+
+    def _stacked(
+        self, inputs: typing.Any, read: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Outputs of all members, each passed through `read`, stacked."""
         model = self._template.model
         cut = len(model.trainable_variables)
         outputs, mask = [], None
@@ -470,23 +568,46 @@ class EnsembleModel(
                 values[:cut], values[cut:], inputs, training=False
             )
             mask = keras_adapter.mask_of(y)
-            outputs.append(probabilities(y, self.from_logits))
+            outputs.append(read(y))
         stacked = ops.stack(outputs)
         keras_adapter.set_mask(stacked, mask)
         return stacked
 
-    def call(self, inputs, training=None):
-        stacked = self._member_probabilities(inputs)
-        mean = ops.mean(stacked, axis=0)
+    def call(
+        self, inputs: typing.Any, training: bool | None = None
+    ) -> typing.Any:
+        if self.pooling == "mean_logits":
+            stacked = self._stacked(inputs, lambda y: ops.cast(y, "float32"))
+        else:
+            stacked = self._member_probabilities(inputs)
+        pooled = self._pooled(stacked)
         # What the members mask, such as padded tokens, is not scored.
-        keras_adapter.set_mask(mean, keras_adapter.mask_of(stacked))
-        return mean
+        if keras.tree.is_nested(pooled):
+            return pooled
+        keras_adapter.set_mask(pooled, keras_adapter.mask_of(stacked))
+        return pooled
 
-    def compute_output_shape(self, input_shape):
-        return self._template.model.compute_output_shape(input_shape)
+    def _pooled(self, stacked: Tensor) -> typing.Any:
+        if callable(self.pooling):
+            return self.pooling(stacked)
+        if self.pooling == "mean_logits":
+            return pools.mean_of_logits(stacked, bool(self.from_logits))
+        if self.pooling == "mean_and_variance":
+            return pools.mean_and_variance(stacked)
+        return ops.mean(stacked, axis=0)
 
-    def predict_members(self, x, batch_size=32):
-        """Class probabilities of each member.
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
+        shape = self._template.model.compute_output_shape(input_shape)
+        if not callable(self.pooling):
+            return shape
+        stacked = keras.KerasTensor((self.num_members, *shape))
+        pooled = pools.Pool(self.pooling)(stacked)
+        return keras.tree.map_structure(lambda tensor: tensor.shape, pooled)
+
+    def predict_members(
+        self, x: typing.Any, batch_size: int = 32
+    ) -> np.ndarray:
+        """What each member predicts: probabilities, or a regressor's numbers.
 
         Args:
             x: What `predict` takes: arrays, or a `tf.data.Dataset` of inputs
@@ -494,35 +615,49 @@ class EnsembleModel(
             batch_size: Integer, for arrays.
 
         Returns:
-            Array of shape `(members, examples, ..., classes)`, or
-            `(members, examples, ..., 1)` of class 1.
+            Array of probabilities, `(members, examples, ..., classes)`, or
+            `(members, examples, ..., 1)` of class 1; of regressors, and if
+            `pooling` is a function, the members' outputs as they are,
+            `(members, examples, ..., outputs)`.
         """
         if self._view is None:
-            # Kept, as Keras traces each model anew.
+            # Kept, as Keras traces every new model again.
             self._view = _Untracked(_Members(self))
         view = self._view.model
         stacked = view.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(stacked, 1, 0)
 
-    def predict_uncertainty(self, x, batch_size=32):
-        """What the ensemble predicts, how unsure it is, and why.
+    def predict_uncertainty(
+        self, x: typing.Any, batch_size: int = 32
+    ) -> dict[str, np.ndarray]:
+        """What the ensemble predicts, how uncertain it is, and why.
 
         Args:
             x: As for `predict_members`.
             batch_size: Integer, for arrays.
 
         Returns:
-            Dict of arrays. `"probabilities"`, `(examples, ..., classes)`: the
-            mean of the members'. And of shape `(examples, ...)`:
-            `"predictive_entropy"`, all uncertainty, in nats, in
-            [0, log(classes)]; its parts, `"expected_entropy"`, which each
-            member sees, and `"mutual_information"`, which they differ in;
-            `"variation_ratio"`, the share of members that do not choose the
-            class most choose, in [0, 1).
+            Dict of arrays. Of classifiers: `"probabilities"`,
+            `(examples, ..., classes)`, the mean of the members'. And of shape
+            `(examples, ...)`: `"predictive_entropy"`, the whole uncertainty,
+            in nats, in [0, log(classes)]; its parts, `"expected_entropy"`,
+            that of the single members, and `"mutual_information"`, their
+            disagreement; `"variation_ratio"`, the share of members that do
+            not choose the class that most choose, in [0, 1).
+
+            Of regressors, each `(examples, ..., outputs)`: `"mean"`, and
+            `"variance"`, in squared units of the targets. With
+            `pooling="mean"` that is the variance of the members' predictions
+            (divided by the number of members): it tells where they disagree
+            and knows nothing of the noise of the targets. With
+            `pooling="mean_and_variance"` it is the variance of the mixture of
+            their distributions, and has two parts: `"expected_variance"`, the
+            mean of their variances, the noise that they predict, and
+            `"variance_of_means"`, their disagreement.
 
         Raises:
-            ValueError: If what members return are no distributions over the
-                classes.
+            ValueError: If classifiers return values that are not
+                distributions over the classes, or the pooling is a function.
 
         Example:
 
@@ -535,6 +670,9 @@ class EnsembleModel(
             Depeweg et al., 2018, arXiv:1710.07283; the functions are those of
             `keras_freetickets.metrics`.
         """
+        self._check_named_pooling("predict_uncertainty")
+        if not self.is_classifier:
+            return self._moments(x, batch_size)
         members = self._distributions(x, batch_size)
         found = {
             function.__name__: ops.convert_to_numpy(function(members))
@@ -547,7 +685,38 @@ class EnsembleModel(
         }
         return {"probabilities": members.mean(axis=0), **found}
 
-    def _distributions(self, x, batch_size):
+    def _check_named_pooling(self, method: str) -> None:
+        if callable(self.pooling):
+            raise ValueError(
+                f"`{method}` needs a pooling that is given by name, which says "
+                "what the members' outputs mean; see `predict_members` for "
+                f"these. Received: pooling={self.pooling!r}"
+            )
+
+    def _means_and_variances(
+        self, x: typing.Any, batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Members' means and, if they return them, variances."""
+        members = self.predict_members(x, batch_size)
+        if self.pooling == "mean":
+            return members, None
+        means, variances = np.split(members, 2, axis=-1)
+        return means, variances
+
+    def _moments(self, x: typing.Any, batch_size: int) -> dict[str, np.ndarray]:
+        means, variances = self._means_and_variances(x, batch_size)
+        mean, spread = means.mean(axis=0), means.var(axis=0)
+        if variances is None:
+            return {"mean": mean, "variance": spread}
+        expected = variances.mean(axis=0)
+        return {
+            "mean": mean,
+            "variance": expected + spread,
+            "expected_variance": expected,
+            "variance_of_means": spread,
+        }
+
+    def _distributions(self, x: typing.Any, batch_size: int) -> np.ndarray:
         """Members' probabilities, which sum to one."""
         members = self.predict_members(x, batch_size)
         if self._template.model.outputs[0].dtype in ("float16", "bfloat16"):
@@ -561,13 +730,13 @@ class EnsembleModel(
             )
         return members
 
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         raise RuntimeError(
             "An EnsembleModel cannot be trained: its members are, each as a "
             "SparseModel with the callbacks EDST or DST."
         )
 
-    def quantize(self, *args, **kwargs):
+    def quantize(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         raise ValueError(
             "An EnsembleModel holds its members' weights and no layers to "
             "quantize: quantize the members, sparse ones as `strip` returns "
@@ -575,17 +744,27 @@ class EnsembleModel(
             f"Received: a call of quantize for model {self.name!r}"
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         keras_adapter.refuse_legacy_config(self)
+        return {
+            **self._settings(),
+            "pooling": pools.pooling_config(self.pooling),
+        }
+
+    def _settings(self) -> dict[str, typing.Any]:
+        """Arguments of another ensemble of such members."""
         return {
             "template": copy.deepcopy(self._config),
             "num_members": self.num_members,
             "from_logits": self.from_logits,
             "ignore_class": self.ignore_class,
             "name": self.name,
+            "pooling": self.pooling,
         }
 
-    def export(self, filepath, *args, **kwargs):
+    def export(
+        self, filepath: PathLike, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         """Writes a SavedModel with the signature `serving_default`.
 
         Args:
@@ -599,36 +778,38 @@ class EnsembleModel(
         kwargs.setdefault("verbose", False)
         return super().export(filepath, *args, **kwargs)
 
-    def _input_specs(self):
-        """The members' inputs in their structure, with a free batch size."""
+    def _input_specs(self) -> typing.Any:
+        """Specs of the members' inputs, with a free batch dimension."""
         return data.input_specs(self._template.model)
 
 
-def _assign(model, stacks, index):
+def _assign(
+    model: keras.Model, stacks: list[keras.Variable], index: int
+) -> None:
     """Gives a model the values of one member."""
-    for stack, variable in zip(stacks, state_of(model)):
+    for stack, variable in zip(stacks, state_of(model), strict=True):
         variable.assign(ops.convert_to_numpy(stack.value)[index])
     keras_adapter.copy_adapted_state(model, model)
 
 
-def _without(kwargs):
-    """Keras adds `trainable` and `dtype` when it loads a model."""
+def _without(kwargs: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """Arguments without `trainable` and `dtype`, which loading adds."""
     return {k: v for k, v in kwargs.items() if k not in ("trainable", "dtype")}
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class _Members(keras_adapter.KeepsState, keras.Model):
-    """The view of an ensemble that returns all members' probabilities."""
+    """The view of an ensemble that returns what all members predict."""
 
-    def __init__(self, ensemble):
+    def __init__(self, ensemble: EnsembleModel):
         super().__init__(name="members")
         self.ensemble = ensemble
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> Tensor:
         stacked = self.ensemble._member_probabilities(inputs)
         return ops.swapaxes(stacked, 0, 1)
 
 
-def _as_index(value):
-    """An integer, or `None` if it is something else."""
+def _as_index(value: typing.Any) -> int | None:
+    """An integer, or `None` for anything else."""
     return int(value) if is_integer(value) else None

@@ -1,4 +1,4 @@
-"""What the loss that a model was trained with says of its outputs."""
+"""What the loss of a model tells about its outputs."""
 
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ _CLASSIFICATION = {
 _OF_COLUMNS = {"binary_crossentropy", "binary_focal_crossentropy"}
 _REGRESSION = {
     "cosine_similarity",
+    "gaussian_negative_log_likelihood",
     "huber",
     "log_cosh",
     "mean_absolute_error",
@@ -34,34 +35,39 @@ class LossFacts:
     """What is known of the loss of a model.
 
     Attributes:
-        name: String in the manner of `"mean_squared_error"`, or `None` if
-            there is no loss, or more than one.
+        name: String such as `"mean_squared_error"`, or `None` if there is no
+            loss, or more than one.
         from_logits: Boolean, or `None` where the loss does not say.
         ignore_class: Integer or `None`.
     """
 
-    name: typing.Any = None
-    from_logits: typing.Any = None
-    ignore_class: typing.Any = None
+    name: str | None = None
+    from_logits: bool | None = None
+    ignore_class: int | None = None
 
     @property
-    def is_classification(self):
-        """Whether it is for a classifier, for all that is known."""
+    def is_classification(self) -> bool:
+        """Whether it is known to be for classifiers."""
         return self.name in _CLASSIFICATION
 
     @property
-    def is_regression(self):
-        """Whether it is for numbers rather than classes."""
+    def is_regression(self) -> bool:
+        """Whether it is known to be for regressors."""
         return self.name in _REGRESSION
 
     @property
-    def is_of_columns(self):
-        """Whether it takes each column of the outputs by itself."""
+    def gives_variances(self) -> bool:
+        """Whether the outputs are means and then as many variances."""
+        return self.name == "gaussian_negative_log_likelihood"
+
+    @property
+    def is_of_columns(self) -> bool:
+        """Whether it treats each column of the outputs as a binary label."""
         return self.name in _OF_COLUMNS
 
 
-def loss_facts(model):
-    """What the loss of a compiled model says, or that of a loaded ticket.
+def loss_facts(model: keras.Model) -> LossFacts:
+    """What is known of the loss of a compiled model or a loaded ticket.
 
     Args:
         model: A Keras model.
@@ -80,7 +86,7 @@ def loss_facts(model):
             loss = keras.losses.get(loss)
         except ValueError:
             return LossFacts(loss)
-    settings = {}
+    settings: dict[str, typing.Any] = {}
     while isinstance(loss, functools.partial):
         settings = {**loss.keywords, **settings}
         loss = loss.func
@@ -97,8 +103,8 @@ def loss_facts(model):
     return facts
 
 
-def _flat(losses):
-    """The losses of the outputs, which may be given by name or in order."""
+def _flat(losses: typing.Any) -> list[typing.Any]:
+    """The losses of all outputs, which Keras takes as a dict or a list."""
     if isinstance(losses, dict):
         losses = list(losses.values())
     if isinstance(losses, (list, tuple)):
@@ -106,14 +112,14 @@ def _flat(losses):
     return [losses]
 
 
-def _config_of(loss):
+def _config_of(loss: keras.losses.Loss) -> dict[str, typing.Any]:
     try:
         return loss.get_config()
-    except Exception:  # a loss of one's own, without a config
+    except Exception:  # a custom loss without a config
         return {}
 
 
-def _snake_case(name):
+def _snake_case(name: str) -> str:
     """`MeanSquaredError` -> `mean_squared_error`, without a last "loss"."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return name.removesuffix("_loss")

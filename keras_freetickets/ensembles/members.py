@@ -1,16 +1,18 @@
-"""What a model must be to be a member of an ensemble, and alike to others."""
+"""Checks that models can be members of one ensemble."""
 
 import copy
 import re
+import typing
 
 import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
+from keras_freetickets.types import Tensor
 
 
-def check_members(members):
+def check_members(members: typing.Any) -> None:
     """Raises unless models can be the members of one ensemble."""
     if not isinstance(members, (list, tuple)):
         raise ValueError(
@@ -35,8 +37,8 @@ def check_members(members):
             raise ValueError(f"`members` must be built. Received: member {i}")
         if len(member.outputs) != 1:
             raise ValueError(
-                "`members` must have one output each: of each of several make "
-                "an ensemble of its own, of the members "
+                "`members` must have one output each. Make an ensemble for "
+                "each output, of the members "
                 "`keras.Model(model.inputs, model.outputs[k])`. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
@@ -46,14 +48,15 @@ def check_members(members):
         if len(shape) < 2 or shape[-1] in (None, 0):
             raise ValueError(
                 "`members` must return a score for each of two or more "
-                "classes, (batch, ..., classes), or for class 1 of a binary "
-                f"classifier, (batch, ..., 1). Received: member {i} that "
-                f"returns {shape}"
+                "classes, (batch, ..., classes), for class 1 of a binary "
+                "classifier, (batch, ..., 1), or the numbers of a regression, "
+                f"(batch, ..., outputs). Received: member {i} that returns "
+                f"{shape}"
             )
         _check_alike(members[0], member, i)
 
 
-def _check_no_dict(member, i):
+def _check_no_dict(member: keras.Model, i: int) -> None:
     _, outputs = keras_adapter.ends_of_graph(member)
     if isinstance(outputs, dict):
         raise ValueError(
@@ -63,10 +66,13 @@ def _check_no_dict(member, i):
         )
 
 
-def check_copied_by_config(layer):
+def check_copied_by_config(layer: keras.layers.Layer) -> None:
     """Raises for layers whose state is neither in config nor in weights.
 
-    Layers quantized by calibration know only in memory that they are.
+    Those are layers quantized by calibration (GPTQ, AWQ).
+
+    Args:
+        layer: A layer or model.
     """
     for part in keras_adapter.sublayers(layer):
         mode = getattr(part, "quantization_mode", None)
@@ -79,7 +85,7 @@ def check_copied_by_config(layer):
             )
 
 
-def _check_alike(first, member, i):
+def _check_alike(first: keras.Model, member: keras.Model, i: int) -> None:
     for end in ("inputs", "outputs"):
         mine = [tuple(tensor.shape) for tensor in getattr(first, end)]
         other = [tuple(tensor.shape) for tensor in getattr(member, end)]
@@ -97,10 +103,11 @@ def _check_alike(first, member, i):
         )
 
 
-def _check_adapted(first, member, i):
+def _check_adapted(first: keras.Model, member: keras.Model, i: int) -> None:
     for a, b in zip(
         keras_adapter.adapted_layers(first),
         keras_adapter.adapted_layers(member),
+        strict=False,  # other layers are refused by `architecture`
     ):
         if hasattr(a, "save_assets"):
             raise ValueError(
@@ -108,7 +115,7 @@ def _check_adapted(first, member, i):
                 f"them before the ensemble. Received: member {i} with layer "
                 f"'{b.name}'"
             )
-        for mine, other in zip(a.weights, b.weights):
+        for mine, other in zip(a.weights, b.weights, strict=False):
             if not np.array_equal(mine, other):
                 raise ValueError(
                     "`members` must be adapted to the same data. Received: "
@@ -117,28 +124,35 @@ def _check_adapted(first, member, i):
                 )
 
 
-# What two members may differ in: it does not change what they compute.
+# Keys that may differ between members: they do not change what a member
+# computes.
 _OWN = re.compile(
     r"name|seed|sparsity|state|rate|trainable|frozen|compile_config|build_config"
     r"|mask_initializer|.*_(initializer|regularizer|constraint)|initializer"
 )
 
 
-def architecture(model, own=_OWN):
-    """A model's config without what is a member's own, to compare.
+def architecture(
+    model: keras.Model, own: re.Pattern[str] = _OWN
+) -> tuple[typing.Any, list[tuple[int, ...]]]:
+    """What must be equal in all members: layers, their settings and shapes.
 
     Args:
         model: A Keras model.
-        own: Compiled regular expression, the keys to leave out.
+        own: Compiled regular expression, the keys of the config to leave out.
+
+    Returns:
+        Tuple of a config to compare, and the shapes of all variables.
     """
     config = uncompiled(model)
-    names = {}
+    names: dict[str, str] = {}
     _number_layers(config, names)
     shapes = [tuple(v.shape) for v in state_of(model)]
     return _compared(config, names, own), shapes
 
 
-def _number_layers(config, names):
+def _number_layers(config: typing.Any, names: dict[str, str]) -> None:
+    """Gives the layers in a config numbers in place of names."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return
@@ -151,7 +165,9 @@ def _number_layers(config, names):
             _number_layers(value, names)
 
 
-def _compared(config, names, own):
+def _compared(
+    config: typing.Any, names: dict[str, str], own: re.Pattern[str]
+) -> typing.Any:
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return config["config"]["name"]
@@ -165,13 +181,13 @@ def _compared(config, names, own):
     return names.get(config, config) if isinstance(config, str) else config
 
 
-def state_of(model):
-    """A model's variables, those of the same model in the same order."""
+def state_of(model: keras.Model) -> list[keras.Variable]:
+    """All variables, in an order that is the same for equal models."""
     return list(model.trainable_variables) + list(model.non_trainable_variables)
 
 
-# What passes on probabilities as probabilities, and logits as logits: a mean
-# of probabilities is one of them.
+# Layers that return probabilities for probabilities and logits for logits (a
+# mean of probabilities is one).
 _PASSING = (
     keras.layers.Cropping1D,
     keras.layers.Cropping2D,
@@ -185,7 +201,9 @@ _PASSING = (
 _CONVEX = ("nearest", "bilinear")
 
 
-def _passes(layer, passing):
+def _passes(
+    layer: keras.layers.Layer, passing: tuple[type[keras.layers.Layer], ...]
+) -> bool:
     if isinstance(layer, keras.layers.Activation):
         return layer.activation is keras.activations.linear
     if getattr(layer, "interpolation", "nearest") not in _CONVEX:
@@ -193,18 +211,27 @@ def _passes(layer, passing):
     return isinstance(layer, passing)
 
 
-def last_layer(model, passing=_PASSING):
-    """The layer that gives the outputs, beneath those that only pass on.
+def last_layer(
+    model: keras.Model,
+    passing: tuple[type[keras.layers.Layer], ...] = _PASSING,
+) -> keras.layers.Layer:
+    """The last layer that computes something new.
 
     Args:
         model: A Keras model with a graph and one output.
-        passing: Tuple of layer classes that pass on.
+        passing: Tuple of layer classes to skip, such as `Reshape`.
+
+    Returns:
+        A layer.
     """
     return _end(model, passing)[0]
 
 
-def _end(model, passing=_PASSING):
-    """That layer, and the tensor that it gives."""
+def _end(
+    model: keras.Model,
+    passing: tuple[type[keras.layers.Layer], ...] = _PASSING,
+) -> tuple[keras.layers.Layer, Tensor]:
+    """The layer that `last_layer` finds, and its output."""
     tensor = model.outputs[0]
     while True:
         layer, inputs = keras_adapter.origin(tensor)
@@ -217,15 +244,16 @@ def _end(model, passing=_PASSING):
         tensor = inputs[0]
 
 
-def gives_logits(model):
-    """Whether the last layer's activation leaves logits, not probabilities.
+def gives_logits(model: keras.Model) -> bool:
+    """Whether the activation of the last layer returns logits.
 
     Args:
         model: A Keras model with one output, `(batch, ..., classes)` or
             `(batch, ..., 1)`.
 
     Raises:
-        ValueError: If it is an activation that says neither.
+        ValueError: If the activation returns neither logits nor
+            probabilities.
     """
     layer, given = _end(model)
     classes = model.outputs[0].shape[-1]
@@ -233,7 +261,7 @@ def gives_logits(model):
     name = getattr(activation, "__name__", None)
     if isinstance(layer, keras.layers.Softmax):
         name = "softmax"
-    # A softmax whose outputs were reshaped since is of another axis.
+    # After a reshape the softmax may have been over another axis.
     if name == "softmax" and given.shape[-1] == classes:
         return False
     if name == "sigmoid" and classes == 1:
@@ -250,24 +278,24 @@ def gives_logits(model):
     )
 
 
-def several_labels(count):
-    """The sentence for models that give a yes or no for each of many labels."""
+def several_labels(count: int) -> str:
+    """The error for models that predict several binary labels at once."""
     return (
-        "`members` must choose one class of several, or return one column. A "
-        "model of several labels at once is one of binary positions: end it "
-        f"with keras.layers.Reshape(({count}, 1)), and pass labels of shape "
+        "`members` must choose one class of several, or return one column. "
+        "Give a model of several labels at once a position for each label: end "
+        f"it with keras.layers.Reshape(({count}, 1)), and pass labels of shape "
         f"(examples, {count}). Received: a model with a sigmoid or a binary "
         f"loss for each of {count} columns"
     )
 
 
-def revived(config):
-    """A model from its config, which Keras empties while it reads it."""
+def revived(config: dict[str, typing.Any]) -> keras.Model:
+    """A model from its config, of a copy: Keras empties what it reads."""
     return keras.saving.deserialize_keras_object(copy.deepcopy(config))
 
 
-def uncompiled(model):
-    """A member's config, without the optimizer's."""
+def uncompiled(model: keras.Model) -> dict[str, typing.Any]:
+    """The serialized model, without its optimizer and loss."""
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     return config

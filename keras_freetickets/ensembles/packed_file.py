@@ -1,7 +1,7 @@
-"""Sparse ensembles in little space: masks as bits, and active values alone.
+"""Small files of sparse ensembles: masks as bits, and only active values.
 
-The format is that of docs/packed_file.md. Here are arrays and a config; what
-they mean is for `EnsembleModel` to know.
+docs/packed_file.md describes the format. This module reads and writes arrays
+and a config; `EnsembleModel` knows what they mean.
 """
 
 import dataclasses
@@ -12,17 +12,22 @@ import math
 import os
 import typing
 import zipfile
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import integers_as
+from keras_freetickets.types import PathLike
+
+Record = dict[str, typing.Any]
 
 FORMAT = "keras_freetickets.compact"
 VERSION = 1
 ENDING = ".npz"
 _SEAL_LENGTH = 64  # hexadecimal digits of SHA-256
-# What an entry takes besides its data: headers of the archive and the array.
+# Bytes of an entry besides its data: headers of the archive and the array.
 _ENTRY_OVERHEAD = 256
 
 
@@ -31,38 +36,44 @@ class Stack:
     """The values of one variable in all members.
 
     Attributes:
-        path: Name of the variable, for readers.
+        path: String, the path of the variable.
         values: Array `(members, ...)`.
-        mask: Number of the stack that is true where this one may differ from
+        mask: Index of the stack that is true where this one may differ from
             zero, or `None`.
     """
 
     path: str
-    values: typing.Any
-    mask: typing.Any = None
+    values: np.ndarray
+    mask: int | None = None
 
 
-def write(path, ensemble, stacks, dtype=None):
-    """Writes a config and stacks, as one file that is whole or not there.
+def write(
+    path: PathLike,
+    ensemble: dict[str, typing.Any],
+    stacks: Sequence[Stack],
+    dtype: str | None = None,
+) -> None:
+    """Writes a config and stacks to one file, atomically.
 
     Args:
         path: Path that ends with ".npz".
         ensemble: Dict that JSON can hold.
         stacks: List of `Stack`.
-        dtype: "float16" to round wider floats to, or `None`.
+        dtype: `"float16"` to round wider floats, or `None` (default).
 
     Raises:
-        ValueError: If the path ends otherwise, or `dtype` is another or too
-            small for a value.
+        ValueError: If the path has another ending, or `dtype` is something
+            else or too small for a value.
     """
     _check_path(path)
     _check_dtype(dtype)
-    entries, variables = {}, []
+    entries: dict[str, np.ndarray] = {}
+    variables: list[Record] = []
     for i, stack in enumerate(stacks):
         mask = None if stack.mask is None else stacks[stack.mask].values
         values = _rounded(stack, dtype)
         bits, found = _encoded(values, mask)
-        record = {
+        record: Record = {
             "path": stack.path,
             "shape": list(values.shape[1:]),
             "dtype": stack.values.dtype.name,
@@ -88,7 +99,7 @@ def write(path, ensemble, stacks, dtype=None):
             file.write(_sealed(entries))
 
 
-def _check_path(path):
+def _check_path(path: typing.Any) -> None:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).endswith(
         ENDING
     ):
@@ -98,7 +109,7 @@ def _check_path(path):
         )
 
 
-def _check_dtype(dtype):
+def _check_dtype(dtype: str | None) -> None:
     if dtype not in (None, "float16"):
         raise ValueError(
             "`dtype` must be None, for values as they are, or 'float16'. "
@@ -106,7 +117,7 @@ def _check_dtype(dtype):
         )
 
 
-def _rounded(stack, dtype):
+def _rounded(stack: Stack, dtype: str | None) -> np.ndarray:
     values = stack.values
     wider = values.dtype.kind == "f" and values.dtype.itemsize > 2
     if dtype is None or not wider:
@@ -116,15 +127,17 @@ def _rounded(stack, dtype):
     lost = np.isfinite(values) & ~np.isfinite(rounded)
     if lost.any():
         raise ValueError(
-            "`dtype` must be None for values whose size is beyond 65,504. "
+            "`dtype` must be None for values beyond 65,504 in size. "
             f"Received: dtype={dtype!r} for variable '{stack.path}' that "
             f"holds {values[lost][0]}"
         )
     return rounded
 
 
-def _encoded(values, mask):
-    """Bits and values that stand for an array; `None` for what it spares."""
+def _encoded(
+    values: np.ndarray, mask: np.ndarray | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The bits and the values to store for an array; `None` for neither."""
     if values.dtype == bool:
         return values, None
     nonzero = _nonzero(values)
@@ -137,33 +150,33 @@ def _encoded(values, mask):
     return None, values
 
 
-def _nonzero(values):
-    """Where any bit is set: of -0.0 one is."""
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    """Marks values of which any bit is set, as it is of -0.0."""
     octets = np.ascontiguousarray(values).view("uint8")
     return octets.reshape(*values.shape, values.dtype.itemsize).any(axis=-1)
 
 
-def _storable(values):
-    """NumPy would pickle bfloat16; its bits are stored as integers."""
+def _storable(values: np.ndarray) -> np.ndarray:
+    """Values, those of bfloat16 as integers: NumPy would pickle them."""
     if values.dtype.isbuiltin == 1:
         return values
     return values.view(f"uint{8 * values.dtype.itemsize}")
 
 
-def _sealed(entries):
-    """The bytes of an archive that ends with a checksum of all before.
+def _sealed(entries: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of an archive that ends with a checksum of all bytes before.
 
-    Archives end with a comment, which readers of archives pass over.
+    The checksum is the archive's comment, which readers of archives skip.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **entries)
+    np.savez_compressed(buffer, **dict(entries))
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = bytes(_SEAL_LENGTH)
     body = buffer.getvalue()[:-_SEAL_LENGTH]
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
-def read(path):
+def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
     """Reads what `write` wrote.
 
     Args:
@@ -173,10 +186,12 @@ def read(path):
         Tuple of the dict `ensemble` and a list of records, to be `decoded`.
 
     Raises:
-        Exception: Whatever there is to say about another or a damaged file.
+        Exception: If the file is damaged or of another kind; of any class.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is no regular file")  # a pipe would be waited for
+        raise ValueError(
+            "it is not a regular file"
+        )  # a pipe would be waited for
     with open(path, "rb") as file:
         data = file.read()
     body, seal = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]
@@ -195,33 +210,38 @@ def read(path):
     return config["ensemble"], records
 
 
-def _with_arrays(record, archive):
-    """A record with the entries that it names in place of their names."""
+def _with_arrays(record: Record, archive: Mapping[str, np.ndarray]) -> Record:
+    """A record with arrays in place of the names of their entries."""
     named = {key: record[key] for key in ("bits", "values") if key in record}
     return {**record, **{key: archive[name] for key, name in named.items()}}
 
 
-def decoded(records, likes):
-    """The arrays that records stand for.
+def decoded(
+    records: Sequence[Record], likes: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """The arrays that records describe.
 
     Args:
         records: List as `read` returns it.
-        likes: List of arrays with the shapes and dtypes wanted.
+        likes: List of arrays of the expected shapes and dtypes.
 
     Returns:
         List of arrays.
 
     Raises:
-        ValueError: If they are no such arrays.
+        ValueError: If the arrays have another shape or dtype.
     """
     if len(records) != len(likes):
         raise ValueError(
             f"it holds {len(records)} variables for a model of {len(likes)}"
         )
-    return [_decoded(record, like) for record, like in zip(records, likes)]
+    return [
+        _decoded(record, like)
+        for record, like in zip(records, likes, strict=True)
+    ]
 
 
-def _decoded(record, like):
+def _decoded(record: Record, like: np.ndarray) -> np.ndarray:
     bits, values = record.get("bits"), record.get("values")
     if bits is not None:
         bits = _unpacked(record, like.shape)
@@ -235,7 +255,7 @@ def _decoded(record, like):
         array = np.zeros(like.shape, like.dtype)
         array[bits] = _cast(values, like.dtype)
     fits = array is not None and array.shape == like.shape
-    if not fits or array.dtype != like.dtype:
+    if array is None or not fits or array.dtype != like.dtype:
         raise ValueError(
             f"variable '{record['path']}' has another shape or dtype than its "
             f"model's, which are {like.shape} and {like.dtype}"
@@ -243,7 +263,7 @@ def _decoded(record, like):
     return array
 
 
-def _unpacked(record, shape):
+def _unpacked(record: Record, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     if record["bits"].shape != (math.ceil(size / 8),):
         raise ValueError(f"variable '{record['path']}' has not {size} bits")
@@ -251,8 +271,8 @@ def _unpacked(record, shape):
     return bits.astype(bool).reshape(shape)
 
 
-def _cast(values, dtype):
-    """Values in another type: rounded floats, bits of bfloat16, integers."""
+def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Stored values in the dtype of the variable."""
     if dtype.isbuiltin != 1 and values.dtype == f"uint{8 * dtype.itemsize}":
         return values.view(dtype)
     if values.dtype.kind == dtype.kind == "f":

@@ -118,6 +118,21 @@ def mean_and_variance(stacked: Tensor) -> Tensor:
     return ops.concatenate([ops.mean(means, axis=0), total], axis=-1)
 
 
+class Pool(keras.Operation):
+    """A pooling function as an operation, to infer the shape it returns.
+
+    Args:
+        function: Function from a tensor to a tensor.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__(name="pool")
+        self.function = function
+
+    def call(self, stacked: Tensor) -> Tensor:
+        return self.function(stacked)
+
+
 def widened(outputs: Tensor) -> Tensor:
     """Outputs as float32 if they are of half precision, else as they are."""
     dtype = keras.backend.standardize_dtype(outputs.dtype)

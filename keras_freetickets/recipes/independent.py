@@ -1,6 +1,7 @@
 """Recipes whose members are trained one after another, independently."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable
 
@@ -91,9 +92,9 @@ class Dense(Recipe):
             work.run(
                 f"member_{i}",
                 i,
-                lambda i=i: self._network(work, i),
+                functools.partial(self._network, work, i),
                 self.epochs,
-                lambda folder, i=i: self._callbacks(folder, work.seed_of(i)),
+                functools.partial(self._callbacks, seed=work.seed_of(i)),
                 self._training_cost(),
                 factor,
             )

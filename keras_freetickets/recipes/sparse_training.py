@@ -14,6 +14,7 @@ import keras
 
 from keras_freetickets import callbacks
 from keras_freetickets.arguments import check_count
+from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.topology import ConstantFanInMask
@@ -224,10 +225,10 @@ class _Setting:
     def changes_topology(self) -> bool:
         return self.cost not in ("dense", "static")
 
-    def training_cost(self, update_interval: int) -> callbacks.TrainingCost:
+    def training_cost(self, update_interval: int) -> TrainingCost:
         if callable(self.cost):
-            return callbacks.TrainingCost(self.cost)
-        return callbacks.TrainingCost(
+            return TrainingCost(self.cost)
+        return TrainingCost(
             functools.partial(
                 flops.training_flops_per_sample,
                 method=self.cost,

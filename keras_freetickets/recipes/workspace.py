@@ -13,6 +13,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.backup import Backup
 from keras_freetickets.callbacks.cost import TrainingCost
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.outputs import settings_of
 from keras_freetickets.ensembles.ticket_files import ticket_paths
 from keras_freetickets.ensembles.ticket_files import write_index
 from keras_freetickets.files import atomic_path
@@ -300,6 +301,7 @@ class Workspace:
                 "`compile_model` must compile the model it is given. "
                 f"Received: {self.compile_model}"
             )
+        self._check_readable(model)
         arguments = data_of_run(self.data, seed, member, name)
         given = arguments.pop("callbacks", [])
         backup.callbacks = [c for c in given if isinstance(c, _REMEMBERING)]
@@ -309,6 +311,20 @@ class Workspace:
             verbose=self.verbose,
             callbacks=[*given, *own, backup],
         )
+
+    def _check_readable(self, model: keras.Model) -> None:
+        """Raises early for models whose outputs an ensemble cannot read."""
+        if not getattr(model, "outputs", None):
+            return  # MIMO, whose predictor returns probabilities
+        given = self.ensemble_arguments
+        try:
+            settings_of([model], given.get("from_logits"), given.get("pooling"))
+        except ValueError as error:
+            raise ValueError(
+                "`make_model` and `compile_model` must give models whose "
+                "outputs an ensemble can read; arguments of EnsembleModel may "
+                f"be passed to `fit`. {error}"
+            ) from error
 
     def _print(self, text: str) -> None:
         if self.verbose:

@@ -280,7 +280,7 @@ def tickets(count):
 
 def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    one_run, data, reopened, mimo = blocks_of(
+    one_run, data, own_data, reopened, own_recipe, single, mimo = blocks_of(
         "docs/making_ensembles.md",
         {
             "exploration_epochs=150": "exploration_epochs=1",
@@ -298,6 +298,14 @@ def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         names["ensemble"].predict_members(x), expected
     )
+    exec(own_data, names)
+    for of_member in ("bagging", "cross_validation", "half"):
+        given = (7,) if of_member == "bagging" else (7, 1)
+        assert len(names[of_member](*given)["x"])
+    exec(own_recipe, names)
+    assert names["ensemble"].num_members == 2
+    exec(single, names)
+    assert names["training"].changes_topology
     exec(data, names)
     assert next(iter(names["data"](1)["x"]))[0].shape[1:] == (8, 8, 1)
     names["images"] = np.ones((16, 28, 28, 1), "float32")
@@ -322,6 +330,13 @@ def test_ensembles_page(tmp_path, monkeypatch):
         found["expected_entropy"] + found["mutual_information"],
         atol=1e-5,
     )
+    parts = names["parts"]
+    np.testing.assert_allclose(
+        parts["variance"],
+        parts["expected_variance"] + parts["variance_of_means"],
+        rtol=1e-6,
+    )
+    assert names["robust"].pooling is names["median"]
     assert names["selection"].ensemble.num_members <= 2
     assert names["larger"].num_members == 4
     assert names["smaller"].num_members == 2

@@ -1,0 +1,77 @@
+"""The short examples, run from their first line to their last."""
+
+import os
+import pathlib
+import re
+import runpy
+import time
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "quick"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+def numbers(pattern, text):
+    found = [float(number) for number in re.findall(pattern, text)]
+    assert found, text
+    return found
+
+
+def check_sparse(said, folder):
+    (accuracy,) = numbers(r"a tenth of the weights: ([\d.]+)", said)
+    assert accuracy > 0.85
+    assert (folder / "sparse.keras").exists()
+
+
+def check_ensemble(said, folder):
+    members = numbers(r"member \d: accuracy ([\d.]+)", said)
+    (whole,) = numbers(r"ensemble: accuracy ([\d.]+)", said)
+    assert len(members) == 3 and whole > 0.85
+    assert whole >= sum(members) / 3
+    assert (folder / "ensemble.keras").exists()
+
+
+def check_own_method(said, folder):
+    ((matters,), (other,)) = (
+        numbers(r"that matters: ([\d.]+)", said),
+        numbers(r"any other input: ([\d.]+)", said),
+    )
+    assert matters > 1.5 * other
+    error, variance = re.findall(r"error ([\d.]+), of the mean ([\d.]+)", said)[
+        0
+    ]
+    assert float(error) < 0.6 * float(variance)
+
+
+def check_trust(said, folder):
+    (digits,) = numbers(r"digits: .* is ([\d.]+) nats", said)
+    (noise,) = numbers(r"noise: .* is ([\d.]+) nats", said)
+    assert noise > 2 * digits
+    near, far = numbers(r"standard deviation ([\d.]+)", said)
+    assert far > 2 * near
+
+
+CHECKS = {
+    "sparse.py": check_sparse,
+    "ensemble.py": check_ensemble,
+    "own_method.py": check_own_method,
+    "trust.py": check_trust,
+}
+
+
+@pytest.mark.parametrize("script", sorted(CHECKS))
+def test_it_runs_and_is_right(tmp_path, monkeypatch, capsys, script):
+    monkeypatch.chdir(tmp_path)
+    start = time.process_time()
+    runpy.run_path(str(FOLDER / script), run_name="__main__")
+    assert time.process_time() - start < 30 * min(2, os.cpu_count() or 1)
+    CHECKS[script](capsys.readouterr().out, tmp_path)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_can_be_read_in_one_sitting(script):
+    lines = (FOLDER / script).read_text().splitlines()
+    assert len(lines) <= 60
+    assert f"python examples/quick/{script}" in lines[2]
+    assert not any("absl" in line or "import common" in line for line in lines)
