@@ -5,13 +5,14 @@ python examples/quick/sparse.py
 
 import keras
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import keras_freetickets as kft
 
-# 1,797 handwritten digits of 8x8 pixels; the last 400 are for testing.
+# 1,797 handwritten digits of 8x8 pixels; 400 of them are for testing.
 x, y = load_digits(return_X_y=True)
 x = x.astype("float32") / 16
-x_train, y_train, x_test, y_test = x[:-400], y[:-400], x[-400:], y[-400:]
+x, x_test, y, y_test = train_test_split(x, y, test_size=400, random_state=0)
 
 # Any Functional or Sequential model will do. This one is dense.
 keras.utils.set_random_seed(0)
@@ -34,7 +35,7 @@ training = kft.recipes.sparse_training(
 # The sparse copy of the network: compile and fit it like any Keras model.
 model = kft.sparsify(dense, **training.sparsify_arguments)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(x_train, y_train, epochs=20, verbose=0, callbacks=training.callbacks)
+model.fit(x, y, epochs=20, verbose=0, callbacks=training.callbacks)
 
 # Which layers were made sparse, and how sparse each of them is.
 kft.sparsity_summary(model)

@@ -6,11 +6,12 @@ python examples/quick/trust.py
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 import keras_freetickets as kft
 
 
-# Five networks, each trained on a random sample of the examples (bagging).
+# Three networks, each trained on a random sample of the examples (bagging).
 def bagged(outputs, activation, loss, x, y):
     def make_model(seed):
         keras.utils.set_random_seed(seed)
@@ -19,7 +20,7 @@ def bagged(outputs, activation, loss, x, y):
         return keras.Sequential([keras.Input(x.shape[1:]), hidden, last])
 
     recipe = kft.recipes.get(
-        "dense", num_members=5, epochs=20, learning_rate=None, monitor=None
+        "dense", num_members=3, epochs=15, learning_rate=None, monitor=None
     )
     data = kft.recipes.bootstrap(x, y)
     compile_model = lambda model: model.compile("adam", loss)  # noqa: E731
@@ -30,14 +31,15 @@ def bagged(outputs, activation, loss, x, y):
 x, y = load_digits(return_X_y=True)
 x = x.astype("float32") / 16
 loss = "sparse_categorical_crossentropy"
-digits = bagged(10, "softmax", loss, x[:-400], y[:-400])
+x, x_test, y, y_test = train_test_split(x, y, test_size=400, random_state=0)
+digits = bagged(10, "softmax", loss, x, y)
 error = kft.metrics.ExpectedCalibrationError(num_bins=15)
-error.update_state(y[-400:], digits.predict(x[-400:], verbose=0))
+error.update_state(y_test, digits.predict(x_test, verbose=0))
 print(f"confidence and accuracy differ by {float(error.result()):.3f}")
 
 # Noise is not a digit: there the members have nothing to agree on.
 noise = np.random.default_rng(0).uniform(size=(400, 64)).astype("float32")
-for name, images in {"digits": x[-400:], "noise": noise}.items():
+for name, images in {"digits": x_test, "noise": noise}.items():
     found = digits.predict_uncertainty(images)
     disagreement = found["mutual_information"].mean()
     print(f"{name}: the members' disagreement is {disagreement:.3f} nats")

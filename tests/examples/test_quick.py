@@ -20,28 +20,26 @@ def numbers(pattern, text):
 
 def check_sparse(said, folder):
     (accuracy,) = numbers(r"a tenth of the weights: ([\d.]+)", said)
-    assert accuracy > 0.85
+    assert accuracy > 0.9
     assert (folder / "sparse.keras").exists()
 
 
 def check_ensemble(said, folder):
-    members = numbers(r"member \d: accuracy ([\d.]+)", said)
-    (whole,) = numbers(r"ensemble: accuracy ([\d.]+)", said)
-    assert len(members) == 3 and whole > 0.85
-    assert whole >= sum(members) / 3
+    members = numbers(r"member \d: .* NLL ([\d.]+)", said)
+    (whole,) = numbers(r"ensemble: .* NLL ([\d.]+)", said)
+    (accuracy,) = numbers(r"ensemble: accuracy ([\d.]+)", said)
+    assert len(members) == 3 and accuracy > 0.9
+    assert whole <= sum(members) / 3 + 0.001
     assert (folder / "ensemble.keras").exists()
 
 
 def check_own_method(said, folder):
-    ((matters,), (other,)) = (
-        numbers(r"that matters: ([\d.]+)", said),
-        numbers(r"any other input: ([\d.]+)", said),
-    )
+    (matters,) = numbers(r"that matters: ([\d.]+)", said)
+    (other,) = numbers(r"any other input: ([\d.]+)", said)
     assert matters > 1.5 * other
-    error, variance = re.findall(r"error ([\d.]+), of the mean ([\d.]+)", said)[
-        0
-    ]
-    assert float(error) < 0.6 * float(variance)
+    (error,) = numbers(r"squared error ([\d.]+)", said)
+    (variance,) = numbers(r"of the mean ([\d.]+)", said)
+    assert error < 0.6 * variance
 
 
 def check_trust(said, folder):

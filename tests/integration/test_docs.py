@@ -300,7 +300,7 @@ def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     )
     exec(own_data, names)
     for of_member in ("bagging", "cross_validation", "half"):
-        given = (7,) if of_member == "bagging" else (7, 1)
+        given = (7,) if of_member == "bagging" else (7, 0)
         assert len(names[of_member](*given)["x"])
     exec(own_recipe, names)
     assert names["ensemble"].num_members == 2
