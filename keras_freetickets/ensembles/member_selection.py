@@ -19,7 +19,9 @@ _Score = Callable[[np.ndarray, np.ndarray], float]
 class MemberSelection:
     """What `EnsembleModel.select_members` returns.
 
-    Attributes:
+    The arguments are the attributes.
+
+    Args:
         ensemble: `EnsembleModel` of the chosen members, best first.
         members: List of integers, the indices of the chosen members: the
             first entries of `order`.
@@ -27,6 +29,13 @@ class MemberSelection:
             added.
         scores: List of floats, the score of the first member, of the first
             two, and so on.
+
+    Example:
+
+    ```python
+    selection = ensemble.select_members(x_validation, y_validation)
+    selection.ensemble.evaluate(x_test, y_test)
+    ```
     """
 
     ensemble: typing.Any  # EnsembleModel, whose module imports this one

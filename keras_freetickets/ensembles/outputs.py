@@ -185,6 +185,12 @@ def returns_logits(model: keras.Model, predictions: np.ndarray) -> bool:
     Raises:
         ValueError: If they are neither logits nor distributions, or the model
             was trained as a regressor.
+
+    Example:
+
+    ```python
+    returns_logits(model, model.predict(x))
+    ```
     """
     if getattr(model, "returns_probabilities", False):
         return False
@@ -222,6 +228,11 @@ def renormalized(probabilities: Tensor) -> np.ndarray:
     Returns:
         The array, float32 or wider, each row divided by its sum if all are
         within 1 % of one.
+
+    Example:
+
+    >>> renormalized(np.array([[0.5, 0.25, 0.245]], "float32")).sum()
+    np.float32(1.0)
     """
     values = np.asarray(probabilities)
     half = values.dtype.itemsize <= 2
@@ -246,6 +257,12 @@ def logits_model(model: keras.Model) -> keras.Model | None:
     Returns:
         A model that returns logits, one for each class, or `None` where the
         last layer is not a softmax that can be left out.
+
+    Example:
+
+    ```python
+    logits = logits_model(classifier).predict(x)
+    ```
     """
     if not getattr(model, "outputs", None) or model.outputs[0].shape[-1] == 1:
         return None

@@ -42,6 +42,10 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
         name: Name of the loss.
         dtype: As for `keras.losses.Loss`.
 
+    Raises:
+        ValueError: When called, if the shapes of targets and predictions do
+            not fit.
+
     Example:
 
     ```python
@@ -88,6 +92,12 @@ def squared_error_of_mean(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes do not fit.
+
+    Example:
+
+    >>> # A mean of 2 and a variance of 9.
+    >>> float(squared_error_of_mean([[5.0]], [[2.0, 9.0]])[0])
+    9.0
     """
     y_true, mean, _ = _mean_and_variance(y_true, y_pred)
     return ops.mean(ops.square(y_true - mean), axis=-1)
