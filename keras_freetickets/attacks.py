@@ -12,6 +12,8 @@ from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import returns_logits
 from keras_freetickets.metrics import validation
 
+__all__ = ["fast_gradient_sign"]
+
 # Float arithmetic on standardized images may leave the range by this much.
 _SLACK = 1e-3
 

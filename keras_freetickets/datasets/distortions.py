@@ -22,7 +22,7 @@ class Draw:
 
     def each(self, kind, parameters):
         """As a call, with a parameter for each image."""
-        pairs = zip(self.generators, parameters)
+        pairs = zip(self.generators, parameters, strict=True)
         return np.stack([getattr(g, kind)(part) for g, part in pairs])
 
 

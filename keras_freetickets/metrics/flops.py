@@ -196,7 +196,10 @@ def _einsum_dense(layer, inputs, outputs):
     operand, kernel = layer.equation.split("->")[0].split(",")
     left, dots, right = operand.partition("...")
     end = len(inputs) - len(right)
-    sizes = [*zip(left, inputs), *zip(right, inputs[end:])]
+    sizes = [
+        *zip(left, inputs, strict=False),
+        *zip(right, inputs[end:], strict=False),
+    ]
     sizes += [("...", size) for size in inputs[len(left) : end] if dots]
     alone = [size for index, size in sizes if index not in kernel]
     return {"kernel": _size(layer.kernel) * _product(alone)}
@@ -389,7 +392,7 @@ def _example(model, input_shape):
         fixed = tuple(tensor.shape[1:])
         fits = len(shape) == len(fixed) and all(
             is_integer(size) and known in (None, size)
-            for size, known in zip(shape, fixed)
+            for size, known in zip(shape, fixed, strict=True)
         )
         if not fits:
             raise ValueError(

@@ -268,7 +268,7 @@ def check_length(y_true, wanted):
     """
     found, wanted = tuple(y_true.shape), tuple(wanted)
     alike = len(found) == len(wanted) and all(
-        a == b or None in (a, b) for a, b in zip(found, wanted)
+        a == b or None in (a, b) for a, b in zip(found, wanted, strict=True)
     )
     if not alike:
         known = None not in found + wanted
@@ -386,7 +386,7 @@ def spread(values, shape, name):
     rank = len(values.shape)
     fits = rank <= len(shape) and all(
         mine in (1, None) or not isinstance(other, int) or mine == other
-        for mine, other in zip(values.shape, shape)
+        for mine, other in zip(values.shape, shape, strict=False)
     )
     if not fits:
         raise ValueError(

@@ -38,7 +38,7 @@ def scores_against_cost(scores, costs, better, path=None, label="cost"):
     _check_directions(better)
     figure = figures.new(figsize=(5.2 * len(better), 4.6))
     panels = figure.subplots(1, len(better), squeeze=False)[0]
-    for axes, (name, direction) in zip(panels, better.items()):
+    for axes, (name, direction) in zip(panels, better.items(), strict=True):
         values = {method: one[name] for method, one in scores.items()}
         _points(axes, values, costs)
         means = {method: mean for method, (mean, _) in values.items()}

@@ -11,8 +11,8 @@ _DPI = 200
 
 
 @functools.cache
-def _shown_in_notebooks(Figure):
-    class Picture(Figure):
+def _shown_in_notebooks(figure_class: type) -> type:
+    class Picture(figure_class):
         """A figure that a notebook shows, also where pyplot is not imported."""
 
         def _repr_png_(self):
@@ -28,8 +28,8 @@ def new(**kwargs):
     """A figure that needs no screen."""
     agg = import_optional("matplotlib.backends.backend_agg")
     pictures = import_optional("matplotlib.figure")
-    Picture = _shown_in_notebooks(pictures.Figure)
-    figure = Picture(layout="constrained", **kwargs)
+    picture_class = _shown_in_notebooks(pictures.Figure)
+    figure = picture_class(layout="constrained", **kwargs)
     agg.FigureCanvasAgg(figure)
     return figure
 

@@ -45,7 +45,7 @@ def learning_curve(
     metrics = _shown_metrics(history, metrics)
     figure = figures.new(figsize=(8, 1 + 3 * len(metrics)))
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, metric in zip(panels, metrics):
+    for axes, metric in zip(panels, metrics, strict=True):
         _curve(axes, history, metric, "training")
         _curve(axes, history, f"val_{metric}", "validation")
         _curve(axes, reference, f"val_{metric}", "validation, dense reference")
@@ -145,7 +145,7 @@ def density_per_layer(rows, path=None):
     places = np.arange(len(rows))
     shares = [row.active / row.total for row in rows]
     axes.barh(places, shares, color="#9ecae1")
-    for place, row in zip(places, rows):
+    for place, row in zip(places, rows, strict=True):
         axes.text(0.01, place, f"{row.active:,} of {row.total:,}", va="center")
     axes.set_yticks(places, names)
     axes.invert_yaxis()

@@ -239,7 +239,7 @@ def score_histograms(
     contents = "a title to a dict from the name of a set to its scores"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores))
-    for axes, (title, sets) in zip(panels, scores.items()):
+    for axes, (title, sets) in zip(panels, scores.items(), strict=True):
         every = np.concatenate(list(sets.values()))
         edges = np.linspace(every.min(), every.max(), num_bins + 1)
         for i, (name, values) in enumerate(sets.items()):
@@ -286,9 +286,9 @@ def roc_curves(scores, path=None):
     contents = "a title to a dict from a name to scores `(known, unknown)`"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores), sharex=True, sharey=True)
-    for axes, (title, models) in zip(panels, scores.items()):
+    for axes, (title, models) in zip(panels, scores.items(), strict=True):
         for dashes, (name, (known, unknown)) in zip(
-            _dashes(len(models)), models.items()
+            _dashes(len(models)), models.items(), strict=True
         ):
             area = auroc(known, unknown)
             accepted = roc_curve(known, unknown)
@@ -332,8 +332,10 @@ def severity_curves(values, path=None, labels=("accuracy",)):
     contents = "a name to an array (scores, corruptions, severities + 1)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(labels))
-    for axes, label, i in zip(panels, labels, range(len(labels))):
-        for dashes, (name, scores) in zip(_dashes(len(values)), values.items()):
+    for i, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        for dashes, (name, scores) in zip(
+            _dashes(len(values)), values.items(), strict=True
+        ):
             scores = np.asarray(scores)[i]
             severities = np.arange(scores.shape[-1])
             low, high = np.quantile(scores, [0.25, 0.75], axis=0)
@@ -375,13 +377,13 @@ def matrices(values, path=None, names=None):
     contents = "a title to an array (members, members)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(values))
-    for axes, (title, matrix) in zip(panels, values.items()):
+    for axes, (title, matrix) in zip(panels, values.items(), strict=True):
         matrix = np.array(matrix, "float64")
         count = len(matrix)
         others = np.where(np.eye(count, dtype=bool), np.nan, matrix)
         image = axes.imshow(others, cmap="Blues", vmin=0)
         middle = image.get_clim()[1] / 2
-        for i, j in zip(*np.nonzero(~np.isnan(others))):
+        for i, j in zip(*np.nonzero(~np.isnan(others)), strict=True):
             color = "white" if others[i, j] > middle else "black"
             text = f"{others[i, j]:.3f}"
             axes.text(j, i, text, ha="center", va="center", color=color)
@@ -447,7 +449,7 @@ def predictions_in_plane(
     classes = members.shape[-1]
     colors = {"cmap": figures.colors(classes), "vmin": 0, "vmax": classes}
     figure, panels = _panels(count, sharex=True, sharey=True)
-    for i, (axes, place) in enumerate(zip(panels, points)):
+    for i, (axes, place) in enumerate(zip(panels, points, strict=True)):
         dots = axes.scatter(*place.T, c=labels, s=9, **colors)
         axes.scatter(
             *place[disputed].T,
