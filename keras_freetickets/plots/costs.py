@@ -1,11 +1,20 @@
 """Pictures of what scores cost."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_freetickets.plots import figures
+from keras_freetickets.types import PathLike
 
 
-def scores_against_cost(scores, costs, better, path=None, label="cost"):
+def scores_against_cost(
+    scores: dict[str, dict[str, tuple[float, float]]],
+    costs: dict[str, float],
+    better: dict[str, str],
+    path: PathLike | None = None,
+    label: str = "cost",
+) -> Any:
     """Draws scores against a cost, a panel for each, with what none beats.
 
     The line joins the methods that no other one beats in both score and
@@ -143,7 +152,9 @@ def _overlap(one, other):
     )
 
 
-def pareto_front(values, costs, direction):
+def pareto_front(
+    values: dict[str, float], costs: dict[str, float], direction: str
+) -> list[str]:
     """The methods that no other one beats in both value and cost.
 
     Args:

@@ -1,17 +1,21 @@
 """Pictures of a training run and of what it leaves."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from keras_freetickets.plots import figures
+from keras_freetickets.types import PathLike
 
 
 def learning_curve(
-    history,
-    phases=(),
-    path=None,
-    metrics=None,
-    reference=None,
-):
+    history: Any,
+    phases: Sequence[Any] = (),
+    path: PathLike | None = None,
+    metrics: Sequence[str] | None = None,
+    reference: Any = None,
+) -> Any:
     """Draws metrics by epoch, with the phases of the run marked.
 
     Args:
@@ -113,7 +117,7 @@ def _name_phases(axes, phases):
         )
 
 
-def density_per_layer(rows, path=None):
+def density_per_layer(rows: Sequence[Any], path: PathLike | None = None) -> Any:
     """Draws the share of active weights of each masked kernel.
 
     Args:
