@@ -1,7 +1,6 @@
 """Packages that only parts of this one need, imported when first used."""
 
 import importlib
-from typing import Any
 
 # Module -> the extra of pyproject.toml that installs it, and its own package.
 PACKAGES = {
@@ -12,7 +11,7 @@ PACKAGES = {
 }
 
 
-def import_optional(module: str, extra: str | None = None) -> Any:
+def import_optional(module, extra=None):
     """Imports a module of a package that may be missing.
 
     Args:
@@ -48,7 +47,7 @@ class OptionalModule:
         name: Dotted name of a module, of one of `PACKAGES`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         self._name = name
 
     def __getattr__(self, attribute):

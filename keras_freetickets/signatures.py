@@ -2,8 +2,6 @@
 
 import difflib
 import inspect
-from typing import Any
-from typing import ClassVar
 
 
 class ShowsArguments:
@@ -20,9 +18,7 @@ class ShowsArguments:
     class that was called.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {}
-
-    __signature__: ClassVar[inspect.Signature]
+    defaults = {}
 
     def __new__(cls, *args, **kwargs):
         _check_names(cls, kwargs)
@@ -30,8 +26,7 @@ class ShowsArguments:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        above: Any = super(cls, cls)
-        cls.defaults = {**above.defaults, **cls.defaults}
+        cls.defaults = {**super(cls, cls).defaults, **cls.defaults}
         cls.__signature__ = _signature(cls)
 
 

@@ -4,9 +4,7 @@ They are fitted by NumPy, deterministically, and then are ordinary layers: they
 run on every backend, are saved with a model and exported with it.
 """
 
-import typing
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +14,6 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
-from keras_freetickets.types import Tensor
 
 # Where a temperature is looked for. On predictions that are all right, or that
 # tell nothing, the best one is 0 or infinite.
@@ -44,11 +41,7 @@ class Calibrator(keras.layers.Layer):
     ```
     """
 
-    built: bool
-
-    def __init__(
-        self, from_logits: bool = False, name: str | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, from_logits=False, name=None, **kwargs):
         kwargs["trainable"] = False
         # Whatever the policy: half precision moves what was fitted.
         kwargs["dtype"] = "float32"
@@ -56,9 +49,7 @@ class Calibrator(keras.layers.Layer):
         self.from_logits = from_logits
         self.supports_masking = True  # padded tokens stay masked
 
-    def fit(
-        self, y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
-    ) -> typing.Self:
+    def fit(self, y_true, y_pred, ignore_class=None):
         """Fits the layer to held-out predictions.
 
         Args:
@@ -91,7 +82,7 @@ class Calibrator(keras.layers.Layer):
         """Probabilities of float32 predictions `(..., classes)`."""
         raise NotImplementedError  # abstract
 
-    def call(self, predictions: Tensor) -> Tensor:
+    def call(self, predictions):
         predictions = ops.cast(predictions, "float32")
         one_column = predictions.shape[-1] == 1
         both = validation.two_columns(predictions, self.from_logits)
@@ -102,10 +93,10 @@ class Calibrator(keras.layers.Layer):
             return predictions
         return ops.log(ops.maximum(predictions, _TINY))
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         config = super().get_config()
         del config["trainable"], config["dtype"]
         return {**config, "from_logits": self.from_logits}
@@ -136,13 +127,13 @@ class TemperatureScaling(Calibrator):
         Guo et al., 2017, arXiv:1706.04599.
     """
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape=None):
         self.scale = self.add_weight(
             shape=(), initializer="ones", dtype="float32", name="temperature"
         )
 
     @property
-    def temperature(self) -> float:
+    def temperature(self):
         """The temperature, a float; 1 before `fit`."""
         return float(self.scale.value) if self.built else 1.0
 
@@ -187,18 +178,12 @@ class VectorScaling(Calibrator):
         Guo et al., 2017, arXiv:1706.04599.
     """
 
-    def __init__(
-        self,
-        penalty: float = 1e-4,
-        from_logits: bool = False,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, penalty=1e-4, from_logits=False, name=None, **kwargs):
         super().__init__(from_logits, name=name, **kwargs)
         check_number("penalty", penalty, "[0, inf)")
         self.penalty = penalty
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape):
         self.scale, self.shift = (
             self.add_weight(
                 shape=(max(2, input_shape[-1]),),
@@ -222,7 +207,7 @@ class VectorScaling(Calibrator):
         logits = self._logits(predictions)
         return ops.softmax(self.scale * logits + self.shift)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "penalty": self.penalty}
 
 
@@ -253,18 +238,12 @@ class IsotonicCalibration(Calibrator):
         multiclass probability estimates".
     """
 
-    def __init__(
-        self,
-        num_knots: int = 2,
-        from_logits: bool = False,
-        name: str | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, num_knots=2, from_logits=False, name=None, **kwargs):
         super().__init__(from_logits, name=name, **kwargs)
         check_count("num_knots", num_knots, least=2)
         self.num_knots = num_knots
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape):
         # Before it is fitted a curve goes straight from (0, 0) to (1, 1).
         line = np.linspace(0, 1, self.num_knots)
         lines = np.tile(line, (max(2, input_shape[-1]), 1)).astype("float32")
@@ -309,7 +288,7 @@ class IsotonicCalibration(Calibrator):
         calibrated = ops.where(total > 0, shares, uniform)
         return ops.reshape(calibrated, ops.shape(predictions))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "num_knots": self.num_knots}
 
 
@@ -320,7 +299,7 @@ _CALIBRATORS = {
 }
 
 
-def get(calibrator: str | Calibrator, from_logits: bool = False) -> Calibrator:
+def get(calibrator, from_logits=False):
     """A fresh calibrator of a name, or like a given one.
 
     Args:

@@ -4,11 +4,9 @@ import dataclasses
 import math
 import os
 import typing
-from typing import Any
 
 from keras_freetickets.optional import import_optional
 from keras_freetickets.optional import tensorflow as tf
-from keras_freetickets.types import PathLike
 
 # Decoded images up to this size are kept in memory and shuffled as a whole.
 _CACHE_BYTES = 2**30
@@ -89,7 +87,7 @@ class Source:
         info = self.builder.info
         self.keys = info.supervised_keys or ("image", "label")
         known = dict(info.features.items())
-        features: list[Any] = [known.get(key) for key in self.keys[:2]]
+        features = [known.get(key) for key in self.keys[:2]]
         kinds = (tfds.features.Image, tfds.features.ClassLabel)
         if not all(map(isinstance, features, kinds)):
             raise ValueError(
@@ -111,20 +109,20 @@ class Source:
         return tuple(shape)
 
     @property
-    def family(self) -> str:
+    def family(self):
         """`"emnist"` for `"emnist/letters:3.1.0"`."""
         return self.name.split("/")[0].split(":")[0]
 
-    def splits(self) -> Any:
+    def splits(self):
         return self.builder.info.splits
 
-    def count(self, split: str) -> int:
+    def count(self, split):
         return self.splits()[split].num_examples
 
-    def has(self, split: str) -> bool:
+    def has(self, split):
         return split in self.splits() and self.count(split) > 0
 
-    def read(self, split: str) -> Any:
+    def read(self, split):
         """Images and labels of a split, in the order on disk."""
         tfds = _import_tfds()
         image, label = self.keys[:2]
@@ -144,12 +142,12 @@ class Source:
         resized = tf.image.resize(image, self.image_size, antialias=True)
         return tf.cast(tf.round(resized), tf.uint8)
 
-    def fits_memory(self, split: str) -> bool:
+    def fits_memory(self, split):
         size = self.count(split) * math.prod(self.input_shape)
         return size <= _CACHE_BYTES
 
 
-def split_names(source: Any, validation_fraction: float) -> Any:
+def split_names(source, validation_fraction):
     """Names of the training and validation splits, `None` for no validation.
 
     The validation examples are the last ones, as in the FreeTickets scripts:
@@ -171,14 +169,12 @@ def split_names(source: Any, validation_fraction: float) -> Any:
     return f"train[:{kept}]", f"train[{kept}:]"
 
 
-def open_source(
-    name: str, data_dir: PathLike | None, download: bool, image_size: int | None
-) -> Source:
+def open_source(name, data_dir, download, image_size):
     """The `Source` of a set; arguments as for `load`."""
     return Source(name, _builder_of(name, data_dir, download), image_size)
 
 
-def require(source: Any, split: str, advice: str) -> Any:
+def require(source, split, advice):
     """Raises unless a set has examples in a split."""
     if not source.has(split):
         raise ValueError(

@@ -1,7 +1,5 @@
 """How well confidence matches accuracy."""
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -14,8 +12,6 @@ from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
-from keras_freetickets.metrics.validation import Rows
-from keras_freetickets.types import Tensor
 
 _BINNINGS = ("equal_width", "equal_mass", "freetickets")
 
@@ -24,14 +20,8 @@ class _TopClassCalibration(ClassificationMetric):
     """Sums of confidence and hits over bins of confidence."""
 
     def __init__(
-        self,
-        num_bins: int,
-        from_logits: bool,
-        binning: str,
-        ignore_class: int | None,
-        name: str,
-        dtype: Any,
-    ) -> None:
+        self, num_bins, from_logits, binning, ignore_class, name, dtype
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         _check_bins(num_bins, binning)
         self.num_bins = num_bins
@@ -47,7 +37,7 @@ class _TopClassCalibration(ClassificationMetric):
             size = DOUBT.size
         return self._zeros(name, (size,))
 
-    def update_rows(self, rows: Rows) -> None:
+    def update_rows(self, rows):
         confidence = ops.max(rows.probabilities, axis=-1)
         hit, weight = rows.hits, rows.weights
         self.weight.assign_add(self._sums(confidence, weight))
@@ -79,7 +69,7 @@ class _TopClassCalibration(ClassificationMetric):
         gaps = _interpolate(edges, mass, gaps)
         return ops.abs(gaps[1:] - gaps[:-1]), edges[1:] - edges[:-1]
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` of equal mass may be from the value of all examples.
 
         Returns:
@@ -95,7 +85,7 @@ class _TopClassCalibration(ClassificationMetric):
         cut = np.searchsorted(np.cumsum(mass), edges, side="left")
         return min(1.0, float(mass[cut].sum() / mass.sum()))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {
             "num_bins": self.num_bins,
             "binning": self.binning,
@@ -155,18 +145,18 @@ class ExpectedCalibrationError(_TopClassCalibration):
 
     def __init__(
         self,
-        num_bins: int = 15,
-        from_logits: bool = False,
-        binning: str = "equal_width",
-        ignore_class: int | None = None,
-        name: str = "ece",
-        dtype: Any = None,
-    ) -> None:
+        num_bins=15,
+        from_logits=False,
+        binning="equal_width",
+        ignore_class=None,
+        name="ece",
+        dtype=None,
+    ):
         super().__init__(
             num_bins, from_logits, binning, ignore_class, name, dtype
         )
 
-    def result(self) -> Tensor:
+    def result(self):
         gaps, _ = self._gaps()
         return ops.divide_no_nan(ops.sum(gaps), ops.sum(self.weight.value))
 
@@ -203,22 +193,22 @@ class MaximumCalibrationError(_TopClassCalibration):
 
     def __init__(
         self,
-        num_bins: int = 15,
-        from_logits: bool = False,
-        binning: str = "equal_width",
-        ignore_class: int | None = None,
-        name: str = "mce",
-        dtype: Any = None,
-    ) -> None:
+        num_bins=15,
+        from_logits=False,
+        binning="equal_width",
+        ignore_class=None,
+        name="mce",
+        dtype=None,
+    ):
         super().__init__(
             num_bins, from_logits, binning, ignore_class, name, dtype
         )
 
-    def result(self) -> Tensor:
+    def result(self):
         gaps, mass = self._gaps()
         return ops.max(ops.divide_no_nan(gaps, mass))
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` of equal mass may be from the value of all examples.
 
         Returns:
@@ -264,13 +254,13 @@ class ClasswiseCalibrationError(ClassificationMetric):
 
     def __init__(
         self,
-        num_classes: int,
-        num_bins: int = 15,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "classwise_ece",
-        dtype: Any = None,
-    ) -> None:
+        num_classes,
+        num_bins=15,
+        from_logits=False,
+        ignore_class=None,
+        name="classwise_ece",
+        dtype=None,
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         check_count("num_classes", num_classes, least=2)
         _check_bins(num_bins, "equal_width")
@@ -280,7 +270,7 @@ class ClasswiseCalibrationError(ClassificationMetric):
         self.gaps = self._zeros("gaps", (num_classes * num_bins,))
         self.weight = self._zeros("weight")
 
-    def update_rows(self, rows: Rows) -> None:
+    def update_rows(self, rows):
         y_pred, weight = rows.probabilities, rows.weights
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(
@@ -303,11 +293,11 @@ class ClasswiseCalibrationError(ClassificationMetric):
         )
         self.weight.assign_add(ops.sum(weight))
 
-    def result(self) -> Tensor:
+    def result(self):
         total = ops.sum(ops.abs(self.gaps.value))
         return ops.divide_no_nan(total, self.weight.value * self.num_classes)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {
             "num_classes": self.num_classes,
             "num_bins": self.num_bins,
@@ -403,12 +393,12 @@ def _top_class_sums(y_true, y_pred, num_bins, binning, ignore_class):
 
 
 def reliability_bins(
-    y_true: Tensor,
-    y_pred: Tensor,
-    num_bins: int = 15,
-    binning: str = "equal_width",
-    ignore_class: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    y_true,
+    y_pred,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """What a reliability diagram draws.
 
     Args:
@@ -446,12 +436,12 @@ def reliability_bins(
 
 
 def expected_calibration_error(
-    y_true: Tensor,
-    y_pred: Tensor,
-    num_bins: int = 15,
-    binning: str = "equal_width",
-    ignore_class: int | None = None,
-) -> float:
+    y_true,
+    y_pred,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """Expected calibration error of arrays, see `ExpectedCalibrationError`.
 
     Args:
@@ -484,12 +474,12 @@ def expected_calibration_error(
 
 
 def maximum_calibration_error(
-    y_true: Tensor,
-    y_pred: Tensor,
-    num_bins: int = 15,
-    binning: str = "equal_width",
-    ignore_class: int | None = None,
-) -> float:
+    y_true,
+    y_pred,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """Maximum calibration error of arrays, see `MaximumCalibrationError`.
 
     Args:
@@ -523,12 +513,12 @@ def maximum_calibration_error(
 
 
 def classwise_calibration_errors(
-    y_true: Tensor,
-    y_pred: Tensor,
-    num_bins: int = 15,
-    binning: str = "equal_width",
-    ignore_class: int | None = None,
-) -> np.ndarray:
+    y_true,
+    y_pred,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """Calibration error of the probabilities of each class.
 
     Args:
@@ -567,12 +557,12 @@ def classwise_calibration_errors(
 
 
 def calibration_errors_by_label(
-    y_true: Tensor,
-    y_pred: Tensor,
-    num_bins: int = 15,
-    binning: str = "equal_width",
-    ignore_class: int | None = None,
-) -> np.ndarray:
+    y_true,
+    y_pred,
+    num_bins=15,
+    binning="equal_width",
+    ignore_class=None,
+):
     """Expected calibration error among the examples of each label.
 
     A model that gives a rare class its share of the data and no more is well

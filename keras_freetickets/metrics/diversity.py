@@ -8,9 +8,6 @@ model that returns its members, as `compile(metrics=...)` meets them, has the
 batch first: the argument `members_axis=1` says so.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -18,8 +15,6 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
-from keras_freetickets.metrics.validation import Rows
-from keras_freetickets.types import Tensor
 
 
 def _read(members, members_axis, least=1):
@@ -45,7 +40,7 @@ def _votes(members):
     return ops.sum(ops.one_hot(chosen, members.shape[-1]), axis=0)
 
 
-def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
+def predictive_entropy(members, members_axis=0):
     """Entropy of the mean of the members' probabilities: all uncertainty.
 
     Args:
@@ -69,7 +64,7 @@ def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
     return -ops.sum(_plogp(ops.mean(members, axis=0)), axis=-1)
 
 
-def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
+def expected_entropy(members, members_axis=0):
     """Mean of the members' entropies: the uncertainty each one sees.
 
     Args:
@@ -93,7 +88,7 @@ def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
     return -ops.mean(ops.sum(_plogp(members), axis=-1), axis=0)
 
 
-def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
+def mutual_information(members, members_axis=0):
     """Predictive less expected entropy: what the members differ in.
 
     Args:
@@ -122,7 +117,7 @@ def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
     return ops.maximum(total - expected_entropy(members), 0.0)
 
 
-def variation_ratio(members: Tensor, members_axis: int = 0) -> Tensor:
+def variation_ratio(members, members_axis=0):
     """Share of members that do not choose the class most members choose.
 
     Args:
@@ -147,7 +142,7 @@ def variation_ratio(members: Tensor, members_axis: int = 0) -> Tensor:
     return validation.keep_nan(1.0 - most / members.shape[0], members)
 
 
-def disagreement(members: Tensor, members_axis: int = 0) -> Tensor:
+def disagreement(members, members_axis=0):
     """Share of the pairs of members that choose different classes.
 
     Args:
@@ -177,7 +172,7 @@ def disagreement(members: Tensor, members_axis: int = 0) -> Tensor:
     return validation.keep_nan(1.0 - agreeing / (count * (count - 1)), members)
 
 
-def pairwise_kl(members: Tensor, members_axis: int = 0) -> Tensor:
+def pairwise_kl(members, members_axis=0):
     """Mean Kullback-Leibler divergence of ordered pairs of members.
 
     Args:
@@ -210,9 +205,7 @@ def pairwise_kl(members: Tensor, members_axis: int = 0) -> Tensor:
     return ops.maximum(own - cross, 0.0) / (count * (count - 1))
 
 
-def double_fault(
-    y_true: Tensor, members: Tensor, members_axis: int = 0
-) -> Tensor:
+def double_fault(y_true, members, members_axis=0):
     """Share of the pairs of members that are both wrong.
 
     Args:
@@ -250,7 +243,7 @@ def double_fault(
     return validation.keep_nan(share, members)
 
 
-def disagreement_matrix(members: Tensor) -> np.ndarray:
+def disagreement_matrix(members):
     """Share of the examples on which each two members choose otherwise.
 
     Args:
@@ -283,21 +276,18 @@ def disagreement_matrix(members: Tensor) -> np.ndarray:
 class _MembersMetric(MeanOfRows):
     """Mean over rows of a function of the members' probabilities."""
 
-    function: Callable[..., Tensor]
-    members_axis: int
+    function = None
     needs_labels = False
 
-    def __init__(
-        self, members_axis: int, ignore_class: int | None, name: str, dtype: Any
-    ) -> None:
+    def __init__(self, members_axis, ignore_class, name, dtype):
         super().__init__(False, ignore_class, name, dtype)
         validation.check_members_axis(members_axis)
         self.members_axis = members_axis
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows):
         return self.function(rows.probabilities)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         config = super().get_config()
         del config["from_logits"]
         return {"members_axis": self.members_axis, **config}
@@ -329,11 +319,11 @@ class PredictiveEntropy(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "predictive_entropy",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="predictive_entropy",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -363,11 +353,11 @@ class ExpectedEntropy(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "expected_entropy",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="expected_entropy",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -397,11 +387,11 @@ class MutualInformation(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "mutual_information",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="mutual_information",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -431,11 +421,11 @@ class VariationRatio(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "variation_ratio",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="variation_ratio",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -469,11 +459,11 @@ class Disagreement(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "disagreement",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="disagreement",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -506,11 +496,11 @@ class PairwiseKL(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "pairwise_kl",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="pairwise_kl",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -540,13 +530,13 @@ class DoubleFault(_MembersMetric):
 
     def __init__(
         self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "double_fault",
-        dtype: Any = None,
-    ) -> None:
+        members_axis=0,
+        ignore_class=None,
+        name="double_fault",
+        dtype=None,
+    ):
         super().__init__(members_axis, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows):
         return double_fault(rows.labels, rows.probabilities)

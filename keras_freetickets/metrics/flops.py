@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,7 +25,6 @@ from keras import tree
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
-from keras_freetickets.types import Tensor
 
 
 @dataclasses.dataclass
@@ -70,9 +68,9 @@ class KernelMacs(dict):
     ```
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.notes: list[str] = []
+        self.notes = []
 
 
 def _product(sizes):
@@ -142,8 +140,8 @@ def register_rule(*layer_classes: type[layers.Layer]) -> Callable[[Rule], Rule]:
 
 def _rule_of(layer):
     """The rule of a layer's class or of the nearest class above it."""
-    rules = (_RULES[kind] for kind in type(layer).__mro__ if kind in _RULES)
-    return next(rules, None)
+    kinds = (kind for kind in type(layer).__mro__ if kind in _RULES)
+    return _RULES.get(next(kinds, None))
 
 
 def _size(kernel):
@@ -198,10 +196,7 @@ def _einsum_dense(layer, inputs, outputs):
     operand, kernel = layer.equation.split("->")[0].split(",")
     left, dots, right = operand.partition("...")
     end = len(inputs) - len(right)
-    sizes = [
-        *zip(left, inputs, strict=False),
-        *zip(right, inputs[end:], strict=False),
-    ]
+    sizes = [*zip(left, inputs), *zip(right, inputs[end:])]
     sizes += [("...", size) for size in inputs[len(left) : end] if dots]
     alone = [size for index, size in sizes if index not in kernel]
     return {"kernel": _size(layer.kernel) * _product(alone)}
@@ -252,11 +247,11 @@ def _first_shape(tensors):
 class _Trace:
     """Notes the calls of layers while a model is traced."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.costs = KernelMacs()
         self._in_loop = False
 
-    def add(self, layer: Any, name: str, macs: float) -> None:
+    def add(self, layer, name, macs):
         """Adds to what the weight `layer.name` costs."""
         value = getattr(layer, name)
         variable = keras_adapter.stored_weight(layer, name)
@@ -264,7 +259,7 @@ class _Trace:
         self.costs.setdefault(id(variable), cost).macs += macs
 
     @contextlib.contextmanager
-    def noting(self, parts: Any) -> Iterator[None]:
+    def noting(self, parts):
         """Lets layers note their calls: their instances get another `call`."""
         noted = [p for p in parts if _rule_of(p) or isinstance(p, layers.RNN)]
         # Keras calls one of them, by whether the layer is quantized.
@@ -329,11 +324,11 @@ class _Trace:
 class _ModelCall(keras.Operation):
     """A model as an operation, which Keras traces on symbolic tensors."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def call(self, inputs: Any) -> Tensor:
+    def call(self, inputs):
         return self.model(inputs, training=False)
 
 
@@ -348,7 +343,7 @@ def _inputs_of(model):
     return model.inputs[0] if sequential else model.input
 
 
-def open_inputs(model: keras.Model) -> list[str]:
+def open_inputs(model):
     """Names of the inputs of a model with sizes that the data decide on.
 
     Args:
@@ -394,7 +389,7 @@ def _example(model, input_shape):
         fixed = tuple(tensor.shape[1:])
         fits = len(shape) == len(fixed) and all(
             is_integer(size) and known in (None, size)
-            for size, known in zip(shape, fixed, strict=True)
+            for size, known in zip(shape, fixed)
         )
         if not fits:
             raise ValueError(
@@ -468,7 +463,7 @@ def _note_what_is_not_called(costs, parts):
             costs.notes.append(f"{part.path}: 0, as the model never calls it")
 
 
-def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
+def kernel_macs(model, input_shape=None):
     """Counts the multiply-accumulates of each kernel for one example.
 
     Known are Dense, EinsumDense (so attention layers, but for the products of
@@ -509,11 +504,7 @@ def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
     return trace.costs
 
 
-def forward_flops(
-    model: keras.Model,
-    density_of: Callable[[Any], float] | None = None,
-    input_shape: Any = None,
-) -> float:
+def forward_flops(model, density_of=None, input_shape=None):
     """Theoretical FLOPs of the forward pass of one example.
 
     Args:
@@ -546,11 +537,8 @@ _METHODS = ("dense", "rigl", "set", "snfs", "static")
 
 
 def training_flops_per_sample(
-    dense_flops: float,
-    sparse_flops: float,
-    method: str = "rigl",
-    update_interval: int | None = None,
-) -> float:
+    dense_flops, sparse_flops, method="rigl", update_interval=None
+):
     """Theoretical FLOPs of training on one example once.
 
     The backward pass costs twice the forward pass: gradients of activations
@@ -597,7 +585,7 @@ def training_flops_per_sample(
     with_dense_gradient = 2.0 * sparse_flops + dense_flops
     if method == "snfs":
         return with_dense_gradient
-    if update_interval is None or not is_within(update_interval, "[1, inf)"):
+    if not is_within(update_interval, "[1, inf)"):
         raise ValueError(
             '`update_interval` must be at least 1 for the method "rigl". '
             f"Received: update_interval={update_interval}"

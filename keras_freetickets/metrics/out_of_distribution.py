@@ -6,9 +6,6 @@ cells of 1/1024 of a score's size, so that batches and replicas can be added;
 the functions on arrays are exact.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -22,13 +19,12 @@ from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.grid import LogGrid
 from keras_freetickets.metrics.grid import histogram
-from keras_freetickets.types import Tensor
 
 # From below what float32 resolves of 1 - p to logits of absurd size.
 _SCORE_GRID = LogGrid(1024, -24, 16, signed=True)
 
 
-def maximum_probability(probabilities: Tensor) -> Tensor:
+def maximum_probability(probabilities):
     """The largest probability.
 
     Args:
@@ -53,7 +49,7 @@ def maximum_probability(probabilities: Tensor) -> Tensor:
     return ops.max(validation.read_predictions(probabilities, False), axis=-1)
 
 
-def negative_entropy(probabilities: Tensor) -> Tensor:
+def negative_entropy(probabilities):
     """Minus the entropy of the probabilities, in nats.
 
     Args:
@@ -76,7 +72,7 @@ def negative_entropy(probabilities: Tensor) -> Tensor:
     return -diversity.predictive_entropy(probabilities[None])
 
 
-def negative_energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def negative_energy(logits, temperature=1.0):
     """Minus the energy, `T log sum_k exp(z_k / T)`.
 
     Args:
@@ -105,7 +101,7 @@ def negative_energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return temperature * ops.logsumexp(logits / temperature, axis=-1)
 
 
-def maximum_logit(logits: Tensor) -> Tensor:
+def maximum_logit(logits):
     """The largest logit.
 
     Args:
@@ -141,9 +137,7 @@ def _read_logits(logits):
     return logits
 
 
-def negative_mutual_information(
-    members: Tensor, members_axis: int = 0
-) -> Tensor:
+def negative_mutual_information(members, members_axis=0):
     """Minus the mutual information of an ensemble's members, in nats.
 
     Args:
@@ -167,7 +161,7 @@ def negative_mutual_information(
     return -diversity.mutual_information(members, members_axis)
 
 
-def unknown_aware_score(probabilities: Tensor) -> Tensor:
+def unknown_aware_score(probabilities):
     """MOON's score: the largest probability of all classes but the last.
 
     The last output stands for "unknown"; what it takes lowers the score.
@@ -204,7 +198,7 @@ def unknown_aware_score(probabilities: Tensor) -> Tensor:
 
 
 # What each score reads: probabilities, logits or members' probabilities.
-_SCORES: dict[str, tuple[str, Callable[..., Tensor]]] = {
+_SCORES = {
     "maximum_probability": ("probabilities", maximum_probability),
     "entropy": ("probabilities", negative_entropy),
     "unknown_aware": ("probabilities", unknown_aware_score),
@@ -220,14 +214,8 @@ class _DetectionMetric(keras.metrics.Metric):
     """Histograms of the scores of known and unknown inputs."""
 
     def __init__(
-        self,
-        score: str | None,
-        from_logits: bool,
-        members_axis: int,
-        ignore_class: int | None,
-        name: str,
-        dtype: Any,
-    ) -> None:
+        self, score, from_logits, members_axis, ignore_class, name, dtype
+    ):
         super().__init__(name=name, dtype=dtype)
         check_boolean("from_logits", from_logits)
         validation.check_ignore_class(ignore_class)
@@ -283,12 +271,7 @@ class _DetectionMetric(keras.metrics.Metric):
             y_pred = validation.read_predictions(y_pred, self.from_logits)
         return function(y_pred) + _SHIFTS.get(self.score, 0.0)
 
-    def update_state(
-        self,
-        y_true: Tensor,
-        y_pred: Tensor,
-        sample_weight: Tensor | None = None,
-    ) -> None:
+    def update_state(self, y_true, y_pred, sample_weight=None):
         y_pred, shape = self._read(y_pred)
         known = validation.read_known(y_true, shape)
         weight = validation.read_weights(sample_weight, shape)
@@ -321,7 +304,7 @@ class _DetectionMetric(keras.metrics.Metric):
             for v in (self.known, self.unknown)
         ]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {
             "score": self.score,
             "from_logits": self.from_logits,
@@ -381,25 +364,25 @@ class AUROC(_DetectionMetric):
 
     def __init__(
         self,
-        score: str | None = "maximum_probability",
-        from_logits: bool = False,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "auroc",
-        dtype: Any = None,
-    ) -> None:
+        score="maximum_probability",
+        from_logits=False,
+        members_axis=0,
+        ignore_class=None,
+        name="auroc",
+        dtype=None,
+    ):
         super().__init__(
             score, from_logits, members_axis, ignore_class, name, dtype
         )
         keras_adapter.set_direction(self, "up")
 
-    def result(self) -> Tensor:
+    def result(self):
         known = self.known.value / ops.sum(self.known.value)
         unknown = self.unknown.value / ops.sum(self.unknown.value)
         below = ops.cumsum(unknown) - unknown / 2
         return ops.sum(known * below)
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` may be from the value of all scores, at most.
 
         Returns:
@@ -442,14 +425,14 @@ class AUPR(_DetectionMetric):
 
     def __init__(
         self,
-        positive: str = "in",
-        score: str | None = "maximum_probability",
-        from_logits: bool = False,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
+        positive="in",
+        score="maximum_probability",
+        from_logits=False,
+        members_axis=0,
+        ignore_class=None,
+        name=None,
+        dtype=None,
+    ):
         check_choice("positive", positive, ("in", "out"))
         name = name or f"aupr_{positive}"
         super().__init__(
@@ -464,7 +447,7 @@ class AUPR(_DetectionMetric):
             return known[::-1], unknown[::-1]
         return unknown, known
 
-    def result(self) -> Tensor:
+    def result(self):
         found, wrong = self._ranked(self.known.value, self.unknown.value)
         hits = ops.cumsum(found)
         precision = ops.divide_no_nan(hits, hits + ops.cumsum(wrong))
@@ -473,7 +456,7 @@ class AUPR(_DetectionMetric):
         value = ops.sum(found * precision) / total
         return ops.where(one_kind, float("nan"), value)
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` may be from the value of all scores, at most.
 
         Returns:
@@ -488,7 +471,7 @@ class AUPR(_DetectionMetric):
         worst = (hits - found + 1) / (hits - found + 1 + misses)
         return float(np.sum(found * (best - worst)) / found.sum())
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {"positive": self.positive, **super().get_config()}
 
 
@@ -525,14 +508,14 @@ class FPRAtTPR(_DetectionMetric):
 
     def __init__(
         self,
-        level: float = 0.95,
-        score: str | None = "maximum_probability",
-        from_logits: bool = False,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
+        level=0.95,
+        score="maximum_probability",
+        from_logits=False,
+        members_axis=0,
+        ignore_class=None,
+        name=None,
+        dtype=None,
+    ):
         check_number("level", level, "(0, 1]")
         name = name or f"fpr_at_{100 * level:g}"
         super().__init__(
@@ -541,7 +524,7 @@ class FPRAtTPR(_DetectionMetric):
         self.level = level
         keras_adapter.set_direction(self, "down")
 
-    def result(self) -> Tensor:
+    def result(self):
         accepted = ops.cumsum(self.known.value[::-1])
         wrongly = ops.cumsum(self.unknown.value[::-1])
         # A hair less, for 19 of 20 to be 0.95 in float32 too.
@@ -550,7 +533,7 @@ class FPRAtTPR(_DetectionMetric):
         rate = ops.min(ops.where(reached, wrongly, wrongly[-1])) / wrongly[-1]
         return ops.where(accepted[-1] > 0, rate, float("nan"))
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` may be above the value of all scores, at most.
 
         Returns:
@@ -562,7 +545,7 @@ class FPRAtTPR(_DetectionMetric):
         cell = np.searchsorted(accepted, wanted, side="left")
         return float(unknown[::-1][cell] / unknown.sum())
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {"level": self.level, **super().get_config()}
 
 
@@ -591,7 +574,7 @@ def _curve(positive, negative):
     return [np.cumsum(count) for count in counts]
 
 
-def auroc(known: Tensor, unknown: Tensor) -> float:
+def auroc(known, unknown):
     """Exact area under the ROC curve, see `AUROC`.
 
     Args:
@@ -617,7 +600,7 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
     return float(1 - np.sum(hits * above) / (len(known) * len(unknown)))
 
 
-def roc_curve(known: Tensor, unknown: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def roc_curve(known, unknown):
     """Shares of unknown and of known inputs accepted, for each threshold.
 
     Args:
@@ -645,7 +628,7 @@ def roc_curve(known: Tensor, unknown: Tensor) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def aupr(known: Tensor, unknown: Tensor, positive: str = "in") -> float:
+def aupr(known, unknown, positive="in"):
     """Exact average precision, see `AUPR`.
 
     Args:
@@ -674,7 +657,7 @@ def aupr(known: Tensor, unknown: Tensor, positive: str = "in") -> float:
     return float(np.sum(gained * hits / (hits + misses)))
 
 
-def fpr_at_tpr(known: Tensor, unknown: Tensor, level: float = 0.95) -> float:
+def fpr_at_tpr(known, unknown, level=0.95):
     """Exact share of unknown inputs accepted, see `FPRAtTPR`.
 
     Args:

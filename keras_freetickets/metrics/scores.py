@@ -3,22 +3,16 @@
 Keras' own metrics are for the one or for the other.
 """
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
-from keras_freetickets.metrics.validation import Rows
-from keras_freetickets.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-def negative_log_likelihood(
-    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
-) -> Tensor:
+def negative_log_likelihood(y_true, y_pred, ignore_class=None):
     """Cross-entropy of predicted probabilities, in nats.
 
     Args:
@@ -87,21 +81,16 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        ignore_class: int | None = None,
-        reduction: str | None = "sum_over_batch_size",
-        name: str = "negative_log_likelihood",
-        dtype: Any = None,
-    ) -> None:
+        ignore_class=None,
+        reduction="sum_over_batch_size",
+        name="negative_log_likelihood",
+        dtype=None,
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         validation.check_ignore_class(ignore_class)
         self.ignore_class = ignore_class
 
-    def __call__(
-        self,
-        y_true: Tensor,
-        y_pred: Tensor,
-        sample_weight: Tensor | None = None,
-    ) -> Any:
+    def __call__(self, y_true, y_pred, sample_weight=None):
         if sample_weight is not None:
             # Keras does not repeat the weight of an example for its
             # positions, but fails.
@@ -110,10 +99,10 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
             sample_weight = validation.read_weights(sample_weight, shape)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def call(self, y_true, y_pred):
         return negative_log_likelihood(y_true, y_pred, self.ignore_class)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "ignore_class": self.ignore_class}
 
 
@@ -147,16 +136,12 @@ class Accuracy(MeanOfRows):
     only_chosen = True
 
     def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "accuracy",
-        dtype: Any = None,
-    ) -> None:
+        self, from_logits=False, ignore_class=None, name="accuracy", dtype=None
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "up")
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows):
         return rows.hits
 
 
@@ -182,23 +167,19 @@ class NegativeLogLikelihood(MeanOfRows):
     """
 
     def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "nll",
-        dtype: Any = None,
-    ) -> None:
+        self, from_logits=False, ignore_class=None, name="nll", dtype=None
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows):
         return keras.losses.categorical_crossentropy(
             rows.targets, rows.probabilities
         )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-def brier_score(y_true: Tensor, y_pred: Tensor) -> Tensor:
+def brier_score(y_true, y_pred):
     """Squared distance of predicted probabilities from the one-hot label.
 
     Args:
@@ -261,14 +242,10 @@ class Brier(MeanOfRows):
     """
 
     def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "brier",
-        dtype: Any = None,
-    ) -> None:
+        self, from_logits=False, ignore_class=None, name="brier", dtype=None
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows: Rows) -> Tensor:
+    def values(self, rows):
         return _squared_distance(rows.labels, rows.probabilities)

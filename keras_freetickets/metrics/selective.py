@@ -1,7 +1,5 @@
 """Selective prediction: errors left when the least sure are turned away."""
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -12,8 +10,6 @@ from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
-from keras_freetickets.metrics.validation import Rows
-from keras_freetickets.types import Tensor
 
 
 def _harmonic_steps(before, count, backend):
@@ -116,29 +112,25 @@ class AURC(ClassificationMetric):
     """
 
     def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "aurc",
-        dtype: Any = None,
-    ) -> None:
+        self, from_logits=False, ignore_class=None, name="aurc", dtype=None
+    ):
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
         self.count = self._zeros("count", (DOUBT.size,))
         self.errors = self._zeros("errors", (DOUBT.size,))
 
-    def update_rows(self, rows: Rows) -> None:
+    def update_rows(self, rows):
         place = doubt(ops.max(rows.probabilities, axis=-1))
         wrong = rows.weights * (1.0 - rows.hits)
         self.count.assign_add(histogram(DOUBT, place, rows.weights))
         self.errors.assign_add(histogram(DOUBT, place, wrong))
 
-    def result(self) -> Tensor:
+    def result(self):
         count, errors = self.count.value, self.errors.value
         _, risks, _ = _lines(count, errors, ops)
         return ops.divide_no_nan(ops.sum(risks), ops.sum(count))
 
-    def error_bound(self) -> float:
+    def error_bound(self):
         """How far `result` may be from the value of all examples, at most.
 
         Returns:
@@ -161,12 +153,7 @@ class AURC(ClassificationMetric):
         return float(np.sum(spread + expansion) / count.sum() + rounding)
 
 
-def risk_coverage_curve(
-    y_true: Tensor,
-    y_pred: Tensor,
-    scores: Tensor | None = None,
-    ignore_class: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+def risk_coverage_curve(y_true, y_pred, scores=None, ignore_class=None):
     """The share of errors among the surest examples, for each number of them.
 
     Args:
@@ -214,12 +201,7 @@ def risk_coverage_curve(
     return ranks / len(labels), up_to / ranks
 
 
-def area_under_risk_coverage(
-    y_true: Tensor,
-    y_pred: Tensor,
-    scores: Tensor | None = None,
-    ignore_class: int | None = None,
-) -> float:
+def area_under_risk_coverage(y_true, y_pred, scores=None, ignore_class=None):
     """Exact area under the risk-coverage curve, see `AURC`.
 
     Args:

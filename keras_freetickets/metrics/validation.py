@@ -17,7 +17,6 @@ step that is being traced only shapes are known, and only they are checked.
 
 import dataclasses
 import typing
-from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +25,6 @@ from keras import ops
 from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
-from keras_freetickets.types import Tensor
 
 # How far from one the sum of a row of probabilities may be.
 _SUM_TOLERANCE = 1e-3
@@ -52,14 +50,14 @@ class Rows:
     distributions: typing.Any = None
 
     @property
-    def targets(self) -> Tensor:
+    def targets(self):
         """Labels as distributions `(rows, classes)`."""
         if self.distributions is not None:
             return self.distributions
         return ops.one_hot(self.labels, self.probabilities.shape[-1])
 
     @property
-    def hits(self) -> Tensor:
+    def hits(self):
         """1 where the most probable class is the label, else 0, `(rows,)`.
 
         Of equals the first is chosen. NaN where predictions hold NaN, which
@@ -73,7 +71,7 @@ class Rows:
 # Predictions.
 
 
-def concrete(tensor: Tensor) -> np.ndarray | None:
+def concrete(tensor):
     """The values of a tensor, or `None` while a step is being traced.
 
     On PyTorch Keras infers shapes by tensors that hold made-up numbers.
@@ -95,7 +93,7 @@ def concrete(tensor: Tensor) -> np.ndarray | None:
     return ops.convert_to_numpy(tensor)
 
 
-def check_ignore_class(value: Any) -> None:
+def check_ignore_class(value):
     """Raises unless `ignore_class` is an integer or `None`."""
     if value is not None and not is_integer(value):
         raise ValueError(
@@ -104,7 +102,7 @@ def check_ignore_class(value: Any) -> None:
         )
 
 
-def check_members_axis(value: Any) -> None:
+def check_members_axis(value):
     """Raises unless `members_axis` is 0 or 1."""
     if isinstance(value, bool) or value not in (0, 1):
         raise ValueError(
@@ -112,7 +110,7 @@ def check_members_axis(value: Any) -> None:
         )
 
 
-def check_probabilities(values: Tensor, name: str = "y_pred") -> None:
+def check_probabilities(values, name="y_pred"):
     """Raises unless each row of an array is a distribution over classes.
 
     A single column holds the probability of class 1.
@@ -143,7 +141,7 @@ def check_probabilities(values: Tensor, name: str = "y_pred") -> None:
         )
 
 
-def is_distribution(values: Tensor) -> bool:
+def is_distribution(values):
     """Whether each row of an array is a distribution over classes."""
     try:
         check_probabilities(values)
@@ -152,9 +150,7 @@ def is_distribution(values: Tensor) -> bool:
     return True
 
 
-def check_shape(
-    y_pred: Tensor, members: bool = False, name: str = "y_pred"
-) -> None:
+def check_shape(y_pred, members=False, name="y_pred"):
     """Raises unless a tensor has the shape of predictions."""
     axes = "members, examples" if members else "batch"
     least = 3 if members else 2
@@ -166,9 +162,7 @@ def check_shape(
         )
 
 
-def two_columns(
-    values: Tensor, from_logits: bool, backend: Any = ops
-) -> Tensor:
+def two_columns(values, from_logits, backend=ops):
     """Predictions with a column for each class, also where one was given.
 
     [[0.2]] -> [[0.8, 0.2]]; of logits [[z]] -> [[0, z]], whose softmax is
@@ -185,12 +179,12 @@ def two_columns(
     return backend.concatenate([other, values], axis=-1)
 
 
-def as_given(values: Tensor, one_column: bool) -> Tensor:
+def as_given(values, one_column):
     """The second column alone, where one column was what there was."""
     return values[..., 1:] if one_column else values
 
 
-def keep_nan(values: Tensor, y_pred: Tensor) -> Tensor:
+def keep_nan(values, y_pred):
     """Values of rows, NaN where the predictions hold NaN.
 
     The choice of a class hides it.
@@ -208,12 +202,7 @@ def keep_nan(values: Tensor, y_pred: Tensor) -> Tensor:
     return ops.where(lost, float("nan"), values)
 
 
-def read_predictions(
-    y_pred: Tensor,
-    from_logits: bool,
-    members: bool = False,
-    only_chosen: bool = False,
-) -> Tensor:
+def read_predictions(y_pred, from_logits, members=False, only_chosen=False):
     """Checked float32 probabilities of two classes or more.
 
     Args:
@@ -237,7 +226,7 @@ def read_predictions(
     return ops.softmax(y_pred) if from_logits and not only_chosen else y_pred
 
 
-def members_first(members: Tensor, members_axis: int) -> Tensor:
+def members_first(members, members_axis):
     """Members' predictions with the members on the first axis."""
     check_members_axis(members_axis)
     members = ops.convert_to_tensor(members)
@@ -270,7 +259,7 @@ def _with_rank(y_true, y_pred):
     return y_true
 
 
-def check_length(y_true: Tensor, wanted: Any) -> None:
+def check_length(y_true, wanted):
     """Raises if shapes are known to differ: a label for each row.
 
     Args:
@@ -279,7 +268,7 @@ def check_length(y_true: Tensor, wanted: Any) -> None:
     """
     found, wanted = tuple(y_true.shape), tuple(wanted)
     alike = len(found) == len(wanted) and all(
-        a == b or None in (a, b) for a, b in zip(found, wanted, strict=True)
+        a == b or None in (a, b) for a, b in zip(found, wanted)
     )
     if not alike:
         known = None not in found + wanted
@@ -294,9 +283,7 @@ def check_length(y_true: Tensor, wanted: Any) -> None:
         )
 
 
-def check_labels(
-    values: Tensor, num_classes: int, name: str = "y_true"
-) -> None:
+def check_labels(values, num_classes, name="y_true"):
     """Raises unless an array holds integers in [0, num_classes)."""
     values = np.asarray(values)
     if values.size == 0:
@@ -310,7 +297,7 @@ def check_labels(
         )
 
 
-def check_chances(values: Tensor, name: str = "y_true") -> None:
+def check_chances(values, name="y_true"):
     """Raises unless an array holds labels of one column: 0, 1 or between."""
     values = np.asarray(values)
     if values.size and not (values.min() >= 0 and values.max() <= 1):
@@ -321,9 +308,7 @@ def check_chances(values: Tensor, name: str = "y_true") -> None:
         )
 
 
-def read_labels(
-    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def read_labels(y_true, y_pred, ignore_class=None):
     """Labels, what of them counts, and the distributions they are given as.
 
     Args:
@@ -359,7 +344,7 @@ def read_labels(
     return ops.cast(labels, "int32"), counted, given
 
 
-def without_ignored(y_pred: Tensor, counted: Tensor | None) -> Tensor:
+def without_ignored(y_pred, counted):
     """Predictions that tell nothing, and no NaN, where labels are ignored."""
     if counted is None:
         return y_pred
@@ -368,7 +353,7 @@ def without_ignored(y_pred: Tensor, counted: Tensor | None) -> Tensor:
     return ops.where(ops.expand_dims(counted, -1), y_pred, nothing)
 
 
-def read_weights(sample_weight: Tensor | None, shape: Any) -> Tensor:
+def read_weights(sample_weight, shape):
     """Weights of the shape of labels, ones if there are none.
 
     Args:
@@ -382,7 +367,7 @@ def read_weights(sample_weight: Tensor | None, shape: Any) -> Tensor:
     return spread(weight, shape, "sample_weight")
 
 
-def read_known(y_true: Tensor, shape: Any) -> Tensor:
+def read_known(y_true, shape):
     """Which inputs are known, as floats of the shape of scores.
 
     Args:
@@ -396,12 +381,12 @@ def read_known(y_true: Tensor, shape: Any) -> Tensor:
     return spread(known, shape, "y_true")
 
 
-def spread(values: Tensor, shape: Any, name: str) -> Tensor:
+def spread(values, shape, name):
     """Numbers of examples repeated for each position of theirs."""
     rank = len(values.shape)
     fits = rank <= len(shape) and all(
         mine in (1, None) or not isinstance(other, int) or mine == other
-        for mine, other in zip(values.shape, shape, strict=False)
+        for mine, other in zip(values.shape, shape)
     )
     if not fits:
         raise ValueError(
@@ -416,15 +401,15 @@ def spread(values: Tensor, shape: Any, name: str) -> Tensor:
 
 
 def read_rows(
-    y_true: Tensor | None,
-    y_pred: Tensor,
-    sample_weight: Tensor | None = None,
-    from_logits: bool = False,
-    ignore_class: int | None = None,
-    members_axis: int | None = None,
-    only_chosen: bool = False,
-    needs_labels: bool = True,
-) -> Rows:
+    y_true,
+    y_pred,
+    sample_weight=None,
+    from_logits=False,
+    ignore_class=None,
+    members_axis=None,
+    only_chosen=False,
+    needs_labels=True,
+):
     """Predictions and labels of any form as `Rows`.
 
     Args:
@@ -444,7 +429,7 @@ def read_rows(
     y_pred = ops.convert_to_tensor(y_pred)
     mask = keras_adapter.mask_of(y_pred)
     members = members_axis is not None
-    if members_axis is not None:
+    if members:
         y_pred = members_first(y_pred, members_axis)
     check_shape(y_pred, members)
     one = y_pred[0] if members else y_pred
@@ -492,7 +477,7 @@ def _has_fractions(values):
     return values.dtype.kind == "f" and bool(np.any(values % 1))
 
 
-def check_order(y_true: Tensor, y_pred: Tensor) -> None:
+def check_order(y_true, y_pred):
     """Raises if arrays were given as `(predictions, labels)`.
 
     What was given second holds integers only, and what was given first has
@@ -515,12 +500,7 @@ def check_order(y_true: Tensor, y_pred: Tensor) -> None:
         )
 
 
-def read_label_array(
-    y_true: Tensor,
-    shape: Any,
-    ignore_class: int | None = None,
-    name: str = "y_true",
-) -> tuple[np.ndarray, np.ndarray]:
+def read_label_array(y_true, shape, ignore_class=None, name="y_true"):
     """Labels as an array of integers, and which of them count.
 
     Args:
@@ -553,9 +533,7 @@ def read_label_array(
     return labels.astype("int64"), counted
 
 
-def read_arrays(
-    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_arrays(y_true, y_pred, ignore_class=None):
     """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     As `read_counted_arrays`, without the boolean array.
@@ -563,9 +541,7 @@ def read_arrays(
     return read_counted_arrays(y_true, y_pred, ignore_class)[:2]
 
 
-def read_counted_arrays(
-    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_counted_arrays(y_true, y_pred, ignore_class=None):
     """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     Args:

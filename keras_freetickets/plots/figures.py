@@ -2,19 +2,17 @@
 
 import functools
 import io
-from typing import Any
 
 from keras_freetickets.files import atomic_path
 from keras_freetickets.optional import import_optional
-from keras_freetickets.types import PathLike
 
 # Dots an inch, of files and in notebooks: of a screen of twice the usual 100.
 _DPI = 200
 
 
 @functools.cache
-def _shown_in_notebooks(figure_class: type) -> type:
-    class Picture(figure_class):
+def _shown_in_notebooks(Figure):
+    class Picture(Figure):
         """A figure that a notebook shows, also where pyplot is not imported."""
 
         def _repr_png_(self):
@@ -26,17 +24,17 @@ def _shown_in_notebooks(figure_class: type) -> type:
     return Picture
 
 
-def new(**kwargs: Any) -> Any:
+def new(**kwargs):
     """A figure that needs no screen."""
     agg = import_optional("matplotlib.backends.backend_agg")
     pictures = import_optional("matplotlib.figure")
-    picture_class = _shown_in_notebooks(pictures.Figure)
-    figure = picture_class(layout="constrained", **kwargs)
+    Picture = _shown_in_notebooks(pictures.Figure)
+    figure = Picture(layout="constrained", **kwargs)
     agg.FigureCanvasAgg(figure)
     return figure
 
 
-def save(figure: Any, path: PathLike | None) -> Any:
+def save(figure, path):
     """Writes a picture, whole or not at all, if there is a path for it."""
     if path is not None:
         with atomic_path(path) as temporary:
@@ -44,7 +42,7 @@ def save(figure: Any, path: PathLike | None) -> Any:
     return figure
 
 
-def colors(count: int) -> Any:
+def colors(count):
     """A map of so many colours, one a class."""
     import matplotlib
 

@@ -1,8 +1,6 @@
 """Pictures of how far a model may be trusted."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +12,6 @@ from keras_freetickets.metrics import roc_curve
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
-from keras_freetickets.types import PathLike
-from keras_freetickets.types import Tensor
 
 _COLUMNS = 3
 # Lines that lie on each other stay apart to the eye.
@@ -99,12 +95,8 @@ def _named(name, text):
 
 
 def reliability_diagram(
-    y_true: Any,
-    y_pred: Any,
-    path: PathLike | None = None,
-    num_bins: int = 15,
-    ignore_class: int | None = None,
-) -> Any:
+    y_true, y_pred, path=None, num_bins=15, ignore_class=None
+):
     """Draws accuracy against confidence, one panel for each model.
 
     Args:
@@ -136,10 +128,7 @@ def reliability_diagram(
     pairs = _pairs(y_true, y_pred)
     figure, panels = _panels(len(pairs), sharey=True)
     for axes, (name, given) in zip(panels, pairs.items(), strict=True):
-        labels, probabilities = given
-        bins = reliability_bins(
-            labels, probabilities, num_bins, ignore_class=ignore_class
-        )
+        bins = reliability_bins(*given, num_bins, ignore_class=ignore_class)
         confidence, accuracy, count = bins
         if not count.any():
             raise ValueError(
@@ -180,12 +169,7 @@ def reliability_diagram(
     return figures.save(figure, path)
 
 
-def risk_coverage_curves(
-    y_true: Any,
-    y_pred: Any,
-    path: PathLike | None = None,
-    ignore_class: int | None = None,
-) -> Any:
+def risk_coverage_curves(y_true, y_pred, path=None, ignore_class=None):
     """Draws the errors among the surest examples against their share.
 
     Args:
@@ -213,9 +197,8 @@ def risk_coverage_curves(
     for dashes, (name, given) in zip(
         _dashes(len(pairs)), pairs.items(), strict=True
     ):
-        settings = {"ignore_class": ignore_class}
-        coverage, risk = risk_coverage_curve(*given, **settings)
-        area = area_under_risk_coverage(*given, **settings)
+        coverage, risk = risk_coverage_curve(*given, None, ignore_class)
+        area = area_under_risk_coverage(*given, None, ignore_class)
         label = _named(name, f"area (AURC) {area:.4f}")
         axes.plot(coverage, risk, dashes, label=label)
     axes.set_xlabel("coverage: share of examples answered, the surest first")
@@ -228,11 +211,8 @@ def risk_coverage_curves(
 
 
 def score_histograms(
-    scores: dict[str, dict[str, Tensor]],
-    path: PathLike | None = None,
-    label: str = "maximum probability",
-    num_bins: int = 30,
-) -> Any:
+    scores, path=None, label="maximum probability", num_bins=30
+):
     """Draws how a score is distributed over known and unknown inputs.
 
     Args:
@@ -259,7 +239,7 @@ def score_histograms(
     contents = "a title to a dict from the name of a set to its scores"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores))
-    for axes, (title, sets) in zip(panels, scores.items(), strict=True):
+    for axes, (title, sets) in zip(panels, scores.items()):
         every = np.concatenate(list(sets.values()))
         edges = np.linspace(every.min(), every.max(), num_bins + 1)
         for i, (name, values) in enumerate(sets.items()):
@@ -281,10 +261,7 @@ def score_histograms(
     return figures.save(figure, path)
 
 
-def roc_curves(
-    scores: dict[str, dict[str, tuple[Tensor, Tensor]]],
-    path: PathLike | None = None,
-) -> Any:
+def roc_curves(scores, path=None):
     """Draws known inputs accepted against unknown ones accepted.
 
     Args:
@@ -309,9 +286,9 @@ def roc_curves(
     contents = "a title to a dict from a name to scores `(known, unknown)`"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores), sharex=True, sharey=True)
-    for axes, (title, models) in zip(panels, scores.items(), strict=True):
+    for axes, (title, models) in zip(panels, scores.items()):
         for dashes, (name, (known, unknown)) in zip(
-            _dashes(len(models)), models.items(), strict=True
+            _dashes(len(models)), models.items()
         ):
             area = auroc(known, unknown)
             accepted = roc_curve(known, unknown)
@@ -327,11 +304,7 @@ def roc_curves(
     return figures.save(figure, path)
 
 
-def severity_curves(
-    values: dict[str, Tensor],
-    path: PathLike | None = None,
-    labels: Sequence[str] = ("accuracy",),
-) -> Any:
+def severity_curves(values, path=None, labels=("accuracy",)):
     """Draws scores against the severity of corruptions, a panel for each.
 
     The line is the mean over corruptions; half of them lie in the band.
@@ -359,10 +332,8 @@ def severity_curves(
     contents = "a name to an array (scores, corruptions, severities + 1)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(labels))
-    for i, (axes, label) in enumerate(zip(panels, labels, strict=True)):
-        for dashes, (name, scores) in zip(
-            _dashes(len(values)), values.items(), strict=True
-        ):
+    for axes, label, i in zip(panels, labels, range(len(labels))):
+        for dashes, (name, scores) in zip(_dashes(len(values)), values.items()):
             scores = np.asarray(scores)[i]
             severities = np.arange(scores.shape[-1])
             low, high = np.quantile(scores, [0.25, 0.75], axis=0)
@@ -379,11 +350,7 @@ def severity_curves(
     return figures.save(figure, path)
 
 
-def matrices(
-    values: dict[str, Tensor],
-    path: PathLike | None = None,
-    names: Sequence[str] | None = None,
-) -> Any:
+def matrices(values, path=None, names=None):
     """Draws square matrices of members against members.
 
     Args:
@@ -408,13 +375,13 @@ def matrices(
     contents = "a title to an array (members, members)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(values))
-    for axes, (title, matrix) in zip(panels, values.items(), strict=True):
+    for axes, (title, matrix) in zip(panels, values.items()):
         matrix = np.array(matrix, "float64")
         count = len(matrix)
         others = np.where(np.eye(count, dtype=bool), np.nan, matrix)
         image = axes.imshow(others, cmap="Blues", vmin=0)
         middle = image.get_clim()[1] / 2
-        for i, j in zip(*np.nonzero(~np.isnan(others)), strict=True):
+        for i, j in zip(*np.nonzero(~np.isnan(others))):
             color = "white" if others[i, j] > middle else "black"
             text = f"{others[i, j]:.3f}"
             axes.text(j, i, text, ha="center", va="center", color=color)
@@ -426,13 +393,8 @@ def matrices(
 
 
 def predictions_in_plane(
-    y_true: Tensor,
-    members: Tensor,
-    path: PathLike | None = None,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    ignore_class: int | None = None,
-) -> Any:
+    y_true, members, path=None, names=None, seed=0, ignore_class=None
+):
     """Draws the predictions of members in the plane, by t-SNE.
 
     All members' log-probabilities are laid out together: an image's points
@@ -485,7 +447,7 @@ def predictions_in_plane(
     classes = members.shape[-1]
     colors = {"cmap": figures.colors(classes), "vmin": 0, "vmax": classes}
     figure, panels = _panels(count, sharex=True, sharey=True)
-    for i, (axes, place) in enumerate(zip(panels, points, strict=True)):
+    for i, (axes, place) in enumerate(zip(panels, points)):
         dots = axes.scatter(*place.T, c=labels, s=9, **colors)
         axes.scatter(
             *place[disputed].T,
