@@ -65,7 +65,7 @@ def make(kind, optimizer):
     compile_model(model, optimizer, jit_compile="auto")
     model.optimizer.build(model.trainable_variables)
     if ever_active:
-        model.track_ever_active()
+        model.run.track_ever_active()
     if method is not None:
         model.attach(method())
     return model

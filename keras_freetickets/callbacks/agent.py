@@ -165,7 +165,7 @@ class AGENT(DropAndGrow):
         for batch in batches:
             batch = _unpacked(batch)
             # What a step would train on: MIMO mixes images.
-            yield self.model.training_batch(*batch)
+            yield self.model.run.transformed_batch(*batch)
 
     def _losses_and_gradients(self, values, snapshot, others, batch):
         loss, gradients = get_backend().value_and_gradients(

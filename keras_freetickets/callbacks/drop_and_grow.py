@@ -108,13 +108,13 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         self._dead = set()  # names of the kernels that were warned of
         self._before = (0, 0)  # steps and updates when training begins
         if self.track_ever_active:
-            model.track_ever_active()
+            model.run.track_ever_active()
         model.attach(self.method)
-        model.defer(self.release)
+        model.run.defer(self.release)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        if self.model.step_is_new() and self.params.get("verbose"):
+        if self.model.run.step_is_new() and self.params.get("verbose"):
             keras_adapter.print_message(
                 f"Compiling the training step of {self._label()}: "
                 "the first step and the first topology update take longer."
@@ -125,8 +125,7 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         super().on_epoch_begin(epoch, logs)
         # A run that a backup resumes begins later, and keeps what it has.
         if epoch == 0:
-            for member in members_of(self.model):
-                member.restart_scalar_state()
+            self.model.run.restart_scalar_state()
 
     def release(self):
         """Leaves the model as it was found, but for what it learned."""
@@ -146,14 +145,14 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
             )
         )
         if self.track_ever_active:
-            logs["ever_active"] = self.model.ever_active()
+            logs["ever_active"] = self.model.run.ever_active()
 
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
         # The last thing Keras does may be to load averaged weights.
         self.model.project()
         self._warn_if_never_updated()
-        self.model.release()
+        self.model.run.release()
         release_claims(self)
 
     def _warn_of_dead_layers(self):

@@ -321,7 +321,7 @@ class EDST(TicketCollector, DropAndGrow):
             topology.global_drop.assign(np.float32(self.global_drop_fraction))
             self._global_drops += 1
             if self.counters == "per_member":
-                self.model.restart_connection_state()
+                self.model.run.restart_connection_state()
         if self.factors:
             self._warn_if_the_rate_moved()
             optimizer = self.model.optimizer

@@ -81,7 +81,7 @@ class WeightAveraging(keras.callbacks.Callback):
             )
         claim(self, "averages the weights")
         topology = model.update_state
-        with model.scope():
+        with model.run.scope():
             topology.add_scalar("averaged", 0.0)
             changed = topology.add_state("average", model.trainable_variables)
         if changed:
@@ -131,7 +131,9 @@ class WeightAveraging(keras.callbacks.Callback):
         """Lets what the last step computed with enter the mean."""
         state = self.model.update_state.state
         count = float(ops.convert_to_numpy(state["averaged"].value))
-        for mean, value in zip(state["average"], self.model.forward_values()):
+        for mean, value in zip(
+            state["average"], self.model.run.forward_values()
+        ):
             old, value = mean.value, ops.cast(value, mean.dtype)
             # The first is a copy, whatever a fit before has left.
             moved = old + (value - old) / (count + 1)

@@ -386,6 +386,8 @@ class Sparse(keras.layers.Wrapper):
         kwargs.setdefault("name", getattr(layer, "name", None))
         kwargs.setdefault("trainable", getattr(layer, "trainable", True))
         super().__init__(layer, **kwargs)
+        if not self.trainable and layer.trainable:
+            layer.trainable = False
         self.sparsity = tree.map_structure(_plain, sparsity)
         if kernels is None:
             # Of an object, not of its class: a loaded one would not know.
@@ -433,6 +435,19 @@ class Sparse(keras.layers.Wrapper):
             ValueError: If the layer is not built.
         """
         return self.layer.count_params()
+
+    def quantize(self, mode=None, config=None, **kwargs):
+        """As `quantize` of the layer; the kernels stay floats.
+
+        Args:
+            mode: `"float8"`.
+            config: As for `keras.Layer.quantize`.
+            **kwargs: As for `keras.Layer.quantize`.
+
+        Raises:
+            ValueError: If the mode would replace a masked kernel by integers.
+        """
+        self.layer.quantize(mode, config=config, **kwargs)
 
     def __call__(self, *args, **kwargs):
         if not self.built:

@@ -7,6 +7,7 @@ from keras import ops
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
 from keras_freetickets.data import class_labels
+from keras_freetickets.losses.objective import Objective
 
 _ALMOST_ONE = 1.0 - 1e-7
 # Of what is no smaller the logarithm's gradient is still right.
@@ -14,7 +15,7 @@ _TINY = float(np.finfo("float32").tiny)
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class MOON:
+class MOON(Objective):
     """Cross-entropy that teaches a class for the unknown, with no examples.
 
     The model has one output more than there are classes, the last one. After
@@ -23,9 +24,9 @@ class MOON:
     class: to call an example unknown makes an error cheaper. `alpha` starts
     from the running loss and grows from epoch to epoch.
 
-    It is not a `keras.losses.Loss`, since it has a state and differs in
-    training; `keras_freetickets.callbacks.MOON` puts it in place and tells it
-    the epoch. In a loop of your own assign the epoch, counted from 1, to
+    It is an `Objective`, since it has a state.
+    `keras_freetickets.callbacks.MOON` puts it in place and tells it the epoch.
+    In a loop of your own assign the epoch, counted from 1, to
     `model.update_state.state["moon_epoch"]`.
 
     Args:
@@ -108,7 +109,7 @@ class MOON:
         self.alpha = float(alpha)
         self.alpha_factor = float(alpha_factor)
         self.smoothing = float(smoothing)
-        self.from_logits = bool(from_logits)
+        super().__init__(from_logits)
 
     def __call__(
         self,
@@ -167,7 +168,7 @@ class MOON:
     def parts(self, y, y_pred, from_logits=None):
         """Cross-entropy, probability of the unknown, and what is right."""
         y_pred = ops.cast(y_pred, "float32")
-        if self.from_logits if from_logits is None else from_logits:
+        if self.is_from_logits(from_logits):
             log_p = ops.log_softmax(y_pred)
         else:
             log_p = ops.log(ops.clip(y_pred, _TINY, 1.0))
@@ -208,12 +209,8 @@ class MOON:
             "alpha": self.alpha,
             "alpha_factor": self.alpha_factor,
             "smoothing": self.smoothing,
-            "from_logits": self.from_logits,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def weighted(entropy, unknown, correct, alpha):

@@ -6,6 +6,7 @@ import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
@@ -23,6 +24,7 @@ from keras_freetickets.models.copying import overridden_outputs
 from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.trainers.step import effective_kernels
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import mask_initializers
 
@@ -342,6 +344,9 @@ def _seeds(seed):
 def strip(model):
     """Makes a plain Keras copy: no masks are left, but zeros in the kernels.
 
+    If the model was trained by a method that predicts with kernels of its own
+    (`effective_at_inference`, as for ternary weights), the copy has those.
+
     Args:
         model: A `SparseModel` with a graph of layers.
 
@@ -382,4 +387,12 @@ def strip(model):
             "model.inputs, model.outputs))`. "
             f"Received: model of type {type(model).__name__}"
         )
-    return stripped(model)
+    kernels = [kernel for kernel, _ in effective_kernels(model)]
+    own = [ops.convert_to_numpy(kernel.value) for kernel in kernels]
+    try:
+        for kernel, value in effective_kernels(model):
+            kernel.assign(value)
+        return stripped(model)
+    finally:
+        for kernel, value in zip(kernels, own, strict=True):
+            kernel.assign(value)

@@ -46,8 +46,29 @@ def _own_behaviour(model):
 
 
 def overridden(model):
-    """What a class of a functional model changes of Keras' model, sorted."""
-    return [n for n in _own_behaviour(model) if hasattr(keras.Model, n)]
+    """What a functional model changes of Keras' model, sorted.
+
+    By its class, or by a function that was assigned to the model itself.
+    """
+    changed = [n for n in _own_behaviour(model) if hasattr(keras.Model, n)]
+    return sorted({*changed, *_assigned(model)})
+
+
+# Methods that Keras calls, and that may be assigned to a single object. Others
+# (`quantize`, `build`) Keras itself assigns to each.
+_ASSIGNABLE = (
+    "call",
+    "compute_loss",
+    "compute_metrics",
+    "predict_step",
+    "test_step",
+    "train_step",
+)
+
+
+def _assigned(layer):
+    """Methods that a single layer or model has in place of its class's."""
+    return [name for name in _ASSIGNABLE if name in vars(layer)]
 
 
 def overridden_outputs(model):
@@ -160,10 +181,11 @@ def _build_as_called(subject, copy, placed):
 
 def _cannot_copy(layer, reason):
     # Keras' reasons begin with whole configs.
-    reason = str(reason).strip().splitlines()[-1:] or [type(reason).__name__]
+    said = repr(reason) if isinstance(reason, KeyError) else str(reason)
+    last = said.strip().splitlines()[-1:] or [type(reason).__name__]
     return (
         f"Layer '{layer.name}' of class {type(layer).__name__} cannot be "
-        f"copied, as it cannot be rebuilt from its config ({reason[0]}). Mend "
+        f"copied, as it cannot be rebuilt from its config ({last[0]}). Correct "
         "`get_config` and `build` of its class, and register what it refers "
         "to with `keras.saving.register_keras_serializable`. If the layer is "
         "part of a model of a class of its own, such as one of KerasHub, use "
@@ -280,10 +302,31 @@ class GraphCopy:
         wrapped = self._strip and isinstance(layer, Sparse)
         subject = layer.layer if wrapped else layer
         check_copied_by_config(subject)
+        self._check_within(subject)
         copy = self._rebuilt(subject, layer)
         pairs = copy_state(subject, copy, self._through)
         self._pairs += [(layer, *pair) for pair in pairs]
         return copy
+
+    def _check_within(self, layer):
+        """Raises for what a config of a layer does not say."""
+        for part in keras_adapter.sublayers(layer):
+            if _assigned(part):
+                raise ValueError(
+                    f"Layer '{part.name}' has a method of its own, assigned "
+                    "to this one object, which a copy would lose: define it "
+                    "in a class of layers. "
+                    f"Received: {_assigned(part)} of layer '{part.name}'"
+                )
+            if self._strip and isinstance(part, SparseModel):
+                raise ValueError(
+                    f"Layer '{layer.name}' holds the SparseModel "
+                    f"'{part.name}', which `strip` cannot take out of it: "
+                    "strip that model first, and build the layer around the "
+                    "result. "
+                    f"Received: layer '{layer.name}' of class "
+                    f"{type(layer).__name__}"
+                )
 
     def _rebuilt(self, layer, placed):
         reasons = []
@@ -421,6 +464,13 @@ class SparseModelOfClass(FunctionalSparseModel):
 
 def copied(model, cls, place=None):
     """A copy of a model with a graph, see `GraphCopy`, of a class `cls`."""
+    if _assigned(model):
+        raise ValueError(
+            f"Model '{model.name}' has methods of its own, assigned to this "
+            "one object, which a copy would lose: define them in a class "
+            "derived from keras_freetickets.SparseModel. "
+            f"Received: {_assigned(model)} of model '{model.name}'"
+        )
     graph = GraphCopy(model, place)
     if graph.source is not None:
         cls = SparseModelOfClass

@@ -187,6 +187,7 @@ class MIMO(SparseModel):
         self.input_repetition = input_repetition
         self.seed = seed
         self.built = True
+        self.add_batch_transform(self._mix)
 
     @property
     def input_shape(self):
@@ -194,7 +195,7 @@ class MIMO(SparseModel):
         *shape, channels = self.body.inputs[0].shape
         return (*shape, channels // self.num_members)
 
-    def training_batch(self, x, y, sample_weight):
+    def _mix(self, x, y, sample_weight, step):
         """A batch with the members on axis 1, each with another image."""
         _check_loss(self.loss)
         rows = mixed_rows(
@@ -203,7 +204,7 @@ class MIMO(SparseModel):
             self.batch_repetitions,
             self.input_repetition,
             self.seed,
-            self.update_state.step_of(self.optimizer),
+            step,
         )
         rows = ops.transpose(rows)
 

@@ -12,7 +12,9 @@ from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.members import architecture
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.models.sparse_model import SparseModel
-from keras_freetickets.models.trainers import compiled_steps
+from keras_freetickets.models.sparse_training import TrainingRun
+from keras_freetickets.models.sparse_training import TrainsMembers
+from keras_freetickets.models.sparse_training import up_to_date
 from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import get_members_backend
 from keras_freetickets.topology.methods import Method
@@ -22,6 +24,7 @@ _SEEDS = 2**31
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class SideBySide(
+    TrainsMembers,
     CountsParameters,
     keras_adapter.BuildsMembers,
     keras_adapter.PacksState,
@@ -57,8 +60,9 @@ class SideBySide(
         members: List of the `SparseModel`s.
 
     Raises:
-        ValueError: If `members` is empty, or a member is no `SparseModel`, not
-            built, not compiled, has a method attached, or differs from the
+        TypeError: If a member is not a `SparseModel`.
+        ValueError: If `members` is empty, or a member is not built, not
+            compiled, has a method attached, or differs from the
             first in architecture or in how it was compiled, or shares
             variables or an optimizer with it; if `vectorize` is asked for
             where it cannot be.
@@ -98,7 +102,7 @@ class SideBySide(
         self._given = vectorize
         self.vectorize = _chosen(vectorize, members)
         self._trains = False
-        self._compiled_steps = compiled_steps.CompiledSteps()
+        self.run = TrainingRun(self, list(members))
         self.built = True
         first = members[0]
         self.compile(
@@ -109,35 +113,13 @@ class SideBySide(
             auto_scale_loss=False,
         )
 
-    def make_train_function(self, force=False):
-        with keras_adapter.own_train_step(self):
-            super().make_train_function(force)
-        self._compiled_steps.keep(self, self.step_traits())
-
-    def _choose_step(self):
-        """Takes the compiled step for what is attached now, or a new one."""
-        self._compiled_steps.choose(self, self.step_traits())
-
-    def step_is_new(self):
-        """Whether the next step compiles first; true only once for a step."""
-        return self._compiled_steps.is_new(self)
-
-    def step_traits(self):
-        """All that is traced into a step: an equal list, the same step."""
-        return [member.step_traits() for member in self.members]
-
-    def _up_to_date(self):
-        """The members, with the values that JAX's trainer may keep."""
-        keras_adapter.synchronize(self)
-        return self.members
-
     def ensemble(self, **kwargs):
         """Returns the `EnsembleModel` of the members as they are now.
 
         Args:
             **kwargs: Further arguments of `EnsembleModel`.
         """
-        return EnsembleModel(list(self._up_to_date()), **kwargs)
+        return EnsembleModel(list(up_to_date(self)), **kwargs)
 
     def attach(self, method):
         """Lets a method update the topology of every member.
@@ -158,11 +140,11 @@ class SideBySide(
         ```
         """
         self._check_method(method)
-        for i, member in enumerate(self._up_to_date()):
+        for i, member in enumerate(up_to_date(self)):
             own = copy.copy(method)
             own.seed = (method.seed + i) % _SEEDS
             member.attach(own)
-        self._choose_step()
+        self.run.choose_step()
 
     def _check_method(self, method):
         if not isinstance(method, Method):
@@ -178,7 +160,7 @@ class SideBySide(
             )
         counts = [
             [int(np.sum(ops.convert_to_numpy(c.mask.value))) for c in m]
-            for m in (member.masked_kernels for member in self._up_to_date())
+            for m in (member.masked_kernels for member in up_to_date(self))
         ]
         for i, count in enumerate(counts):
             if self.vectorize and count != counts[0]:
@@ -189,60 +171,14 @@ class SideBySide(
                     f"in member 0 and {count} in member {i}"
                 )
 
-    def detach(self):
-        """Leaves the masks as they are from the next step on."""
-        for member in self._up_to_date():
-            member.detach()
-        self._choose_step()
-
-    def defer(self, action):
-        """Has `action()` called when `fit` ends, be it by an exception.
-
-        Args:
-            action: Callable without arguments.
-        """
-        self.members[0].defer(action)
-
-    def release(self):
-        """Calls what was deferred, once."""
-        self.members[0].release()
-
-    def project(self):
-        """Clears what lies outside the masks: kernels and optimizer slots."""
-        for member in self._up_to_date():
-            member.project()
-
-    @property
-    def density(self):
-        """Share of active weights among the maskable ones of all members."""
-        return float(np.mean([member.density for member in self._up_to_date()]))
-
-    def track_ever_active(self):
-        """Keeps for each connection whether it was ever active (R_s)."""
-        for member in self._up_to_date():
-            member.track_ever_active()
-        self._choose_step()
-
-    def ever_active(self):
-        """Share of maskable weights that were ever active, over members."""
-        return float(np.mean([m.ever_active() for m in self._up_to_date()]))
-
     def fit(self, *args, **kwargs):
-        self._check_fit(kwargs)
-        self.project()  # weights may have been set, or loaded
         self._trains = True
         try:
-            history = super().fit(*args, **kwargs)
+            return super().fit(*args, **kwargs)
         finally:
             self._trains = False
-            try:
-                keras_adapter.synchronize(self)
-            finally:
-                self.release()
-        self.project()  # EarlyStopping restores masks, but no slots
-        return history
 
-    def _check_fit(self, arguments):
+    def _before_fit(self, arguments):
         _check_one_device(getattr(self, "distribute_strategy", None))
         for name in ("class_weight", "validation_split"):
             if self.member_batches and arguments.get(name):
@@ -252,6 +188,7 @@ class SideBySide(
                     "or examples. Give sample weights or `validation_data`. "
                     f"Received: {name}={arguments[name]}"
                 )
+        self.project()  # weights may have been set, or loaded
 
     def train_on_batch(self, *args, **kwargs):
         self._trains = True
@@ -345,7 +282,7 @@ class SideBySide(
         return {
             "members": [
                 keras.saving.serialize_keras_object(member)
-                for member in self._up_to_date()
+                for member in up_to_date(self)
             ],
             "member_batches": self.member_batches,
             "vectorize": self._given,
@@ -369,7 +306,7 @@ class SideBySide(
 
 def members_of(model):
     """The sparse models in a model: those side by side, or it alone."""
-    return model.members if isinstance(model, SideBySide) else [model]
+    return model.run.members
 
 
 class _Optimizers(keras.optimizers.Optimizer):
@@ -424,7 +361,7 @@ def _check_members(members):
         )
     for i, member in enumerate(members):
         if not isinstance(member, SparseModel):
-            raise ValueError(
+            raise TypeError(
                 "`members` must be SparseModels: call "
                 "keras_freetickets.sparsify(model, sparsity=...) first. "
                 f"Received: member {i} is a {type(member).__name__}"

@@ -12,8 +12,11 @@ from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.update_state import UpdateState
+from keras_freetickets.losses.objective import Objective
 from keras_freetickets.models import logits
-from keras_freetickets.models.trainers import compiled_steps
+from keras_freetickets.models.sparse_training import TrainingRun
+from keras_freetickets.models.sparse_training import TrainsMembers
+from keras_freetickets.models.sparse_training import begin_connection_state
 from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
@@ -37,7 +40,7 @@ def _check_gradients(model, gradients):
             "The model must be compiled, as its optimizer takes the step: "
             f"call `model.compile(...)` first. Received: model={model.name!r}"
         )
-    if model.method is not None and model._is_compiled_anew():
+    if model.method is not None and model._is_recompiled():
         raise ValueError(
             "A method counts the steps of the optimizer that it was attached "
             "with: after `model.compile(...)` call `model.attach(method)` "
@@ -70,6 +73,7 @@ def _make_functional(cls):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class SparseModel(
+    TrainsMembers,
     CountsParameters,
     keras_adapter.CompilesAnywhere,
     keras_adapter.RefusesLegacyFiles,
@@ -115,12 +119,7 @@ class SparseModel(
         self._prepare()
 
     def _prepare(self):
-        self._method = None
-        self._attached_to = None
-        self._objective = None
-        self._softmax = None
-        self._deferred = []
-        self._compiled_steps = compiled_steps.CompiledSteps()
+        self.run = TrainingRun(self)
         self.update_state = UpdateState(name="topology")
 
     @keras_adapter.default
@@ -139,23 +138,6 @@ class SparseModel(
     def masked_kernels(self):
         """List of `MaskedKernel`, one for each masked kernel of the model."""
         return [c for layer in self.sparse_layers for c in layer.masked_kernels]
-
-    @property
-    def density(self):
-        """Share of active weights among the maskable ones, a float."""
-        keras_adapter.synchronize(self)
-        masked_kernels = self.masked_kernels
-        size = sum(masked.size for masked in masked_kernels)
-        active = sum(
-            int(np.sum(ops.convert_to_numpy(masked.mask.value)))
-            for masked in masked_kernels
-        )
-        return active / size if size else 1.0
-
-    @property
-    def method(self):
-        """The attached sparse-training method, or `None`."""
-        return self._method
 
     def attach(self, method):
         """Lets `method` update the topology from the next step on.
@@ -195,7 +177,7 @@ class SparseModel(
                 f"Received: method={type(method).__name__}"
             )
         keras_adapter.synchronize(self)
-        with self.scope():
+        with self.run.scope():
             for layer in self.sparse_layers:
                 self._add_connection_state(layer, method)
             self._add_variable_state(method)
@@ -204,70 +186,17 @@ class SparseModel(
             masked.active = int(np.sum(ops.convert_to_numpy(masked.mask.value)))
         method.begin(self.masked_kernels)
         self.project()
-        self._method = method
-        self._attached_to = self.optimizer
+        self.run.method = method
+        self.run.attached_to = self.optimizer
+        self._compute_with(method if method.effective_at_inference else None)
         self.update_state.begin(self.optimizer, method)
-        self._choose_step()
-
-    def scope(self):
-        """Context in which variables of a run are made: on all replicas.
-
-        Example:
-
-        ```python
-        with model.scope():
-            model.update_state.add_scalar("count", 0.0)
-        ```
-        """
-        return get_backend().scope(self)
+        self.run.choose_step()
 
     def _add_connection_state(self, layer, method):
         for name, dtype in method.connection_state.items():
             if name not in layer.state:
                 layer.add_state(name, dtype)
-                self._begin_connection_state(layer, method, name)
-
-    def _begin_connection_state(self, layer, method, name):
-        for masked in layer.masked_kernels:
-            mask = ops.convert_to_numpy(masked.mask.value)
-            initial = method.initial_state(mask)
-            if name in initial:
-                masked.state[name].assign(initial[name])
-
-    def restart_connection_state(self):
-        """Begins anew what the attached method keeps of each connection.
-
-        That of `DSTEE` are its visits: they begin with the present masks.
-
-        Example:
-
-        ```python
-        model.restart_connection_state()
-        ```
-        """
-        if self._method is None:
-            return
-        keras_adapter.synchronize(self)
-        for layer in self.sparse_layers:
-            for name in self._method.connection_state:
-                self._begin_connection_state(layer, self._method, name)
-
-    def restart_scalar_state(self):
-        """Begins anew what the method and the objective keep as numbers.
-
-        Those of `AGENT` are its estimate `tau` and whether there is a
-        snapshot; those of MOON's loss its running loss and `alpha`. Callbacks
-        call it before the first epoch of a training.
-
-        Example:
-
-        ```python
-        model.restart_scalar_state()
-        ```
-        """
-        for part in (self._method, self._objective):
-            if part is not None:
-                self.update_state.restart_scalars(part.scalar_state)
+                begin_connection_state(layer, method, name)
 
     def _add_variable_state(self, method):
         for name, initial in method.scalar_state.items():
@@ -307,37 +236,26 @@ class SparseModel(
                 check_quantization(layer, mode, config)
         super().quantize(mode, config=config, filters=filters, **kwargs)
 
-    def fit(self, *args, **kwargs):
-        trainer = get_backend()
+    def _before_fit(self, arguments):
+        backend = get_backend()
         self._check_companion()
         if self.compiled:
-            trainer.check_fit(self)
+            backend.check_fit(self)
         if self.built and self.compiled:
             self.project()  # weights may have been set, or loaded
-        # An exception in `fit`, or Ctrl-C, would leave a method attached.
-        try:
-            history = super().fit(*args, **kwargs)
-        finally:
-            try:
-                keras_adapter.synchronize(self)
-            finally:
-                self.release()
-        self._warn_of_strays()
-        self.project()  # EarlyStopping restores masks, but no slots
-        return history
 
     def _check_companion(self):
-        name = getattr(self._objective, "companion", None)
+        name = getattr(self.run.objective, "companion", None)
         if name is not None:
             raise ValueError(
                 "The loss of `set_objective` is told the epoch by a callback, "
                 "which sets it itself: call model.set_objective(None) and "
                 f"pass keras_freetickets.callbacks.{name} to `fit`. "
-                f"Received: an objective {type(self._objective).__name__}"
+                f"Received: an objective {type(self.run.objective).__name__}"
             )
 
-    def _warn_of_strays(self):
-        """A step or callback of a user's own may assign to kernels."""
+    def _after_fit(self):
+        # A step or callback of a user's own may have assigned to kernels.
         strays = {}
         for masked in self.masked_kernels:
             mask = ops.convert_to_numpy(masked.mask.value)
@@ -354,60 +272,87 @@ class SparseModel(
                 stacklevel=3,
             )
 
-    def defer(self, action):
-        """Has `action()` called when `fit` ends, be it by an exception.
-
-        Args:
-            action: Callable without arguments.
-        """
-        self._deferred.append(action)
-
-    def release(self):
-        """Calls what was deferred, once."""
-        deferred, self._deferred = self._deferred, []
-        for action in deferred:
-            action()
-
-    def detach(self):
-        """Leaves the masks as they are from the next step on."""
-        self._method = None
-        self._choose_step()
-
     def set_objective(self, objective):
         """Trains with a loss that has a state, in place of the compiled one.
 
         Args:
-            objective: A `keras_freetickets.losses.MOON`, or `None` for the
-                compiled loss. One that takes probabilities
-                (`from_logits=False`) is computed from the logits beneath
-                them.
+            objective: A `keras_freetickets.losses.Objective`, such as
+                `keras_freetickets.losses.MOON`, or `None` for the compiled
+                loss. One that takes probabilities (`from_logits=False`) is
+                computed from the logits beneath them.
 
         Raises:
-            ValueError: If the loss takes probabilities and the model does not
-                end in a softmax.
+            ValueError: If `objective` is not an `Objective`, or takes
+                probabilities and the model does not end in a softmax.
         """
+        if objective is not None and not isinstance(objective, Objective):
+            raise ValueError(
+                "`objective` must be a keras_freetickets.losses.Objective, or "
+                "None; losses without a state belong in `model.compile`. "
+                f"Received: objective={objective!r}"
+            )
         softmax = None
         if not getattr(objective, "from_logits", True):
             softmax = logits.SoftmaxEnd(self)
-        self._softmax = softmax
-        self._objective = objective
+        self.run.softmax = softmax
+        self.run.objective = objective
         if objective is not None:
-            with self.scope():
+            with self.run.scope():
                 for name, initial in objective.scalar_state.items():
                     self.update_state.add_scalar(name, initial)
-        self._choose_step()
+        self.run.choose_step()
+
+    def add_batch_transform(self, transform):
+        """Has each step train on what a function makes of its batch.
+
+        For augmentation, and for methods that mix examples (MIMO). The
+        function runs inside the compiled step, before the forward pass, and
+        only in training. Several run in the order in which they were added.
+        They stay when the model is compiled again; they are not saved with
+        the model, so add them again to a loaded one.
+
+        Args:
+            transform: Callable `(x, y, sample_weight, step) -> (x, y,
+                sample_weight)` of tensors, which uses `keras.ops`. `x` and
+                `y` are as the data gives them, `sample_weight` may be `None`,
+                and `step` is an `int32` scalar, the optimizer updates so far,
+                to seed `keras_freetickets.topology.random_bits` or a
+                stateless random function. What it returns may have more or
+                fewer examples.
+
+        Raises:
+            ValueError: If `transform` is not callable.
+
+        Example:
+
+        ```python
+        def flip_every_other_step(x, y, sample_weight, step):
+            flipped = keras.ops.flip(x, axis=2)
+            x = keras.ops.where(step % 2 == 0, x, flipped)
+            return x, y, sample_weight
+
+        model.add_batch_transform(flip_every_other_step)
+        ```
+        """
+        if not callable(transform):
+            raise ValueError(
+                "`transform` must be a callable (x, y, sample_weight, step) "
+                f"-> (x, y, sample_weight). Received: transform={transform!r}"
+            )
+        self.run.batch_transforms.append(transform)
+        self.run.choose_step()
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        if self._objective is None or not training:
+        if self.run.objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         trainer, state = get_backend(), self.update_state.state
         arguments = (y, y_pred, state, sample_weight, trainer.of_replicas)
         if self._outputs_are_logits():
-            loss = self._objective(*arguments, from_logits=True)
+            loss = self.run.objective(*arguments, from_logits=True)
         else:
-            loss = self._objective(*arguments)
+            loss = self.run.objective(*arguments)
         # A replica's share, as of Keras' own losses.
         return sum(self.losses, loss) / trainer.replicas()
 
@@ -432,72 +377,35 @@ class SparseModel(
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(logits.training(self))
-            if self._softmax is not None:
-                stack.enter_context(self._softmax.left_out())
+            if self.run.softmax is not None:
+                stack.enter_context(self.run.softmax.left_out())
             yield
 
     def _outputs_are_logits(self):
-        return self._softmax is not None and logits.in_training(self)
-
-    def track_ever_active(self):
-        """Keeps for each connection whether it was ever active (R_s)."""
-        keras_adapter.synchronize(self)
-        with self.scope():
-            for layer in self.sparse_layers:
-                layer.add_state("ever_active", "bool")
-        for masked in self.masked_kernels:
-            ever = ops.convert_to_numpy(masked.state["ever_active"].value)
-            mask = ops.convert_to_numpy(masked.mask.value)
-            masked.state["ever_active"].assign(np.logical_or(ever, mask))
-        self._choose_step()
-
-    def ever_active(self):
-        """Share of maskable weights that were ever active, a float."""
-        keras_adapter.synchronize(self)
-        masked_kernels = self.masked_kernels
-        counts = [
-            int(np.sum(ops.convert_to_numpy(r.state["ever_active"].value)))
-            for r in masked_kernels
-        ]
-        return sum(counts) / sum(masked.size for masked in masked_kernels)
+        return self.run.softmax is not None and logits.in_training(self)
 
     def make_train_function(self, force=False):
         # Slots must exist before the step is traced.
         if self.built and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        if self._method is not None and self._is_compiled_anew():
-            self.attach(self._method)
-        with keras_adapter.own_train_step(self):
-            super().make_train_function(force)
-        self._compiled_steps.keep(self, self.step_traits())
+        if self.run.method is not None and self._is_recompiled():
+            self.attach(self.run.method)
+        super().make_train_function(force)
 
-    def _choose_step(self):
-        """Takes the compiled step for what is attached now, or a new one."""
-        self._compiled_steps.choose(self, self.step_traits())
+    def make_test_function(self, force=False):
+        with keras_adapter.own_step(self, "test_step"):
+            super().make_test_function(force)
 
-    def step_is_new(self):
-        """Whether the next step compiles first; true only once for a step."""
-        return self._compiled_steps.is_new(self)
+    def _is_recompiled(self):
+        """Whether the model got another optimizer since `attach`."""
+        return self.run.attached_to is not self.optimizer
 
-    def step_traits(self):
-        """All that is traced into a step: an equal list, the same step."""
-        method, masked_kernels = self._method, self.masked_kernels
-        changing = method is not None and [
-            method.takes_part(masked.active, masked.size)
-            for masked in masked_kernels
-        ]
-        return [
-            [self.run_eagerly, self.jit_compile, self.steps_per_execution],
-            self.trainable_variables,
-            [sorted(masked.state) for masked in masked_kernels],
-            changing,
-            method,
-            self._objective,
-        ]
-
-    def _is_compiled_anew(self):
-        """Whether updates are due by the steps of an optimizer that is gone."""
-        return self._attached_to is not self.optimizer
+    def _compute_with(self, method):
+        """Evaluates and predicts with a method's kernels from now on."""
+        if self.run.effective_method is not method:
+            self.run.effective_method = method
+            # Made for other kernels, they are traced again when needed.
+            self.test_function = self.predict_function = None
 
     def set_weights(self, weights):
         super().set_weights(weights)
@@ -512,24 +420,20 @@ class SparseModel(
         if self.built:
             self.project()
 
-    def training_batch(self, x, y, sample_weight):
-        """What a step trains on, made of a batch of the data.
-
-        Called inside the compiled step; for subclasses that mix examples.
-
-        Args:
-            x: Inputs of a batch.
-            y: Targets of the batch.
-            sample_weight: Weights of its examples, or `None`.
-
-        Returns:
-            Tuple of the same three.
-        """
-        return x, y, sample_weight
-
     def train_step(self, *args, **kwargs):
         with self.training_scope():
             return get_backend().train_step(self, *args, **kwargs)
+
+    def test_step(self, *args):
+        return self._inference_step(super().test_step, *args)
+
+    def predict_step(self, *args):
+        return self._inference_step(super().predict_step, *args)
+
+    def _inference_step(self, keras_step, *args):
+        if self.run.effective_method is None:
+            return keras_step(*args)
+        return get_backend().inference_step(self, keras_step, *args)
 
     def apply_gradients(self, gradients, batch=None):
         """One sparse optimizer step, for a training loop of your own.
@@ -599,13 +503,13 @@ class SparseModel(
         untouched.
 
         Args:
-            kernels: List of tensors, one for each of `connections`.
+            kernels: List of tensors, one for each of `masked_kernels`.
             x: Inputs of a batch.
             y: Targets of the batch.
             sample_weight: Optional weights of the batch's examples.
 
         Returns:
-            List of dense gradients, one for each of `connections`.
+            List of dense gradients, one for each of `masked_kernels`.
 
         Raises:
             ValueError: If `kernels` has not one entry for each masked kernel,
@@ -628,36 +532,6 @@ class SparseModel(
             )
         batch = (x, y, sample_weight)
         return step.gradients_at(get_backend(), self, kernels, batch)
-
-    def forward_values(self):
-        """What the last step computed with: values of the trained variables.
-
-        They are the variables' own, unless the attached method has kernels of
-        its own in the forward pass (CigL).
-
-        Returns:
-            List of tensors, one for each of `trainable_variables`.
-        """
-        stand_ins = {}
-        if self._method is not None:
-            kernels = step.forward_kernels(self, steps_ago=1)
-            stand_ins = {id(kernel): value for kernel, value in kernels}
-        return [stand_ins.get(id(v), v.value) for v in self.trainable_variables]
-
-    def project(self):
-        """Clears what lies outside the masks: kernels and optimizer slots."""
-        keras_adapter.synchronize(self)
-        masked_kernels = self.masked_kernels
-        slots = [[] for _ in masked_kernels]
-        if self.compiled and self.optimizer.built:
-            kernels = [masked.kernel for masked in masked_kernels]
-            slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
-        for masked, found in zip(masked_kernels, slots):
-            mask = ops.convert_to_numpy(masked.mask.value)
-            for variable, initial in [(masked.kernel, 0.0), *found]:
-                value = ops.convert_to_numpy(variable.value)
-                fill = np.full_like(value, initial)
-                variable.assign(np.where(mask, value, fill))
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -686,16 +560,28 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     def get_config(self):
         keras_adapter.refuse_legacy_config(self)
         config = super().get_config()
+        if "layers" not in config:  # a class with arguments of its own
+            return config
         frozen = keras_adapter.frozen_parts(self)
-        graph = "layers" in config
-        return {**config, "frozen": frozen} if frozen and graph else config
+        if frozen:
+            config["frozen"] = frozen
+        method = self.run.effective_method
+        if method is not None:
+            saved = keras.saving.serialize_keras_object(method)
+            config["effective_method"] = saved
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         # Keras' own configs do not say what is frozen within a layer.
         config = dict(config)
         frozen = config.pop("frozen", None)
+        method = config.pop("effective_method", None)
         model = super().from_config(config, custom_objects=custom_objects)
         if frozen is not None:
             keras_adapter.freeze_parts(model, set(frozen))
+        if method is not None:
+            model.run.effective_method = keras.saving.deserialize_keras_object(
+                method, custom_objects
+            )
         return model

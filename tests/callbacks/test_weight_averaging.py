@@ -32,7 +32,9 @@ class Snapshots(keras.callbacks.Callback):
         self.values = []
 
     def on_epoch_end(self, epoch, logs=None):
-        self.values.append([np.array(v) for v in self.model.forward_values()])
+        self.values.append(
+            [np.array(v) for v in self.model.run.forward_values()]
+        )
 
 
 def fit(model, callbacks, epochs=5):
@@ -61,7 +63,9 @@ class BatchSnapshots(Snapshots):
 
     def on_train_batch_end(self, batch, logs=None):
         keras_adapter.synchronize(self.model)
-        self.values.append([np.array(v) for v in self.model.forward_values()])
+        self.values.append(
+            [np.array(v) for v in self.model.run.forward_values()]
+        )
 
     def on_epoch_end(self, epoch, logs=None):
         pass
@@ -142,7 +146,7 @@ def test_a_ridge_regression_on_average():
     for number in range(6500):
         model.train_on_batch(x, y)
         if number >= 500 and number % 5 == 0:
-            found.append(np.asarray(model.forward_values()[0])[:, 0])
+            found.append(np.asarray(model.run.forward_values()[0])[:, 0])
     np.testing.assert_allclose(np.mean(found, 0), 0.62069, atol=0.015)
 
 

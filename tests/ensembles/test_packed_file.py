@@ -172,12 +172,12 @@ def test_a_method_leaves_its_state(tmp_path, x):
     """Integers for each connection, of which few are not zero."""
     model = ticket(1)
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.track_ever_active()
+    model.run.track_ever_active()
     ensemble = kft.EnsembleModel([model])
     ensemble.save_packed(tmp_path / "e.npz")
     loaded = kft.EnsembleModel.from_packed(tmp_path / "e.npz")
     assert_same(loaded, ensemble, x)
-    assert loaded.member(0).ever_active() == model.ever_active() > 0
+    assert loaded.member(0).run.ever_active() == model.run.ever_active() > 0
 
 
 @pytest.mark.parametrize("stripped", [False, True])

@@ -58,7 +58,7 @@ def test_what_a_run_leaves_is_no_parameter():
     """States of connections, and the optimizer's slots in their own line."""
     model = sparse()
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.track_ever_active()
+    model.run.track_ever_active()
     model.optimizer.build(model.trainable_variables)
     model.attach(kft.topology.DSTEE())
     assert model.masked_kernels[0].state.keys() >= {"ever_active", "visits"}
@@ -104,7 +104,7 @@ def test_a_class_of_ones_own():
 def test_ensembles_show_their_members(tmp_path):
     members = [sparse(), sparse()]
     for member in members:
-        member.track_ever_active()
+        member.run.track_ever_active()
     ensemble = kft.EnsembleModel(members, name="both")
     ensemble.save(tmp_path / "both.keras")
     for model in (ensemble, keras.saving.load_model(tmp_path / "both.keras")):

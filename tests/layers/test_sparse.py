@@ -178,3 +178,24 @@ def test_mixed_precision():
     record = layer.masked_kernels[0]
     assert (outputs.dtype, record.mask.dtype) == ("float16", "bool")
     assert record.kernel.dtype == "float32"
+
+
+def test_a_wrapper_that_is_not_trainable_freezes_the_layer():
+    layer = Sparse(layers.Dense(3), 0.5, trainable=False)
+    layer.build((None, 4))
+    assert not layer.trainable_variables and not layer.layer.trainable
+    again = Sparse.from_config(layer.get_config())
+    again.build((None, 4))
+    assert not again.trainable_variables
+    frozen = layers.Dense(3, trainable=False)
+    assert not Sparse(frozen, 0.5).trainable
+
+
+def test_quantize_of_the_wrapper_is_that_of_the_layer():
+    layer = Sparse(layers.Dense(3), 0.5)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match="is sparse.*Received: mode='int8'"):
+        layer.quantize("int8")
+    layer.quantize("float8")
+    assert layer.layer.quantization_mode == "float8"
+    assert layer.masked_kernels[0].kernel is layer.layer.kernel

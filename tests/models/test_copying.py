@@ -401,3 +401,41 @@ def test_such_layers_in_a_graph_of_ones_own_are_refused():
         ValueError, match="'unsaid' of class Unsaid .*num_patches.*as one layer"
     ):
         kft.sparsify(keras.Model(backbone.input, outputs), 0.5)
+
+
+def _network():
+    return keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(2)]
+    )
+
+
+@pytest.mark.parametrize(
+    "copy", [lambda m: kft.prune(m, 0.5), lambda m: kft.sparsify(m, 0.5)]
+)
+def test_methods_assigned_to_one_object_are_refused(copy):
+    model = _network()
+    call = model.layers[0].call
+    model.layers[0].call = lambda inputs: 2.0 * call(inputs)
+    with pytest.raises(ValueError, match="'call'.*of layer 'first'"):
+        copy(model)
+    model = keras.Model(model.inputs, model.outputs)
+    model.call = lambda inputs: inputs
+    with pytest.raises(ValueError, match=r"overrides \['call'\]"):
+        copy(model)
+
+
+def test_a_sparse_model_with_an_assigned_method_is_not_copied():
+    model = kft.sparsify(_network(), 0.5)
+    model.train_step = lambda data: {}
+    with pytest.raises(ValueError, match=r"\['train_step'\] of model"):
+        kft.prune(model, 0.6)
+    kft.strip(model)  # predicts as the model does
+
+
+def test_strip_names_a_layer_that_holds_a_sparse_model():
+    inner = kft.sparsify(_network(), 0.5)
+    inputs = keras.Input((5, 4))
+    outputs = layers.TimeDistributed(inner, name="each")(inputs)
+    model = kft.SparseModel(inputs, outputs)
+    with pytest.raises(ValueError, match="'each' holds the SparseModel"):
+        kft.strip(model)

@@ -476,7 +476,6 @@ def unbuilt():
     [
         (list, r"list of one or more SparseModels.*Received: members=\[\]"),
         (lambda: member(0), "list of one or more SparseModels.*Received"),
-        (lambda: [dense_network(0)], "SparseModels.*member 0 is a Sequential"),
         (unbuilt, "built. Received: member 0"),
         (uncompiled, "compiled:.*Received: member 1"),
         (attached, "no method attached.*Received: member 1 with SET"),
@@ -555,3 +554,8 @@ def test_batches_for_another_number_of_members():
         together.fit(x, y, **QUIET)
     with pytest.raises(ValueError, match=r"of shape \((8|None),\)"):
         together.fit(x[:, :2], y[:, :2], sample_weight=np.ones(8), **QUIET)
+
+
+def test_a_member_that_is_not_a_sparse_model():
+    with pytest.raises(TypeError, match="member 0 is a Sequential"):
+        kft.SideBySide([dense_network(0)])

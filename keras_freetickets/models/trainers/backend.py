@@ -45,6 +45,21 @@ class Backend(typing.Protocol):
             What Keras' trainer expects: the logs, on JAX with the new state.
         """
 
+    def inference_step(
+        self, model: Model, keras_step: Callable, *args: typing.Any
+    ) -> typing.Any:
+        """A step of evaluation or prediction, on a method's own kernels.
+
+        Args:
+            model: A `SparseModel` with a method that says
+                `effective_at_inference`.
+            keras_step: Keras' `test_step` or `predict_step` of the model.
+            *args: What Keras' trainer hands to it.
+
+        Returns:
+            What `keras_step` returns; the kernels are as before.
+        """
+
     def apply_gradients(
         self,
         model: Model,

@@ -48,7 +48,7 @@ class JaxBackend:
         trainable, others, slots, metrics = state
         batch = keras.utils.unpack_x_y_sample_weight(data)
         with _state_scope(model, state[:3]):
-            batch = model.training_batch(*batch)
+            batch = model.run.transformed_batch(*batch)
         x, y, sample_weight = batch
         loss_and_gradients = jax.value_and_grad(
             model.compute_loss_and_updates, has_aux=True
@@ -71,6 +71,28 @@ class JaxBackend:
             model, metrics, loss, (x, y, y_pred, sample_weight)
         )
         return logs, (trainable, others, slots, metrics)
+
+    def inference_step(
+        self,
+        model: Model,
+        keras_step: Callable,
+        state: tuple,
+        data: typing.Any,
+    ) -> tuple:
+        """Keras' step of evaluation or prediction, on effective kernels."""
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        held = _flat(state[:2])
+        mapping = list(zip(variables, held, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            kernels = step.effective_kernels(model)
+        stand_ins = {id(kernel): value for kernel, value in kernels}
+        values = [stand_ins.get(id(v), value) for v, value in mapping]
+        count = len(state[0])
+        computed = (values[:count], values[count:], *state[2:])
+        outcome, after = keras_step(computed, data)
+        if isinstance(after, tuple):  # of evaluation: the whole state
+            return outcome, (state[0], *after[1:])
+        return outcome, after
 
     def stateless_apply(
         self,

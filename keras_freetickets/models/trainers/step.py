@@ -49,25 +49,56 @@ def forward_kernels(
     Returns:
         List of pairs of a kernel and the tensor that stands in for it.
     """
-    method = model.method
+    method = model.run.method
     if method is None or not overrides(method, "forward_kernels"):
         return []
     trained = {id(variable) for variable in model.trainable_variables}
-    indices, masked_kernels = [], []
-    for index, masked in enumerate(model.masked_kernels):
-        if id(masked.kernel) in trained:
-            indices.append(index)
-            masked_kernels.append(masked)
-    update_state = model.update_state
+    chosen = [
+        (index, masked)
+        for index, masked in enumerate(model.masked_kernels)
+        if id(masked.kernel) in trained
+    ]
+    steps = model.update_state.step_of(model.optimizer) - steps_ago
+    return _stand_ins(method, model.update_state, chosen, steps)
+
+
+def effective_kernels(model: Model) -> list[tuple[Variable, Tensor]]:
+    """What layers compute with in evaluation, prediction and `strip`.
+
+    The method is told the step 0, whatever the optimizer's: predictions do
+    not depend on how long a model has been trained.
+
+    Args:
+        model: A `SparseModel`.
+
+    Returns:
+        List of pairs of a kernel and the tensor that stands in for it; empty
+        unless a method was attached that says `effective_at_inference`.
+    """
+    method = model.run.effective_method
+    if method is None or not overrides(method, "forward_kernels"):
+        return []
+    chosen = list(enumerate(model.masked_kernels))
+    zero = ops.zeros((), "int32")
+    return _stand_ins(method, model.update_state, chosen, zero)
+
+
+def _stand_ins(
+    method: Method,
+    update_state: UpdateState,
+    chosen: list[tuple[int, MaskedKernel]],
+    steps: Tensor,
+) -> list[tuple[Variable, Tensor]]:
+    masked_kernels = [masked for _, masked in chosen]
     inputs = updates.KernelBatch(
         [ops.convert_to_tensor(r.kernel.value) for r in masked_kernels],
         [ops.convert_to_tensor(r.mask.value) for r in masked_kernels],
         [None for _ in masked_kernels],
         [_state_of(r) for r in masked_kernels],
-        step=update_state.step_of(model.optimizer) - steps_ago,
+        step=steps,
         update=ops.copy(update_state.update_count.value),
         seed=ops.copy(update_state.seed.value),
-        kernel_indices=indices,
+        kernel_indices=[index for index, _ in chosen],
     )
     values = method.forward_kernels(inputs.views())
     return [
@@ -167,7 +198,7 @@ def apply_gradients(
     gradients = backend.sum_over_replicas(gradients)
     step = Step(backend, model, gradients, batch)
     with guards_lowered(step.variables):
-        step.run(model.method, model.update_state)
+        step.run(model.run.method, model.update_state)
 
 
 @dataclasses.dataclass

@@ -84,7 +84,7 @@ class TensorFlowBackend:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not model.built:
             keras_adapter.build_from_batch(model, x)
-        x, y, sample_weight = model.training_batch(x, y, sample_weight)
+        x, y, sample_weight = model.run.transformed_batch(x, y, sample_weight)
         stand_ins = step.forward_kernels(model)
         kernels = [tf.identity(kernel.value) for kernel, _ in stand_ins]
         for kernel, value in stand_ins:
@@ -106,6 +106,19 @@ class TensorFlowBackend:
         first = next(i for i in tree.flatten(x) if i is not None)
         size = tf.shape(first)[0]
         keras_adapter.track_loss(model, loss * self.replicas(), size)
+
+    def inference_step(
+        self, model: Model, keras_step: Callable, data: typing.Any
+    ) -> typing.Any:
+        """Keras' step of evaluation or prediction, on effective kernels."""
+        stand_ins = step.effective_kernels(model)
+        kernels = [tf.identity(kernel.value) for kernel, _ in stand_ins]
+        for kernel, value in stand_ins:
+            kernel.assign(value)
+        outcome = keras_step(data)
+        for (kernel, _), value in zip(stand_ins, kernels, strict=True):
+            kernel.assign(value)
+        return outcome
 
     @tf.autograph.experimental.do_not_convert  # no more than in `fit`
     def apply_gradients(

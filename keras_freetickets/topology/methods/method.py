@@ -104,6 +104,9 @@ class Method(ShowsArguments):
     # The callback that does a part of the method's work, by its name in
     # `keras_freetickets.callbacks`; others refuse the method.
     companion = None
+    # Whether `evaluate`, `predict` and `strip` use `forward_kernels` too, as
+    # for ternary weights; CigL's random masks are for training alone.
+    effective_at_inference = False
     # Name -> dtype of what the method keeps for each connection.
     connection_state = {}
     # Names of what it keeps for each trainable variable, in its dtype.

@@ -78,7 +78,7 @@ def test_an_equal_method_finds_the_compiled_step_of_before():
     # So is any after the model was compiled again.
     model.compile("adam", "mse")
     assert traces_of_fit(model, Counted(update_interval=1)) > 0
-    assert len(model._compiled_steps._kept) == 2
+    assert len(model.run._compiled_steps._kept) == 2
 
 
 def test_fits_that_share_a_step_end_as_those_that_do_not():
@@ -86,7 +86,7 @@ def test_fits_that_share_a_step_end_as_those_that_do_not():
     for _ in range(3):
         traces_of_fit(shared, Counted(update_interval=1))
         traces_of_fit(apart, Counted(update_interval=1))
-        apart._compiled_steps = type(apart._compiled_steps)()
+        apart.run._compiled_steps = type(apart.run._compiled_steps)()
         apart.make_train_function(force=True)
     for a, b in zip(shared.variables, apart.variables):
         np.testing.assert_array_equal(a.value, b.value)

@@ -1,0 +1,370 @@
+"""Private parts of Keras' layers and variables."""
+
+import contextlib
+import re
+import tempfile
+
+import keras
+from keras import ops
+from keras import tree
+from keras.dtype_policies import DTypePolicyMap
+from keras.src import backend
+from keras.src.layers.layer import CallSpec
+from keras.src.models.functional import Functional
+from keras.src.quantizers.utils import should_quantize_layer
+from keras.src.saving import serialization_lib
+from keras.src.utils import python_utils
+from keras.src.utils.naming import to_snake_case
+
+
+def infers_shapes():
+    """Whether a call only serves to find shapes, and its values mean nothing.
+
+    Keras has a public name for the shapes alone, not for asking.
+    """
+    return backend.in_symbolic_scope()
+
+
+def mask_of(tensor):
+    """The mask that layers of a model handed on with a tensor, or `None`.
+
+    Keras' losses and metrics leave out what it masks.
+    """
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask):
+    """Gives a tensor a mask, as layers and Keras' own losses do."""
+    backend.set_keras_mask(tensor, mask)
+
+
+def config_of(layer):
+    """The config of a layer from which it gets the dtypes that it has.
+
+    A `DTypePolicyMap` finds them by paths, and in a copy these are others.
+    """
+    config = layer.get_config()
+    policies = getattr(layer, "_dtype_policy", None)
+    if not layer.path or not isinstance(policies, DTypePolicyMap):
+        return config
+    found = DTypePolicyMap(default_policy=policies.default_policy)
+    above = layer.path.removesuffix(layer.name)
+    for part in sublayers(layer):
+        if part.path:
+            for path in {part.path, part.path.removeprefix(above)}:
+                found[path] = policies[part.path]
+    return {**config, "dtype": keras.saving.serialize_keras_object(found)}
+
+
+def adopt_call_signature(wrapper, layer):
+    """Lets a wrapper be called exactly as the layer it wraps.
+
+    Keras reads the names of the arguments of `call` once, in `__init__`, to
+    hand over masks, the training flag and shapes.
+    """
+    for name in (
+        "_call_signature",
+        "call_signature_parameters",
+        "_call_has_training_arg",
+        "_call_has_mask_arg",
+        "_call_has_context_arg",
+    ):
+        setattr(wrapper, name, getattr(layer, name))
+
+
+def build_for_call(layer, args, kwargs):
+    """Builds a layer by the shapes of a call, as the call itself would.
+
+    One without a `build` of its own is called: when it is loaded Keras takes
+    it for built, though nothing within it is.
+    """
+    if not builds_itself(layer):
+        layer.built = False
+    context = layer._call_context_args
+    layer._maybe_build(
+        CallSpec(layer._call_signature, context, args, dict(kwargs))
+    )
+
+
+# Marks a `build` that Keras need not call with the shapes of every argument.
+default = python_utils.default
+
+
+def build_by_shapes(model, input_shape):
+    """Builds the layers of a model as a call on such inputs would.
+
+    Keras' own `Model.build` marks a subclassed model as built and leaves its
+    layers to the first call, which may be in a step that is being traced.
+    """
+
+    def symbolic(shape):
+        return keras.KerasTensor(shape)
+
+    inputs = tree.map_shape_structure(symbolic, input_shape)
+    backend.compute_output_spec(model.call, inputs)
+
+
+def is_deferred(variable):
+    """Whether a variable waits for its first value (stateless building)."""
+    return variable._value is None
+
+
+@contextlib.contextmanager
+def eager_scope():
+    """Leaves a graph that is being traced, so that values can be read."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            yield
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        with jax.ensure_compile_time_eval():
+            yield
+    else:
+        yield
+
+
+def first_value(variable):
+    """The current or, where it is deferred, the coming value as an array."""
+    with eager_scope():
+        if is_deferred(variable):
+            make = variable._initializer
+            value = make(variable._shape, dtype=variable._dtype)
+        else:
+            value = variable.value
+        return ops.convert_to_numpy(value)
+
+
+def set_first_value(variable, value):
+    """Gives a variable its first value during a lazy build.
+
+    An `assign` there would become an operation of the traced graph and be
+    lost; so a deferred variable gets another initializer and a living one is
+    assigned outside the graph.
+    """
+    if is_deferred(variable):
+        variable._initializer = lambda shape, dtype=None: ops.convert_to_tensor(
+            value, dtype=dtype
+        )
+        return
+    with eager_scope():
+        variable.assign(value)
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """Lets a built layer get another weight."""
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+def sublayers(layer):
+    """A layer and all layers within it, outermost first."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def inner_layers(layer):
+    """The layers directly within a layer."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def quantized_by(model, filters):
+    """The layers that `model.quantize(filters=filters)` would change."""
+    return [
+        layer
+        for layer in sublayers(model)[1:]
+        if not layer._layers and should_quantize_layer(layer, filters)
+    ]
+
+
+def stored_weight(layer, name):
+    """The variable behind a weight that quantization packs or LoRA adds to.
+
+    Keras then gives `layer.kernel` as a tensor.
+    """
+    value = getattr(layer, name)
+    if isinstance(value, keras.Variable):
+        return value
+    quantized = getattr(layer, f"quantized_{name}", None)
+    return getattr(layer, f"_{name}", quantized)
+
+
+def own_trained(layer):
+    """Weights of a layer, not of those within, that it trains if not frozen."""
+    return list(layer._trainable_variables)
+
+
+def variables_by_name(layer):
+    """Variables of a layer without those of layers within, by their names.
+
+    Names of which there are several are numbered; seeds come last.
+    """
+    variables = list(layer._trainable_variables)
+    variables += layer._non_trainable_variables
+    variables += [g.state for g in layer._seed_generators]
+    named = {}
+    for variable in {id(v): v for v in variables}.values():
+        same = sum(name == variable.name for name, _ in named)
+        named[variable.name, same] = variable
+    return named
+
+
+def inner_names(layer):
+    """Pairs of each layer directly within, and a name that is always its own.
+
+    Those of a model are saved with it. A layer that makes others in its
+    constructor gives them names with numbers that Keras counts through a
+    session (`dense_17`); here they count the layers within (`dense_1`).
+    """
+    children = list(layer._layers)
+    if isinstance(layer, (Functional, keras.Sequential)):
+        return [(child, child.name) for child in children]
+    pairs, counts = [], {}
+    for child in children:
+        name = to_snake_case(type(child).__name__)
+        if re.sub(r"_\d+$", "", child.name) != name:
+            pairs.append((child, child.name))
+            continue
+        count = counts[name] = counts.get(name, -1) + 1
+        pairs.append((child, f"{name}_{count}" if count else name))
+    return pairs
+
+
+def _has_adapted_state(layer):
+    return hasattr(layer, "finalize_state") or hasattr(layer, "save_assets")
+
+
+def adapted_layers(layer):
+    """Layers within, itself included, that `adapt` may have given a state.
+
+    Normalization, TextVectorization, StringLookup and the like hold it beside
+    their weights.
+    """
+    return [part for part in sublayers(layer) if _has_adapted_state(part)]
+
+
+def copy_own_adapted_state(layer, copy):
+    """Takes over what `adapt` or a vocabulary gave to a preprocessing layer."""
+    if not _has_adapted_state(layer):
+        return
+    stored = {}
+    layer.save_own_variables(stored)
+    stored = {k: ops.convert_to_numpy(v) for k, v in stored.items()}
+    copy.load_own_variables(stored)
+    if hasattr(layer, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            copy.load_assets(folder)
+
+
+def builds_itself(layer):
+    """Whether a layer has a `build` of its own, not only a `call`."""
+    return not python_utils.is_default(type(layer).build)
+
+
+def build_as_called(copy, layer):
+    """Builds a copy as the layer was by its first call in a graph.
+
+    Returns:
+        Whether there is such a call.
+    """
+    if not layer._inbound_nodes:
+        return False
+    arguments = layer._inbound_nodes[0].arguments
+    with copy._open_name_scope():
+        build_for_call(copy, arguments.args, arguments.kwargs)
+    return True
+
+
+@contextlib.contextmanager
+def trusting():
+    """Lets objects be rebuilt that hold Python code, such as `Lambda`.
+
+    Keras refuses them, as their code may come from a file; here it does not.
+    """
+    with serialization_lib.SafeModeScope(safe_mode=False):
+        yield
+
+
+def own_variables(layer):
+    """The weights of a layer without those within, by attribute or name."""
+    names = {}
+    for name, value in sorted(vars(layer).items()):
+        if isinstance(value, keras.Variable):
+            names.setdefault(id(value), name)
+    found = {}
+    for v in layer._trainable_variables + layer._non_trainable_variables:
+        name = names.get(id(v), v.name)
+        count = sum(key.split("#")[0] == name for key in found)
+        found[f"{name}#{count}" if count else name] = v
+    return found
+
+
+def set_trainable(layer, trainable):
+    """Sets the flag of a layer alone, not of what is within.
+
+    The public setter sets those too, but on TensorFlow does nothing at all
+    where the flag of the layer has that value already.
+    """
+    layer._trainable = trainable
+
+
+def created_trainable(layer):
+    """Names and weights of a layer that are trained unless frozen."""
+    trained = {id(v) for v in layer._trainable_variables}
+    return [(n, v) for n, v in own_variables(layer).items() if id(v) in trained]
+
+
+def name_beside(variable, other):
+    """Gives a variable a path in the layer of another."""
+    above = other.path.rpartition("/")[0]
+    variable._path = f"{above}/{variable.name}" if above else variable.name
+
+
+def same_shape(slot, variable):
+    shape = getattr(slot, "shape", None)
+    return shape is not None and tuple(shape) == tuple(variable.shape)
+
+
+def build_from_batch(model, x):
+    """Builds a lazily built model by the shapes of a batch, outside the graph.
+
+    Variables that are made while a step is traced have no value yet that a
+    mask could be made from.
+    """
+
+    def symbolic(tensor):
+        return keras.KerasTensor(tensor.shape, tensor.dtype)
+
+    with eager_scope():
+        backend.compute_output_spec(model, tree.map_structure(symbolic, x))
+
+
+def seed_states(model):
+    """State variables of all seed generators, which Keras saves nowhere."""
+    held = {id(v) for v in model.variables}
+    states = []
+    for layer in sublayers(model):
+        for generator in getattr(layer, "_seed_generators", []):
+            if id(generator.state) not in held:
+                held.add(id(generator.state))
+                states.append(generator.state)
+    return states
+
+
+@contextlib.contextmanager
+def momentum(layers, value):
+    """Another momentum of batch-normalization layers, for a while."""
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, old in zip(layers, kept):
+            layer.momentum = old

@@ -1,0 +1,168 @@
+"""Private parts of Keras' optimizers: slots, accumulators, counters."""
+
+import keras
+
+from keras_freetickets.keras_adapter.layers import same_shape
+
+
+def _plain_optimizers(optimizer):
+    """The optimizers that hold slots, inside those that scale or share out."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return _plain_optimizers(inner)
+    several = getattr(optimizer, "optimizers", None)
+    if several is None:
+        return [optimizer]
+    return [plain for one in several for plain in _plain_optimizers(one)]
+
+
+# Gradients that Keras sums over micro-batches; they stay dense on purpose.
+_NOT_SLOTS = {"_trainable_variables", "_accumulated_gradients"}
+
+
+def _slot_lists(optimizer):
+    """Lists of variables that run parallel to the trainable variables."""
+    count = len(optimizer._trainable_variables)
+    for name, value in sorted(vars(optimizer).items()):
+        if name in _NOT_SLOTS or not isinstance(value, list):
+            continue
+        if len(value) == count and any(hasattr(v, "assign") for v in value):
+            yield name, value
+
+
+def _slot_initial_value(optimizer, list_name):
+    """The first value of the slots of a list: 0 but for Adagrad and Ftrl."""
+    if list_name == "_accumulators":
+        return getattr(optimizer, "initial_accumulator_value", 0.0)
+    return 0.0
+
+
+def optimizer_slots(optimizer, variables):
+    """Finds the optimizer's slots of the shape of each variable.
+
+    Slot names cannot be relied on, but every Keras optimizer keeps its slots
+    in lists parallel to `_trainable_variables`.
+
+    Args:
+        optimizer: A built Keras optimizer.
+        variables: List of trainable variables.
+
+    Returns:
+        For each variable a list of pairs `(slot, initial value)`.
+    """
+    slots = [[] for _ in variables]
+    for plain in _plain_optimizers(optimizer):
+        places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
+        for name, values in _slot_lists(plain):
+            initial = _slot_initial_value(plain, name)
+            for found, variable in zip(slots, variables):
+                place = places.get(id(variable))  # None if it is frozen
+                slot = None if place is None else values[place]
+                if same_shape(slot, variable):
+                    found.append((slot, initial))
+    return slots
+
+
+def takes_gradient_as_value(variable):
+    """Whether an optimizer assigns a "gradient" as it is: scales of float8."""
+    return getattr(variable, "overwrite_with_gradient", False)
+
+
+# A weight that is 0 and whose slots are as they began stays so at gradient 0.
+_KEEP_ZEROS = {
+    getattr(keras.optimizers, name)
+    for name in (
+        "Adadelta",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "Ftrl",
+        "Lamb",
+        "Lion",
+        "Nadam",
+        "RMSprop",
+        "SGD",
+    )
+}
+
+
+def keeps_zeros(optimizer, variable):
+    """Whether a step leaves alone the entries of zero gradient that are 0.
+
+    Others, such as Muon, which mixes entries, are cleared after each step; so
+    are optimizers of a user's own.
+    """
+    if variable.constraint is not None:
+        return False
+    return all(type(o) in _KEEP_ZEROS for o in _plain_optimizers(optimizer))
+
+
+def _accumulating(optimizer):
+    """The optimizers within that sum gradients over micro-batches."""
+    return [
+        plain
+        for plain in _plain_optimizers(optimizer)
+        if plain.gradient_accumulation_steps
+    ]
+
+
+def accumulation_steps(optimizer):
+    """Micro-batches in an update of an optimizer, `None` if each is one."""
+    steps = [o.gradient_accumulation_steps for o in _accumulating(optimizer)]
+    return max(steps, default=None)
+
+
+def accumulators(optimizer, variables):
+    """What an optimizer sums gradients in, over several micro-batches.
+
+    Returns:
+        Tuple of their number in an update (`None` if each makes one), the
+        variable that counts micro-batches, and a variable of dense sums for
+        each of `variables`.
+    """
+    accumulating = _accumulating(optimizer)
+    if not accumulating:
+        return None, None, []
+    if hasattr(optimizer, "optimizers"):
+        raise ValueError(
+            "`gradient_accumulation_steps` must be None in the optimizers of "
+            f"a MultiOptimizer. Received: optimizer={optimizer.name!r}"
+        )
+    (plain,) = accumulating
+    steps = plain.gradient_accumulation_steps
+    places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
+    unknown = [v.path for v in variables if id(v) not in places]
+    if unknown:
+        raise ValueError(
+            "The optimizer must know all trainable variables: compile the "
+            "model again after layers were frozen or thawed. "
+            f"Received: variables {unknown} that it does not know"
+        )
+    sums = [plain._accumulated_gradients[places[id(v)]] for v in variables]
+    return steps, plain._iterations, sums
+
+
+def shared_counters(optimizer):
+    """The variables of an optimizer that its members' steps change alike."""
+    return [
+        variable
+        for plain in _plain_optimizers(optimizer)
+        for variable in (plain._iterations, plain._learning_rate)
+        if hasattr(variable, "assign")
+    ]
+
+
+def learning_rate_schedule(optimizer):
+    """The schedule of an optimizer's rate; `None` if the rate is a number."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(inner, "_learning_rate", None)
+    return rate if callable(rate) else None
+
+
+def loss_scale(optimizer):
+    """The factor on the loss and so on the gradients, or `None`."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    if scale is not None:
+        return scale
+    return optimizer.loss_scale_factor

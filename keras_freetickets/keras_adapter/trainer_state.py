@@ -1,0 +1,294 @@
+"""Private parts of Keras' trainers: steps, their state, losses, metrics."""
+
+import contextlib
+import functools
+import inspect
+
+import keras
+from keras import ops
+from keras import tree
+from keras.src.callbacks.monitor_callback import MonitorCallback
+from keras.src.utils import io_utils
+
+
+def set_direction(metric, direction):
+    """Tells callbacks in mode "auto" whether "up" or "down" is better."""
+    metric._direction = direction
+
+
+def reset_train_function(model):
+    """Forgets the traced step, which Keras keeps from one `fit` to the next.
+
+    A new one takes its place, not traced yet, as a running `fit` asks for
+    none between epochs.
+    """
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+
+
+@contextlib.contextmanager
+def own_step(model, name):
+    """Lets Keras compile a step that equals no other.
+
+    JAX keeps what it traced by the function's hash, and all bound methods
+    `model.train_step` are equal: as long as one train function lives, another
+    would run its trace, whatever is attached to the model by then.
+
+    Args:
+        model: A Keras model.
+        name: `"train_step"` or `"test_step"`.
+    """
+    vars(model)[name] = functools.partial(getattr(type(model), name), model)
+    try:
+        yield
+    finally:
+        del vars(model)[name]
+
+
+def print_message(message):
+    """Prints a line where Keras prints its progress, or logs it there."""
+    io_utils.print_msg(message)
+
+
+def compilation(model):
+    """An object that stands for the last `compile` of a model, or `None`."""
+    return getattr(model, "_compile_config", None)
+
+
+def updated_metrics(model, values, loss, batch):
+    """Logs and new values of the metrics' variables, on JAX."""
+    return model._update_metrics_variables(values, loss, *batch)
+
+
+def _draw_masks(callbacks):
+    """Lets TensorBoard draw boolean weights, which it breaks off at."""
+    for callback in tree.flatten(callbacks):
+        draws = getattr(callback, "write_images", False)
+        if draws and isinstance(callback, keras.callbacks.TensorBoard):
+            draw = functools.partial(
+                type(callback)._log_weight_as_image, callback
+            )
+            callback._log_weight_as_image = functools.partial(_draw, draw)
+
+
+def _draw(draw, weight, name, epoch):
+    if keras.backend.standardize_dtype(weight.dtype) == "bool":
+        weight = ops.cast(weight, "float32")
+    draw(weight, name, epoch)
+
+
+class KeepsState:
+    """A model whose weights outlive an exception in JAX's trainer.
+
+    It takes the values out of all variables before the first batch of an
+    epoch and can give them back (`synchronize`) only after that batch: should
+    the batch fail, every weight and mask would be lost. `evaluate` and
+    `predict` do not even try. (Keras' `fit` does.)
+
+    Its masks are weights, of which TensorBoard makes pictures in `fit`.
+    """
+
+    def fit(self, *args, **kwargs):
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        callbacks = given.get("callbacks")
+        _draw_masks(getattr(callbacks, "callbacks", callbacks) or [])
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            synchronize(self)
+
+    def predict(self, *args, **kwargs):
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            synchronize(self)
+
+    def _get_jax_state(self, purge_model_variables=False, **wanted):
+        state = super()._get_jax_state(
+            purge_model_variables=purge_model_variables, **wanted
+        )
+        if purge_model_variables:
+            names = (name for name in STATE if wanted.get(name))
+            self._jax_state = dict(zip(names, state, strict=True))
+            self._jax_state_synced = False
+        return state
+
+
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+
+
+class CompilesAnywhere:
+    """A model whose file tells every backend how to compile it.
+
+    On PyTorch `keras.optimizers.SGD(...)` is an object of a class of that
+    backend, by whose name Keras saves it: elsewhere its `.keras` file cannot
+    be loaded.
+    """
+
+    def get_compile_config(self):
+        return _of_any_backend(super().get_compile_config())
+
+
+def _of_any_backend(config):
+    """A config in which optimizers go by their public names."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_of_any_backend(value) for value in config)
+    if not isinstance(config, dict):
+        return config
+    config = {name: _of_any_backend(value) for name, value in config.items()}
+    if str(config.get("module")).startswith(_TORCH_OPTIMIZERS):
+        config["module"] = "keras.optimizers"
+        config["registered_name"] = None
+    return config
+
+
+class PacksState(KeepsState):
+    """A model that hands JAX's steps its state in a form of its own.
+
+    `pack(name, values)` and `unpack(name, values)` turn one part of the state
+    of steps that train or test into it and back.
+    """
+
+    def _get_jax_state(self, **wanted):
+        state = super()._get_jax_state(**wanted)
+        if not wanted.get("metrics_variables"):
+            return state  # of a step that predicts
+        names = [name for name in STATE if wanted.get(name)]
+        packed = {n: self.pack(n, v) for n, v in zip(names, state, strict=True)}
+        if wanted.get("purge_model_variables"):
+            self._jax_state = packed
+        return tuple(packed.values())
+
+    def jax_state_sync(self):
+        if keras.backend.backend() != "jax":
+            return
+        held = getattr(self, "_jax_state", None)
+        waits = held and not self._jax_state_synced
+        if waits and "metrics_variables" in held:
+            self._jax_state = {n: self.unpack(n, v) for n, v in held.items()}
+        super().jax_state_sync()
+
+
+# Names of the parts of JAX's state, in their order.
+STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+
+
+def synchronize(model):
+    """Gives variables their values back, which JAX's trainer keeps in `fit`."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+class BuildsMembers:
+    """A model whose members are built, metrics included, before a step is.
+
+    JAX's trainer reads all variables before it traces the first step.
+    """
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        if all(_knows_metrics(member) for member in self.members):
+            return
+        if data_batch is None:
+            _, _, batches = next(iter(iterator))
+            listed = isinstance(batches, (list, tuple))
+            data_batch = batches[0] if listed else next(batches)
+        for i, member in enumerate(self.members):
+            batch = self.batch_of(i, data_batch, self.runs_on_own_batches)
+            member._symbolic_build(data_batch=batch)
+
+
+def _knows_metrics(model):
+    parts = (model._compile_metrics, model._compile_loss)
+    return all(part is None or part.built for part in parts)
+
+
+def compiled_metrics(model):
+    """The metric objects that a model was compiled with."""
+    names = ("_user_metrics", "_user_weighted_metrics")
+    given = [getattr(model._compile_metrics, name, None) for name in names]
+    return [m for m in tree.flatten(given) if hasattr(m, "update_state")]
+
+
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """The training loss, as the trainer of the backend computes it."""
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def compiled_as(model, loss):
+    """What Keras would have made of another loss in the same `compile`."""
+    own = model._compile_loss
+    return type(own)(
+        loss, own._user_loss_weights, output_names=own.output_names
+    )
+
+
+def compiled_loss(model):
+    """What Keras made of the loss that was given to `compile`."""
+    return model._compile_loss
+
+
+def penalties(model):
+    """The sum of a model's losses besides the compiled one."""
+    return sum(model._aggregate_additional_loss(one) for one in model.losses)
+
+
+def track_loss(model, loss, batch_size):
+    """Feeds the mean loss that the progress bar shows."""
+    model._loss_tracker.update_state(loss, sample_weight=batch_size)
+
+
+def call_model(model, x):
+    """Calls a model in training mode where its `call` knows the mode."""
+    if model._call_has_training_arg:
+        return model(x, training=True)
+    return model(x)
+
+
+def improvement_of(model, monitor, mode):
+    """Keras' comparison of a monitored value with the best so far.
+
+    Raises:
+        ValueError: If `mode` is "auto" and Keras cannot tell the direction.
+    """
+    callback = MonitorCallback(monitor, mode)
+    callback.set_model(model)
+    try:
+        callback._set_monitor_op()
+    except ValueError as error:
+        raise ValueError(
+            "`mode` must be 'min' or 'max' for a log that is no metric with a "
+            f"direction of its own. Received: mode={mode!r}, "
+            f"monitor={monitor!r}"
+        ) from error
+    return callback._is_improvement
+
+
+def begin_at_epoch(model, epoch):
+    """Lets the running `fit` begin at an epoch, as BackupAndRestore does.
+
+    Keras keeps the number for the next `fit`, unless it is set to `None`.
+    """
+    model._initial_epoch = epoch
+
+
+def updated_by_call(model, x, variables):
+    """Values that a call in training mode gives variables; none is changed."""
+    others = model.non_trainable_variables
+    place = {id(v): i for i, v in enumerate(others)}
+    _, values = model.stateless_call(
+        [v.value for v in model.trainable_variables],
+        [v.value for v in others],
+        ops.convert_to_tensor(x) if hasattr(x, "shape") else x,
+        training=True,
+    )
+    return [values[place[id(v)]] for v in variables]

@@ -1,0 +1,333 @@
+"""What a `SparseModel` and a `SideBySide` have in common, written once.
+
+Both train members: a `SparseModel` itself alone, a `SideBySide` several. The
+mixin `TrainsMembers` is their public service; `TrainingRun`, a model's `run`,
+is what callbacks and trainers of this package use besides.
+"""
+
+import typing
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.models.trainers import compiled_steps
+from keras_freetickets.models.trainers import get_backend
+from keras_freetickets.models.trainers import step
+from keras_freetickets.topology.methods import Method
+from keras_freetickets.types import Batch
+from keras_freetickets.types import Model
+from keras_freetickets.types import Optimizer
+from keras_freetickets.types import Tensor
+
+BatchTransform = Callable[[Tensor, Tensor, Tensor, Tensor], Batch]
+
+
+class TrainingRun:
+    """The service of a model to the callbacks and trainers that train it.
+
+    Args:
+        model: A `SparseModel` or `SideBySide`.
+        members: List of the `SparseModel`s that it trains; `None` for `model`
+            alone.
+
+    Attributes:
+        members: List of the `SparseModel`s.
+        method: The attached `Method`, or `None`.
+        attached_to: The optimizer whose updates the method counts.
+        effective_method: The method last attached, if it says
+            `effective_at_inference`; it stays when the method is detached.
+        objective: The loss of `set_objective`, or `None`.
+        softmax: The softmax that a training step leaves out, or `None`.
+        batch_transforms: List of the functions of `add_batch_transform`.
+
+    Example:
+
+    ```python
+    model.run.defer(lambda: print("fit has ended"))
+    ```
+    """
+
+    def __init__(self, model: Model, members: list | None = None) -> None:
+        # Not an attribute of the model: Keras' files follow lists, also to
+        # the model itself.
+        self.members = [model] if members is None else members
+        self._model = model
+        self._deferred: list[Callable[[], None]] = []
+        self._compiled_steps = compiled_steps.CompiledSteps()
+        self.method: Method | None = None
+        self.attached_to: Optimizer | None = None
+        self.effective_method: Method | None = None
+        self.objective: typing.Any = None
+        self.softmax: typing.Any = None
+        self.batch_transforms: list[BatchTransform] = []
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Has `action()` called when `fit` ends, even if `fit` raises.
+
+        Args:
+            action: Callable without arguments.
+        """
+        self._deferred.append(action)
+
+    def release(self) -> None:
+        """Calls what was deferred, once."""
+        deferred, self._deferred = self._deferred, []
+        for action in deferred:
+            action()
+
+    def step_is_new(self) -> bool:
+        """Whether the next step compiles first; true only once for a step."""
+        return self._compiled_steps.is_new(self._model)
+
+    def keep_step(self) -> None:
+        """Remembers the compiled step that the model has now."""
+        self._compiled_steps.keep(self._model, self._step_traits())
+
+    def choose_step(self) -> None:
+        """Takes the compiled step for what is attached now, or a new one."""
+        self._compiled_steps.choose(self._model, self._step_traits())
+
+    def _step_traits(self) -> list:
+        """All that is traced into a step: an equal list, the same step."""
+        return [_traits(member) for member in self.members]
+
+    def transformed_batch(
+        self, x: Tensor, y: Tensor, sample_weight: Tensor
+    ) -> Batch:
+        """What a step trains on: a batch of the data, transformed.
+
+        Args:
+            x: Inputs of a batch.
+            y: Targets of the batch.
+            sample_weight: Weights of its examples, or `None`.
+
+        Raises:
+            ValueError: If a transform returns something else than a batch.
+        """
+        batch: Batch = (x, y, sample_weight)
+        if not self.batch_transforms:
+            return batch
+        model = self._model
+        count = model.update_state.step_of(model.optimizer)
+        for transform in self.batch_transforms:
+            made = transform(*batch, count)
+            if not isinstance(made, tuple) or len(made) != 3:
+                raise ValueError(
+                    "A function of `add_batch_transform` must return a tuple "
+                    f"(x, y, sample_weight). Received: {made}"
+                )
+            batch = made
+        return batch
+
+    def scope(self) -> typing.ContextManager:
+        """Context in which variables of a run are made: on all replicas."""
+        return get_backend().scope(self._model)
+
+    def restart_connection_state(self) -> None:
+        """Restarts what the attached method keeps of each connection.
+
+        For example the visits of `DSTEE`: they begin with the present masks.
+        """
+        for member in up_to_date(self._model):
+            method = member.run.method
+            names = method.connection_state if method is not None else ()
+            for layer in member.sparse_layers:
+                for name in names:
+                    begin_connection_state(layer, method, name)
+
+    def restart_scalar_state(self) -> None:
+        """Restarts what the method and the objective keep as numbers.
+
+        Those of `AGENT` are its estimate `tau` and whether there is a
+        snapshot; those of MOON's loss its running loss and `alpha`. Callbacks
+        call it before the first epoch of a training.
+        """
+        for member in self.members:
+            for part in (member.run.method, member.run.objective):
+                if part is not None:
+                    member.update_state.restart_scalars(part.scalar_state)
+
+    def track_ever_active(self) -> None:
+        """Keeps for each connection whether it was ever active (R_s)."""
+        for member in up_to_date(self._model):
+            with member.run.scope():
+                for layer in member.sparse_layers:
+                    layer.add_state("ever_active", "bool")
+            for masked in member.masked_kernels:
+                ever = ops.convert_to_numpy(masked.state["ever_active"].value)
+                mask = ops.convert_to_numpy(masked.mask.value)
+                masked.state["ever_active"].assign(np.logical_or(ever, mask))
+            member.run.choose_step()
+        self.choose_step()
+
+    def ever_active(self) -> float:
+        """Share of maskable weights that were ever active, over members."""
+        members = up_to_date(self._model)
+        return float(np.mean([_ever_active(member) for member in members]))
+
+    def forward_values(self) -> list[Tensor]:
+        """What the last step computed with: values of the trained variables.
+
+        They are the variables' own, unless the attached method has kernels of
+        its own in the forward pass (CigL).
+
+        Returns:
+            List of tensors, one for each of `trainable_variables`.
+        """
+        model = self._model
+        stand_ins = {}
+        if self.method is not None:
+            kernels = step.forward_kernels(model, steps_ago=1)
+            stand_ins = {id(kernel): value for kernel, value in kernels}
+        variables = model.trainable_variables
+        return [stand_ins.get(id(v), v.value) for v in variables]
+
+
+def up_to_date(model: Model) -> list:
+    """The members of a model, with the values that JAX's trainer may keep.
+
+    Args:
+        model: A `SparseModel` or `SideBySide`.
+    """
+    keras_adapter.synchronize(model)
+    return model.run.members
+
+
+def begin_connection_state(layer: Sparse, method: Method, name: str) -> None:
+    """Gives what a method keeps of each connection its first values.
+
+    Args:
+        layer: A `Sparse` layer with the state.
+        method: A `Method`.
+        name: One of the names in `method.connection_state`.
+    """
+    for masked in layer.masked_kernels:
+        mask = ops.convert_to_numpy(masked.mask.value)
+        initial = method.initial_state(mask)
+        if name in initial:
+            masked.state[name].assign(initial[name])
+
+
+def _traits(member: Model) -> list:
+    method, masked_kernels = member.run.method, member.masked_kernels
+    changing = method is not None and [
+        method.takes_part(masked.active, masked.size)
+        for masked in masked_kernels
+    ]
+    return [
+        [member.run_eagerly, member.jit_compile, member.steps_per_execution],
+        member.trainable_variables,
+        [sorted(masked.state) for masked in masked_kernels],
+        changing,
+        method,
+        member.run.objective,
+        member.run.batch_transforms,
+    ]
+
+
+def _ever_active(member: Model) -> float:
+    counts = [
+        int(np.sum(ops.convert_to_numpy(masked.state["ever_active"].value)))
+        for masked in member.masked_kernels
+    ]
+    return sum(counts) / sum(masked.size for masked in member.masked_kernels)
+
+
+class TrainsMembers:
+    """Sparse training of the models in `run.members`.
+
+    It stands before `keras.Model` among the bases of a class that has a
+    `run`, and that says how it attaches a method and what it does before and
+    after `fit`.
+    """
+
+    run: TrainingRun
+
+    @property
+    def method(self) -> Method | None:
+        """The attached sparse-training method, or `None`.
+
+        Of several members, that of the first.
+        """
+        return self.run.members[0].run.method
+
+    def detach(self) -> None:
+        """Leaves the masks as they are from the next step on."""
+        for member in up_to_date(self):
+            member.run.method = None
+            member.run.choose_step()
+        self.run.choose_step()
+
+    def project(self) -> None:
+        """Clears what lies outside the masks: kernels and optimizer slots."""
+        for member in up_to_date(self):
+            _project(member)
+
+    @property
+    def density(self) -> float:
+        """Share of active weights among the maskable ones, over members."""
+        densities = [_density(member) for member in up_to_date(self)]
+        return float(np.mean(densities))
+
+    def _before_fit(self, arguments: dict) -> None:
+        pass
+
+    def _after_fit(self) -> None:
+        pass
+
+    def fit(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        """As `keras.Model.fit`; kernels are zero outside their masks after it.
+
+        Args:
+            *args: As for `keras.Model.fit`.
+            **kwargs: As for `keras.Model.fit`.
+        """
+        self._before_fit(kwargs)
+        # An exception in `fit`, or Ctrl-C, would leave a method attached.
+        try:
+            history = super().fit(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            try:
+                keras_adapter.synchronize(self)
+            finally:
+                self.run.release()
+        self._after_fit()
+        self.project()  # EarlyStopping restores masks, but no slots
+        return history
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As Keras' own, with a step that belongs to what is attached.
+
+        Args:
+            force: As for Keras' own.
+        """
+        with keras_adapter.own_step(self, "train_step"):
+            super().make_train_function(force)  # type: ignore[misc]
+        self.run.keep_step()
+
+
+def _project(member: Model) -> None:
+    masked_kernels = member.masked_kernels
+    slots: list[list] = [[] for _ in masked_kernels]
+    if member.compiled and member.optimizer.built:
+        kernels = [masked.kernel for masked in masked_kernels]
+        slots = keras_adapter.optimizer_slots(member.optimizer, kernels)
+    for masked, found in zip(masked_kernels, slots, strict=True):
+        mask = ops.convert_to_numpy(masked.mask.value)
+        for variable, initial in [(masked.kernel, 0.0), *found]:
+            value = ops.convert_to_numpy(variable.value)
+            fill = np.full_like(value, initial)
+            variable.assign(np.where(mask, value, fill))
+
+
+def _density(member: Model) -> float:
+    masked_kernels = member.masked_kernels
+    size = sum(masked.size for masked in masked_kernels)
+    active = sum(
+        int(np.sum(ops.convert_to_numpy(masked.mask.value)))
+        for masked in masked_kernels
+    )
+    return active / size if size else 1.0
