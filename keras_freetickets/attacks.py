@@ -1,5 +1,7 @@
 """Adversarial inputs: changed by little, to be misread."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,21 +13,24 @@ from keras_freetickets.data import check_examples
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import returns_logits
 from keras_freetickets.metrics import validation
+from keras_freetickets.types import Tensor
+
+__all__ = ["fast_gradient_sign"]
 
 # Float arithmetic on standardized images may leave the range by this much.
 _SLACK = 1e-3
 
 
 def fast_gradient_sign(
-    model,
-    x,
-    y,
-    epsilon=8 / 255,
-    from_logits=None,
-    mean=None,
-    std=None,
-    batch_size=128,
-):
+    model: keras.Model,
+    x: Tensor,
+    y: Any,
+    epsilon: float = 8 / 255,
+    from_logits: bool | None = None,
+    mean: Any = None,
+    std: Any = None,
+    batch_size: int = 128,
+) -> np.ndarray:
     """Moves each input value by epsilon so as to raise the model's loss.
 
     `x + epsilon * sign(d loss / d x)`, clipped to the range of images. For an

@@ -8,8 +8,12 @@ import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+
+from keras_freetickets.types import PathLike
 
 _PREFIX = ".partial-"
 _HOLDER = re.compile(r"\.partial-(?P<host>.+)-(?P<pid>\d+)-[^-]*")
@@ -45,7 +49,7 @@ def _holder_prefix():
     return f"{_PREFIX}{socket.gethostname()}-{os.getpid()}-"
 
 
-def is_partial(name):
+def is_partial(name: str) -> bool:
     """Whether a name is that of what `atomic_path` has not finished.
 
     Args:
@@ -74,7 +78,7 @@ def _is_abandoned(name):
     return False
 
 
-def tidy(folder):
+def tidy(folder: PathLike) -> None:
     """Removes what killed processes of this machine left half written.
 
     A directory that was whole and about to replace another is put in place.
@@ -98,7 +102,7 @@ def _finish(folder, holder):
     shutil.rmtree(holder)
 
 
-def integers_as(values, dtype):
+def integers_as(values: np.ndarray, dtype: Any) -> np.ndarray:
     """Integers in another integer type; as they are if that cannot hold them.
 
     Keras holds the state of a seed in `uint32` on JAX, in `int64` on
@@ -115,7 +119,7 @@ def integers_as(values, dtype):
     return cast if np.array_equal(cast, values) else values
 
 
-def check_directory(directory):
+def check_directory(directory: PathLike) -> None:
     """Makes a directory; raises unless it can be written."""
     try:
         os.makedirs(directory, exist_ok=True)
@@ -132,7 +136,7 @@ def check_directory(directory):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: PathLike) -> Iterator[str]:
     """Yields a temporary path that becomes `path` when the block succeeds.
 
     A file or a directory may be written there. It is flushed to the disk and
@@ -178,7 +182,7 @@ def _seal_of(content):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_sealed(path, content):
+def write_sealed(path: PathLike, content: dict[str, Any]) -> None:
     """Writes a dict as JSON with a checksum, so that damage is noticed.
 
     Args:
@@ -190,7 +194,9 @@ def write_sealed(path, content):
         json.dump({**content, _SEAL: _seal_of(content)}, file, indent=2)
 
 
-def read_sealed(path, keys, sealed=True):
+def read_sealed(
+    path: PathLike, keys: set[str], sealed: bool = True
+) -> dict[str, Any]:
     """Reads what `write_sealed` wrote, and nothing else.
 
     Args:

@@ -1,6 +1,7 @@
 """Packages that only parts of this one need, imported when first used."""
 
 import importlib
+from typing import Any
 
 # Module -> the extra of pyproject.toml that installs it, and its own package.
 PACKAGES = {
@@ -11,7 +12,7 @@ PACKAGES = {
 }
 
 
-def import_optional(module, extra=None):
+def import_optional(module: str, extra: str | None = None) -> Any:
     """Imports a module of a package that may be missing.
 
     Args:
@@ -47,7 +48,7 @@ class OptionalModule:
         name: Dotted name of a module, of one of `PACKAGES`.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute):

@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+from typing import Any
+from typing import ClassVar
 
 
 class ShowsArguments:
@@ -18,7 +20,9 @@ class ShowsArguments:
     class that was called.
     """
 
-    defaults = {}
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    __signature__: ClassVar[inspect.Signature]
 
     def __new__(cls, *args, **kwargs):
         _check_names(cls, kwargs)
@@ -26,7 +30,8 @@ class ShowsArguments:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        cls.defaults = {**super(cls, cls).defaults, **cls.defaults}
+        above: Any = super(cls, cls)
+        cls.defaults = {**above.defaults, **cls.defaults}
         cls.__signature__ = _signature(cls)
 
 

@@ -2,10 +2,14 @@
 
 import keras
 
+from keras_freetickets.types import Shape
+
 
 def lenet_300_100(
-    input_shape=(28, 28, 1), classes=10, classifier_activation="softmax"
-):
+    input_shape: Shape = (28, 28, 1),
+    classes: int = 10,
+    classifier_activation: str | None = "softmax",
+) -> keras.Model:
     """Builds LeNet-300-100.
 
     Args:

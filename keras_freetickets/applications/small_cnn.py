@@ -1,17 +1,21 @@
 """A small convolutional network that two cores train in seconds."""
 
+from collections.abc import Sequence
+
 import keras
+
+from keras_freetickets.types import Shape
 
 
 def small_cnn(
-    input_shape,
-    classes,
-    filters=(32, 64),
-    units=128,
-    dropout=0.0,
-    weight_decay=0.0,
-    classifier_activation="softmax",
-):
+    input_shape: Shape,
+    classes: int,
+    filters: Sequence[int] = (32, 64),
+    units: int = 128,
+    dropout: float = 0.0,
+    weight_decay: float = 0.0,
+    classifier_activation: str | None = "softmax",
+) -> keras.Model:
     """Builds a small convolutional network.
 
     Each entry of `filters` is a 3x3 convolution, batch normalization, ReLU

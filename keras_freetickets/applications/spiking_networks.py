@@ -15,13 +15,19 @@ model.fit(x, np.repeat(y[:, None], 5, axis=1))
 ```
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_freetickets import spiking
+from keras_freetickets.types import Shape
+from keras_freetickets.types import Tensor
 
-# Configuration "D" of VGG; "pool" halves the image.
-_VGG_16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
-_VGG_16 += (512, 512, 512, "pool", 512, 512, 512, "pool")
+# Configuration "D" of VGG: channels of convolutions; `None` halves the image.
+_VGG_16: tuple[int | None, ...]
+_VGG_16 = (64, 64, None, 128, 128, None, 256, 256, 256, None)
+_VGG_16 += (512, 512, 512, None, 512, 512, 512, None)
 # Blocks and channels of ResNet-19's stages, each halving the image.
 _RESNET_19 = ((3, 128), (3, 256), (2, 512))
 
@@ -29,16 +35,23 @@ _RESNET_19 = ((3, 128), (3, 256), (2, 512))
 class _Builder:
     """Adds layers to a graph whose steps are merged into the batch."""
 
-    def __init__(self, steps, neuron):
+    def __init__(self, steps: int, neuron: dict[str, Any]) -> None:
         self.steps = steps
         self.neuron = neuron
 
-    def fire(self, x, name):
+    def fire(self, x: Tensor, name: str) -> Tensor:
         x = spiking.SplitSteps(self.steps, name=f"{name}_split")(x)
         x = spiking.LIF(**self.neuron, name=name)(x)
         return spiking.MergeSteps(name=f"{name}_merge")(x)
 
-    def convolve(self, x, filters, name, size=3, strides=1):
+    def convolve(
+        self,
+        x: Tensor,
+        filters: int,
+        name: str,
+        size: int = 3,
+        strides: int = 1,
+    ) -> Tensor:
         x = keras.layers.Conv2D(
             filters,
             size,
@@ -52,14 +65,16 @@ class _Builder:
             momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
         )(x)
 
-    def begin(self, x, filters):
+    def begin(self, x: Tensor, filters: int) -> Tensor:
         """The first layer sees the image once; its output is repeated."""
         x = self.convolve(x, filters, "stem")
         x = spiking.RepeatSteps(self.steps, name="repeat")(x)
         x = spiking.LIF(**self.neuron, name="stem_lif")(x)
         return spiking.MergeSteps(name="stem_merge")(x)
 
-    def end(self, x, classes, activation, per_step):
+    def end(
+        self, x: Tensor, classes: int, activation: str | None, per_step: bool
+    ) -> Tensor:
         """The logits of each step, or their mean over the steps."""
         x = keras.layers.Dense(classes, name="logits")(x)
         x = spiking.SplitSteps(self.steps, name="logits_split")(x)
@@ -69,15 +84,15 @@ class _Builder:
 
 
 def spiking_cnn(
-    input_shape=(28, 28, 1),
-    classes=10,
-    steps=5,
-    filters=(32, 64),
-    units=128,
-    activation="softmax",
-    per_step=False,
-    **neuron,
-):
+    input_shape: Shape = (28, 28, 1),
+    classes: int = 10,
+    steps: int = 5,
+    filters: Sequence[int] = (32, 64),
+    units: int = 128,
+    activation: str | None = "softmax",
+    per_step: bool = False,
+    **neuron: Any,
+) -> keras.Model:
     """`small_cnn` with spiking neurons in place of ReLUs.
 
     Each entry of `filters` is a 3x3 convolution, batch normalization, neurons
@@ -122,14 +137,14 @@ def spiking_cnn(
 
 
 def spiking_vgg16(
-    input_shape=(32, 32, 3),
-    classes=10,
-    steps=5,
-    width=64,
-    activation="softmax",
-    per_step=False,
-    **neuron,
-):
+    input_shape: Shape = (32, 32, 3),
+    classes: int = 10,
+    steps: int = 5,
+    width: int = 64,
+    activation: str | None = "softmax",
+    per_step: bool = False,
+    **neuron: Any,
+) -> keras.Model:
     """VGG-16 with spiking neurons in place of ReLUs.
 
     The first convolution sees the image once and its output is fed at every
@@ -164,13 +179,13 @@ def spiking_vgg16(
     builder = _Builder(steps, neuron)
     inputs = keras.Input(input_shape)
     x = builder.begin(inputs, width)
-    for i, item in enumerate(_VGG_16[1:], 1):
-        if item == "pool":
+    for i, filters in enumerate(_VGG_16[1:], 1):
+        if filters is None:
             if min(x.shape[1:3]) > 1:
                 x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
             continue
         name = f"block_{i}"
-        x = builder.convolve(x, item * width // 64, name)
+        x = builder.convolve(x, filters * width // 64, name)
         x = builder.fire(x, f"{name}_lif")
     x = keras.layers.Flatten(name="flatten")(x)
     outputs = builder.end(x, classes, activation, per_step)
@@ -178,14 +193,14 @@ def spiking_vgg16(
 
 
 def spiking_resnet19(
-    input_shape=(32, 32, 3),
-    classes=10,
-    steps=5,
-    width=64,
-    activation="softmax",
-    per_step=False,
-    **neuron,
-):
+    input_shape: Shape = (32, 32, 3),
+    classes: int = 10,
+    steps: int = 5,
+    width: int = 64,
+    activation: str | None = "softmax",
+    per_step: bool = False,
+    **neuron: Any,
+) -> keras.Model:
     """ResNet-19 with spiking neurons.
 
     A stem of 64 channels and stages of 3, 3 and 2 blocks with 128, 256 and

@@ -1,12 +1,15 @@
 """Wide residual networks for small images."""
 
 import math
+from typing import Any
 
 import keras
 from keras import layers
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import is_integer
+from keras_freetickets.types import Shape
+from keras_freetickets.types import Tensor
 
 
 def _normal(kernel_size, filters):
@@ -18,13 +21,15 @@ def _normal(kernel_size, filters):
 class _Builder:
     """The layers of one network, with its penalty and dropout."""
 
-    def __init__(self, dropout, weight_decay):
+    def __init__(self, dropout: float, weight_decay: float) -> None:
         self.dropout = dropout
         self.penalty = (
             keras.regularizers.L2(weight_decay) if weight_decay else None
         )
 
-    def convolution(self, x, filters, kernel_size, strides, name):
+    def convolution(
+        self, x: Tensor, filters: int, kernel_size: int, strides: int, name: str
+    ) -> Any:
         return layers.Conv2D(
             filters,
             kernel_size,
@@ -36,7 +41,7 @@ class _Builder:
             name=name,
         )(x)
 
-    def activation(self, x, name):
+    def activation(self, x: Tensor, name: str) -> Any:
         # Momentum and epsilon of the reference's framework.
         x = layers.BatchNormalization(
             momentum=0.9,
@@ -47,7 +52,7 @@ class _Builder:
         )(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 
-    def block(self, x, filters, strides, name):
+    def block(self, x: Tensor, filters: int, strides: int, name: str) -> Any:
         """Pre-activation block; a change of shape is activated once."""
         shortcut = x
         y = self.activation(x, f"{name}_1")
@@ -64,14 +69,14 @@ class _Builder:
 
 
 def wide_resnet(
-    depth=28,
-    width=10,
-    input_shape=(32, 32, 3),
-    classes=10,
-    dropout=0.0,
-    weight_decay=2.5e-4,
-    classifier_activation="softmax",
-):
+    depth: int = 28,
+    width: int = 10,
+    input_shape: Shape = (32, 32, 3),
+    classes: int = 10,
+    dropout: float = 0.0,
+    weight_decay: float = 2.5e-4,
+    classifier_activation: str | None = "softmax",
+) -> keras.Model:
     """Builds a wide residual network, WRN-depth-width.
 
     Args:

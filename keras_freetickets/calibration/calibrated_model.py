@@ -1,5 +1,8 @@
 """A model and its calibration as one model."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -21,6 +24,9 @@ from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
+from keras_freetickets.types import PathLike
+from keras_freetickets.types import Shape
+from keras_freetickets.types import Tensor
 
 _ORDERS = ("pool_first", "members_first")
 
@@ -67,13 +73,13 @@ class CalibratedModel(
 
     def __init__(
         self,
-        model,
-        calibrators,
-        order="pool_first",
-        ignore_class=None,
-        name=None,
-        **kwargs,
-    ):
+        model: keras.Model,
+        calibrators: Sequence[layers.Calibrator],
+        order: str = "pool_first",
+        ignore_class: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs.pop("trainable", None)
         super().__init__(name=name, trainable=False, **kwargs)
         _check_order(model, order)
@@ -97,7 +103,7 @@ class CalibratedModel(
             ],
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         if self.order == "pool_first":
             return self.calibrators[0](self.model(inputs, training=False))
         members = self.model._member_probabilities(inputs)
@@ -109,20 +115,20 @@ class CalibratedModel(
         return mean
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> Shape:
         """The shape of a batch of inputs, of a model with one."""
         return tuple(_input_specs(self.model).shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         return self.model.compute_output_shape(input_shape)
 
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(
             "A CalibratedModel cannot be trained: train the model it was made "
             "of, then call `calibrate` again."
         )
 
-    def export(self, filepath, *args, **kwargs):
+    def export(self, filepath: PathLike, *args: Any, **kwargs: Any) -> Any:
         """Writes a SavedModel with the signature `serving_default`.
 
         Args:
@@ -136,7 +142,7 @@ class CalibratedModel(
         kwargs.setdefault("verbose", False)
         return super().export(filepath, *args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         keras_adapter.refuse_legacy_config(self)
         config = keras.saving.serialize_keras_object(self.model)
         config.pop("compile_config", None)
@@ -151,7 +157,11 @@ class CalibratedModel(
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> "CalibratedModel":
         def revived(part):
             return keras.saving.deserialize_keras_object(
                 part, custom_objects=custom_objects
@@ -181,18 +191,18 @@ def _input_specs(model):
 
 
 def calibrate(
-    model,
-    x,
-    y=None,
-    calibrator="temperature",
-    order="pool_first",
-    from_logits=None,
-    ignore_class=None,
-    input_mask_ratio=0.0,
-    num_draws=10,
-    seed=0,
-    batch_size=128,
-):
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    calibrator: str | layers.Calibrator = "temperature",
+    order: str = "pool_first",
+    from_logits: bool | None = None,
+    ignore_class: int | None = None,
+    input_mask_ratio: float = 0.0,
+    num_draws: int = 10,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> CalibratedModel:
     """Fits a calibrator to held-out data and puts it behind a model.
 
     Args:
@@ -255,15 +265,15 @@ def calibrate(
     x, y = map(np.asarray, data.as_arrays(x, y))
     data.check_examples(x, y)
     members_first = order == "members_first"
-    predictions = []
+    draws = []
     for masked in _masked(x, input_mask_ratio, num_draws, seed):
         if members_first:
-            predictions.append(model.predict_members(masked, batch_size))
+            draws.append(model.predict_members(masked, batch_size))
         else:
             values = model.predict(masked, batch_size=batch_size, verbose=0)
-            predictions.append(values[None])
-    y = np.concatenate([y] * len(predictions))
-    predictions = np.concatenate(predictions, axis=1)
+            draws.append(values[None])
+    y = np.concatenate([y] * len(draws))
+    predictions = np.concatenate(draws, axis=1)
     if predictions.dtype.itemsize <= 2:
         predictions = predictions.astype("float32")
     if from_logits is None:

@@ -4,7 +4,9 @@ They are fitted by NumPy, deterministically, and then are ordinary layers: they
 run on every backend, are saved with a model and exported with it.
 """
 
+import typing
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
+from keras_freetickets.types import Tensor
 
 # Where a temperature is looked for. On predictions that are all right, or that
 # tell nothing, the best one is 0 or infinite.
@@ -41,7 +44,11 @@ class Calibrator(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, from_logits=False, name=None, **kwargs):
+    built: bool
+
+    def __init__(
+        self, from_logits: bool = False, name: str | None = None, **kwargs: Any
+    ) -> None:
         kwargs["trainable"] = False
         # Whatever the policy: half precision moves what was fitted.
         kwargs["dtype"] = "float32"
@@ -49,7 +56,9 @@ class Calibrator(keras.layers.Layer):
         self.from_logits = from_logits
         self.supports_masking = True  # padded tokens stay masked
 
-    def fit(self, y_true, y_pred, ignore_class=None):
+    def fit(
+        self, y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
+    ) -> typing.Self:
         """Fits the layer to held-out predictions.
 
         Args:
@@ -82,7 +91,7 @@ class Calibrator(keras.layers.Layer):
         """Probabilities of float32 predictions `(..., classes)`."""
         raise NotImplementedError  # abstract
 
-    def call(self, predictions):
+    def call(self, predictions: Tensor) -> Tensor:
         predictions = ops.cast(predictions, "float32")
         one_column = predictions.shape[-1] == 1
         both = validation.two_columns(predictions, self.from_logits)
@@ -93,10 +102,10 @@ class Calibrator(keras.layers.Layer):
             return predictions
         return ops.log(ops.maximum(predictions, _TINY))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["trainable"], config["dtype"]
         return {**config, "from_logits": self.from_logits}
@@ -127,13 +136,13 @@ class TemperatureScaling(Calibrator):
         Guo et al., 2017, arXiv:1706.04599.
     """
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         self.scale = self.add_weight(
             shape=(), initializer="ones", dtype="float32", name="temperature"
         )
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """The temperature, a float; 1 before `fit`."""
         return float(self.scale.value) if self.built else 1.0
 
@@ -178,12 +187,18 @@ class VectorScaling(Calibrator):
         Guo et al., 2017, arXiv:1706.04599.
     """
 
-    def __init__(self, penalty=1e-4, from_logits=False, name=None, **kwargs):
+    def __init__(
+        self,
+        penalty: float = 1e-4,
+        from_logits: bool = False,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(from_logits, name=name, **kwargs)
         check_number("penalty", penalty, "[0, inf)")
         self.penalty = penalty
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.scale, self.shift = (
             self.add_weight(
                 shape=(max(2, input_shape[-1]),),
@@ -207,7 +222,7 @@ class VectorScaling(Calibrator):
         logits = self._logits(predictions)
         return ops.softmax(self.scale * logits + self.shift)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "penalty": self.penalty}
 
 
@@ -238,12 +253,18 @@ class IsotonicCalibration(Calibrator):
         multiclass probability estimates".
     """
 
-    def __init__(self, num_knots=2, from_logits=False, name=None, **kwargs):
+    def __init__(
+        self,
+        num_knots: int = 2,
+        from_logits: bool = False,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(from_logits, name=name, **kwargs)
         check_count("num_knots", num_knots, least=2)
         self.num_knots = num_knots
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         # Before it is fitted a curve goes straight from (0, 0) to (1, 1).
         line = np.linspace(0, 1, self.num_knots)
         lines = np.tile(line, (max(2, input_shape[-1]), 1)).astype("float32")
@@ -288,7 +309,7 @@ class IsotonicCalibration(Calibrator):
         calibrated = ops.where(total > 0, shares, uniform)
         return ops.reshape(calibrated, ops.shape(predictions))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_knots": self.num_knots}
 
 
@@ -299,7 +320,7 @@ _CALIBRATORS = {
 }
 
 
-def get(calibrator, from_logits=False):
+def get(calibrator: str | Calibrator, from_logits: bool = False) -> Calibrator:
     """A fresh calibrator of a name, or like a given one.
 
     Args:

@@ -1,8 +1,10 @@
 """Random changes of training images, each a function of a key."""
 
 import dataclasses
+from typing import Any
 
 from keras_freetickets.optional import tensorflow as tf
+from keras_freetickets.types import Tensor
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
 # Glyphs: a mirrored digit is another sign, and they are centred already.
@@ -33,7 +35,7 @@ class Augmentation:
     flip: bool = False
 
 
-def choose_augmentation(augment, source):
+def choose_augmentation(augment: str, source: Any) -> Augmentation:
     """The augmentation for a name of one; `"auto"` goes by the set."""
     height, _, channels = source.input_shape
     # 4 of CIFAR's 32 pixels, 2 of Fashion-MNIST's 28.
@@ -48,7 +50,7 @@ def choose_augmentation(augment, source):
     return Augmentation(padding, mode, flip=augment == "crop_flip")
 
 
-def pad_crop(images, padding, mode, key):
+def pad_crop(images: Tensor, padding: int, mode: str, key: Any) -> Tensor:
     """Pads a batch and crops each image at its own place."""
     shape = tf.shape(images)
     sides = [[0, 0], [padding] * 2, [padding] * 2, [0, 0]]
@@ -63,13 +65,13 @@ def pad_crop(images, padding, mode, key):
     return tf.ensure_shape(cropped, images.shape)
 
 
-def flip(images, key):
+def flip(images: Tensor, key: Any) -> Tensor:
     shape = [tf.shape(images)[0], 1, 1, 1]
     mirrored = tf.random.stateless_uniform(shape, key) < 0.5
     return tf.where(mirrored, images[:, :, ::-1], images)
 
 
-def augment(images, augmentation, key):
+def augment(images: Tensor, augmentation: Augmentation, key: Any) -> Tensor:
     """Changes a batch of images at random, as the key says."""
     keys = tf.unstack(tf.random.experimental.stateless_split(key, 2))
     if augmentation.padding:

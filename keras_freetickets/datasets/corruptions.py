@@ -15,6 +15,7 @@ other, not with figures for CIFAR-10-C; TFDS has those files as
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,19 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.datasets import distortions
 from keras_freetickets.optional import tensorflow as tf
+from keras_freetickets.types import Tensor
 
 CORRUPTIONS = tuple(distortions.DISTORTIONS)
 _PARALLEL_CALLS = 2
 
 
-def corrupt(images, corruption, severity, seed=0, first_index=0):
+def corrupt(
+    images: Tensor,
+    corruption: str,
+    severity: int,
+    seed: int = 0,
+    first_index: int = 0,
+) -> np.ndarray:
     """Corrupts images.
 
     Args:
@@ -72,7 +80,13 @@ def corrupt(images, corruption, severity, seed=0, first_index=0):
     return np.rint(corrupted).astype("uint8")
 
 
-def corrupt_dataset(dataset, corruption, severity, seed=0, like=None):
+def corrupt_dataset(
+    dataset: Any,
+    corruption: str,
+    severity: int,
+    seed: int = 0,
+    like: Any = None,
+) -> Any:
     """Corrupts the images of a dataset of batches.
 
     Args:
@@ -144,7 +158,7 @@ def _as_pixels(images):
     return np.rint(255 * np.clip(images, 0, 1)).astype("uint8")
 
 
-def check_corruption(corruption, severity, seed=0):
+def check_corruption(corruption: str, severity: int, seed: int = 0) -> None:
     """Raises unless the arguments name a corruption of 1 to 5."""
     check_choice("corruption", corruption, sorted(CORRUPTIONS))
     if not is_integer(severity) or not 1 <= severity <= 5:

@@ -5,6 +5,9 @@ A function takes `x`, a float32 batch (images, height, width, channels) in
 """
 
 import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +17,15 @@ from keras_freetickets.optional import tensorflow as tf
 class Draw:
     """Random numbers for each image of a batch from its own generator."""
 
-    def __init__(self, seeds):
+    def __init__(self, seeds: Iterable[Any]) -> None:
         self.generators = [np.random.default_rng(seed) for seed in seeds]
 
-    def __call__(self, kind, *args):
+    def __call__(self, kind: str, *args: Any) -> Any:
         return np.stack([getattr(g, kind)(*args) for g in self.generators])
 
-    def each(self, kind, parameters):
+    def each(self, kind: str, parameters: Iterable[Any]) -> np.ndarray:
         """As a call, with a parameter for each image."""
-        pairs = zip(self.generators, parameters)
+        pairs = zip(self.generators, parameters, strict=True)
         return np.stack([getattr(g, kind)(part) for g, part in pairs])
 
 
@@ -127,7 +130,8 @@ def _streak(x, radius, sigma, degrees):
 
 
 def _motion_blur(x, level, draw):
-    return _streak(x, *level, draw("uniform", -45, 45))
+    radius, sigma = level
+    return _streak(x, radius, sigma, draw("uniform", -45, 45))
 
 
 def _zoom_matrix(size, factor):
@@ -345,7 +349,7 @@ def _jpeg_compression(x, level, draw):
 
 
 # Each with its parameters at the severities 1 to 5, from make_cifar_c.py.
-DISTORTIONS = {
+DISTORTIONS: dict[str, tuple[Callable[..., np.ndarray], list[Any]]] = {
     "gaussian_noise": (_gaussian_noise, [0.04, 0.06, 0.08, 0.09, 0.10]),
     "shot_noise": (_shot_noise, [500, 250, 100, 75, 50]),
     "impulse_noise": (_impulse_noise, [0.01, 0.02, 0.03, 0.05, 0.07]),

@@ -4,6 +4,9 @@ Importing this file imports TensorFlow Datasets and makes the builder known to
 it: `tfds.load("optdigits")` works then, without a network.
 """
 
+from typing import Any
+from typing import ClassVar
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -62,7 +65,7 @@ class Optdigits(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
     # Nothing is downloaded. TFDS would look for a file of checksums, and for
     # that needs importlib_resources, which it does not install.
-    url_infos = {}
+    url_infos: ClassVar[dict[str, Any]] = {}
 
     def _info(self):
         return tfds.core.DatasetInfo(

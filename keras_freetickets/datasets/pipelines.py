@@ -10,6 +10,7 @@ an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
 import dataclasses
 import math
 import typing
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_freetickets.arguments import is_integer
 from keras_freetickets.datasets import augmentations
 from keras_freetickets.datasets import sources
 from keras_freetickets.optional import tensorflow as tf
+from keras_freetickets.types import PathLike
 
 # Mean and standard deviation of the channels as the FreeTickets scripts set
 # them.
@@ -81,7 +83,7 @@ class Datasets:
     augmentation: augmentations.Augmentation
     epoch: typing.Any = dataclasses.field(repr=False)
 
-    def epoch_order(self):
+    def epoch_order(self) -> Any:
         """Returns the callback that tells `train` the epoch; pass it to fit.
 
         Without it every epoch has the order and augmentation of epoch 0.
@@ -92,11 +94,13 @@ class Datasets:
 class _EpochOrder(keras.callbacks.Callback):
     """Sets the epoch of a pipeline before its first batch is drawn."""
 
-    def __init__(self, epoch):
+    def __init__(self, epoch: Any) -> None:
         super().__init__()
         self._epoch = epoch
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: Any, logs: dict[str, Any] | None = None
+    ) -> None:
         self._epoch.assign(epoch)
 
 
@@ -104,7 +108,8 @@ def _statistics(source, images):
     """Mean and standard deviation of the channels of images in [0, 1]."""
     if source.family in _STATISTICS:
         return _STATISTICS[source.family]
-    total = square = 0.0
+    total: Any = 0.0
+    square: Any = 0.0
     pixels = 0
     images = _settled(images.batch(1000))
     for batch, _ in images.as_numpy_iterator():
@@ -150,7 +155,7 @@ class _Plan:
     std: tuple
     augmentation: augmentations.Augmentation
 
-    def evaluation(self, examples):
+    def evaluation(self, examples: Any) -> Any:
         """Batches in the order on disk."""
         batches = examples.batch(
             self.batch_size, num_parallel_calls=sources.PARALLEL_CALLS
@@ -160,7 +165,9 @@ class _Plan:
         )
         return _settled(batches.prefetch(_PREFETCH))
 
-    def training(self, examples, count, buffer, epoch):
+    def training(
+        self, examples: Any, count: int, buffer: int, epoch: Any
+    ) -> Any:
         """Batches in the order of (seed, epoch)."""
         batches = tf.data.Dataset.range(1).flat_map(
             lambda _: self._one_epoch(examples, buffer, epoch.read_value())
@@ -204,16 +211,16 @@ def _check(batch_size, validation_fraction=0.0, augment="none", seed=0):
 
 
 def load(
-    name,
-    batch_size=128,
-    validation_fraction=0.1,
-    seed=0,
-    data_dir=None,
-    augment="auto",
-    image_size=None,
-    download=False,
-    num_examples=None,
-):
+    name: str,
+    batch_size: int = 128,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    data_dir: PathLike | None = None,
+    augment: str = "auto",
+    image_size: int | None = None,
+    download: bool = False,
+    num_examples: int | None = None,
+) -> Datasets:
     """Loads an image classification set of TensorFlow Datasets.
 
     Images are standardized by the mean and standard deviation of each channel
@@ -318,13 +325,13 @@ def _check_num_examples(number):
 
 
 def load_test(
-    name,
-    like=None,
-    batch_size=128,
-    data_dir=None,
-    image_size=None,
-    download=False,
-):
+    name: str,
+    like: Any = None,
+    batch_size: int = 128,
+    data_dir: PathLike | None = None,
+    image_size: int | None = None,
+    download: bool = False,
+) -> Any:
     """Loads the test split of a set, e.g. as out-of-distribution data.
 
     Args:

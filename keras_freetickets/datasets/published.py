@@ -1,7 +1,10 @@
 """The published files of corrupted images, by the names that we use."""
 
+from typing import Any
+
 from keras_freetickets.datasets import pipelines
 from keras_freetickets.datasets.corruptions import check_corruption
+from keras_freetickets.types import PathLike
 
 # TFDS calls two of them otherwise.
 _OF_TFDS = {
@@ -11,14 +14,14 @@ _OF_TFDS = {
 
 
 def load_corrupted(
-    corruption,
-    severity,
-    like=None,
-    name="cifar10_corrupted",
-    batch_size=128,
-    data_dir=None,
-    download=False,
-):
+    corruption: str,
+    severity: int,
+    like: Any = None,
+    name: str = "cifar10_corrupted",
+    batch_size: int = 128,
+    data_dir: PathLike | None = None,
+    download: bool = False,
+) -> Any:
     """Loads the published images of a corruption: CIFAR-10-C, of TFDS.
 
     Args:

@@ -4,9 +4,11 @@ import dataclasses
 import math
 import os
 import typing
+from typing import Any
 
 from keras_freetickets.optional import import_optional
 from keras_freetickets.optional import tensorflow as tf
+from keras_freetickets.types import PathLike
 
 # Decoded images up to this size are kept in memory and shuffled as a whole.
 _CACHE_BYTES = 2**30
@@ -87,7 +89,7 @@ class Source:
         info = self.builder.info
         self.keys = info.supervised_keys or ("image", "label")
         known = dict(info.features.items())
-        features = [known.get(key) for key in self.keys[:2]]
+        features: list[Any] = [known.get(key) for key in self.keys[:2]]
         kinds = (tfds.features.Image, tfds.features.ClassLabel)
         if not all(map(isinstance, features, kinds)):
             raise ValueError(
@@ -109,20 +111,20 @@ class Source:
         return tuple(shape)
 
     @property
-    def family(self):
+    def family(self) -> str:
         """`"emnist"` for `"emnist/letters:3.1.0"`."""
         return self.name.split("/")[0].split(":")[0]
 
-    def splits(self):
+    def splits(self) -> Any:
         return self.builder.info.splits
 
-    def count(self, split):
+    def count(self, split: str) -> int:
         return self.splits()[split].num_examples
 
-    def has(self, split):
+    def has(self, split: str) -> bool:
         return split in self.splits() and self.count(split) > 0
 
-    def read(self, split):
+    def read(self, split: str) -> Any:
         """Images and labels of a split, in the order on disk."""
         tfds = _import_tfds()
         image, label = self.keys[:2]
@@ -142,12 +144,12 @@ class Source:
         resized = tf.image.resize(image, self.image_size, antialias=True)
         return tf.cast(tf.round(resized), tf.uint8)
 
-    def fits_memory(self, split):
+    def fits_memory(self, split: str) -> bool:
         size = self.count(split) * math.prod(self.input_shape)
         return size <= _CACHE_BYTES
 
 
-def split_names(source, validation_fraction):
+def split_names(source: Any, validation_fraction: float) -> Any:
     """Names of the training and validation splits, `None` for no validation.
 
     The validation examples are the last ones, as in the FreeTickets scripts:
@@ -169,12 +171,14 @@ def split_names(source, validation_fraction):
     return f"train[:{kept}]", f"train[{kept}:]"
 
 
-def open_source(name, data_dir, download, image_size):
+def open_source(
+    name: str, data_dir: PathLike | None, download: bool, image_size: int | None
+) -> Source:
     """The `Source` of a set; arguments as for `load`."""
     return Source(name, _builder_of(name, data_dir, download), image_size)
 
 
-def require(source, split, advice):
+def require(source: Any, split: str, advice: str) -> Any:
     """Raises unless a set has examples in a split."""
     if not source.has(split):
         raise ValueError(

@@ -1,10 +1,14 @@
 """What the metrics of classifiers have in common: what they read."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_freetickets.arguments import check_boolean
 from keras_freetickets.metrics import validation
+from keras_freetickets.metrics.validation import Rows
+from keras_freetickets.types import Tensor
 
 
 class ClassificationMetric(keras.metrics.Metric):
@@ -18,22 +22,31 @@ class ClassificationMetric(keras.metrics.Metric):
     """
 
     # The axis of the members, of metrics of several.
-    members_axis = None
+    members_axis: int | None = None
     # Whether only the largest class of each row is asked for.
     only_chosen = False
     # Whether labels have to be classes of the predictions.
     needs_labels = True
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name=None, dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         check_boolean("from_logits", from_logits)
         validation.check_ignore_class(ignore_class)
         self.from_logits = from_logits
         self.ignore_class = ignore_class
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
         self.update_rows(
             validation.read_rows(
                 y_true,
@@ -47,7 +60,7 @@ class ClassificationMetric(keras.metrics.Metric):
             )
         )
 
-    def update_rows(self, rows):
+    def update_rows(self, rows: Rows) -> None:
         """Adds rows to the state.
 
         Args:
@@ -60,7 +73,7 @@ class ClassificationMetric(keras.metrics.Metric):
             shape=shape, initializer="zeros", dtype="float32", name=name
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "from_logits": self.from_logits,
             "ignore_class": self.ignore_class,
@@ -80,13 +93,17 @@ class MeanOfRows(ClassificationMetric):
     """
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name=None, dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         self.total = self._zeros("total")
         self.weight = self._zeros("weight")
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         """One number for each row.
 
         Args:
@@ -97,9 +114,9 @@ class MeanOfRows(ClassificationMetric):
         """
         raise NotImplementedError  # abstract
 
-    def update_rows(self, rows):
+    def update_rows(self, rows: Rows) -> None:
         self.total.assign_add(ops.sum(self.values(rows) * rows.weights))
         self.weight.assign_add(ops.sum(rows.weights))
 
-    def result(self):
+    def result(self) -> Tensor:
         return ops.divide_no_nan(self.total.value, self.weight.value)

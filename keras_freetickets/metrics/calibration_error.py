@@ -1,5 +1,7 @@
 """How well confidence matches accuracy."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -12,6 +14,8 @@ from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
+from keras_freetickets.metrics.validation import Rows
+from keras_freetickets.types import Tensor
 
 _BINNINGS = ("equal_width", "equal_mass", "freetickets")
 
@@ -20,8 +24,14 @@ class _TopClassCalibration(ClassificationMetric):
     """Sums of confidence and hits over bins of confidence."""
 
     def __init__(
-        self, num_bins, from_logits, binning, ignore_class, name, dtype
-    ):
+        self,
+        num_bins: int,
+        from_logits: bool,
+        binning: str,
+        ignore_class: int | None,
+        name: str,
+        dtype: Any,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         _check_bins(num_bins, binning)
         self.num_bins = num_bins
@@ -37,7 +47,7 @@ class _TopClassCalibration(ClassificationMetric):
             size = DOUBT.size
         return self._zeros(name, (size,))
 
-    def update_rows(self, rows):
+    def update_rows(self, rows: Rows) -> None:
         confidence = ops.max(rows.probabilities, axis=-1)
         hit, weight = rows.hits, rows.weights
         self.weight.assign_add(self._sums(confidence, weight))
@@ -69,7 +79,7 @@ class _TopClassCalibration(ClassificationMetric):
         gaps = _interpolate(edges, mass, gaps)
         return ops.abs(gaps[1:] - gaps[:-1]), edges[1:] - edges[:-1]
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` of equal mass may be from the value of all examples.
 
         Returns:
@@ -85,7 +95,7 @@ class _TopClassCalibration(ClassificationMetric):
         cut = np.searchsorted(np.cumsum(mass), edges, side="left")
         return min(1.0, float(mass[cut].sum() / mass.sum()))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "num_bins": self.num_bins,
             "binning": self.binning,
@@ -145,18 +155,18 @@ class ExpectedCalibrationError(_TopClassCalibration):
 
     def __init__(
         self,
-        num_bins=15,
-        from_logits=False,
-        binning="equal_width",
-        ignore_class=None,
-        name="ece",
-        dtype=None,
-    ):
+        num_bins: int = 15,
+        from_logits: bool = False,
+        binning: str = "equal_width",
+        ignore_class: int | None = None,
+        name: str = "ece",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             num_bins, from_logits, binning, ignore_class, name, dtype
         )
 
-    def result(self):
+    def result(self) -> Tensor:
         gaps, _ = self._gaps()
         return ops.divide_no_nan(ops.sum(gaps), ops.sum(self.weight.value))
 
@@ -193,22 +203,22 @@ class MaximumCalibrationError(_TopClassCalibration):
 
     def __init__(
         self,
-        num_bins=15,
-        from_logits=False,
-        binning="equal_width",
-        ignore_class=None,
-        name="mce",
-        dtype=None,
-    ):
+        num_bins: int = 15,
+        from_logits: bool = False,
+        binning: str = "equal_width",
+        ignore_class: int | None = None,
+        name: str = "mce",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             num_bins, from_logits, binning, ignore_class, name, dtype
         )
 
-    def result(self):
+    def result(self) -> Tensor:
         gaps, mass = self._gaps()
         return ops.max(ops.divide_no_nan(gaps, mass))
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` of equal mass may be from the value of all examples.
 
         Returns:
@@ -254,13 +264,13 @@ class ClasswiseCalibrationError(ClassificationMetric):
 
     def __init__(
         self,
-        num_classes,
-        num_bins=15,
-        from_logits=False,
-        ignore_class=None,
-        name="classwise_ece",
-        dtype=None,
-    ):
+        num_classes: int,
+        num_bins: int = 15,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str = "classwise_ece",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         check_count("num_classes", num_classes, least=2)
         _check_bins(num_bins, "equal_width")
@@ -270,7 +280,7 @@ class ClasswiseCalibrationError(ClassificationMetric):
         self.gaps = self._zeros("gaps", (num_classes * num_bins,))
         self.weight = self._zeros("weight")
 
-    def update_rows(self, rows):
+    def update_rows(self, rows: Rows) -> None:
         y_pred, weight = rows.probabilities, rows.weights
         if y_pred.shape[-1] != self.num_classes:
             raise ValueError(
@@ -293,11 +303,11 @@ class ClasswiseCalibrationError(ClassificationMetric):
         )
         self.weight.assign_add(ops.sum(weight))
 
-    def result(self):
+    def result(self) -> Tensor:
         total = ops.sum(ops.abs(self.gaps.value))
         return ops.divide_no_nan(total, self.weight.value * self.num_classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "num_classes": self.num_classes,
             "num_bins": self.num_bins,
@@ -393,12 +403,12 @@ def _top_class_sums(y_true, y_pred, num_bins, binning, ignore_class):
 
 
 def reliability_bins(
-    y_true,
-    y_pred,
-    num_bins=15,
-    binning="equal_width",
-    ignore_class=None,
-):
+    y_true: Tensor,
+    y_pred: Tensor,
+    num_bins: int = 15,
+    binning: str = "equal_width",
+    ignore_class: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a reliability diagram draws.
 
     Args:
@@ -436,12 +446,12 @@ def reliability_bins(
 
 
 def expected_calibration_error(
-    y_true,
-    y_pred,
-    num_bins=15,
-    binning="equal_width",
-    ignore_class=None,
-):
+    y_true: Tensor,
+    y_pred: Tensor,
+    num_bins: int = 15,
+    binning: str = "equal_width",
+    ignore_class: int | None = None,
+) -> float:
     """Expected calibration error of arrays, see `ExpectedCalibrationError`.
 
     Args:
@@ -474,12 +484,12 @@ def expected_calibration_error(
 
 
 def maximum_calibration_error(
-    y_true,
-    y_pred,
-    num_bins=15,
-    binning="equal_width",
-    ignore_class=None,
-):
+    y_true: Tensor,
+    y_pred: Tensor,
+    num_bins: int = 15,
+    binning: str = "equal_width",
+    ignore_class: int | None = None,
+) -> float:
     """Maximum calibration error of arrays, see `MaximumCalibrationError`.
 
     Args:
@@ -513,12 +523,12 @@ def maximum_calibration_error(
 
 
 def classwise_calibration_errors(
-    y_true,
-    y_pred,
-    num_bins=15,
-    binning="equal_width",
-    ignore_class=None,
-):
+    y_true: Tensor,
+    y_pred: Tensor,
+    num_bins: int = 15,
+    binning: str = "equal_width",
+    ignore_class: int | None = None,
+) -> np.ndarray:
     """Calibration error of the probabilities of each class.
 
     Args:
@@ -557,12 +567,12 @@ def classwise_calibration_errors(
 
 
 def calibration_errors_by_label(
-    y_true,
-    y_pred,
-    num_bins=15,
-    binning="equal_width",
-    ignore_class=None,
-):
+    y_true: Tensor,
+    y_pred: Tensor,
+    num_bins: int = 15,
+    binning: str = "equal_width",
+    ignore_class: int | None = None,
+) -> np.ndarray:
     """Expected calibration error among the examples of each label.
 
     A model that gives a rare class its share of the data and no more is well

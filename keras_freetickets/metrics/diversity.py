@@ -8,6 +8,9 @@ model that returns its members, as `compile(metrics=...)` meets them, has the
 batch first: the argument `members_axis=1` says so.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -15,6 +18,8 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
+from keras_freetickets.metrics.validation import Rows
+from keras_freetickets.types import Tensor
 
 
 def _read(members, members_axis, least=1):
@@ -40,7 +45,7 @@ def _votes(members):
     return ops.sum(ops.one_hot(chosen, members.shape[-1]), axis=0)
 
 
-def predictive_entropy(members, members_axis=0):
+def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
     """Entropy of the mean of the members' probabilities: all uncertainty.
 
     Args:
@@ -64,7 +69,7 @@ def predictive_entropy(members, members_axis=0):
     return -ops.sum(_plogp(ops.mean(members, axis=0)), axis=-1)
 
 
-def expected_entropy(members, members_axis=0):
+def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
     """Mean of the members' entropies: the uncertainty each one sees.
 
     Args:
@@ -88,7 +93,7 @@ def expected_entropy(members, members_axis=0):
     return -ops.mean(ops.sum(_plogp(members), axis=-1), axis=0)
 
 
-def mutual_information(members, members_axis=0):
+def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
     """Predictive less expected entropy: what the members differ in.
 
     Args:
@@ -117,7 +122,7 @@ def mutual_information(members, members_axis=0):
     return ops.maximum(total - expected_entropy(members), 0.0)
 
 
-def variation_ratio(members, members_axis=0):
+def variation_ratio(members: Tensor, members_axis: int = 0) -> Tensor:
     """Share of members that do not choose the class most members choose.
 
     Args:
@@ -142,7 +147,7 @@ def variation_ratio(members, members_axis=0):
     return validation.keep_nan(1.0 - most / members.shape[0], members)
 
 
-def disagreement(members, members_axis=0):
+def disagreement(members: Tensor, members_axis: int = 0) -> Tensor:
     """Share of the pairs of members that choose different classes.
 
     Args:
@@ -172,7 +177,7 @@ def disagreement(members, members_axis=0):
     return validation.keep_nan(1.0 - agreeing / (count * (count - 1)), members)
 
 
-def pairwise_kl(members, members_axis=0):
+def pairwise_kl(members: Tensor, members_axis: int = 0) -> Tensor:
     """Mean Kullback-Leibler divergence of ordered pairs of members.
 
     Args:
@@ -205,7 +210,9 @@ def pairwise_kl(members, members_axis=0):
     return ops.maximum(own - cross, 0.0) / (count * (count - 1))
 
 
-def double_fault(y_true, members, members_axis=0):
+def double_fault(
+    y_true: Tensor, members: Tensor, members_axis: int = 0
+) -> Tensor:
     """Share of the pairs of members that are both wrong.
 
     Args:
@@ -243,7 +250,7 @@ def double_fault(y_true, members, members_axis=0):
     return validation.keep_nan(share, members)
 
 
-def disagreement_matrix(members):
+def disagreement_matrix(members: Tensor) -> np.ndarray:
     """Share of the examples on which each two members choose otherwise.
 
     Args:
@@ -276,18 +283,21 @@ def disagreement_matrix(members):
 class _MembersMetric(MeanOfRows):
     """Mean over rows of a function of the members' probabilities."""
 
-    function = None
+    function: Callable[..., Tensor]
+    members_axis: int
     needs_labels = False
 
-    def __init__(self, members_axis, ignore_class, name, dtype):
+    def __init__(
+        self, members_axis: int, ignore_class: int | None, name: str, dtype: Any
+    ) -> None:
         super().__init__(False, ignore_class, name, dtype)
         validation.check_members_axis(members_axis)
         self.members_axis = members_axis
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         return self.function(rows.probabilities)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["from_logits"]
         return {"members_axis": self.members_axis, **config}
@@ -319,11 +329,11 @@ class PredictiveEntropy(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="predictive_entropy",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "predictive_entropy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -353,11 +363,11 @@ class ExpectedEntropy(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="expected_entropy",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "expected_entropy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -387,11 +397,11 @@ class MutualInformation(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="mutual_information",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "mutual_information",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -421,11 +431,11 @@ class VariationRatio(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="variation_ratio",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "variation_ratio",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -459,11 +469,11 @@ class Disagreement(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="disagreement",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "disagreement",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -496,11 +506,11 @@ class PairwiseKL(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="pairwise_kl",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "pairwise_kl",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
 
 
@@ -530,13 +540,13 @@ class DoubleFault(_MembersMetric):
 
     def __init__(
         self,
-        members_axis=0,
-        ignore_class=None,
-        name="double_fault",
-        dtype=None,
-    ):
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "double_fault",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         return double_fault(rows.labels, rows.probabilities)

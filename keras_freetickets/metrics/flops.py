@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +26,7 @@ from keras import tree
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
+from keras_freetickets.types import Tensor
 
 
 @dataclasses.dataclass
@@ -68,9 +70,9 @@ class KernelMacs(dict):
     ```
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.notes = []
+        self.notes: list[str] = []
 
 
 def _product(sizes):
@@ -140,8 +142,8 @@ def register_rule(*layer_classes: type[layers.Layer]) -> Callable[[Rule], Rule]:
 
 def _rule_of(layer):
     """The rule of a layer's class or of the nearest class above it."""
-    kinds = (kind for kind in type(layer).__mro__ if kind in _RULES)
-    return _RULES.get(next(kinds, None))
+    rules = (_RULES[kind] for kind in type(layer).__mro__ if kind in _RULES)
+    return next(rules, None)
 
 
 def _size(kernel):
@@ -196,7 +198,10 @@ def _einsum_dense(layer, inputs, outputs):
     operand, kernel = layer.equation.split("->")[0].split(",")
     left, dots, right = operand.partition("...")
     end = len(inputs) - len(right)
-    sizes = [*zip(left, inputs), *zip(right, inputs[end:])]
+    sizes = [
+        *zip(left, inputs, strict=False),
+        *zip(right, inputs[end:], strict=False),
+    ]
     sizes += [("...", size) for size in inputs[len(left) : end] if dots]
     alone = [size for index, size in sizes if index not in kernel]
     return {"kernel": _size(layer.kernel) * _product(alone)}
@@ -247,11 +252,11 @@ def _first_shape(tensors):
 class _Trace:
     """Notes the calls of layers while a model is traced."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.costs = KernelMacs()
         self._in_loop = False
 
-    def add(self, layer, name, macs):
+    def add(self, layer: Any, name: str, macs: float) -> None:
         """Adds to what the weight `layer.name` costs."""
         value = getattr(layer, name)
         variable = keras_adapter.stored_weight(layer, name)
@@ -259,7 +264,7 @@ class _Trace:
         self.costs.setdefault(id(variable), cost).macs += macs
 
     @contextlib.contextmanager
-    def noting(self, parts):
+    def noting(self, parts: Any) -> Iterator[None]:
         """Lets layers note their calls: their instances get another `call`."""
         noted = [p for p in parts if _rule_of(p) or isinstance(p, layers.RNN)]
         # Keras calls one of them, by whether the layer is quantized.
@@ -324,11 +329,11 @@ class _Trace:
 class _ModelCall(keras.Operation):
     """A model as an operation, which Keras traces on symbolic tensors."""
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         super().__init__()
         self.model = model
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         return self.model(inputs, training=False)
 
 
@@ -343,7 +348,7 @@ def _inputs_of(model):
     return model.inputs[0] if sequential else model.input
 
 
-def open_inputs(model):
+def open_inputs(model: keras.Model) -> list[str]:
     """Names of the inputs of a model with sizes that the data decide on.
 
     Args:
@@ -389,7 +394,7 @@ def _example(model, input_shape):
         fixed = tuple(tensor.shape[1:])
         fits = len(shape) == len(fixed) and all(
             is_integer(size) and known in (None, size)
-            for size, known in zip(shape, fixed)
+            for size, known in zip(shape, fixed, strict=True)
         )
         if not fits:
             raise ValueError(
@@ -463,7 +468,7 @@ def _note_what_is_not_called(costs, parts):
             costs.notes.append(f"{part.path}: 0, as the model never calls it")
 
 
-def kernel_macs(model, input_shape=None):
+def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
     """Counts the multiply-accumulates of each kernel for one example.
 
     Known are Dense, EinsumDense (so attention layers, but for the products of
@@ -504,7 +509,11 @@ def kernel_macs(model, input_shape=None):
     return trace.costs
 
 
-def forward_flops(model, density_of=None, input_shape=None):
+def forward_flops(
+    model: keras.Model,
+    density_of: Callable[[Any], float] | None = None,
+    input_shape: Any = None,
+) -> float:
     """Theoretical FLOPs of the forward pass of one example.
 
     Args:
@@ -537,8 +546,11 @@ _METHODS = ("dense", "rigl", "set", "snfs", "static")
 
 
 def training_flops_per_sample(
-    dense_flops, sparse_flops, method="rigl", update_interval=None
-):
+    dense_flops: float,
+    sparse_flops: float,
+    method: str = "rigl",
+    update_interval: int | None = None,
+) -> float:
     """Theoretical FLOPs of training on one example once.
 
     The backward pass costs twice the forward pass: gradients of activations
@@ -585,7 +597,7 @@ def training_flops_per_sample(
     with_dense_gradient = 2.0 * sparse_flops + dense_flops
     if method == "snfs":
         return with_dense_gradient
-    if not is_within(update_interval, "[1, inf)"):
+    if update_interval is None or not is_within(update_interval, "[1, inf)"):
         raise ValueError(
             '`update_interval` must be at least 1 for the method "rigl". '
             f"Received: update_interval={update_interval}"

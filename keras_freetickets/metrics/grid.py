@@ -9,6 +9,8 @@ added, so they serve batches, replicas and epochs alike.
 import numpy as np
 from keras import ops
 
+from keras_freetickets.types import Tensor
+
 
 class LogGrid:
     """Cells of equal relative width, in increasing order.
@@ -22,7 +24,9 @@ class LogGrid:
         signed: Whether there are cells for negative numbers.
     """
 
-    def __init__(self, steps, lowest, highest, signed):
+    def __init__(
+        self, steps: int, lowest: int, highest: int, signed: bool
+    ) -> None:
         self.steps = steps
         self.powers = 2.0 ** np.arange(lowest, highest + 1, dtype="float32")
         self.octaves = highest - lowest
@@ -30,7 +34,7 @@ class LogGrid:
         self.half = self.octaves * steps
         self.size = self.half * (2 if signed else 1) + 1
 
-    def place(self, values):
+    def place(self, values: Tensor) -> Tensor:
         """The cell of each number, int32. NaN goes anywhere."""
         largest = np.nextafter(self.powers[-1], np.float32(0))
         magnitude = ops.minimum(ops.abs(values), largest)
@@ -47,13 +51,13 @@ class LogGrid:
         return ops.cast(cell, "int32")
 
 
-def histogram(grid, values, weights):
+def histogram(grid: LogGrid, values: Tensor, weights: Tensor) -> Tensor:
     """Sum of the weights in each cell; all NaN if a value is."""
     weights = ops.where(ops.isnan(values), float("nan"), weights)
     return ops.segment_sum(weights, grid.place(values), num_segments=grid.size)
 
 
-def doubt(confidence):
+def doubt(confidence: Tensor) -> Tensor:
     """1 - confidence, 0 where the confidence was rounded above 1."""
     lacking = 1.0 - confidence
     # Comparisons that NaN fails.

@@ -6,6 +6,9 @@ cells of 1/1024 of a score's size, so that batches and replicas can be added;
 the functions on arrays are exact.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -19,12 +22,13 @@ from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.grid import LogGrid
 from keras_freetickets.metrics.grid import histogram
+from keras_freetickets.types import Tensor
 
 # From below what float32 resolves of 1 - p to logits of absurd size.
 _SCORE_GRID = LogGrid(1024, -24, 16, signed=True)
 
 
-def maximum_probability(probabilities):
+def maximum_probability(probabilities: Tensor) -> Tensor:
     """The largest probability.
 
     Args:
@@ -49,7 +53,7 @@ def maximum_probability(probabilities):
     return ops.max(validation.read_predictions(probabilities, False), axis=-1)
 
 
-def negative_entropy(probabilities):
+def negative_entropy(probabilities: Tensor) -> Tensor:
     """Minus the entropy of the probabilities, in nats.
 
     Args:
@@ -72,7 +76,7 @@ def negative_entropy(probabilities):
     return -diversity.predictive_entropy(probabilities[None])
 
 
-def negative_energy(logits, temperature=1.0):
+def negative_energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Minus the energy, `T log sum_k exp(z_k / T)`.
 
     Args:
@@ -101,7 +105,7 @@ def negative_energy(logits, temperature=1.0):
     return temperature * ops.logsumexp(logits / temperature, axis=-1)
 
 
-def maximum_logit(logits):
+def maximum_logit(logits: Tensor) -> Tensor:
     """The largest logit.
 
     Args:
@@ -137,7 +141,9 @@ def _read_logits(logits):
     return logits
 
 
-def negative_mutual_information(members, members_axis=0):
+def negative_mutual_information(
+    members: Tensor, members_axis: int = 0
+) -> Tensor:
     """Minus the mutual information of an ensemble's members, in nats.
 
     Args:
@@ -161,7 +167,7 @@ def negative_mutual_information(members, members_axis=0):
     return -diversity.mutual_information(members, members_axis)
 
 
-def unknown_aware_score(probabilities):
+def unknown_aware_score(probabilities: Tensor) -> Tensor:
     """MOON's score: the largest probability of all classes but the last.
 
     The last output stands for "unknown"; what it takes lowers the score.
@@ -198,7 +204,7 @@ def unknown_aware_score(probabilities):
 
 
 # What each score reads: probabilities, logits or members' probabilities.
-_SCORES = {
+_SCORES: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "maximum_probability": ("probabilities", maximum_probability),
     "entropy": ("probabilities", negative_entropy),
     "unknown_aware": ("probabilities", unknown_aware_score),
@@ -214,8 +220,14 @@ class _DetectionMetric(keras.metrics.Metric):
     """Histograms of the scores of known and unknown inputs."""
 
     def __init__(
-        self, score, from_logits, members_axis, ignore_class, name, dtype
-    ):
+        self,
+        score: str | None,
+        from_logits: bool,
+        members_axis: int,
+        ignore_class: int | None,
+        name: str,
+        dtype: Any,
+    ) -> None:
         super().__init__(name=name, dtype=dtype)
         check_boolean("from_logits", from_logits)
         validation.check_ignore_class(ignore_class)
@@ -271,7 +283,12 @@ class _DetectionMetric(keras.metrics.Metric):
             y_pred = validation.read_predictions(y_pred, self.from_logits)
         return function(y_pred) + _SHIFTS.get(self.score, 0.0)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> None:
         y_pred, shape = self._read(y_pred)
         known = validation.read_known(y_true, shape)
         weight = validation.read_weights(sample_weight, shape)
@@ -304,7 +321,7 @@ class _DetectionMetric(keras.metrics.Metric):
             for v in (self.known, self.unknown)
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "score": self.score,
             "from_logits": self.from_logits,
@@ -364,25 +381,25 @@ class AUROC(_DetectionMetric):
 
     def __init__(
         self,
-        score="maximum_probability",
-        from_logits=False,
-        members_axis=0,
-        ignore_class=None,
-        name="auroc",
-        dtype=None,
-    ):
+        score: str | None = "maximum_probability",
+        from_logits: bool = False,
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str = "auroc",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(
             score, from_logits, members_axis, ignore_class, name, dtype
         )
         keras_adapter.set_direction(self, "up")
 
-    def result(self):
+    def result(self) -> Tensor:
         known = self.known.value / ops.sum(self.known.value)
         unknown = self.unknown.value / ops.sum(self.unknown.value)
         below = ops.cumsum(unknown) - unknown / 2
         return ops.sum(known * below)
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` may be from the value of all scores, at most.
 
         Returns:
@@ -425,14 +442,14 @@ class AUPR(_DetectionMetric):
 
     def __init__(
         self,
-        positive="in",
-        score="maximum_probability",
-        from_logits=False,
-        members_axis=0,
-        ignore_class=None,
-        name=None,
-        dtype=None,
-    ):
+        positive: str = "in",
+        score: str | None = "maximum_probability",
+        from_logits: bool = False,
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_choice("positive", positive, ("in", "out"))
         name = name or f"aupr_{positive}"
         super().__init__(
@@ -447,7 +464,7 @@ class AUPR(_DetectionMetric):
             return known[::-1], unknown[::-1]
         return unknown, known
 
-    def result(self):
+    def result(self) -> Tensor:
         found, wrong = self._ranked(self.known.value, self.unknown.value)
         hits = ops.cumsum(found)
         precision = ops.divide_no_nan(hits, hits + ops.cumsum(wrong))
@@ -456,7 +473,7 @@ class AUPR(_DetectionMetric):
         value = ops.sum(found * precision) / total
         return ops.where(one_kind, float("nan"), value)
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` may be from the value of all scores, at most.
 
         Returns:
@@ -471,7 +488,7 @@ class AUPR(_DetectionMetric):
         worst = (hits - found + 1) / (hits - found + 1 + misses)
         return float(np.sum(found * (best - worst)) / found.sum())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"positive": self.positive, **super().get_config()}
 
 
@@ -508,14 +525,14 @@ class FPRAtTPR(_DetectionMetric):
 
     def __init__(
         self,
-        level=0.95,
-        score="maximum_probability",
-        from_logits=False,
-        members_axis=0,
-        ignore_class=None,
-        name=None,
-        dtype=None,
-    ):
+        level: float = 0.95,
+        score: str | None = "maximum_probability",
+        from_logits: bool = False,
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
         check_number("level", level, "(0, 1]")
         name = name or f"fpr_at_{100 * level:g}"
         super().__init__(
@@ -524,7 +541,7 @@ class FPRAtTPR(_DetectionMetric):
         self.level = level
         keras_adapter.set_direction(self, "down")
 
-    def result(self):
+    def result(self) -> Tensor:
         accepted = ops.cumsum(self.known.value[::-1])
         wrongly = ops.cumsum(self.unknown.value[::-1])
         # A hair less, for 19 of 20 to be 0.95 in float32 too.
@@ -533,7 +550,7 @@ class FPRAtTPR(_DetectionMetric):
         rate = ops.min(ops.where(reached, wrongly, wrongly[-1])) / wrongly[-1]
         return ops.where(accepted[-1] > 0, rate, float("nan"))
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` may be above the value of all scores, at most.
 
         Returns:
@@ -545,7 +562,7 @@ class FPRAtTPR(_DetectionMetric):
         cell = np.searchsorted(accepted, wanted, side="left")
         return float(unknown[::-1][cell] / unknown.sum())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"level": self.level, **super().get_config()}
 
 
@@ -574,7 +591,7 @@ def _curve(positive, negative):
     return [np.cumsum(count) for count in counts]
 
 
-def auroc(known, unknown):
+def auroc(known: Tensor, unknown: Tensor) -> float:
     """Exact area under the ROC curve, see `AUROC`.
 
     Args:
@@ -600,7 +617,7 @@ def auroc(known, unknown):
     return float(1 - np.sum(hits * above) / (len(known) * len(unknown)))
 
 
-def roc_curve(known, unknown):
+def roc_curve(known: Tensor, unknown: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Shares of unknown and of known inputs accepted, for each threshold.
 
     Args:
@@ -628,7 +645,7 @@ def roc_curve(known, unknown):
     )
 
 
-def aupr(known, unknown, positive="in"):
+def aupr(known: Tensor, unknown: Tensor, positive: str = "in") -> float:
     """Exact average precision, see `AUPR`.
 
     Args:
@@ -657,7 +674,7 @@ def aupr(known, unknown, positive="in"):
     return float(np.sum(gained * hits / (hits + misses)))
 
 
-def fpr_at_tpr(known, unknown, level=0.95):
+def fpr_at_tpr(known: Tensor, unknown: Tensor, level: float = 0.95) -> float:
     """Exact share of unknown inputs accepted, see `FPRAtTPR`.
 
     Args:

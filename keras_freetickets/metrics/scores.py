@@ -3,16 +3,22 @@
 Keras' own metrics are for the one or for the other.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
+from keras_freetickets.metrics.validation import Rows
+from keras_freetickets.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-def negative_log_likelihood(y_true, y_pred, ignore_class=None):
+def negative_log_likelihood(
+    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
+) -> Tensor:
     """Cross-entropy of predicted probabilities, in nats.
 
     Args:
@@ -81,16 +87,21 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        ignore_class=None,
-        reduction="sum_over_batch_size",
-        name="negative_log_likelihood",
-        dtype=None,
-    ):
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "negative_log_likelihood",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         validation.check_ignore_class(ignore_class)
         self.ignore_class = ignore_class
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self,
+        y_true: Tensor,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> Any:
         if sample_weight is not None:
             # Keras does not repeat the weight of an example for its
             # positions, but fails.
@@ -99,10 +110,10 @@ class NegativeLogLikelihoodLoss(keras.losses.Loss):
             sample_weight = validation.read_weights(sample_weight, shape)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return negative_log_likelihood(y_true, y_pred, self.ignore_class)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ignore_class": self.ignore_class}
 
 
@@ -136,12 +147,16 @@ class Accuracy(MeanOfRows):
     only_chosen = True
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name="accuracy", dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str = "accuracy",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "up")
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         return rows.hits
 
 
@@ -167,19 +182,23 @@ class NegativeLogLikelihood(MeanOfRows):
     """
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name="nll", dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str = "nll",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         return keras.losses.categorical_crossentropy(
             rows.targets, rows.probabilities
         )
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-def brier_score(y_true, y_pred):
+def brier_score(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Squared distance of predicted probabilities from the one-hot label.
 
     Args:
@@ -242,10 +261,14 @@ class Brier(MeanOfRows):
     """
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name="brier", dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str = "brier",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
 
-    def values(self, rows):
+    def values(self, rows: Rows) -> Tensor:
         return _squared_distance(rows.labels, rows.probabilities)

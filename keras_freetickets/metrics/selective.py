@@ -1,5 +1,7 @@
 """Selective prediction: errors left when the least sure are turned away."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -10,6 +12,8 @@ from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
 from keras_freetickets.metrics.grid import histogram
+from keras_freetickets.metrics.validation import Rows
+from keras_freetickets.types import Tensor
 
 
 def _harmonic_steps(before, count, backend):
@@ -112,25 +116,29 @@ class AURC(ClassificationMetric):
     """
 
     def __init__(
-        self, from_logits=False, ignore_class=None, name="aurc", dtype=None
-    ):
+        self,
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        name: str = "aurc",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(from_logits, ignore_class, name, dtype)
         keras_adapter.set_direction(self, "down")
         self.count = self._zeros("count", (DOUBT.size,))
         self.errors = self._zeros("errors", (DOUBT.size,))
 
-    def update_rows(self, rows):
+    def update_rows(self, rows: Rows) -> None:
         place = doubt(ops.max(rows.probabilities, axis=-1))
         wrong = rows.weights * (1.0 - rows.hits)
         self.count.assign_add(histogram(DOUBT, place, rows.weights))
         self.errors.assign_add(histogram(DOUBT, place, wrong))
 
-    def result(self):
+    def result(self) -> Tensor:
         count, errors = self.count.value, self.errors.value
         _, risks, _ = _lines(count, errors, ops)
         return ops.divide_no_nan(ops.sum(risks), ops.sum(count))
 
-    def error_bound(self):
+    def error_bound(self) -> float:
         """How far `result` may be from the value of all examples, at most.
 
         Returns:
@@ -153,7 +161,12 @@ class AURC(ClassificationMetric):
         return float(np.sum(spread + expansion) / count.sum() + rounding)
 
 
-def risk_coverage_curve(y_true, y_pred, scores=None, ignore_class=None):
+def risk_coverage_curve(
+    y_true: Tensor,
+    y_pred: Tensor,
+    scores: Tensor | None = None,
+    ignore_class: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The share of errors among the surest examples, for each number of them.
 
     Args:
@@ -201,7 +214,12 @@ def risk_coverage_curve(y_true, y_pred, scores=None, ignore_class=None):
     return ranks / len(labels), up_to / ranks
 
 
-def area_under_risk_coverage(y_true, y_pred, scores=None, ignore_class=None):
+def area_under_risk_coverage(
+    y_true: Tensor,
+    y_pred: Tensor,
+    scores: Tensor | None = None,
+    ignore_class: int | None = None,
+) -> float:
     """Exact area under the risk-coverage curve, see `AURC`.
 
     Args:

@@ -17,6 +17,7 @@ step that is being traced only shapes are known, and only they are checked.
 
 import dataclasses
 import typing
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from keras import ops
 from keras_freetickets import data
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
+from keras_freetickets.types import Tensor
 
 # How far from one the sum of a row of probabilities may be.
 _SUM_TOLERANCE = 1e-3
@@ -50,14 +52,14 @@ class Rows:
     distributions: typing.Any = None
 
     @property
-    def targets(self):
+    def targets(self) -> Tensor:
         """Labels as distributions `(rows, classes)`."""
         if self.distributions is not None:
             return self.distributions
         return ops.one_hot(self.labels, self.probabilities.shape[-1])
 
     @property
-    def hits(self):
+    def hits(self) -> Tensor:
         """1 where the most probable class is the label, else 0, `(rows,)`.
 
         Of equals the first is chosen. NaN where predictions hold NaN, which
@@ -71,7 +73,7 @@ class Rows:
 # Predictions.
 
 
-def concrete(tensor):
+def concrete(tensor: Tensor) -> np.ndarray | None:
     """The values of a tensor, or `None` while a step is being traced.
 
     On PyTorch Keras infers shapes by tensors that hold made-up numbers.
@@ -93,7 +95,7 @@ def concrete(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-def check_ignore_class(value):
+def check_ignore_class(value: Any) -> None:
     """Raises unless `ignore_class` is an integer or `None`."""
     if value is not None and not is_integer(value):
         raise ValueError(
@@ -102,7 +104,7 @@ def check_ignore_class(value):
         )
 
 
-def check_members_axis(value):
+def check_members_axis(value: Any) -> None:
     """Raises unless `members_axis` is 0 or 1."""
     if isinstance(value, bool) or value not in (0, 1):
         raise ValueError(
@@ -110,7 +112,7 @@ def check_members_axis(value):
         )
 
 
-def check_probabilities(values, name="y_pred"):
+def check_probabilities(values: Tensor, name: str = "y_pred") -> None:
     """Raises unless each row of an array is a distribution over classes.
 
     A single column holds the probability of class 1.
@@ -141,7 +143,7 @@ def check_probabilities(values, name="y_pred"):
         )
 
 
-def is_distribution(values):
+def is_distribution(values: Tensor) -> bool:
     """Whether each row of an array is a distribution over classes."""
     try:
         check_probabilities(values)
@@ -150,7 +152,9 @@ def is_distribution(values):
     return True
 
 
-def check_shape(y_pred, members=False, name="y_pred"):
+def check_shape(
+    y_pred: Tensor, members: bool = False, name: str = "y_pred"
+) -> None:
     """Raises unless a tensor has the shape of predictions."""
     axes = "members, examples" if members else "batch"
     least = 3 if members else 2
@@ -162,7 +166,9 @@ def check_shape(y_pred, members=False, name="y_pred"):
         )
 
 
-def two_columns(values, from_logits, backend=ops):
+def two_columns(
+    values: Tensor, from_logits: bool, backend: Any = ops
+) -> Tensor:
     """Predictions with a column for each class, also where one was given.
 
     [[0.2]] -> [[0.8, 0.2]]; of logits [[z]] -> [[0, z]], whose softmax is
@@ -179,12 +185,12 @@ def two_columns(values, from_logits, backend=ops):
     return backend.concatenate([other, values], axis=-1)
 
 
-def as_given(values, one_column):
+def as_given(values: Tensor, one_column: bool) -> Tensor:
     """The second column alone, where one column was what there was."""
     return values[..., 1:] if one_column else values
 
 
-def keep_nan(values, y_pred):
+def keep_nan(values: Tensor, y_pred: Tensor) -> Tensor:
     """Values of rows, NaN where the predictions hold NaN.
 
     The choice of a class hides it.
@@ -202,7 +208,12 @@ def keep_nan(values, y_pred):
     return ops.where(lost, float("nan"), values)
 
 
-def read_predictions(y_pred, from_logits, members=False, only_chosen=False):
+def read_predictions(
+    y_pred: Tensor,
+    from_logits: bool,
+    members: bool = False,
+    only_chosen: bool = False,
+) -> Tensor:
     """Checked float32 probabilities of two classes or more.
 
     Args:
@@ -226,7 +237,7 @@ def read_predictions(y_pred, from_logits, members=False, only_chosen=False):
     return ops.softmax(y_pred) if from_logits and not only_chosen else y_pred
 
 
-def members_first(members, members_axis):
+def members_first(members: Tensor, members_axis: int) -> Tensor:
     """Members' predictions with the members on the first axis."""
     check_members_axis(members_axis)
     members = ops.convert_to_tensor(members)
@@ -259,7 +270,7 @@ def _with_rank(y_true, y_pred):
     return y_true
 
 
-def check_length(y_true, wanted):
+def check_length(y_true: Tensor, wanted: Any) -> None:
     """Raises if shapes are known to differ: a label for each row.
 
     Args:
@@ -268,7 +279,7 @@ def check_length(y_true, wanted):
     """
     found, wanted = tuple(y_true.shape), tuple(wanted)
     alike = len(found) == len(wanted) and all(
-        a == b or None in (a, b) for a, b in zip(found, wanted)
+        a == b or None in (a, b) for a, b in zip(found, wanted, strict=True)
     )
     if not alike:
         known = None not in found + wanted
@@ -283,7 +294,9 @@ def check_length(y_true, wanted):
         )
 
 
-def check_labels(values, num_classes, name="y_true"):
+def check_labels(
+    values: Tensor, num_classes: int, name: str = "y_true"
+) -> None:
     """Raises unless an array holds integers in [0, num_classes)."""
     values = np.asarray(values)
     if values.size == 0:
@@ -297,7 +310,7 @@ def check_labels(values, num_classes, name="y_true"):
         )
 
 
-def check_chances(values, name="y_true"):
+def check_chances(values: Tensor, name: str = "y_true") -> None:
     """Raises unless an array holds labels of one column: 0, 1 or between."""
     values = np.asarray(values)
     if values.size and not (values.min() >= 0 and values.max() <= 1):
@@ -308,7 +321,9 @@ def check_chances(values, name="y_true"):
         )
 
 
-def read_labels(y_true, y_pred, ignore_class=None):
+def read_labels(
+    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Labels, what of them counts, and the distributions they are given as.
 
     Args:
@@ -344,7 +359,7 @@ def read_labels(y_true, y_pred, ignore_class=None):
     return ops.cast(labels, "int32"), counted, given
 
 
-def without_ignored(y_pred, counted):
+def without_ignored(y_pred: Tensor, counted: Tensor | None) -> Tensor:
     """Predictions that tell nothing, and no NaN, where labels are ignored."""
     if counted is None:
         return y_pred
@@ -353,7 +368,7 @@ def without_ignored(y_pred, counted):
     return ops.where(ops.expand_dims(counted, -1), y_pred, nothing)
 
 
-def read_weights(sample_weight, shape):
+def read_weights(sample_weight: Tensor | None, shape: Any) -> Tensor:
     """Weights of the shape of labels, ones if there are none.
 
     Args:
@@ -367,7 +382,7 @@ def read_weights(sample_weight, shape):
     return spread(weight, shape, "sample_weight")
 
 
-def read_known(y_true, shape):
+def read_known(y_true: Tensor, shape: Any) -> Tensor:
     """Which inputs are known, as floats of the shape of scores.
 
     Args:
@@ -381,12 +396,12 @@ def read_known(y_true, shape):
     return spread(known, shape, "y_true")
 
 
-def spread(values, shape, name):
+def spread(values: Tensor, shape: Any, name: str) -> Tensor:
     """Numbers of examples repeated for each position of theirs."""
     rank = len(values.shape)
     fits = rank <= len(shape) and all(
         mine in (1, None) or not isinstance(other, int) or mine == other
-        for mine, other in zip(values.shape, shape)
+        for mine, other in zip(values.shape, shape, strict=False)
     )
     if not fits:
         raise ValueError(
@@ -401,15 +416,15 @@ def spread(values, shape, name):
 
 
 def read_rows(
-    y_true,
-    y_pred,
-    sample_weight=None,
-    from_logits=False,
-    ignore_class=None,
-    members_axis=None,
-    only_chosen=False,
-    needs_labels=True,
-):
+    y_true: Tensor | None,
+    y_pred: Tensor,
+    sample_weight: Tensor | None = None,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    members_axis: int | None = None,
+    only_chosen: bool = False,
+    needs_labels: bool = True,
+) -> Rows:
     """Predictions and labels of any form as `Rows`.
 
     Args:
@@ -429,7 +444,7 @@ def read_rows(
     y_pred = ops.convert_to_tensor(y_pred)
     mask = keras_adapter.mask_of(y_pred)
     members = members_axis is not None
-    if members:
+    if members_axis is not None:
         y_pred = members_first(y_pred, members_axis)
     check_shape(y_pred, members)
     one = y_pred[0] if members else y_pred
@@ -477,7 +492,7 @@ def _has_fractions(values):
     return values.dtype.kind == "f" and bool(np.any(values % 1))
 
 
-def check_order(y_true, y_pred):
+def check_order(y_true: Tensor, y_pred: Tensor) -> None:
     """Raises if arrays were given as `(predictions, labels)`.
 
     What was given second holds integers only, and what was given first has
@@ -500,7 +515,12 @@ def check_order(y_true, y_pred):
         )
 
 
-def read_label_array(y_true, shape, ignore_class=None, name="y_true"):
+def read_label_array(
+    y_true: Tensor,
+    shape: Any,
+    ignore_class: int | None = None,
+    name: str = "y_true",
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels as an array of integers, and which of them count.
 
     Args:
@@ -533,7 +553,9 @@ def read_label_array(y_true, shape, ignore_class=None, name="y_true"):
     return labels.astype("int64"), counted
 
 
-def read_arrays(y_true, y_pred, ignore_class=None):
+def read_arrays(
+    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     As `read_counted_arrays`, without the boolean array.
@@ -541,7 +563,9 @@ def read_arrays(y_true, y_pred, ignore_class=None):
     return read_counted_arrays(y_true, y_pred, ignore_class)[:2]
 
 
-def read_counted_arrays(y_true, y_pred, ignore_class=None):
+def read_counted_arrays(
+    y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Checked arrays `(rows,)` and `(rows, classes)` of what counts.
 
     Args:

@@ -1,11 +1,20 @@
 """Pictures of what scores cost."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_freetickets.plots import figures
+from keras_freetickets.types import PathLike
 
 
-def scores_against_cost(scores, costs, better, path=None, label="cost"):
+def scores_against_cost(
+    scores: dict[str, dict[str, tuple[float, float]]],
+    costs: dict[str, float],
+    better: dict[str, str],
+    path: PathLike | None = None,
+    label: str = "cost",
+) -> Any:
     """Draws scores against a cost, a panel for each, with what none beats.
 
     The line joins the methods that no other one beats in both score and
@@ -38,7 +47,7 @@ def scores_against_cost(scores, costs, better, path=None, label="cost"):
     _check_directions(better)
     figure = figures.new(figsize=(5.2 * len(better), 4.6))
     panels = figure.subplots(1, len(better), squeeze=False)[0]
-    for axes, (name, direction) in zip(panels, better.items()):
+    for axes, (name, direction) in zip(panels, better.items(), strict=True):
         values = {method: one[name] for method, one in scores.items()}
         _points(axes, values, costs)
         means = {method: mean for method, (mean, _) in values.items()}
@@ -143,7 +152,9 @@ def _overlap(one, other):
     )
 
 
-def pareto_front(values, costs, direction):
+def pareto_front(
+    values: dict[str, float], costs: dict[str, float], direction: str
+) -> list[str]:
     """The methods that no other one beats in both value and cost.
 
     Args:

@@ -2,17 +2,19 @@
 
 import functools
 import io
+from typing import Any
 
 from keras_freetickets.files import atomic_path
 from keras_freetickets.optional import import_optional
+from keras_freetickets.types import PathLike
 
 # Dots an inch, of files and in notebooks: of a screen of twice the usual 100.
 _DPI = 200
 
 
 @functools.cache
-def _shown_in_notebooks(Figure):
-    class Picture(Figure):
+def _shown_in_notebooks(figure_class: type) -> type:
+    class Picture(figure_class):
         """A figure that a notebook shows, also where pyplot is not imported."""
 
         def _repr_png_(self):
@@ -24,17 +26,17 @@ def _shown_in_notebooks(Figure):
     return Picture
 
 
-def new(**kwargs):
+def new(**kwargs: Any) -> Any:
     """A figure that needs no screen."""
     agg = import_optional("matplotlib.backends.backend_agg")
     pictures = import_optional("matplotlib.figure")
-    Picture = _shown_in_notebooks(pictures.Figure)
-    figure = Picture(layout="constrained", **kwargs)
+    picture_class = _shown_in_notebooks(pictures.Figure)
+    figure = picture_class(layout="constrained", **kwargs)
     agg.FigureCanvasAgg(figure)
     return figure
 
 
-def save(figure, path):
+def save(figure: Any, path: PathLike | None) -> Any:
     """Writes a picture, whole or not at all, if there is a path for it."""
     if path is not None:
         with atomic_path(path) as temporary:
@@ -42,7 +44,7 @@ def save(figure, path):
     return figure
 
 
-def colors(count):
+def colors(count: int) -> Any:
     """A map of so many colours, one a class."""
     import matplotlib
 

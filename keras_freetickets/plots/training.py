@@ -1,17 +1,21 @@
 """Pictures of a training run and of what it leaves."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from keras_freetickets.plots import figures
+from keras_freetickets.types import PathLike
 
 
 def learning_curve(
-    history,
-    phases=(),
-    path=None,
-    metrics=None,
-    reference=None,
-):
+    history: Any,
+    phases: Sequence[Any] = (),
+    path: PathLike | None = None,
+    metrics: Sequence[str] | None = None,
+    reference: Any = None,
+) -> Any:
     """Draws metrics by epoch, with the phases of the run marked.
 
     Args:
@@ -45,7 +49,7 @@ def learning_curve(
     metrics = _shown_metrics(history, metrics)
     figure = figures.new(figsize=(8, 1 + 3 * len(metrics)))
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, metric in zip(panels, metrics):
+    for axes, metric in zip(panels, metrics, strict=True):
         _curve(axes, history, metric, "training")
         _curve(axes, history, f"val_{metric}", "validation")
         _curve(axes, reference, f"val_{metric}", "validation, dense reference")
@@ -113,7 +117,7 @@ def _name_phases(axes, phases):
         )
 
 
-def density_per_layer(rows, path=None):
+def density_per_layer(rows: Sequence[Any], path: PathLike | None = None) -> Any:
     """Draws the share of active weights of each masked kernel.
 
     Args:
@@ -145,7 +149,7 @@ def density_per_layer(rows, path=None):
     places = np.arange(len(rows))
     shares = [row.active / row.total for row in rows]
     axes.barh(places, shares, color="#9ecae1")
-    for place, row in zip(places, rows):
+    for place, row in zip(places, rows, strict=True):
         axes.text(0.01, place, f"{row.active:,} of {row.total:,}", va="center")
     axes.set_yticks(places, names)
     axes.invert_yaxis()

@@ -1,6 +1,8 @@
 """Pictures of how far a model may be trusted."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from keras_freetickets.metrics import roc_curve
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
+from keras_freetickets.types import PathLike
+from keras_freetickets.types import Tensor
 
 _COLUMNS = 3
 # Lines that lie on each other stay apart to the eye.
@@ -95,8 +99,12 @@ def _named(name, text):
 
 
 def reliability_diagram(
-    y_true, y_pred, path=None, num_bins=15, ignore_class=None
-):
+    y_true: Any,
+    y_pred: Any,
+    path: PathLike | None = None,
+    num_bins: int = 15,
+    ignore_class: int | None = None,
+) -> Any:
     """Draws accuracy against confidence, one panel for each model.
 
     Args:
@@ -128,7 +136,10 @@ def reliability_diagram(
     pairs = _pairs(y_true, y_pred)
     figure, panels = _panels(len(pairs), sharey=True)
     for axes, (name, given) in zip(panels, pairs.items(), strict=True):
-        bins = reliability_bins(*given, num_bins, ignore_class=ignore_class)
+        labels, probabilities = given
+        bins = reliability_bins(
+            labels, probabilities, num_bins, ignore_class=ignore_class
+        )
         confidence, accuracy, count = bins
         if not count.any():
             raise ValueError(
@@ -169,7 +180,12 @@ def reliability_diagram(
     return figures.save(figure, path)
 
 
-def risk_coverage_curves(y_true, y_pred, path=None, ignore_class=None):
+def risk_coverage_curves(
+    y_true: Any,
+    y_pred: Any,
+    path: PathLike | None = None,
+    ignore_class: int | None = None,
+) -> Any:
     """Draws the errors among the surest examples against their share.
 
     Args:
@@ -197,8 +213,9 @@ def risk_coverage_curves(y_true, y_pred, path=None, ignore_class=None):
     for dashes, (name, given) in zip(
         _dashes(len(pairs)), pairs.items(), strict=True
     ):
-        coverage, risk = risk_coverage_curve(*given, None, ignore_class)
-        area = area_under_risk_coverage(*given, None, ignore_class)
+        settings = {"ignore_class": ignore_class}
+        coverage, risk = risk_coverage_curve(*given, **settings)
+        area = area_under_risk_coverage(*given, **settings)
         label = _named(name, f"area (AURC) {area:.4f}")
         axes.plot(coverage, risk, dashes, label=label)
     axes.set_xlabel("coverage: share of examples answered, the surest first")
@@ -211,8 +228,11 @@ def risk_coverage_curves(y_true, y_pred, path=None, ignore_class=None):
 
 
 def score_histograms(
-    scores, path=None, label="maximum probability", num_bins=30
-):
+    scores: dict[str, dict[str, Tensor]],
+    path: PathLike | None = None,
+    label: str = "maximum probability",
+    num_bins: int = 30,
+) -> Any:
     """Draws how a score is distributed over known and unknown inputs.
 
     Args:
@@ -239,7 +259,7 @@ def score_histograms(
     contents = "a title to a dict from the name of a set to its scores"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores))
-    for axes, (title, sets) in zip(panels, scores.items()):
+    for axes, (title, sets) in zip(panels, scores.items(), strict=True):
         every = np.concatenate(list(sets.values()))
         edges = np.linspace(every.min(), every.max(), num_bins + 1)
         for i, (name, values) in enumerate(sets.items()):
@@ -261,7 +281,10 @@ def score_histograms(
     return figures.save(figure, path)
 
 
-def roc_curves(scores, path=None):
+def roc_curves(
+    scores: dict[str, dict[str, tuple[Tensor, Tensor]]],
+    path: PathLike | None = None,
+) -> Any:
     """Draws known inputs accepted against unknown ones accepted.
 
     Args:
@@ -286,9 +309,9 @@ def roc_curves(scores, path=None):
     contents = "a title to a dict from a name to scores `(known, unknown)`"
     _check_nested("scores", scores, contents)
     figure, panels = _panels(len(scores), sharex=True, sharey=True)
-    for axes, (title, models) in zip(panels, scores.items()):
+    for axes, (title, models) in zip(panels, scores.items(), strict=True):
         for dashes, (name, (known, unknown)) in zip(
-            _dashes(len(models)), models.items()
+            _dashes(len(models)), models.items(), strict=True
         ):
             area = auroc(known, unknown)
             accepted = roc_curve(known, unknown)
@@ -304,7 +327,11 @@ def roc_curves(scores, path=None):
     return figures.save(figure, path)
 
 
-def severity_curves(values, path=None, labels=("accuracy",)):
+def severity_curves(
+    values: dict[str, Tensor],
+    path: PathLike | None = None,
+    labels: Sequence[str] = ("accuracy",),
+) -> Any:
     """Draws scores against the severity of corruptions, a panel for each.
 
     The line is the mean over corruptions; half of them lie in the band.
@@ -332,8 +359,10 @@ def severity_curves(values, path=None, labels=("accuracy",)):
     contents = "a name to an array (scores, corruptions, severities + 1)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(labels))
-    for axes, label, i in zip(panels, labels, range(len(labels))):
-        for dashes, (name, scores) in zip(_dashes(len(values)), values.items()):
+    for i, (axes, label) in enumerate(zip(panels, labels, strict=True)):
+        for dashes, (name, scores) in zip(
+            _dashes(len(values)), values.items(), strict=True
+        ):
             scores = np.asarray(scores)[i]
             severities = np.arange(scores.shape[-1])
             low, high = np.quantile(scores, [0.25, 0.75], axis=0)
@@ -350,7 +379,11 @@ def severity_curves(values, path=None, labels=("accuracy",)):
     return figures.save(figure, path)
 
 
-def matrices(values, path=None, names=None):
+def matrices(
+    values: dict[str, Tensor],
+    path: PathLike | None = None,
+    names: Sequence[str] | None = None,
+) -> Any:
     """Draws square matrices of members against members.
 
     Args:
@@ -375,13 +408,13 @@ def matrices(values, path=None, names=None):
     contents = "a title to an array (members, members)"
     _check_panels("values", values, contents)
     figure, panels = _panels(len(values))
-    for axes, (title, matrix) in zip(panels, values.items()):
+    for axes, (title, matrix) in zip(panels, values.items(), strict=True):
         matrix = np.array(matrix, "float64")
         count = len(matrix)
         others = np.where(np.eye(count, dtype=bool), np.nan, matrix)
         image = axes.imshow(others, cmap="Blues", vmin=0)
         middle = image.get_clim()[1] / 2
-        for i, j in zip(*np.nonzero(~np.isnan(others))):
+        for i, j in zip(*np.nonzero(~np.isnan(others)), strict=True):
             color = "white" if others[i, j] > middle else "black"
             text = f"{others[i, j]:.3f}"
             axes.text(j, i, text, ha="center", va="center", color=color)
@@ -393,8 +426,13 @@ def matrices(values, path=None, names=None):
 
 
 def predictions_in_plane(
-    y_true, members, path=None, names=None, seed=0, ignore_class=None
-):
+    y_true: Tensor,
+    members: Tensor,
+    path: PathLike | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    ignore_class: int | None = None,
+) -> Any:
     """Draws the predictions of members in the plane, by t-SNE.
 
     All members' log-probabilities are laid out together: an image's points
@@ -447,7 +485,7 @@ def predictions_in_plane(
     classes = members.shape[-1]
     colors = {"cmap": figures.colors(classes), "vmin": 0, "vmax": classes}
     figure, panels = _panels(count, sharex=True, sharey=True)
-    for i, (axes, place) in enumerate(zip(panels, points)):
+    for i, (axes, place) in enumerate(zip(panels, points, strict=True)):
         dots = axes.scatter(*place.T, c=labels, s=9, **colors)
         axes.scatter(
             *place[disputed].T,

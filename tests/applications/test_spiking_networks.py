@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ def test_layers_of_vgg16():
     model = spiking_vgg16()
     shapes = [tuple(k.shape) for k in kernels(model)]
     channels = [3, 64, 64, 128, 128, 256, 256, 256] + [512] * 6
-    expected = [(3, 3, a, b) for a, b in zip(channels, channels[1:])]
+    expected = [(3, 3, a, b) for a, b in itertools.pairwise(channels)]
     assert shapes == [*expected, (512, 10)]
     neurons = [la for la in model.layers if isinstance(la, kft.spiking.LIF)]
     assert len(neurons) == 13
@@ -75,7 +77,7 @@ def test_a_small_one_trains_sparse_and_is_saved(build, arguments, tmp_path):
     )
     # The gradient reaches every layer through the neurons; that of the last
     # is zero where none fires before it.
-    for old, record in zip(before[:-1], model.masked_kernels[:-1]):
+    for old, record in zip(before[:-1], model.masked_kernels[:-1], strict=True):
         assert (old != np.asarray(record.kernel.value)).any(), record.name
     sizes = [r.size for r in model.masked_kernels]
     active = sum(np.asarray(r.mask.value).sum() for r in model.masked_kernels)

@@ -265,7 +265,9 @@ def test_probabilities_of_half_precision_are_no_logits(kind, order):
     ensemble = kft.EnsembleModel([_half(kind, seed=i) for i in range(3)])
     calibrated = calibration.calibrate(ensemble, x, y, order=order)
     exact = calibration.calibrate(_ensemble(), x, y, order=order)
-    for mine, other in zip(calibrated.calibrators, exact.calibrators):
+    for mine, other in zip(
+        calibrated.calibrators, exact.calibrators, strict=True
+    ):
         assert not mine.from_logits
         # Small probabilities are 0 in half precision, which asks for more;
         # taken for logits, all would be far less sure and T below 1.
@@ -279,7 +281,7 @@ def test_probabilities_of_half_precision_are_no_logits(kind, order):
 
 def test_neither_probabilities_nor_logits():
     x, y = _data()
-    with pytest.raises(ValueError, match="`from_logits`.*sigmoid"):
+    with pytest.raises(ValueError, match=r"`from_logits`.*sigmoid"):
         calibration.calibrate(_member(activation="sigmoid", factor=0.1), x, y)
     with pytest.raises(ValueError, match="sum to one"):
         calibration.calibrate(

@@ -159,7 +159,7 @@ def test_the_same_twice(name):
     p = _softmax(logits)
     first = calibration.get(name).fit(labels, p).get_weights()
     second = calibration.get(name).fit(labels, p).get_weights()
-    for a, b in zip(first, second):
+    for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

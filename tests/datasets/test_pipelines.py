@@ -24,7 +24,7 @@ def _epoch(data, epoch):
     """All images and labels of an epoch, in order."""
     data.epoch_order().on_epoch_begin(epoch)
     batches = list(data.train.as_numpy_iterator())
-    return [np.concatenate(part) for part in zip(*batches)]
+    return [np.concatenate(part) for part in zip(*batches, strict=True)]
 
 
 def test_import_leaves_tfds_alone():
@@ -74,7 +74,7 @@ def test_order_is_that_of_seed_and_epoch(data_dir):
     keras.utils.set_random_seed(1)
     expected = _epoch(first, 2)
     keras.utils.set_random_seed(2)
-    for left, right in zip(expected, _epoch(second, 2)):
+    for left, right in zip(expected, _epoch(second, 2), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
@@ -126,7 +126,7 @@ def test_resumed_fit_equals_the_uninterrupted_one(data_dir):
     whole = _fit(fresh(), first, 1, 4)
     part = _fit(fresh(), first, 1, 2)
     resumed = _fit(fresh(), part, 2, 4)
-    for left, right in zip(whole, resumed):
+    for left, right in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(left, right)
 
 

@@ -197,10 +197,7 @@ def test_members_come_first_as_predict_members_gives_them(kind):
     y = generator.integers(5, size=100)
     p = ensemble.predict_members(x)
     function = OF_MEMBERS.get(kind)
-    if function is None:
-        values = metrics.double_fault(y, p)
-    else:
-        values = function(p)
+    values = metrics.double_fault(y, p) if function is None else function(p)
     assert values.shape == (100,)
     metric = kind()
     metric.update_state(y, p)
@@ -225,7 +222,9 @@ def test_a_compiled_model_has_the_batch_first(jit_compile):
             jit_compile=jit_compile,
         )
         if axis == 0:
-            with pytest.raises(ValueError, match="`members_axis` must|one lab"):
+            with pytest.raises(
+                ValueError, match=r"`members_axis` must|one lab"
+            ):
                 model.evaluate(given, labels, verbose=0)
             continue
         logs = model.evaluate(given, labels, verbose=0, return_dict=True)

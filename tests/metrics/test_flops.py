@@ -321,7 +321,7 @@ def test_the_length_is_asked_for(length):
     model = _pooled()
     assert flops.open_inputs(model) == ["words"]
     for function in (flops.kernel_macs, flops.forward_flops):
-        with pytest.raises(ValueError, match="`input_shape` must.*'words'"):
+        with pytest.raises(ValueError, match=r"`input_shape` must.*'words'"):
             function(model)
     # 4 * 3 for each word and 3 * 2 once.
     found = flops.forward_flops(model, input_shape=(length, 4))
@@ -353,7 +353,7 @@ def test_counting_leaves_the_model_as_it_was():
     before = model.get_weights()
     flops.kernel_macs(model)
     assert "call" not in vars(model.layers[1])
-    for left, right in zip(before, model.get_weights()):
+    for left, right in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
@@ -381,7 +381,7 @@ def test_ratio_of_wrn_28_10_with_erk(density, ratio):
     costs = list(flops.kernel_macs(model).values())
     assert sum(cost.macs for cost in costs) == 5_243_328_768
     densities = _erk([tuple(c.kernel.shape) for c in costs], density)
-    table = {id(c.kernel): d for c, d in zip(costs, densities)}
+    table = {id(c.kernel): d for c, d in zip(costs, densities, strict=True)}
     sparse = flops.forward_flops(model, lambda kernel: table[id(kernel)])
     dense = flops.forward_flops(model)
     assert dense == 2 * 5_243_328_768
@@ -492,5 +492,5 @@ def test_a_second_rule_is_refused(rules):
 
 def test_a_rule_that_names_no_weight(rules):
     flops.register_rule(LowRank)(lambda layer, *shapes: {"kernel": 1})
-    with pytest.raises(ValueError, match="name weights of LowRank.*'kernel'"):
+    with pytest.raises(ValueError, match=r"name weights of LowRank.*'kernel'"):
         flops.kernel_macs(_model(LowRank(), (4,)))

@@ -103,7 +103,7 @@ def test_states_of_parts_add_up(name):
     whole.update_state(labels, predictions)
     first.update_state(labels[:25], predictions[:25])
     second.update_state(labels[25:], predictions[25:])
-    for mine, other in zip(first.variables, second.variables):
+    for mine, other in zip(first.variables, second.variables, strict=True):
         mine.assign_add(other.value)
     assert float(first.result()) == pytest.approx(
         float(whole.result()), abs=1e-6
@@ -121,13 +121,13 @@ def _named(group):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
-    "group", [OF_CLASSES, OF_DETECTION, OF_MEMBERS], ids=lambda g: list(g)[0]
+    "group", [OF_CLASSES, OF_DETECTION, OF_MEMBERS], ids=lambda g: next(iter(g))
 )
 def test_compiled_equals_eager(group, jit_compile):
-    logits, labels = _data(list(group)[0])
+    logits, labels = _data(next(iter(group)))
     if "auroc_members" in group:
         labels = labels % 2
-    model = _model(list(group)[0])
+    model = _model(next(iter(group)))
     model.compile(
         loss=_mean,
         metrics=list(_named(group).values()),
@@ -142,7 +142,7 @@ def test_compiled_equals_eager(group, jit_compile):
 
 
 @pytest.mark.parametrize(
-    "group", [OF_CLASSES, OF_DETECTION, OF_MEMBERS], ids=lambda g: list(g)[0]
+    "group", [OF_CLASSES, OF_DETECTION, OF_MEMBERS], ids=lambda g: next(iter(g))
 )
 def test_nan_makes_the_result_nan(group):
     """One of one example: of the last class, whose share some scores skip."""

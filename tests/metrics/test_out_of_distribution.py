@@ -64,7 +64,7 @@ def test_one_kind_is_not_a_number(kind, known, unknown):
 def test_functions_refuse_nothing_and_nan(function):
     with pytest.raises(ValueError, match="`known` must hold one number"):
         function([], [1.0])
-    with pytest.raises(ValueError, match="`unknown` must .* NaN"):
+    with pytest.raises(ValueError, match=r"`unknown` must .* NaN"):
         function([1.0], [np.nan])
 
 

@@ -41,7 +41,9 @@ def test_curve_of_what_fit_returns():
         plots.learning_curve(history, metrics=["mae", "auc"])
     with pytest.raises(ValueError, match="`metrics` must name one"):
         plots.learning_curve({"mae": [1.0]})
-    with pytest.raises(ValueError, match="`history` must be a dict .* ndarray"):
+    with pytest.raises(
+        ValueError, match=r"`history` must be a dict .* ndarray"
+    ):
         plots.learning_curve(np.ones(3))
 
 

@@ -37,7 +37,7 @@ def test_reliability_diagram(tmp_path):
 def test_a_diagram_of_no_examples(tmp_path):
     nothing = {"a": BOTH["a"], "empty": np.zeros((0, 3))}
     labels = {"a": LABELS, "empty": np.zeros(0, int)}
-    with pytest.raises(ValueError, match="`y_pred` .* none for 'empty'"):
+    with pytest.raises(ValueError, match=r"`y_pred` .* none for 'empty'"):
         plots.reliability_diagram(labels, nothing, path=tmp_path / "r.png")
     assert not list(tmp_path.iterdir())
 
