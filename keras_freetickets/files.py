@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import hashlib
@@ -214,7 +214,7 @@ def read_sealed(
     """
     # A pipe or a device would be waited for, or read without end.
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"'{path}' is no regular file")
+        raise ValueError(f"'{path}' is not a regular file")
     try:
         with open(path) as file:
             content = json.load(file)

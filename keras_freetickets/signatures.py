@@ -9,8 +9,8 @@ from typing import ClassVar
 class ShowsArguments:
     """Base of classes whose signature shows what their `**kwargs` take.
 
-    A class hands its `**kwargs` on to the class above it, or to `forwards_to`
-    if it names one. Class attributes:
+    A class passes its `**kwargs` to its base class, or to `forwards_to` if it
+    names one. Class attributes:
 
     - `forwards_to`: another class, which takes the `**kwargs`;
     - `defaults`: dict of the defaults in which a class differs from those

@@ -148,5 +148,5 @@ def test_foreign_files_are_refused(tmp_path, text):
 
 def test_what_would_never_end_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(ValueError, match="no regular file"):
+    with pytest.raises(ValueError, match="not a regular file"):
         read_sealed(tmp_path / "a.json", {"tickets"})

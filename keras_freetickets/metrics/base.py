@@ -1,4 +1,4 @@
-"""What the metrics of classifiers have in common: what they read."""
+"""Base classes of the metrics of classifiers."""
 
 from typing import Any
 

@@ -141,8 +141,8 @@ class ExpectedCalibrationError(_TopClassCalibration):
 
     Raises:
         ValueError: If an argument is out of range, `y_pred` has no axis of
-            classes, labels are more or fewer or, called eagerly, rows do not
-            sum to one or labels are not classes.
+            classes, there is not one label for each example or, called
+            eagerly, rows do not sum to one or labels are not classes.
 
     Example:
 
@@ -247,7 +247,7 @@ class ClasswiseCalibrationError(ClassificationMetric):
         dtype: Unused; sums are kept in float32.
 
     Raises:
-        ValueError: If `y_pred` has not `num_classes` classes, and as
+        ValueError: If `y_pred` does not have `num_classes` classes, and as
             `ExpectedCalibrationError`.
 
     Example:
@@ -374,8 +374,8 @@ def _bin_sums(confidence, hit, num_bins, binning):
 
 
 def _equal_mass_sums(confidence, hit, num_bins):
-    # Equal confidences are one step, so that the order of examples is no
-    # matter; highest first, as the metric has it.
+    # Equal confidences are one step, so that the order of examples does not
+    # matter; highest first, as in the metric.
     _, place, count = np.unique(
         -confidence, return_inverse=True, return_counts=True
     )
@@ -409,7 +409,7 @@ def reliability_bins(
     binning: str = "equal_width",
     ignore_class: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a reliability diagram draws.
+    """Confidence, accuracy and count of each bin of a reliability diagram.
 
     Args:
         y_true: Labels, an integer array `(examples, ...)`, or one-hot

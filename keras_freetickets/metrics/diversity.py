@@ -1,11 +1,11 @@
-"""How much, and in what, the members of an ensemble differ.
+"""How much the members of an ensemble differ.
 
 The functions take the probabilities of all members, members first, as
 `EnsembleModel.predict_members` returns them: `(members, examples, ...,
 classes)`, or of binary classifiers `(members, examples, ..., 1)`. They give
 one number for each example, or each position; the metrics are their means. A
 model that returns its members, as `compile(metrics=...)` meets them, has the
-batch first: the argument `members_axis=1` says so.
+batch first: pass `members_axis=1` for it.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _votes(members):
 
 
 def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
-    """Entropy of the mean of the members' probabilities: all uncertainty.
+    """Entropy of the mean of the members' probabilities: total uncertainty.
 
     Args:
         members: Probabilities `(members, examples, ..., classes)`.
@@ -57,7 +57,7 @@ def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in nats, in [0, log(classes)].
 
     Raises:
-        ValueError: If the shape is another or rows do not sum to one.
+        ValueError: If the shape is wrong or rows do not sum to one.
 
     Example:
 
@@ -70,7 +70,7 @@ def predictive_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
 
 
 def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
-    """Mean of the members' entropies: the uncertainty each one sees.
+    """Mean of the members' entropies: what each is uncertain about.
 
     Args:
         members: Probabilities `(members, examples, ..., classes)`.
@@ -81,7 +81,7 @@ def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in nats, in [0, log(classes)].
 
     Raises:
-        ValueError: If the shape is another or rows do not sum to one.
+        ValueError: If the shape is wrong or rows do not sum to one.
 
     Example:
 
@@ -94,7 +94,7 @@ def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
 
 
 def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
-    """Predictive less expected entropy: what the members differ in.
+    """Predictive minus expected entropy: uncertainty from disagreement.
 
     Args:
         members: Probabilities `(members, examples, ..., classes)`.
@@ -105,7 +105,7 @@ def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in nats, in [0, log(members)].
 
     Raises:
-        ValueError: If the shape is another or rows do not sum to one.
+        ValueError: If the shape is wrong or rows do not sum to one.
 
     Example:
 
@@ -134,7 +134,7 @@ def variation_ratio(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in [0, 1 - 1 / members].
 
     Raises:
-        ValueError: If the shape is another or rows do not sum to one.
+        ValueError: If the shape is wrong or rows do not sum to one.
 
     Example:
 
@@ -160,8 +160,8 @@ def disagreement(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in [0, 1].
 
     Raises:
-        ValueError: If there is one member, the shape is another or rows do not
-            sum to one.
+        ValueError: If there is only one member, the shape is wrong or rows do
+            not sum to one.
 
     Example:
 
@@ -191,8 +191,8 @@ def pairwise_kl(members: Tensor, members_axis: int = 0) -> Tensor:
         Tensor `(examples, ...)`, in nats, not negative.
 
     Raises:
-        ValueError: If there is one member, the shape is another or rows do not
-            sum to one.
+        ValueError: If there is only one member, the shape is wrong or rows do
+            not sum to one.
 
     Example:
 
@@ -227,8 +227,9 @@ def double_fault(
         Tensor `(examples, ...)`, in [0, 1].
 
     Raises:
-        ValueError: If there is one member, the shape is another, rows do not
-            sum to one or labels are not classes, more or fewer.
+        ValueError: If there is only one member, the shape is wrong, rows do
+            not sum to one, or there is not one label for each example, a
+            class.
 
     Example:
 
@@ -251,7 +252,7 @@ def double_fault(
 
 
 def disagreement_matrix(members: Tensor) -> np.ndarray:
-    """Share of the examples on which each two members choose otherwise.
+    """Share of examples on which two members choose different classes.
 
     Args:
         members: Array `(members, examples, ..., classes)`, or
@@ -284,12 +285,18 @@ class _MembersMetric(MeanOfRows):
     """Mean over rows of a function of the members' probabilities."""
 
     function: Callable[..., Tensor]
+    default_name: str
     members_axis: int
     needs_labels = False
 
     def __init__(
-        self, members_axis: int, ignore_class: int | None, name: str, dtype: Any
+        self,
+        members_axis: int = 0,
+        ignore_class: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
     ) -> None:
+        name = name or self.default_name
         super().__init__(False, ignore_class, name, dtype)
         validation.check_members_axis(members_axis)
         self.members_axis = members_axis
@@ -314,7 +321,7 @@ class PredictiveEntropy(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -326,15 +333,7 @@ class PredictiveEntropy(_MembersMetric):
     """
 
     function = staticmethod(predictive_entropy)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "predictive_entropy",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "predictive_entropy"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -348,7 +347,7 @@ class ExpectedEntropy(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -360,15 +359,7 @@ class ExpectedEntropy(_MembersMetric):
     """
 
     function = staticmethod(expected_entropy)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "expected_entropy",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "expected_entropy"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -382,7 +373,7 @@ class MutualInformation(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -394,15 +385,7 @@ class MutualInformation(_MembersMetric):
     """
 
     function = staticmethod(mutual_information)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "mutual_information",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "mutual_information"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -416,7 +399,7 @@ class VariationRatio(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -428,15 +411,7 @@ class VariationRatio(_MembersMetric):
     """
 
     function = staticmethod(variation_ratio)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "variation_ratio",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "variation_ratio"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -450,7 +425,7 @@ class Disagreement(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -466,15 +441,7 @@ class Disagreement(_MembersMetric):
     """
 
     function = staticmethod(disagreement)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "disagreement",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "disagreement"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -488,7 +455,7 @@ class PairwiseKL(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -503,15 +470,7 @@ class PairwiseKL(_MembersMetric):
     """
 
     function = staticmethod(pairwise_kl)
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str = "pairwise_kl",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
+    default_name = "pairwise_kl"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -525,7 +484,7 @@ class DoubleFault(_MembersMetric):
             does.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for that of the function.
         dtype: Unused; sums are kept in float32.
 
     Example:
@@ -537,12 +496,13 @@ class DoubleFault(_MembersMetric):
     """
 
     needs_labels = True
+    default_name = "double_fault"
 
     def __init__(
         self,
         members_axis: int = 0,
         ignore_class: int | None = None,
-        name: str = "double_fault",
+        name: str | None = None,
         dtype: Any = None,
     ) -> None:
         super().__init__(members_axis, ignore_class, name, dtype)

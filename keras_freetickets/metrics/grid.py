@@ -1,4 +1,4 @@
-"""Cells for numbers of any size: histograms that know no range beforehand.
+"""Histograms of numbers whose range is not known beforehand.
 
 A metric that ranks examples would have to keep them all. Kept instead is how
 many fell into each cell of a grid that is as fine near zero as floats are:
@@ -60,7 +60,7 @@ def histogram(grid: LogGrid, values: Tensor, weights: Tensor) -> Tensor:
 def doubt(confidence: Tensor) -> Tensor:
     """1 - confidence, 0 where the confidence was rounded above 1."""
     lacking = 1.0 - confidence
-    # Comparisons that NaN fails.
+    # Written so that NaN stays NaN.
     return ops.where(lacking < 0, 0.0, lacking)
 
 

@@ -1,4 +1,4 @@
-"""Scores that tell inputs of other distributions, and how well they do so.
+"""Out-of-distribution scores, and metrics of how well they detect.
 
 Every score is higher for inputs that look familiar: in-distribution is the
 positive class. The metrics keep a histogram of the scores of each kind, over
@@ -156,7 +156,7 @@ def negative_mutual_information(
         Tensor `(examples, ...)`, higher for familiar inputs.
 
     Raises:
-        ValueError: If the shape is another or rows do not sum to one.
+        ValueError: If the shape is wrong or rows do not sum to one.
 
     Example:
 
@@ -238,7 +238,7 @@ class _DetectionMetric(keras.metrics.Metric):
             if kind == "logits" and not from_logits:
                 raise ValueError(
                     f"`from_logits` must be True for `score={score!r}`: it is "
-                    "made of logits, and probabilities do not tell them. "
+                    "computed from logits, not from probabilities. "
                     f"Received: from_logits={from_logits}"
                 )
             if kind == "members" and from_logits:

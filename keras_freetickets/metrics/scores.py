@@ -36,8 +36,8 @@ def negative_log_likelihood(
         `NegativeLogLikelihood` refuses rows that do not sum to one.
 
     Raises:
-        ValueError: If `y_pred` has no axis of classes, labels are more or
-            fewer or, called eagerly, not classes.
+        ValueError: If `y_pred` has no axis of classes, there is not one
+            label for each example or, called eagerly, labels are not classes.
 
     Example:
 
@@ -134,8 +134,8 @@ class Accuracy(MeanOfRows):
         dtype: Unused; sums are kept in float32.
 
     Raises:
-        ValueError: If `y_pred` has no axis of classes, labels are more or
-            fewer or, called eagerly, not classes.
+        ValueError: If `y_pred` has no axis of classes, there is not one
+            label for each example or, called eagerly, labels are not classes.
 
     Example:
 
@@ -213,9 +213,9 @@ def brier_score(y_true: Tensor, y_pred: Tensor) -> Tensor:
         what is often given.
 
     Raises:
-        ValueError: If `y_pred` has no axis of classes, labels are more or
-            fewer or, called eagerly, rows do not sum to one or labels are not
-            classes.
+        ValueError: If `y_pred` has no axis of classes, there is not one
+            label for each example or, called eagerly, rows do not sum to one
+            or labels are not classes.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Selective prediction: errors left when the least sure are turned away."""
+"""Selective prediction: errors when the least confident are rejected."""
 
 from typing import Any
 
@@ -99,9 +99,9 @@ class AURC(ClassificationMetric):
             area.
 
     Raises:
-        ValueError: If `y_pred` has no axis of classes, labels are more or
-            fewer or, called eagerly, rows do not sum to one or labels are not
-            classes.
+        ValueError: If `y_pred` has no axis of classes, there is not one
+            label for each example or, called eagerly, rows do not sum to one
+            or labels are not classes.
 
     Example:
 
@@ -186,8 +186,8 @@ def risk_coverage_curve(
 
     Raises:
         ValueError: If there are no examples, rows do not sum to one, labels
-            are not classes, the labels were given second, or scores are NaN or
-            of another number.
+            are not classes, the labels were given second, or there is not one
+            score, other than NaN, for each example.
 
     Example:
 

@@ -1,11 +1,11 @@
-"""What a classifier returns and what it should have, read as rows.
+"""Input validation: predictions and labels of any form, read as rows.
 
-This is the one place that knows the forms in which predictions and labels
-come. Predictions are `(batch, ..., classes)`: one axis more for each of time,
-height or width, of tokens and pixels. A single column, `(batch, ..., 1)`, is
-a binary classifier's: the probability, or the logit, of class 1. Labels are
-integers `(batch, ...)` or `(batch, ..., 1)`, or one-hot; where they are
-`ignore_class`, or where Keras masked the predictions, nothing is counted.
+This is the one place that knows these forms. Predictions are
+`(batch, ..., classes)`: one axis more for each of time, height or width, of
+tokens and pixels. A single column, `(batch, ..., 1)`, is the probability, or
+the logit, of class 1 of a binary classifier. Labels are integers
+`(batch, ...)` or `(batch, ..., 1)`, or one-hot. Labels that are `ignore_class`,
+and predictions that Keras masked, do not count.
 
 A metric is handed `Rows`: a row of two probabilities or more for each label,
 the label and its weight. What works on arrays reads the same forms with
@@ -123,7 +123,7 @@ def check_probabilities(values: Tensor, name: str = "y_pred") -> None:
     if values.size == 0:
         return
     low, high = values.min(), values.max()
-    # Comparisons that NaN fails.
+    # Written so that NaN fails the check.
     if not (low >= -tolerance and high <= 1 + tolerance):
         raise ValueError(
             f"`{name}` must hold probabilities in [0, 1]; pass "

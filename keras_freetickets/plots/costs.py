@@ -35,7 +35,7 @@ def scores_against_cost(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If `better` is no dict of `"max"` and `"min"`.
+        ValueError: If `better` is not a dict of `"max"` and `"min"`.
 
     Example:
 

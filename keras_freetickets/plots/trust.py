@@ -455,8 +455,8 @@ def predictions_in_plane(
 
     Raises:
         ImportError: If matplotlib or scikit-learn is not installed.
-        ValueError: If there are fewer than 4 predictions, or labels are not
-            classes, more or fewer.
+        ValueError: If there are fewer than 4 predictions, or there is not one
+            label for each example, a class.
 
     Example:
 
