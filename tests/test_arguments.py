@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 import keras_freetickets as kft
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_number
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
@@ -17,6 +19,30 @@ def test_counts(value):
     check_count("num_bins", np.int64(1))
 
 
+@pytest.mark.parametrize("value", [-0.1, 1, float("nan"), True, "0.5", None])
+def test_numbers(value):
+    message = r"`share` must be in \[0, 1\): of what. Received: share="
+    with pytest.raises(ValueError, match=message):
+        check_number("share", value, "[0, 1)", "of what")
+    check_number("share", np.float32(0), "[0, 1)")
+
+
+@pytest.mark.parametrize(
+    "interval, rule",
+    [("(0, inf)", "positive"), ("[0, inf)", "a non-negative number")],
+)
+def test_numbers_without_an_upper_end(interval, rule):
+    with pytest.raises(ValueError, match=f"`rate` must be {rule}. Received"):
+        check_number("rate", -1, interval)
+    check_number("rate", 1e30, interval)
+
+
+def test_choices():
+    message = r"`mode` must be one of \['min', 'max'\]. Received: mode=\[1\]"
+    with pytest.raises(ValueError, match=message):
+        check_choice("mode", [1], {"min": 0, "max": 1})
+
+
 NOT_MODELS = {
     "sparsify": lambda model: kft.sparsify(model, 0.5),
     "prune": lambda model: kft.prune(model, 0.5),
@@ -25,6 +51,7 @@ NOT_MODELS = {
     "calibrate": lambda model: kft.calibration.calibrate(model, X, [0, 1]),
     "calibrated": lambda model: kft.calibration.CalibratedModel(model, []),
     "attack": lambda model: kft.attacks.fast_gradient_sign(model, X, [0, 1]),
+    "flops": kft.metrics.flops.kernel_macs,
     "ensemble": lambda model: kft.EnsembleModel([model]),
 }
 X = np.zeros((2, 3), "float32")

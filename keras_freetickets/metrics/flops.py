@@ -24,6 +24,7 @@ from keras import layers
 from keras import tree
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
 from keras_freetickets.types import Tensor
@@ -339,6 +340,7 @@ class _ModelCall(keras.Operation):
 
 def _inputs_of(model):
     """The symbolic inputs of a model in their structure."""
+    check_model("model", model)
     if not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must know its inputs: a functional model or a built "
@@ -358,6 +360,7 @@ def open_inputs(model: keras.Model) -> list[str]:
         List of strings. Where there are some, `input_shape` must be given.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If the model does not know its inputs.
 
     Example:
@@ -490,6 +493,7 @@ def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
         weights whose cost is unknown, or that are never called, and why.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If the model does not know its inputs, or `input_shape`
             does not fit them or is missing where they leave sizes open.
 
@@ -527,6 +531,7 @@ def forward_flops(
         kernel is unknown, which `kernel_macs(model).notes` names.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: As for `kernel_macs`.
 
     Example:

@@ -433,8 +433,16 @@ def test_bad_training_arguments_are_refused():
         flops.training_flops_per_sample(1.0, 1.0, "rigl")
     with pytest.raises(ValueError, match="`update_interval` must be"):
         flops.training_flops_per_sample(1.0, 1.0, "rigl", "100")
+
+
+def test_a_model_that_does_not_know_its_inputs():
+    class Own(keras.Model):
+        pass
+
     with pytest.raises(ValueError, match="`model` must know its inputs"):
-        flops.forward_flops("model")
+        flops.forward_flops(Own())
+    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+        flops.forward_flops(layers.Dense(2))
 
 
 class LowRank(layers.Layer):
