@@ -1,4 +1,4 @@
-"""Adversarial inputs: changed by little, to be misread."""
+"""Adversarial inputs: small changes that make a model err."""
 
 from typing import Any
 
@@ -37,9 +37,9 @@ def fast_gradient_sign(
     ensemble the loss is that of the mean of its members; to attack with one
     member alone pass `ensemble.member(i)`.
 
-    A model that is so sure that float32 rounds its probability to 1 has no
-    gradient, and its images come back unchanged: of a model that returns
-    logits the gradient is taken through them and does not vanish so.
+    A model whose probability rounds to 1 in float32 has no gradient, and its
+    images come back unchanged. For a model that returns logits the gradient is
+    taken through the logits and does not vanish.
 
     Args:
         model: Keras model with one output `(batch, ..., classes)`, or

@@ -128,7 +128,7 @@ class TemperatureScaling(Calibrator):
 
     ```python
     scaling = TemperatureScaling(from_logits=True).fit(labels, logits)
-    scaling.temperature  # above 1 where the model is too sure of itself
+    scaling.temperature  # above 1 if the model is overconfident
     probabilities = scaling(test_logits)
     ```
 
@@ -232,8 +232,8 @@ class IsotonicCalibration(Calibrator):
 
     Each class against the rest is fitted by scikit-learn's isotonic
     regression; between the fitted points the curve is straight. A row to which
-    no class gives anything becomes uniform. Other than the scalings it may
-    change the chosen class, and it wants a thousand examples or more.
+    every class gives 0 becomes uniform. Unlike the scalings it may change the
+    chosen class, and it needs a thousand examples or more.
 
     Args:
         num_knots: Integer, fitted points of a curve; set by `fit`.
@@ -415,8 +415,8 @@ def _best_temperature(logits, labels):
     if not 1.01 * _LOWEST_TEMPERATURE < best < 0.99 * _HIGHEST_TEMPERATURE:
         warnings.warn(
             f"The best temperature is at an end of its range, {best:.4g}: the "
-            "examples are all predicted right (were they trained on?) or not "
-            "told apart at all.",
+            "model predicts all examples correctly (was it trained on them?) "
+            "or cannot distinguish them at all.",
             stacklevel=4,
         )
     return best

@@ -575,8 +575,8 @@ def calibration_errors_by_label(
 ) -> np.ndarray:
     """Expected calibration error among the examples of each label.
 
-    A model that gives a rare class its share of the data and no more is well
-    calibrated on the whole and wrong about every example of that class.
+    A model that always predicts the class frequencies is well calibrated on
+    average, but wrong about every example of a rare class.
 
     Args:
         y_true: Labels, an integer array `(examples, ...)`, or one-hot

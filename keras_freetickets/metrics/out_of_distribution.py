@@ -212,7 +212,7 @@ _SCORES: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "maximum_logit": ("logits", maximum_logit),
     "mutual_information": ("members", negative_mutual_information),
 }
-# Probabilities are told apart best near 1, the grid is finest near 0.
+# Probabilities differ least near 1; the grid is finest near 0.
 _SHIFTS = {"maximum_probability": -1.0, "unknown_aware": -1.0}
 
 
@@ -346,8 +346,8 @@ class AUROC(_DetectionMetric):
             `"entropy"`, `"energy"`, `"maximum_logit"`, `"unknown_aware"`
             (MOON's), `"mutual_information"`, or `None` for predictions that
             are scores, `(batch,)` or `(batch, 1)`, higher for known inputs.
-            Scores are told apart by 1/1024 of their size, so a score near 1
-            is better given as what it lacks of 1, below zero.
+            Scores are resolved to 1/1024 of their size, so for a score near 1
+            it is better to pass `score - 1`.
         from_logits: Whether predictions are logits. Energy and maximum logit
             need them.
         members_axis: Integer, of mutual information. 0 (default) for

@@ -186,7 +186,7 @@ def two_columns(
 
 
 def as_given(values: Tensor, one_column: bool) -> Tensor:
-    """The second column alone, where one column was what there was."""
+    """The second column alone, if predictions were given as one column."""
     return values[..., 1:] if one_column else values
 
 
@@ -373,7 +373,7 @@ def read_weights(sample_weight: Tensor | None, shape: Any) -> Tensor:
 
     Args:
         sample_weight: Tensor `(batch,)` up to `(batch, ...)`, or `None`.
-        shape: Shape of the labels, of a tensor that is at hand.
+        shape: Shape of the labels, as `ops.shape` returns it.
     """
     if sample_weight is None:
         return ops.ones(shape, "float32")
@@ -387,7 +387,7 @@ def read_known(y_true: Tensor, shape: Any) -> Tensor:
 
     Args:
         y_true: Tensor `(batch,)` up to `(batch, ...)`.
-        shape: Shape of the scores, of a tensor that is at hand.
+        shape: Shape of the scores, as `ops.shape` returns it.
     """
     known = ops.cast(ops.convert_to_tensor(y_true), "float32")
     known = data.without_column(known, len(shape) + 1)
@@ -397,7 +397,7 @@ def read_known(y_true: Tensor, shape: Any) -> Tensor:
 
 
 def spread(values: Tensor, shape: Any, name: str) -> Tensor:
-    """Numbers of examples repeated for each position of theirs."""
+    """Values of examples, repeated for each position of an example."""
     rank = len(values.shape)
     fits = rank <= len(shape) and all(
         mine in (1, None) or not isinstance(other, int) or mine == other

@@ -441,7 +441,7 @@ def test_a_model_that_does_not_know_its_inputs():
 
     with pytest.raises(ValueError, match="`model` must know its inputs"):
         flops.forward_flops(Own())
-    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+    with pytest.raises(TypeError, match=r"`model` must be a keras\.Model"):
         flops.forward_flops(layers.Dense(2))
 
 
