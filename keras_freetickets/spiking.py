@@ -8,6 +8,7 @@ over the steps, or with `per_step=True` those of each step.
 """
 
 import math
+import typing
 
 import keras
 from keras import ops
@@ -15,10 +16,12 @@ from keras import ops
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
 @ops.custom_gradient
-def spike(x):
+def spike(x: typing.Any) -> Tensor:
     """1 where `x` is not negative, 0 elsewhere; with a surrogate gradient.
 
     The gradient is that of arctan, `1 / (1 + (pi * x)^2)`: spikingjelly's
@@ -84,8 +87,13 @@ class LIF(keras.layers.Layer):
     """
 
     def __init__(
-        self, reset="soft", leak=0.5, tau=4 / 3, threshold=1.0, **kwargs
-    ):
+        self,
+        reset: str = "soft",
+        leak: float = 0.5,
+        tau: float = 4 / 3,
+        threshold: float = 1.0,
+        **kwargs: typing.Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_choice("reset", reset, ("soft", "hard"))
         check_number("leak", leak, "(0, 1]")
@@ -96,14 +104,14 @@ class LIF(keras.layers.Layer):
         self.tau = float(tau)
         self.threshold = float(threshold)
 
-    def build(self, input_shape):
+    def build(self, input_shape: typing.Any) -> None:
         if len(input_shape) < 2 or input_shape[1] is None:
             raise ValueError(
                 f"Layer '{self.name}' must know the number of steps. "
                 f"Received: inputs of shape {tuple(input_shape)}"
             )
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> typing.Any:
         step = self._soft if self.reset == "soft" else self._hard
         potential = ops.zeros_like(inputs[:, 0])
         output = potential
@@ -122,10 +130,10 @@ class LIF(keras.layers.Layer):
         output = spike(potential - self.threshold)
         return (1.0 - ops.stop_gradient(output)) * potential, output
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "reset": self.reset,
@@ -150,7 +158,7 @@ class RepeatSteps(keras.layers.Layer):
         `(batch, steps, ...)`
 
     Raises:
-        ValueError: If `steps` is no positive integer.
+        ValueError: If `steps` is not a positive integer.
 
     Example:
 
@@ -159,18 +167,18 @@ class RepeatSteps(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, steps, **kwargs):
+    def __init__(self, steps: int, **kwargs: typing.Any) -> None:
         super().__init__(**kwargs)
         check_count("steps", steps)
         self.steps = int(steps)
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> typing.Any:
         return ops.repeat(ops.expand_dims(inputs, 1), self.steps, axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (input_shape[0], self.steps, *input_shape[1:])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "steps": self.steps}
 
 
@@ -194,13 +202,13 @@ class MergeSteps(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: typing.Any) -> None:
         super().__init__(**kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> typing.Any:
         return ops.reshape(inputs, (-1, *inputs.shape[2:]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (None, *input_shape[2:])
 
 
@@ -219,7 +227,7 @@ class SplitSteps(keras.layers.Layer):
         `(batch, steps, ...)`
 
     Raises:
-        ValueError: If `steps` is no positive integer.
+        ValueError: If `steps` is not a positive integer.
 
     Example:
 
@@ -228,16 +236,16 @@ class SplitSteps(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, steps, **kwargs):
+    def __init__(self, steps: int, **kwargs: typing.Any) -> None:
         super().__init__(**kwargs)
         check_count("steps", steps)
         self.steps = int(steps)
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> typing.Any:
         return ops.reshape(inputs, (-1, self.steps, *inputs.shape[1:]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (None, self.steps, *input_shape[1:])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {**super().get_config(), "steps": self.steps}

@@ -22,4 +22,9 @@ Optimizer = typing.Any  # a `keras.optimizers.Optimizer`
 # A batch `(x, y, sample_weight)`, of which the last may be `None`.
 Batch = tuple[typing.Any, typing.Any, typing.Any]
 Logs = dict[str, typing.Any]  # names and values of the metrics of a step
+if typing.TYPE_CHECKING:
+    # Base of mixins that stand before a class of Keras.
+    KerasMixin = typing.Any
+else:
+    KerasMixin = object
 Config = dict[str, typing.Any]  # what `get_config` returns

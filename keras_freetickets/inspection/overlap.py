@@ -1,10 +1,14 @@
 """How much the masks of several sparse models have in common."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
 
+from keras_freetickets.types import Model
 
-def mask_overlap(members):
+
+def mask_overlap(members: Sequence[Model]) -> dict:
     """KernelView that each two models share, of those that either has.
 
     The intersection of their masks over the union, all masked kernels taken
@@ -41,7 +45,7 @@ def mask_overlap(members):
 
 
 def _shared(one, other):
-    return sum(int(np.sum(a & b)) for a, b in zip(one, other))
+    return sum(int(np.sum(a & b)) for a, b in zip(one, other, strict=True))
 
 
 def _masks(member, i):

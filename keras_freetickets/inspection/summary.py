@@ -1,9 +1,11 @@
-"""A table of what is sparse in a model, and what is not and why."""
+"""A table of what is sparse in a model, what is not, and why."""
 
 import dataclasses
 import html
 import math
 import sys
+import typing
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from keras_freetickets.layers.sparse import is_quantized
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.types import Model
 
 
 @dataclasses.dataclass
@@ -136,7 +139,7 @@ def _rest_row(model, name, layer, costs):
 
 
 def _reason(model, layer):
-    """Why a layer that is no `Sparse` has no mask."""
+    """Why a layer that is not a `Sparse` has no mask."""
     if not layer.weights:
         return "has no weights"
     if any(map(is_quantized, keras_adapter.sublayers(layer))):
@@ -191,7 +194,8 @@ class _Costs:
     """
 
     def __init__(self, model, input_shape):
-        self.reason, self._costs = "", {}
+        self.reason = ""
+        self._costs: dict = {}
         if not getattr(model, "inputs", None):
             self.reason = "the model has no graph"
         elif input_shape is None and flops.open_inputs(model):
@@ -290,9 +294,11 @@ def _flops(rows, unknown):
 def _table(title, rows, unknown):
     """The rows as text of fixed width."""
     grid = [_HEADS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*grid)]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = [
-        "  ".join(c.ljust(w) for c, w in zip(cells, widths)).rstrip()
+        "  ".join(
+            c.ljust(w) for c, w in zip(cells, widths, strict=True)
+        ).rstrip()
         for cells in grid
     ]
     lines.insert(1, "-" * max(map(len, lines)))
@@ -303,7 +309,7 @@ def _html_row(cells, tag):
     sides = ["right" if head in _NUMBERS else "left" for head in _HEADS]
     inside = "".join(
         f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
-        for side, cell in zip(sides, cells)
+        for side, cell in zip(sides, cells, strict=True)
     )
     return f"<tr>{inside}</tr>"
 
@@ -344,7 +350,12 @@ class SparsitySummary(list):
     ```
     """
 
-    def __init__(self, rows=(), title="Sparsity", unknown=""):
+    def __init__(
+        self,
+        rows: Iterable = (),
+        title: str = "Sparsity",
+        unknown: typing.Any = "",
+    ) -> None:
         super().__init__(rows)
         self.title = title
         self.unknown = unknown
@@ -369,7 +380,11 @@ class SparsitySummary(list):
             raise NotImplementedError  # IPython then asks for `_repr_html_`
 
 
-def sparsity_summary(model, print_fn=None, input_shape=None):
+def sparsity_summary(
+    model: Model,
+    print_fn: typing.Any = None,
+    input_shape: typing.Any = None,
+) -> "SparsitySummary":
     """Prints what is sparse in a model, and why the rest is not.
 
     The ratio below the table is that of the FLOPs with masks to those of the

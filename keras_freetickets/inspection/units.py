@@ -1,10 +1,13 @@
 """What masks are like: units without inputs, inputs that none reads."""
 
 import dataclasses
+import typing
+from collections.abc import Callable
 
 from keras import ops
 
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.types import Model
 
 
 @dataclasses.dataclass
@@ -41,7 +44,7 @@ def _masks(model):
     ]
 
 
-def density_of(model):
+def density_of(model: Model) -> Callable[[typing.Any], float]:
     """A function from a kernel of a model to its density.
 
     Args:
@@ -63,7 +66,7 @@ def density_of(model):
     return lambda kernel: shares.get(id(kernel), 1.0)
 
 
-def count_units(model):
+def count_units(model: Model) -> list:
     """Counts, for each masked kernel, units that lost all connections.
 
     A unit is an entry of the kernel's last axis, an input one of the second
@@ -76,7 +79,7 @@ def count_units(model):
         List of `UnitCount`.
 
     Raises:
-        TypeError: If `model` is no `SparseModel`.
+        TypeError: If `model` is not a `SparseModel`.
 
     Example:
 

@@ -1,7 +1,7 @@
 """Every private attribute of Keras that this package relies on.
 
 Each function says which Keras behaviour it stands on, so that a new release
-that changes one has a single place to be mended. Its four files are about
+that changes one has a single place to be fixed. Its four files are about
 layers, graphs of layers, optimizers and trainers.
 """
 
@@ -81,13 +81,13 @@ from keras_freetickets.keras_adapter.trainer_state import updated_by_call
 from keras_freetickets.keras_adapter.trainer_state import updated_metrics
 
 __all__ = [
+    "STATE",
     "BuildsMembers",
     "CompilesAnywhere",
     "Functional",
     "KeepsState",
     "PacksState",
     "RefusesLegacyFiles",
-    "STATE",
     "accumulation_steps",
     "accumulators",
     "adapted_layers",

@@ -1,6 +1,8 @@
 """Private parts of Keras' graphs of layers, and of what holds several."""
 
 import math
+import typing
+from collections.abc import Callable
 
 import keras
 from keras import tree
@@ -14,9 +16,14 @@ from keras_freetickets.keras_adapter.layers import same_shape
 from keras_freetickets.keras_adapter.layers import set_trainable
 from keras_freetickets.keras_adapter.layers import sublayers
 from keras_freetickets.keras_adapter.layers import variables_by_name
+from keras_freetickets.types import KerasMixin
+from keras_freetickets.types import Layer
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
+from keras_freetickets.types import Tensor
 
 
-def paired_variables(model, other):
+def paired_variables(model: Layer, other: Layer) -> list[tuple]:
     """Pairs the variables of two layers or models of one architecture.
 
     Each is found by its place: the layer that owns it and its name there. The
@@ -35,14 +42,18 @@ def paired_variables(model, other):
     Raises:
         ValueError: If the two do not hold the same variables.
     """
-    pairs = {}
+    pairs: dict[int, tuple] = {}
     layers, others = sublayers(model), sublayers(other)
     fits = len(layers) == len(others)
-    for mine, theirs in zip(layers, others):
-        mine, theirs = variables_by_name(mine), variables_by_name(theirs)
+    # Of two lengths, neither pairing fits: told below, by their paths.
+    for part, other_part in zip(layers, others, strict=False):
+        mine = variables_by_name(part)
+        theirs = variables_by_name(other_part)
         fits = fits and len(mine) == len(theirs)
         keys = theirs if mine.keys() == theirs.keys() else None
-        for (key, variable), by_order in zip(mine.items(), theirs.values()):
+        for (key, variable), by_order in zip(
+            mine.items(), theirs.values(), strict=False
+        ):
             partner = by_order if keys is None else keys[key]
             fits = fits and same_shape(partner, variable)
             pairs[id(variable)] = (variable, partner)
@@ -68,13 +79,15 @@ class _View:
     def __getattr__(self, name):
         return getattr(self._of, name)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self):
         # `isinstance` asks for it, and Keras for its name.
         return self.__dict__.get("kind", type(self._of))
 
 
-def summary(model, hidden, kind, **kwargs):
+def summary(
+    model: Model, hidden: set[int], kind: Callable, **kwargs: typing.Any
+) -> None:
     """Prints Keras' summary of a model, some variables left out.
 
     `Model.summary` counts `non_trainable_weights`, asks each of `layers` (of
@@ -115,14 +128,14 @@ def summary(model, hidden, kind, **kwargs):
     keras.Model.summary(_View(model, **replaced), **kwargs)
 
 
-def copy_adapted_state(layer, copy):
+def copy_adapted_state(layer: Layer, copy: Layer) -> None:
     """Takes over what `adapt` gave to all layers within a layer."""
     copies = parts_by_way(copy)
     for way, part in parts_by_way(layer).items():
         copy_own_adapted_state(part, copies[way])
 
 
-def refuse_legacy_config(obj):
+def refuse_legacy_config(obj: typing.Any) -> None:
     """Raises while a model is written to an HDF5 file as Keras 2 wrote it.
 
     Keras writes the config of any class to it and reads those of its own.
@@ -138,10 +151,12 @@ _LEGACY_FILE = (
 )
 
 
-class RefusesLegacyFiles:
+class RefusesLegacyFiles(KerasMixin):
     """A model that is not written to a file that Keras cannot read."""
 
-    def save(self, filepath, *args, **kwargs):
+    def save(
+        self, filepath: PathLike, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         if str(filepath).endswith((".h5", ".hdf5")):
             reason = _LEGACY_FILE.format(type(self).__name__)
             raise ValueError(f"{reason} Received: filepath={filepath}")
@@ -159,6 +174,7 @@ def _held_in(value, name, tracked):
         if id(value) in tracked:
             yield (name,), value
         return
+    items: typing.Iterable[tuple[typing.Any, typing.Any]]
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, (list, tuple)):
@@ -184,7 +200,9 @@ def _named_children(layer):
         yield ("_layers", str(i)), child
 
 
-def parts_by_way(layer, through=None):
+def parts_by_way(
+    layer: Layer, through: type | None = None
+) -> dict[tuple[str, ...], Layer]:
     """A layer and all within, each once, by the attributes that lead there.
 
     Keras lists layers and weights in the order in which they were made, which
@@ -213,7 +231,7 @@ def parts_by_way(layer, through=None):
     return found
 
 
-def frozen_parts(model):
+def frozen_parts(model: Model) -> list[str]:
     """What is frozen in a model: layers, and weights that a layer trains.
 
     Returns:
@@ -229,7 +247,7 @@ def frozen_parts(model):
     return found
 
 
-def freeze_parts(model, places):
+def freeze_parts(model: Model, places: typing.Any) -> None:
     """Freezes what `frozen_parts` listed, and nothing else."""
     for way, part in parts_by_way(model).items():
         place = "/".join(way)
@@ -238,7 +256,7 @@ def freeze_parts(model, places):
             v.trainable = f"{place}:{name}" not in places
 
 
-def name_by_layers(model, through):
+def name_by_layers(model: Model, through: type) -> None:
     """Gives variables paths that say which layers they are in, always.
 
     In Keras the path of a variable depends on how its layer was first built:
@@ -265,19 +283,19 @@ def name_by_layers(model, through):
     visit(model, [])
 
 
-def ends_of_graph(model):
+def ends_of_graph(model: Model) -> tuple:
     """Inputs and outputs of a model, in the structure they were given in."""
     graph = getattr(model, "_functional", None) or model
     return graph._inputs_struct, graph._outputs_struct
 
 
-def new_input(tensor):
+def new_input(tensor: Tensor) -> Tensor:
     """Another `keras.Input` like that which a tensor comes from."""
     layer = tensor._keras_history.operation
     return type(layer).from_config(layer.get_config()).output
 
 
-def rerun(model, convert):
+def rerun(model: Model, convert: Callable) -> tuple:
     """The graph of a model again, on new inputs and with other layers.
 
     Args:
@@ -293,7 +311,7 @@ def rerun(model, convert):
     return inputs, outputs
 
 
-def origin(tensor):
+def origin(tensor: Tensor) -> tuple:
     """The operation that made a symbolic tensor, and its input tensors."""
     operation, node, _ = tensor._keras_history
     return operation, operation._inbound_nodes[node].input_tensors

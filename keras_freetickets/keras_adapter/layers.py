@@ -3,6 +3,8 @@
 import contextlib
 import re
 import tempfile
+import typing
+from collections.abc import Iterator
 
 import keras
 from keras import ops
@@ -16,8 +18,15 @@ from keras.src.saving import serialization_lib
 from keras.src.utils import python_utils
 from keras.src.utils.naming import to_snake_case
 
+from keras_freetickets.types import Array
+from keras_freetickets.types import Config
+from keras_freetickets.types import Layer
+from keras_freetickets.types import Model
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
 
-def infers_shapes():
+
+def infers_shapes() -> bool:
     """Whether a call only serves to find shapes, and its values mean nothing.
 
     Keras has a public name for the shapes alone, not for asking.
@@ -25,7 +34,7 @@ def infers_shapes():
     return backend.in_symbolic_scope()
 
 
-def mask_of(tensor):
+def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask that layers of a model handed on with a tensor, or `None`.
 
     Keras' losses and metrics leave out what it masks.
@@ -33,12 +42,12 @@ def mask_of(tensor):
     return backend.get_keras_mask(tensor)
 
 
-def set_mask(tensor, mask):
+def set_mask(tensor: Tensor, mask: typing.Any) -> None:
     """Gives a tensor a mask, as layers and Keras' own losses do."""
     backend.set_keras_mask(tensor, mask)
 
 
-def config_of(layer):
+def config_of(layer: Layer) -> Config:
     """The config of a layer from which it gets the dtypes that it has.
 
     A `DTypePolicyMap` finds them by paths, and in a copy these are others.
@@ -56,7 +65,7 @@ def config_of(layer):
     return {**config, "dtype": keras.saving.serialize_keras_object(found)}
 
 
-def adopt_call_signature(wrapper, layer):
+def adopt_call_signature(wrapper: Layer, layer: Layer) -> None:
     """Lets a wrapper be called exactly as the layer it wraps.
 
     Keras reads the names of the arguments of `call` once, in `__init__`, to
@@ -72,7 +81,7 @@ def adopt_call_signature(wrapper, layer):
         setattr(wrapper, name, getattr(layer, name))
 
 
-def build_for_call(layer, args, kwargs):
+def build_for_call(layer: Layer, args: tuple, kwargs: dict) -> None:
     """Builds a layer by the shapes of a call, as the call itself would.
 
     One without a `build` of its own is called: when it is loaded Keras takes
@@ -90,7 +99,7 @@ def build_for_call(layer, args, kwargs):
 default = python_utils.default
 
 
-def build_by_shapes(model, input_shape):
+def build_by_shapes(model: Model, input_shape: typing.Any) -> None:
     """Builds the layers of a model as a call on such inputs would.
 
     Keras' own `Model.build` marks a subclassed model as built and leaves its
@@ -104,13 +113,13 @@ def build_by_shapes(model, input_shape):
     backend.compute_output_spec(model.call, inputs)
 
 
-def is_deferred(variable):
+def is_deferred(variable: Variable) -> bool:
     """Whether a variable waits for its first value (stateless building)."""
     return variable._value is None
 
 
 @contextlib.contextmanager
-def eager_scope():
+def eager_scope() -> Iterator[None]:
     """Leaves a graph that is being traced, so that values can be read."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -126,7 +135,7 @@ def eager_scope():
         yield
 
 
-def first_value(variable):
+def first_value(variable: Variable) -> Array:
     """The current or, where it is deferred, the coming value as an array."""
     with eager_scope():
         if is_deferred(variable):
@@ -137,7 +146,7 @@ def first_value(variable):
         return ops.convert_to_numpy(value)
 
 
-def set_first_value(variable, value):
+def set_first_value(variable: Variable, value: Array) -> None:
     """Gives a variable its first value during a lazy build.
 
     An `assign` there would become an operation of the traced graph and be
@@ -154,7 +163,7 @@ def set_first_value(variable, value):
 
 
 @contextlib.contextmanager
-def unlocked(layer):
+def unlocked(layer: Layer) -> Iterator[None]:
     """Lets a built layer get another weight."""
     layer._tracker.unlock()
     try:
@@ -163,17 +172,17 @@ def unlocked(layer):
         layer._tracker.lock()
 
 
-def sublayers(layer):
+def sublayers(layer: Layer) -> list[Layer]:
     """A layer and all layers within it, outermost first."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
-def inner_layers(layer):
+def inner_layers(layer: Layer) -> list[Layer]:
     """The layers directly within a layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def quantized_by(model, filters):
+def quantized_by(model: Model, filters: typing.Any) -> list[Layer]:
     """The layers that `model.quantize(filters=filters)` would change."""
     return [
         layer
@@ -182,7 +191,7 @@ def quantized_by(model, filters):
     ]
 
 
-def stored_weight(layer, name):
+def stored_weight(layer: Layer, name: str) -> Variable:
     """The variable behind a weight that quantization packs or LoRA adds to.
 
     Keras then gives `layer.kernel` as a tensor.
@@ -194,12 +203,12 @@ def stored_weight(layer, name):
     return getattr(layer, f"_{name}", quantized)
 
 
-def own_trained(layer):
+def own_trained(layer: Layer) -> list[Variable]:
     """Weights of a layer, not of those within, that it trains if not frozen."""
     return list(layer._trainable_variables)
 
 
-def variables_by_name(layer):
+def variables_by_name(layer: Layer) -> dict[tuple[str, int], Variable]:
     """Variables of a layer without those of layers within, by their names.
 
     Names of which there are several are numbered; seeds come last.
@@ -207,14 +216,14 @@ def variables_by_name(layer):
     variables = list(layer._trainable_variables)
     variables += layer._non_trainable_variables
     variables += [g.state for g in layer._seed_generators]
-    named = {}
+    named: dict[tuple[str, int], Variable] = {}
     for variable in {id(v): v for v in variables}.values():
         same = sum(name == variable.name for name, _ in named)
         named[variable.name, same] = variable
     return named
 
 
-def inner_names(layer):
+def inner_names(layer: Layer) -> list[tuple[Layer, str]]:
     """Pairs of each layer directly within, and a name that is always its own.
 
     Those of a model are saved with it. A layer that makes others in its
@@ -224,7 +233,8 @@ def inner_names(layer):
     children = list(layer._layers)
     if isinstance(layer, (Functional, keras.Sequential)):
         return [(child, child.name) for child in children]
-    pairs, counts = [], {}
+    pairs: list[tuple[Layer, str]] = []
+    counts: dict[str, int] = {}
     for child in children:
         name = to_snake_case(type(child).__name__)
         if re.sub(r"_\d+$", "", child.name) != name:
@@ -239,7 +249,7 @@ def _has_adapted_state(layer):
     return hasattr(layer, "finalize_state") or hasattr(layer, "save_assets")
 
 
-def adapted_layers(layer):
+def adapted_layers(layer: Layer) -> list[Layer]:
     """Layers within, itself included, that `adapt` may have given a state.
 
     Normalization, TextVectorization, StringLookup and the like hold it beside
@@ -248,11 +258,11 @@ def adapted_layers(layer):
     return [part for part in sublayers(layer) if _has_adapted_state(part)]
 
 
-def copy_own_adapted_state(layer, copy):
+def copy_own_adapted_state(layer: Layer, copy: Layer) -> None:
     """Takes over what `adapt` or a vocabulary gave to a preprocessing layer."""
     if not _has_adapted_state(layer):
         return
-    stored = {}
+    stored: dict[str, Tensor] = {}
     layer.save_own_variables(stored)
     stored = {k: ops.convert_to_numpy(v) for k, v in stored.items()}
     copy.load_own_variables(stored)
@@ -262,12 +272,12 @@ def copy_own_adapted_state(layer, copy):
             copy.load_assets(folder)
 
 
-def builds_itself(layer):
+def builds_itself(layer: Layer) -> bool:
     """Whether a layer has a `build` of its own, not only a `call`."""
     return not python_utils.is_default(type(layer).build)
 
 
-def build_as_called(copy, layer):
+def build_as_called(copy: Layer, layer: Layer) -> bool:
     """Builds a copy as the layer was by its first call in a graph.
 
     Returns:
@@ -282,7 +292,7 @@ def build_as_called(copy, layer):
 
 
 @contextlib.contextmanager
-def trusting():
+def trusting() -> Iterator[None]:
     """Lets objects be rebuilt that hold Python code, such as `Lambda`.
 
     Keras refuses them, as their code may come from a file; here it does not.
@@ -291,13 +301,13 @@ def trusting():
         yield
 
 
-def own_variables(layer):
+def own_variables(layer: Layer) -> dict[str, Variable]:
     """The weights of a layer without those within, by attribute or name."""
-    names = {}
+    names: dict[int, str] = {}
     for name, value in sorted(vars(layer).items()):
         if isinstance(value, keras.Variable):
             names.setdefault(id(value), name)
-    found = {}
+    found: dict[str, Variable] = {}
     for v in layer._trainable_variables + layer._non_trainable_variables:
         name = names.get(id(v), v.name)
         count = sum(key.split("#")[0] == name for key in found)
@@ -305,7 +315,7 @@ def own_variables(layer):
     return found
 
 
-def set_trainable(layer, trainable):
+def set_trainable(layer: Layer, trainable: bool) -> None:
     """Sets the flag of a layer alone, not of what is within.
 
     The public setter sets those too, but on TensorFlow does nothing at all
@@ -314,24 +324,24 @@ def set_trainable(layer, trainable):
     layer._trainable = trainable
 
 
-def created_trainable(layer):
+def created_trainable(layer: Layer) -> list[tuple[str, Variable]]:
     """Names and weights of a layer that are trained unless frozen."""
     trained = {id(v) for v in layer._trainable_variables}
     return [(n, v) for n, v in own_variables(layer).items() if id(v) in trained]
 
 
-def name_beside(variable, other):
+def name_beside(variable: Variable, other: Variable) -> None:
     """Gives a variable a path in the layer of another."""
     above = other.path.rpartition("/")[0]
     variable._path = f"{above}/{variable.name}" if above else variable.name
 
 
-def same_shape(slot, variable):
+def same_shape(slot: typing.Any, variable: Variable) -> bool:
     shape = getattr(slot, "shape", None)
     return shape is not None and tuple(shape) == tuple(variable.shape)
 
 
-def build_from_batch(model, x):
+def build_from_batch(model: Model, x: typing.Any) -> None:
     """Builds a lazily built model by the shapes of a batch, outside the graph.
 
     Variables that are made while a step is traced have no value yet that a
@@ -345,7 +355,7 @@ def build_from_batch(model, x):
         backend.compute_output_spec(model, tree.map_structure(symbolic, x))
 
 
-def seed_states(model):
+def seed_states(model: Model) -> list[Variable]:
     """State variables of all seed generators, which Keras saves nowhere."""
     held = {id(v) for v in model.variables}
     states = []
@@ -358,7 +368,7 @@ def seed_states(model):
 
 
 @contextlib.contextmanager
-def momentum(layers, value):
+def momentum(layers: list, value: float) -> Iterator[None]:
     """Another momentum of batch-normalization layers, for a while."""
     kept = [layer.momentum for layer in layers]
     for layer in layers:
@@ -366,5 +376,5 @@ def momentum(layers, value):
     try:
         yield
     finally:
-        for layer, old in zip(layers, kept):
+        for layer, old in zip(layers, kept, strict=True):
             layer.momentum = old

@@ -1,8 +1,13 @@
 """Private parts of Keras' optimizers: slots, accumulators, counters."""
 
+import typing
+from collections.abc import Sequence
+
 import keras
 
 from keras_freetickets.keras_adapter.layers import same_shape
+from keras_freetickets.types import Optimizer
+from keras_freetickets.types import Variable
 
 
 def _plain_optimizers(optimizer):
@@ -37,7 +42,9 @@ def _slot_initial_value(optimizer, list_name):
     return 0.0
 
 
-def optimizer_slots(optimizer, variables):
+def optimizer_slots(
+    optimizer: Optimizer, variables: Sequence[Variable]
+) -> list[list[tuple]]:
     """Finds the optimizer's slots of the shape of each variable.
 
     Slot names cannot be relied on, but every Keras optimizer keeps its slots
@@ -50,12 +57,12 @@ def optimizer_slots(optimizer, variables):
     Returns:
         For each variable a list of pairs `(slot, initial value)`.
     """
-    slots = [[] for _ in variables]
+    slots: list[list[tuple]] = [[] for _ in variables]
     for plain in _plain_optimizers(optimizer):
         places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
         for name, values in _slot_lists(plain):
             initial = _slot_initial_value(plain, name)
-            for found, variable in zip(slots, variables):
+            for found, variable in zip(slots, variables, strict=True):
                 place = places.get(id(variable))  # None if it is frozen
                 slot = None if place is None else values[place]
                 if same_shape(slot, variable):
@@ -63,7 +70,7 @@ def optimizer_slots(optimizer, variables):
     return slots
 
 
-def takes_gradient_as_value(variable):
+def takes_gradient_as_value(variable: Variable) -> bool:
     """Whether an optimizer assigns a "gradient" as it is: scales of float8."""
     return getattr(variable, "overwrite_with_gradient", False)
 
@@ -87,11 +94,11 @@ _KEEP_ZEROS = {
 }
 
 
-def keeps_zeros(optimizer, variable):
+def keeps_zeros(optimizer: Optimizer, variable: Variable) -> bool:
     """Whether a step leaves alone the entries of zero gradient that are 0.
 
     Others, such as Muon, which mixes entries, are cleared after each step; so
-    are optimizers of a user's own.
+    are custom optimizers.
     """
     if variable.constraint is not None:
         return False
@@ -107,13 +114,13 @@ def _accumulating(optimizer):
     ]
 
 
-def accumulation_steps(optimizer):
+def accumulation_steps(optimizer: Optimizer) -> int | None:
     """Micro-batches in an update of an optimizer, `None` if each is one."""
     steps = [o.gradient_accumulation_steps for o in _accumulating(optimizer)]
     return max(steps, default=None)
 
 
-def accumulators(optimizer, variables):
+def accumulators(optimizer: Optimizer, variables: Sequence[Variable]) -> tuple:
     """What an optimizer sums gradients in, over several micro-batches.
 
     Returns:
@@ -143,7 +150,7 @@ def accumulators(optimizer, variables):
     return steps, plain._iterations, sums
 
 
-def shared_counters(optimizer):
+def shared_counters(optimizer: Optimizer) -> list[Variable]:
     """The variables of an optimizer that its members' steps change alike."""
     return [
         variable
@@ -153,14 +160,14 @@ def shared_counters(optimizer):
     ]
 
 
-def learning_rate_schedule(optimizer):
+def learning_rate_schedule(optimizer: Optimizer) -> typing.Any:
     """The schedule of an optimizer's rate; `None` if the rate is a number."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(inner, "_learning_rate", None)
     return rate if callable(rate) else None
 
 
-def loss_scale(optimizer):
+def loss_scale(optimizer: Optimizer) -> typing.Any:
     """The factor on the loss and so on the gradients, or `None`."""
     scale = getattr(optimizer, "dynamic_scale", None)
     if scale is not None:

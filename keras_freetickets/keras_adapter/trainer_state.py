@@ -3,6 +3,10 @@
 import contextlib
 import functools
 import inspect
+import typing
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -10,13 +14,18 @@ from keras import tree
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.utils import io_utils
 
+from keras_freetickets.types import KerasMixin
+from keras_freetickets.types import Model
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
 
-def set_direction(metric, direction):
+
+def set_direction(metric: typing.Any, direction: str) -> None:
     """Tells callbacks in mode "auto" whether "up" or "down" is better."""
     metric._direction = direction
 
 
-def reset_train_function(model):
+def reset_train_function(model: Model) -> None:
     """Forgets the traced step, which Keras keeps from one `fit` to the next.
 
     A new one takes its place, not traced yet, as a running `fit` asks for
@@ -27,7 +36,7 @@ def reset_train_function(model):
 
 
 @contextlib.contextmanager
-def own_step(model, name):
+def own_step(model: Model, name: str) -> Iterator[None]:
     """Lets Keras compile a step that equals no other.
 
     JAX keeps what it traced by the function's hash, and all bound methods
@@ -38,30 +47,33 @@ def own_step(model, name):
         model: A Keras model.
         name: `"train_step"` or `"test_step"`.
     """
-    vars(model)[name] = functools.partial(getattr(type(model), name), model)
+    held: dict[str, typing.Any] = model.__dict__
+    held[name] = functools.partial(getattr(type(model), name), model)
     try:
         yield
     finally:
-        del vars(model)[name]
+        del held[name]
 
 
-def print_message(message):
+def print_message(message: str) -> None:
     """Prints a line where Keras prints its progress, or logs it there."""
     io_utils.print_msg(message)
 
 
-def compilation(model):
+def compilation(model: Model) -> typing.Any:
     """An object that stands for the last `compile` of a model, or `None`."""
     return getattr(model, "_compile_config", None)
 
 
-def updated_metrics(model, values, loss, batch):
+def updated_metrics(
+    model: Model, values: Sequence[Tensor], loss: typing.Any, batch: tuple
+) -> tuple:
     """Logs and new values of the metrics' variables, on JAX."""
     return model._update_metrics_variables(values, loss, *batch)
 
 
 def _draw_masks(callbacks):
-    """Lets TensorBoard draw boolean weights, which it breaks off at."""
+    """Lets TensorBoard draw boolean weights, on which it would fail."""
     for callback in tree.flatten(callbacks):
         draws = getattr(callback, "write_images", False)
         if draws and isinstance(callback, keras.callbacks.TensorBoard):
@@ -77,7 +89,7 @@ def _draw(draw, weight, name, epoch):
     draw(weight, name, epoch)
 
 
-class KeepsState:
+class KeepsState(KerasMixin):
     """A model whose weights outlive an exception in JAX's trainer.
 
     It takes the values out of all variables before the first batch of an
@@ -88,19 +100,19 @@ class KeepsState:
     Its masks are weights, of which TensorBoard makes pictures in `fit`.
     """
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         callbacks = given.get("callbacks")
         _draw_masks(getattr(callbacks, "callbacks", callbacks) or [])
         return super().fit(*args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         try:
             return super().evaluate(*args, **kwargs)
         finally:
             synchronize(self)
 
-    def predict(self, *args, **kwargs):
+    def predict(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         try:
             return super().predict(*args, **kwargs)
         finally:
@@ -120,7 +132,7 @@ class KeepsState:
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
-class CompilesAnywhere:
+class CompilesAnywhere(KerasMixin):
     """A model whose file tells every backend how to compile it.
 
     On PyTorch `keras.optimizers.SGD(...)` is an object of a class of that
@@ -128,7 +140,7 @@ class CompilesAnywhere:
     be loaded.
     """
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> typing.Any:
         return _of_any_backend(super().get_compile_config())
 
 
@@ -152,20 +164,22 @@ class PacksState(KeepsState):
     of steps that train or test into it and back.
     """
 
-    def _get_jax_state(self, **wanted):
-        state = super()._get_jax_state(**wanted)
+    def _get_jax_state(self, purge_model_variables=False, **wanted):
+        state = super()._get_jax_state(
+            purge_model_variables=purge_model_variables, **wanted
+        )
         if not wanted.get("metrics_variables"):
             return state  # of a step that predicts
         names = [name for name in STATE if wanted.get(name)]
         packed = {n: self.pack(n, v) for n, v in zip(names, state, strict=True)}
-        if wanted.get("purge_model_variables"):
+        if purge_model_variables:
             self._jax_state = packed
         return tuple(packed.values())
 
-    def jax_state_sync(self):
+    def jax_state_sync(self) -> None:
         if keras.backend.backend() != "jax":
             return
-        held = getattr(self, "_jax_state", None)
+        held = getattr(self, "_jax_state", None) or {}
         waits = held and not self._jax_state_synced
         if waits and "metrics_variables" in held:
             self._jax_state = {n: self.unpack(n, v) for n, v in held.items()}
@@ -181,13 +195,13 @@ STATE = (
 )
 
 
-def synchronize(model):
+def synchronize(model: Model) -> None:
     """Gives variables their values back, which JAX's trainer keeps in `fit`."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
 
-class BuildsMembers:
+class BuildsMembers(KerasMixin):
     """A model whose members are built, metrics included, before a step is.
 
     JAX's trainer reads all variables before it traces the first step.
@@ -210,21 +224,27 @@ def _knows_metrics(model):
     return all(part is None or part.built for part in parts)
 
 
-def compiled_metrics(model):
+def compiled_metrics(model: Model) -> list:
     """The metric objects that a model was compiled with."""
     names = ("_user_metrics", "_user_weighted_metrics")
     given = [getattr(model._compile_metrics, name, None) for name in names]
     return [m for m in tree.flatten(given) if hasattr(m, "update_state")]
 
 
-def compute_loss(model, x, y, y_pred, sample_weight):
+def compute_loss(
+    model: Model,
+    x: typing.Any,
+    y: typing.Any,
+    y_pred: Tensor,
+    sample_weight: Tensor | None,
+) -> Tensor:
     """The training loss, as the trainer of the backend computes it."""
     return model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
     )
 
 
-def compiled_as(model, loss):
+def compiled_as(model: Model, loss: typing.Any) -> typing.Any:
     """What Keras would have made of another loss in the same `compile`."""
     own = model._compile_loss
     return type(own)(
@@ -232,29 +252,29 @@ def compiled_as(model, loss):
     )
 
 
-def compiled_loss(model):
+def compiled_loss(model: Model) -> typing.Any:
     """What Keras made of the loss that was given to `compile`."""
     return model._compile_loss
 
 
-def penalties(model):
+def penalties(model: Model) -> Tensor:
     """The sum of a model's losses besides the compiled one."""
     return sum(model._aggregate_additional_loss(one) for one in model.losses)
 
 
-def track_loss(model, loss, batch_size):
+def track_loss(model: Model, loss: Tensor, batch_size: Tensor) -> None:
     """Feeds the mean loss that the progress bar shows."""
     model._loss_tracker.update_state(loss, sample_weight=batch_size)
 
 
-def call_model(model, x):
+def call_model(model: Model, x: typing.Any) -> typing.Any:
     """Calls a model in training mode where its `call` knows the mode."""
     if model._call_has_training_arg:
         return model(x, training=True)
     return model(x)
 
 
-def improvement_of(model, monitor, mode):
+def improvement_of(model: Model, monitor: str, mode: str | None) -> Callable:
     """Keras' comparison of a monitored value with the best so far.
 
     Raises:
@@ -273,7 +293,7 @@ def improvement_of(model, monitor, mode):
     return callback._is_improvement
 
 
-def begin_at_epoch(model, epoch):
+def begin_at_epoch(model: Model, epoch: int | None) -> None:
     """Lets the running `fit` begin at an epoch, as BackupAndRestore does.
 
     Keras keeps the number for the next `fit`, unless it is set to `None`.
@@ -281,7 +301,9 @@ def begin_at_epoch(model, epoch):
     model._initial_epoch = epoch
 
 
-def updated_by_call(model, x, variables):
+def updated_by_call(
+    model: Model, x: typing.Any, variables: Sequence[Variable]
+) -> list[Tensor]:
     """Values that a call in training mode gives variables; none is changed."""
     others = model.non_trainable_variables
     place = {id(v): i for i, v in enumerate(others)}

@@ -1,15 +1,22 @@
-"""Refuses optimizer steps that would train a masked kernel past its mask."""
+"""Raises for optimizer steps that would train a masked kernel past its mask."""
 
 import contextlib
+import typing
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
 
 
 class MaskGuard:
-    """A constraint of a masked kernel: only a step that knows masks may pass.
+    """A constraint of a masked kernel, for steps that do not respect masks.
 
     An optimizer's step ends with the constraint of each variable that it
     trained, on every backend and in every loop: that is the one place where a
-    step that knows no masks can be noticed, be it that of another model around
-    the layer, of a `train_step` of a user's own or of a second optimizer. The
+    step that ignores masks can be noticed: that of another model around the
+    layer, of a custom `train_step`, or of a second optimizer. The
     error comes while the first step is traced, before any weight changes. (A
     step that is run eagerly has changed the weights once by then.)
 
@@ -27,12 +34,12 @@ class MaskGuard:
     ```
     """
 
-    def __init__(self, name, constraint=None):
+    def __init__(self, name: str, constraint: Callable | None = None) -> None:
         self.name = name
         self.constraint = constraint
         self.lowered = 0  # replicas of TensorFlow trace in turns
 
-    def __call__(self, value):
+    def __call__(self, value: typing.Any) -> Tensor:
         raise ValueError(
             f"The kernel '{self.name}' has a mask, and the optimizer that is "
             "about to train it does not know masks: the kernel would turn "
@@ -47,7 +54,7 @@ class MaskGuard:
         )
 
 
-def guard(kernel, name):
+def guard(kernel: Variable, name: str) -> None:
     """Guards a masked kernel, once for all layers that share it.
 
     Args:
@@ -66,7 +73,7 @@ def guard(kernel, name):
 
 
 @contextlib.contextmanager
-def guards_lowered(kernels):
+def guards_lowered(kernels: Sequence[Variable]) -> Iterator[None]:
     """Context in which an optimizer may train masked kernels.
 
     Args:

@@ -5,6 +5,7 @@ variables of a model, so that they are saved with it; Keras would count them.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -12,6 +13,8 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.update_state import UpdateState
+from keras_freetickets.types import KerasMixin
+from keras_freetickets.types import Model
 
 
 def _size(variables):
@@ -50,18 +53,18 @@ def _notes(model):
     return found
 
 
-def no_parameters(model):
+def no_parameters(model: Model) -> set[int]:
     """Ids of the variables of a model that are no parameters of it."""
     return {id(variable) for variable in _found(model, _notes)}
 
 
-def count_parameters(model):
+def count_parameters(model: Model) -> int:
     """Number of the weights of a built model, an integer."""
     hidden = no_parameters(model)
     return _size(v for v in model.weights if id(v) not in hidden)
 
 
-def count_active(model):
+def count_active(model: Model) -> int:
     """Number of the weights that no mask takes out, an integer."""
     masks = [ops.convert_to_numpy(mask.value) for mask in _found(model, _masks)]
     inactive = sum(mask.size - int(mask.sum()) for mask in masks)
@@ -78,10 +81,10 @@ def _kind(layer):
     return kind
 
 
-class CountsParameters:
+class CountsParameters(KerasMixin):
     """A model whose `count_params` and `summary` count no masks."""
 
-    def count_params(self):
+    def count_params(self) -> int:
         """Number of the model's weights, without masks and counters.
 
         Returns:
@@ -91,13 +94,13 @@ class CountsParameters:
 
     def summary(
         self,
-        line_length=None,
-        positions=None,
-        print_fn=None,
-        expand_nested=False,
-        show_trainable=False,
-        layer_range=None,
-    ):
+        line_length: int | None = None,
+        positions: list | None = None,
+        print_fn: Callable | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: list | None = None,
+    ) -> None:
         """Prints Keras' summary, and how many of the parameters are active.
 
         Masks are no parameters and are not counted. What is sparse, and why

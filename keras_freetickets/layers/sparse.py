@@ -4,6 +4,8 @@ import dataclasses
 import math
 import random
 import typing
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -17,6 +19,8 @@ from keras_freetickets.arguments import is_real
 from keras_freetickets.layers.guard import guard
 from keras_freetickets.topology import mask_initializers
 from keras_freetickets.topology.distributions import active_count
+from keras_freetickets.types import Config
+from keras_freetickets.types import Layer
 
 # Masked by role, never by rank: the biases of attention have rank 2.
 KERNEL_ROLES = ("kernel", "recurrent_kernel", "pointwise_kernel")
@@ -51,7 +55,7 @@ class MaskedKernel:
     initial: int
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.kernel.shape)
 
 
@@ -71,7 +75,7 @@ class KernelLocation:
     role: str
     variable: typing.Any
 
-    def is_initial(self):
+    def is_initial(self) -> bool:
         """Whether the kernel still has the value it was made with.
 
         An initializer with an integer seed gives the same value again. Where
@@ -88,7 +92,9 @@ class KernelLocation:
         )
 
 
-def find_kernels(layer, roles=None):
+def find_kernels(
+    layer: Layer, roles: Sequence[str] | None = None
+) -> list[KernelLocation]:
     """Lists the kernels of a built layer, and of those within, by role.
 
     Args:
@@ -153,7 +159,7 @@ def _check_declared(layer, declared):
     )
 
 
-def is_depthwise(layer):
+def is_depthwise(layer: Layer) -> bool:
     """Whether a convolution looks at each of several channels alone.
 
     So does any with as many groups as channels, whatever its class; that of
@@ -178,12 +184,14 @@ def is_depthwise(layer):
 _INTEGER_MODES = ("int8", "int4", "gptq", "awq")
 
 
-def is_quantized(layer):
+def is_quantized(layer: Layer) -> bool:
     """Whether a layer's kernel is quantized to integers."""
     return getattr(layer, "quantization_mode", None) in _INTEGER_MODES
 
 
-def without_float_kernel(layer, roles=None):
+def without_float_kernel(
+    layer: Layer, roles: Sequence[str] | None = None
+) -> list[Layer]:
     """Lists layers within whose kernels are quantized or have LoRA.
 
     Args:
@@ -201,7 +209,9 @@ def without_float_kernel(layer, roles=None):
     ]
 
 
-def check_float_kernels(layer, roles=None):
+def check_float_kernels(
+    layer: Layer, roles: Sequence[str] | None = None
+) -> None:
     """Raises if kernels that would be masked are quantized or have LoRA.
 
     Args:
@@ -251,7 +261,9 @@ def _keep_float_kernel(layer):
         layer.enable_lora = enable_lora
 
 
-def check_quantization(layer, mode=None, config=None):
+def check_quantization(
+    layer: Layer, mode: str | None = None, config: typing.Any = None
+) -> None:
     """Raises if `quantize` would take the float kernel of a sparse layer.
 
     Args:
@@ -344,7 +356,7 @@ class Sparse(keras.layers.Wrapper):
             `active_count(shape, density)` it decides on `count`. The masks
             themselves are saved; a callable is only if it is registered with
             Keras.
-        seed: Natural number for the random mask. `None` for one drawn now.
+        seed: Non-negative integer for the random mask. `None` draws one now.
         state: Dict from the name to the dtype of further state for each
             connection, as `add_state` adds it.
         **kwargs: `name`, `dtype`, `trainable` of the wrapper. The name
@@ -372,14 +384,14 @@ class Sparse(keras.layers.Wrapper):
 
     def __init__(
         self,
-        layer,
-        sparsity=None,
-        kernels=None,
-        mask_initializer="random",
-        seed=None,
-        state=None,
-        **kwargs,
-    ):
+        layer: Layer,
+        sparsity: typing.Any = None,
+        kernels: Sequence[str] | None = None,
+        mask_initializer: str | Callable | None = "random",
+        seed: int | None = None,
+        state: dict | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         _check_arguments(layer, kernels, seed, state)
         _check_sparsity(sparsity)
         mask_initializers.get(mask_initializer)
@@ -397,7 +409,7 @@ class Sparse(keras.layers.Wrapper):
         self.seed = _draw_seed() if seed is None else seed
         self.state = dict(state or {})
         self.supports_masking = layer.supports_masking
-        self._masked = []
+        self._masked: list[MaskedKernel] = []
         keras_adapter.adopt_call_signature(self, layer)
 
     def __getattr__(self, name):
@@ -406,7 +418,9 @@ class Sparse(keras.layers.Wrapper):
         if self._delegates(name):
             return getattr(self.layer, name)
         # As without this method; PyTorch's modules have one of their own.
-        inherited = getattr(super(), "__getattr__", super().__getattribute__)
+        inherited: typing.Any = getattr(
+            super(), "__getattr__", super().__getattribute__
+        )
         return inherited(name)
 
     def __setattr__(self, name, value):
@@ -425,7 +439,7 @@ class Sparse(keras.layers.Wrapper):
         kind = type(self.layer).__name__
         return f"<Sparse({kind}) name={self.name}, built={self.built}>"
 
-    def count_params(self):
+    def count_params(self) -> int:
         """Number of the layer's weights, without masks.
 
         Returns:
@@ -436,7 +450,12 @@ class Sparse(keras.layers.Wrapper):
         """
         return self.layer.count_params()
 
-    def quantize(self, mode=None, config=None, **kwargs):
+    def quantize(
+        self,
+        mode: str | None = None,
+        config: typing.Any = None,
+        **kwargs: typing.Any,
+    ) -> None:
         """As `quantize` of the layer; the kernels stay floats.
 
         Args:
@@ -449,13 +468,13 @@ class Sparse(keras.layers.Wrapper):
         """
         self.layer.quantize(mode, config=config, **kwargs)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         if not self.built:
             shaped = tree.map_structure(_as_tensor, (args, kwargs))
             keras_adapter.build_for_call(self.layer, *shaped)
         return super().__call__(*args, **kwargs)
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: typing.Any = None) -> None:
         if not self.layer.built:
             self.layer.build(input_shape)
         check_float_kernels(self.layer, self.kernels)
@@ -469,20 +488,20 @@ class Sparse(keras.layers.Wrapper):
         generator = np.random.default_rng(self.seed)
         self._masked = [
             self._mask(place, sparsity, generator)
-            for place, sparsity in zip(places, sparsities)
+            for place, sparsity in zip(places, sparsities, strict=True)
         ]
         for name, dtype in self.state.items():
             self._add_state_variables(name, dtype)
         for place in places:
             _keep_float_kernel(place.layer)
 
-    def get_build_config(self):
+    def get_build_config(self) -> typing.Any:
         # A layer without `build` is built by a call of the wrapper.
         if keras_adapter.builds_itself(self.layer):
             return self.layer.get_build_config()
         return None
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: typing.Any) -> None:
         if not self.layer.built:
             self.layer.build_from_config(config)
         self.build()
@@ -525,11 +544,11 @@ class Sparse(keras.layers.Wrapper):
         return MaskedKernel(name, place.variable, mask, {}, count, count)
 
     @property
-    def masked_kernels(self):
+    def masked_kernels(self) -> list[MaskedKernel]:
         """List of `MaskedKernel`, one for each masked kernel."""
         return list(self._masked)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: typing.Any) -> None:
         masks = [masked.mask for masked in self.masked_kernels]
         noted = sum(len(masked.state) for masked in self.masked_kernels)
         if len(masks) <= len(store) != len(masks) + noted:
@@ -540,7 +559,7 @@ class Sparse(keras.layers.Wrapper):
         else:
             super().load_own_variables(store)
 
-    def add_state(self, name, dtype):
+    def add_state(self, name: str, dtype: str) -> None:
         """Adds a variable of the kernel's shape for each masked kernel.
 
         It starts at zero and is saved and loaded with the layer.
@@ -550,7 +569,7 @@ class Sparse(keras.layers.Wrapper):
             dtype: String, e.g. `"int32"`.
 
         Raises:
-            ValueError: If Keras knows no such dtype.
+            ValueError: If Keras does not know the dtype.
         """
         keras.backend.standardize_dtype(dtype)
         if name in self.state:
@@ -583,24 +602,30 @@ class Sparse(keras.layers.Wrapper):
         setattr(self, f"_{name}", variable)
         return variable
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         return self.layer(*args, **kwargs)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         return self.layer.compute_output_spec(*args, **kwargs)
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(
+        self, inputs: typing.Any, previous_mask: typing.Any = None
+    ) -> typing.Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         keras_adapter.refuse_legacy_config(self)
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**self.own_config(), "layer": layer}
 
-    def own_config(self):
+    def own_config(self) -> Config:
         """The config without that of the layer, as a dict."""
         return {
             **super(keras.layers.Wrapper, self).get_config(),
@@ -612,7 +637,9 @@ class Sparse(keras.layers.Wrapper):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Config, custom_objects: dict | None = None
+    ) -> typing.Any:
         config = dict(config)
         layer = keras.saving.deserialize_keras_object(
             config.pop("layer"), custom_objects=custom_objects

@@ -1,16 +1,22 @@
 """The scalars of a sparse model's topology, in one layer that is saved."""
 
+import typing
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.topology.methods import Method
+from keras_freetickets.types import Optimizer
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
 
 
 class _Holder:
     """A model's variable and what is held of it.
 
-    No tuple, as Keras would count the model's variable among the layer's.
+    Not a tuple: Keras would count the model's variable among the layer's.
     """
 
     def __init__(self, variable, held):
@@ -44,7 +50,7 @@ class UpdateState(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: typing.Any) -> None:
         super().__init__(**kwargs)
         self.update_count = self._scalar("update_count", "int32")
         self.next_update = self._scalar("next_update", "int32")
@@ -53,11 +59,11 @@ class UpdateState(keras.layers.Layer):
         self.replaced = self._scalar("replaced", "float32")
         self.seed = self._scalar("seed", "int32")
         self._saved = list(self.weights)
-        self.state = {}
-        self._holders = {}
+        self.state: dict[str, typing.Any] = {}
+        self._holders: dict[str, list[_Holder]] = {}
         self.built = True
 
-    def add_state(self, name, variables):
+    def add_state(self, name: str, variables: list) -> bool:
         """Adds variables of a run: one of the shape of each of a list.
 
         They start at zero and are part of a backup, but not of a saved model.
@@ -95,7 +101,7 @@ class UpdateState(keras.layers.Layer):
             autocast=False,
         )
 
-    def add_scalar(self, name, initial):
+    def add_scalar(self, name: str, initial: float) -> None:
         """Adds a float variable of a run; see `add_state`."""
         if name in self.state:
             return
@@ -103,7 +109,7 @@ class UpdateState(keras.layers.Layer):
             self.state[name] = self._scalar(name, "float32")
         self.restart_scalars({name: initial})
 
-    def restart_scalars(self, initial):
+    def restart_scalars(self, initial: dict[str, float]) -> None:
         """Gives variables of `add_scalar` their first values again.
 
         Args:
@@ -112,11 +118,11 @@ class UpdateState(keras.layers.Layer):
         for name, value in initial.items():
             self.state[name].assign(value)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: typing.Any) -> None:
         for i, variable in enumerate(self._saved):
             store[f"{i}"] = variable
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: typing.Any) -> None:
         for i, variable in enumerate(self._saved):
             variable.assign(store[f"{i}"])
 
@@ -131,7 +137,7 @@ class UpdateState(keras.layers.Layer):
             autocast=False,
         )
 
-    def begin(self, optimizer, method):
+    def begin(self, optimizer: Optimizer, method: Method) -> None:
         """Sets when the first update of a newly attached method is due."""
         step = int(ops.convert_to_numpy(self.step_of(optimizer)))
         interval = method.update_interval
@@ -139,14 +145,14 @@ class UpdateState(keras.layers.Layer):
         self.global_drop.assign(0.0)
         self.seed.assign(np.int32(method.seed))
 
-    def step_of(self, optimizer):
+    def step_of(self, optimizer: Optimizer) -> Tensor:
         """Optimizer updates so far, as an `int32` tensor."""
         count = optimizer.iterations  # no variable under accumulation
         # A copy is read now; TensorFlow's casts and conversions may give the
         # variable itself, which is read when it is used.
         return ops.cast(ops.copy(getattr(count, "value", count)), "int32")
 
-    def is_due(self, optimizer, method):
+    def is_due(self, optimizer: Optimizer, method: Method) -> Tensor:
         """Whether this step updates the topology, as a boolean tensor."""
         step = self.step_of(optimizer)
         due = ops.greater_equal(step, self.next_update.value)
@@ -157,7 +163,7 @@ class UpdateState(keras.layers.Layer):
             due = ops.logical_and(due, ops.less_equal(step, method.stop_step))
         return ops.logical_or(due, ops.greater(self.global_drop.value, 0.0))
 
-    def fraction(self, optimizer, method):
+    def fraction(self, optimizer: Optimizer, method: Method) -> Tensor:
         """The share of connections to replace in this step."""
         scheduled = method.drop_fraction_at(self.step_of(optimizer))
         given = self.global_drop.value
@@ -167,7 +173,7 @@ class UpdateState(keras.layers.Layer):
         return ops.clip(fraction, 0.0, 1.0)
 
     @property
-    def counters(self):
+    def counters(self) -> list[Variable]:
         """List of the variables that an update changes."""
         return [
             self.update_count,
@@ -177,7 +183,7 @@ class UpdateState(keras.layers.Layer):
         ]
 
     @property
-    def shared_counters(self):
+    def shared_counters(self) -> list[Variable]:
         """List of the variables that say when updates are due."""
         return [
             self.update_count,
@@ -186,7 +192,13 @@ class UpdateState(keras.layers.Layer):
             self.global_drop,
         ]
 
-    def counted(self, optimizer, method, replaced, done):
+    def counted(
+        self,
+        optimizer: Optimizer,
+        method: Method,
+        replaced: Tensor,
+        done: Tensor,
+    ) -> list[Tensor]:
         """Values of `counters` that count an update and plan the next.
 
         Args:

@@ -1,5 +1,8 @@
 """MOON's loss: a class for the unknown."""
 
+import typing
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,9 +11,12 @@ from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
 from keras_freetickets.data import class_labels
 from keras_freetickets.losses.objective import Objective
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
+from keras_freetickets.types import Variable
 
 _ALMOST_ONE = 1.0 - 1e-7
-# Of what is no smaller the logarithm's gradient is still right.
+# The gradient of the logarithm is exact down to this number.
 _TINY = float(np.finfo("float32").tiny)
 
 
@@ -31,7 +37,7 @@ class MOON(Objective):
 
     Args:
         epochs: Positive integer, the epochs of the training.
-        learn_epochs: Natural number less than `epochs`, with plain
+        learn_epochs: Non-negative integer less than `epochs`, with plain
             cross-entropy. Defaults to 5 (the released code).
         alpha: Positive float, `alpha` in the last epoch. Defaults to 1 (the
             released README).
@@ -76,13 +82,13 @@ class MOON(Objective):
 
     def __init__(
         self,
-        epochs,
-        learn_epochs=5,
-        alpha=1.0,
-        alpha_factor=64.0,
-        smoothing=0.05,
-        from_logits=False,
-    ):
+        epochs: int,
+        learn_epochs: int = 5,
+        alpha: float = 1.0,
+        alpha_factor: float = 64.0,
+        smoothing: float = 0.05,
+        from_logits: bool = False,
+    ) -> None:
         for name, value in (("epochs", epochs), ("learn_epochs", learn_epochs)):
             if not is_integer(value) or value < 0:
                 raise ValueError(
@@ -95,14 +101,14 @@ class MOON(Objective):
                 f"alpha can grow. Received: epochs={epochs}, "
                 f"learn_epochs={learn_epochs}"
             )
-        for name, value in (
+        for name, number in (
             ("alpha", alpha),
             ("alpha_factor", alpha_factor),
             ("smoothing", smoothing),
         ):
-            if not is_real(value) or value <= 0:
+            if not is_real(number) or number <= 0:
                 raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={value}"
+                    f"`{name}` must be positive. Received: {name}={number}"
                 )
         self.epochs = int(epochs)
         self.learn_epochs = int(learn_epochs)
@@ -113,13 +119,13 @@ class MOON(Objective):
 
     def __call__(
         self,
-        y,
-        y_pred,
-        state,
-        sample_weight=None,
-        of_replicas=ops.ravel,
-        from_logits=None,
-    ):
+        y: typing.Any,
+        y_pred: Tensor,
+        state: dict[str, Variable],
+        sample_weight: Tensor | None = None,
+        of_replicas: Callable[[Tensor], Tensor] = ops.ravel,
+        from_logits: bool | None = None,
+    ) -> Tensor:
         """The loss of a batch in training; moves the state on.
 
         Args:
@@ -147,8 +153,8 @@ class MOON(Objective):
             )
         return ops.mean(losses)
 
-    def check_labels(self, state, outputs):
-        """Refuses a label that stands for the unknown.
+    def check_labels(self, state: dict[str, Variable], outputs: int) -> None:
+        """Raises for a label that stands for the unknown.
 
         Args:
             state: Dict from the names of `scalar_state` to variables.
@@ -165,7 +171,9 @@ class MOON(Objective):
                 f"{label}. Received: a model with {outputs} outputs"
             )
 
-    def parts(self, y, y_pred, from_logits=None):
+    def parts(
+        self, y: typing.Any, y_pred: Tensor, from_logits: bool | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Cross-entropy, probability of the unknown, and what is right."""
         y_pred = ops.cast(y_pred, "float32")
         if self.is_from_logits(from_logits):
@@ -202,7 +210,7 @@ class MOON(Objective):
         state["moon_raised"].assign(ops.where(rises, epoch, raised))
         return ops.where(learned, alpha, 0.0)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "epochs": self.epochs,
             "learn_epochs": self.learn_epochs,
@@ -213,7 +221,9 @@ class MOON(Objective):
         }
 
 
-def weighted(entropy, unknown, correct, alpha):
+def weighted(
+    entropy: Tensor, unknown: Tensor, correct: Tensor, alpha: Tensor
+) -> Tensor:
     """The losses of examples, those classified wrongly weighted up.
 
     Args:

@@ -1,13 +1,18 @@
-"""Batch-normalization statistics of a model, estimated anew."""
+"""Batch-normalization statistics of a model, estimated again."""
+
+import typing
 
 import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
+from keras_freetickets.types import Model
 
 
-def reestimate_batch_normalization(model, data, batch_size=128):
+def reestimate_batch_normalization(
+    model: Model, data: typing.Any, batch_size: int = 128
+) -> int:
     """Sets moving means and variances to those of a pass over data.
 
     Averaged or otherwise edited weights do not fit the statistics that were
@@ -49,16 +54,21 @@ def reestimate_batch_normalization(model, data, batch_size=128):
     moving = [v for la in layers for v in (la.moving_mean, la.moving_variance)]
     with keras_adapter.momentum(layers, 0.0):
         # A momentum of 0 leaves the statistics of the batch itself.
-        sums, seen = [], 0
+        seen = 0
+        sums: list = []
         for x in _batches(data, batch_size):
             size = len(keras.tree.flatten(x)[0])
             found = keras_adapter.updated_by_call(model, x, moving)
             parts = [ops.convert_to_numpy(f) * size for f in found]
-            sums = [a + b for a, b in zip(sums, parts)] if seen else parts
+            sums = (
+                [a + b for a, b in zip(sums, parts, strict=True)]
+                if seen
+                else parts
+            )
             seen += size
     if not seen:
         raise ValueError("`data` must hold a batch. Received: none")
-    for variable, total in zip(moving, sums):
+    for variable, total in zip(moving, sums, strict=True):
         variable.assign(total / seen)
     return len(layers)
 

@@ -2,7 +2,9 @@
 
 import random
 import re
+import typing
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -27,6 +29,7 @@ from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.trainers.step import effective_kernels
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import mask_initializers
+from keras_freetickets.types import Model
 
 
 def _check_model(model):
@@ -81,9 +84,9 @@ def _filter(filters):
         return lambda layer: True
     if callable(filters):
         return filters
-    patterns = [filters] if isinstance(filters, str) else filters
+    given = [filters] if isinstance(filters, str) else filters
     try:
-        patterns = [re.compile(pattern) for pattern in patterns]
+        patterns = [re.compile(pattern) for pattern in given]
     except (TypeError, re.error) as error:
         raise ValueError(
             "`filters` must be a regex of layer names, a list of them, or a "
@@ -183,7 +186,7 @@ def _plan(model, sparsity, distribution, filters, kernels):
     }
 
 
-def check_sparsity(sparsity):
+def check_sparsity(sparsity: typing.Any) -> None:
     if not is_within(sparsity, "[0, 1)"):
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove, "
@@ -244,14 +247,14 @@ def _choose_initializer(model, mask_initializer, kernels):
 
 
 def sparsify(
-    model,
-    sparsity,
-    distribution="erk",
-    filters=None,
-    mask_initializer=None,
-    seed=None,
-    kernels=None,
-):
+    model: Model,
+    sparsity: typing.Any,
+    distribution: str | Callable = "erk",
+    filters: typing.Any = None,
+    mask_initializer: str | Callable | None = None,
+    seed: int | None = None,
+    kernels: typing.Any = None,
+) -> Model:
     """Makes a sparse copy of a model; the model itself stays dense.
 
     The copy takes over the model's current values, so load weights first, and
@@ -272,7 +275,7 @@ def sparsify(
             all that have kernels.
         mask_initializer: `"random"` or `"magnitude"`. `None` for magnitude if
             the model holds trained values, else random.
-        seed: Natural number for random masks. `None` for one drawn now, which
+        seed: Non-negative integer for random masks. `None` draws one now, which
             `keras.utils.set_random_seed` makes reproducible.
         kernels: Tuple of names of layers' attributes, the weights to mask in
             place of the layers' own choice: `("kernel",)` for a MobileNet
@@ -285,10 +288,10 @@ def sparsify(
 
     Returns:
         A `SparseModel`, not compiled: of the class of `model` if that is one
-        already, so that methods of one's own are kept.
+        already, so that methods of a subclass are kept.
 
     Raises:
-        TypeError: If `model` is no Keras 3 model.
+        TypeError: If `model` is not a Keras 3 model.
         ValueError: If an argument is out of range, the model is not built,
             nothing is left to mask, a layer that would be masked is quantized
             to integers or has LoRA, a layer cannot be copied, or the class of
@@ -341,7 +344,7 @@ def _seeds(seed):
         yield int(generator.integers(2**31))
 
 
-def strip(model):
+def strip(model: Model) -> Model:
     """Makes a plain Keras copy: no masks are left, but zeros in the kernels.
 
     If the model was trained by a method that predicts with kernels of its own
@@ -357,7 +360,7 @@ def strip(model):
         KerasHub).
 
     Raises:
-        TypeError: If `model` is no `SparseModel`.
+        TypeError: If `model` is not a `SparseModel`.
         ValueError: If a layer cannot be copied without its masks, or the class
             of `model` overrides `call`, which a plain model would not do.
 

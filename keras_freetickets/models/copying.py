@@ -1,6 +1,8 @@
 """Copies of graphs of layers: values, what is frozen, and what is shared."""
 
 import json
+import typing
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -12,6 +14,9 @@ from keras_freetickets.ensembles.members import uncompiled
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.types import Config
+from keras_freetickets.types import Layer
+from keras_freetickets.types import Model
 
 _PLAIN = (
     keras.Model,
@@ -31,7 +36,7 @@ _CONSTRUCTION = {
 
 def _own_behaviour(model):
     """Names of what the classes of a model define beyond Keras' and ours."""
-    defined = {}
+    defined: dict[str, typing.Any] = {}
     for cls in type(model).__mro__:
         if cls in _PLAIN:
             break
@@ -45,7 +50,7 @@ def _own_behaviour(model):
     )
 
 
-def overridden(model):
+def overridden(model: Model) -> list[str]:
     """What a functional model changes of Keras' model, sorted.
 
     By its class, or by a function that was assigned to the model itself.
@@ -71,12 +76,12 @@ def _assigned(layer):
     return [name for name in _ASSIGNABLE if name in vars(layer)]
 
 
-def overridden_outputs(model):
+def overridden_outputs(model: Model) -> list[str]:
     """What a class of a functional model changes of how it predicts."""
     return [n for n in overridden(model) if n in ("__call__", "call")]
 
 
-def added(model):
+def added(model: Model) -> list[str]:
     """The public methods and properties that a class of a model adds."""
     return [
         name
@@ -85,22 +90,22 @@ def added(model):
     ]
 
 
-def is_graph(layer):
+def is_graph(layer: Layer) -> bool:
     """Whether a layer is a model that its layers and their graph describe."""
     graph = isinstance(layer, (keras.Sequential, keras_adapter.Functional))
     return graph and not overridden(layer)
 
 
-def leaf_layers(model):
+def leaf_layers(model: Model) -> list[Layer]:
     """Layers of the graph, nested models entered; each once."""
-    leaves = []
+    leaves: list = []
     for layer in model.layers:
         inner = leaf_layers(layer) if is_graph(layer) else [layer]
         leaves.extend(x for x in inner if not any(x is y for y in leaves))
     return leaves
 
 
-class _Differs(Exception):
+class _DiffersError(Exception):
     """A copy has other weights than the layer that it was made of."""
 
 
@@ -108,7 +113,7 @@ def _pairs(layer, copy, through=None):
     """Pairs each layer within with its copy.
 
     Raises:
-        _Differs: If their weights are not of the same names.
+        _DiffersError: If their weights are not of the same names.
     """
     copies = keras_adapter.parts_by_way(copy)
     parts = keras_adapter.parts_by_way(layer, through)
@@ -119,7 +124,7 @@ def _pairs(layer, copy, through=None):
         ]
         if set(names[0]) != set(names[1]):
             place = "/".join(way) or "the layer itself"
-            raise _Differs(
+            raise _DiffersError(
                 f"its copy has other weights: {names[1]} in place of "
                 f"{names[0]} in {place}"
             )
@@ -136,7 +141,9 @@ def _copy_values(part, copy):
     keras_adapter.copy_own_adapted_state(part, copy)
 
 
-def copy_state(layer, copy, through=None):
+def copy_state(
+    layer: Layer, copy: Layer, through: type | None = None
+) -> list[tuple[Layer, Layer]]:
     """Takes over values and what is frozen, of all that is within a layer.
 
     Args:
@@ -154,8 +161,8 @@ def copy_state(layer, copy, through=None):
 
 
 def _own_classes(model):
-    """Classes of one's own in a model by the names that configs give them."""
-    found = {}
+    """Custom classes in a model by the names that configs give them."""
+    found: dict[str, set] = {}
     for part in keras_adapter.sublayers(model):
         name = keras.saving.get_registered_name(type(part))
         found.setdefault(name, set()).add(type(part))
@@ -281,13 +288,15 @@ class GraphCopy:
         ValueError: If a layer cannot be rebuilt, or shares weights.
     """
 
-    def __init__(self, model, place=None, strip=False):
+    def __init__(
+        self, model: Model, place: Callable | None = None, strip: bool = False
+    ) -> None:
         self._model = model
         self._place = place or (lambda layer, copy: copy)
         self._strip = strip
         self._through = Sparse if strip else None
-        self._pairs = []
-        self._second = None
+        self._pairs: list[tuple] = []
+        self._second: dict[int, Layer] | None = None
         self.source = None
         scope = keras.saving.custom_object_scope(_own_classes(model))
         with scope, keras_adapter.trusting():
@@ -373,11 +382,14 @@ class GraphCopy:
             return {}
         self.source = source
         leaves = leaf_layers(self._model)
-        return {id(leaf): other for leaf, other in zip(leaves, second)}
+        return {
+            id(leaf): other
+            for leaf, other in zip(leaves, second, strict=False)  # or none
+        }
 
     def _check_shared(self):
-        """Refuses copies of which each has weights of its own."""
-        copies = {}
+        """Raises for layers that share weights, which copies would not."""
+        copies: dict[int, tuple] = {}
         for layer, part, copy in self._pairs:
             theirs = keras_adapter.own_variables(copy)
             for name, variable in keras_adapter.own_variables(part).items():
@@ -428,9 +440,9 @@ class SparseModelOfClass(FunctionalSparseModel):
         source: Config of the model that it is a copy of, as JSON.
     """
 
-    source = None
+    source: str = ""
 
-    def get_config(self):
+    def get_config(self) -> Config:
         keras_adapter.refuse_legacy_config(self)
         sparse = [
             [i, leaf.own_config()]
@@ -445,7 +457,9 @@ class SparseModelOfClass(FunctionalSparseModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Config, custom_objects: dict | None = None
+    ) -> typing.Any:
         with keras.saving.custom_object_scope(custom_objects or {}):
             source = revived(config["source"])
             leaves = leaf_layers(source)
@@ -462,7 +476,7 @@ class SparseModelOfClass(FunctionalSparseModel):
         return model
 
 
-def copied(model, cls, place=None):
+def copied(model: Model, cls: type, place: Callable | None = None) -> Model:
     """A copy of a model with a graph, see `GraphCopy`, of a class `cls`."""
     if _assigned(model):
         raise ValueError(
@@ -481,11 +495,13 @@ def copied(model, cls, place=None):
     return made
 
 
-def stripped(model):
+def stripped(model: Model) -> Model:
     """A copy of a sparse model without any `Sparse`, of Keras' own class."""
     if isinstance(model, SparseModelOfClass):
         plain = revived(json.loads(model.source))
-        for layer, other in zip(leaf_layers(model), leaf_layers(plain)):
+        for layer, other in zip(
+            leaf_layers(model), leaf_layers(plain), strict=True
+        ):
             wrapped = isinstance(layer, Sparse)
             copy_state(layer.layer if wrapped else layer, other, Sparse)
     else:

@@ -8,17 +8,22 @@ nothing is learned from an example, however wrong it is.
 import contextlib
 import contextvars
 import threading
+import typing
+from collections.abc import Iterator
 
 import keras
 
 from keras_freetickets.ensembles.members import last_layer
+from keras_freetickets.types import Model
 
 # The models whose training step runs, in this thread: each replica has one.
-_trained = contextvars.ContextVar("trained", default=())
+_trained: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar(
+    "trained", default=()
+)
 
 
 @contextlib.contextmanager
-def training(model):
+def training(model: Model) -> Iterator[None]:
     """Marks the training step of a model."""
     token = _trained.set((*_trained.get(), id(model)))
     try:
@@ -27,7 +32,7 @@ def training(model):
         _trained.reset(token)
 
 
-def in_training(model):
+def in_training(model: Model) -> bool:
     """Whether the training step of a model runs."""
     return id(model) in _trained.get()
 
@@ -46,7 +51,7 @@ class SoftmaxEnd:
         ValueError: If no single softmax gives the outputs.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         if len(getattr(model, "outputs", None) or []) != 1:
             raise ValueError(
                 "The logits of a model are known where it has a graph, "
@@ -74,7 +79,7 @@ class SoftmaxEnd:
         self._uses = 0
 
     @contextlib.contextmanager
-    def left_out(self):
+    def left_out(self) -> Iterator[None]:
         """Context in which the model returns logits."""
         # Replicas take turns within a step: the last one puts it back.
         with self._lock:
@@ -103,7 +108,7 @@ _ENTROPIES = {
 }
 
 
-def loss_of_logits(loss, y):
+def loss_of_logits(loss: typing.Any, y: typing.Any) -> typing.Any:
     """The loss that takes logits, of one that takes probabilities.
 
     Args:

@@ -1,5 +1,7 @@
 """MIMO: subnetworks that share one network and predict in one pass."""
 
+import typing
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,11 +11,17 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import is_within
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.members import gives_logits
+from keras_freetickets.losses.objective import Objective
 from keras_freetickets.models import logits
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.randomness import bits_at
 from keras_freetickets.topology.randomness import random_keys
 from keras_freetickets.topology.randomness import typed
+from keras_freetickets.types import Array
+from keras_freetickets.types import Config
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
+from keras_freetickets.types import Tensor
 
 # Shares of a batch are counted in so many parts, as integers are exact.
 _PARTS = 10_000
@@ -51,7 +59,7 @@ def _check_body(body, num_members):
         )
 
 
-def check_share(value):
+def check_share(value: typing.Any) -> None:
     if not is_within(value, "[0, 1]"):
         raise ValueError(
             "`input_repetition` must be in [0, 1], the share of rows in which "
@@ -71,7 +79,14 @@ def _check_loss(loss):
             )
 
 
-def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
+def mixed_rows(
+    size: Tensor,
+    num_members: int,
+    repetitions: int,
+    input_repetition: float,
+    seed: int,
+    step: Tensor,
+) -> Tensor:
     """Which example of a batch each member sees in each row.
 
     Args:
@@ -80,8 +95,8 @@ def mixed_rows(size, num_members, repetitions, input_repetition, seed, step):
         repetitions: Positive integer, how often each member sees an example.
         input_repetition: Float in [0, 1], the share of rows, the last ones,
             in which all members see the same example; exact to 1/10,000.
-        seed: Natural number.
-        step: Integer tensor; each step mixes anew.
+        seed: Non-negative integer.
+        step: Integer tensor; each step mixes again.
 
     Returns:
         `int32` tensor of shape `(num_members, repetitions * size)`.
@@ -143,7 +158,7 @@ class MIMO(SparseModel):
         input_repetition: Float in [0, 1], the share of rows in which all
             members see the same image. Defaults to 0 (the same, CIFAR; 0.6
             for ImageNet).
-        seed: Natural number, of the order in which images meet.
+        seed: Non-negative integer, of the order in which images meet.
         name: Name of the model.
         **kwargs: What Keras adds when it loads a model.
 
@@ -167,14 +182,14 @@ class MIMO(SparseModel):
 
     def __init__(
         self,
-        body,
-        num_members=3,
-        batch_repetitions=4,
-        input_repetition=0.0,
-        seed=0,
-        name=None,
-        **kwargs,
-    ):
+        body: Model,
+        num_members: int = 3,
+        batch_repetitions: int = 4,
+        input_repetition: float = 0.0,
+        seed: int = 0,
+        name: str | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         check_count("num_members", num_members)
         check_count("batch_repetitions", batch_repetitions)
         check_count("seed", seed, least=0)
@@ -190,7 +205,7 @@ class MIMO(SparseModel):
         self.add_batch_transform(self._mix)
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple:
         """The shape of a batch of images: that of one member."""
         *shape, channels = self.body.inputs[0].shape
         return (*shape, channels // self.num_members)
@@ -213,7 +228,7 @@ class MIMO(SparseModel):
 
         return taken(x), taken(y), taken(sample_weight)
 
-    def call(self, x, training=None):
+    def call(self, x: typing.Any, training: bool | None = None) -> typing.Any:
         """Probabilities; log-probabilities within `training_scope`.
 
         Args:
@@ -246,15 +261,20 @@ class MIMO(SparseModel):
         return ops.logsumexp(log_p, axis=1) - count
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return self.body.outputs[0].shape[-1] // self.num_members
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (input_shape[0], self.num_classes)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: typing.Any = None,
+        y: typing.Any = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         members = 1
         if len(y_pred.shape) == 3:
             members = self.num_members
@@ -270,14 +290,20 @@ class MIMO(SparseModel):
         # The sum over members of each one's mean; penalties count once.
         return members * loss + keras_adapter.penalties(self)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self,
+        x: typing.Any,
+        y: typing.Any,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> dict:
         if logits.in_training(self):
             y_pred = ops.exp(y_pred)
         if len(y_pred.shape) == 3:
             y, y_pred, sample_weight = _one_a_row(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def set_objective(self, objective):
+    def set_objective(self, objective: Objective | None) -> None:
         if objective is not None:
             raise ValueError(
                 "MIMO trains with the compiled loss alone: its members have "
@@ -286,7 +312,7 @@ class MIMO(SparseModel):
             )
         super().set_objective(objective)
 
-    def predictor(self, average=True):
+    def predictor(self, average: bool = True) -> Model:
         """The network as it predicts: images in, probabilities out.
 
         Args:
@@ -308,7 +334,9 @@ class MIMO(SparseModel):
         kind = SparseModel if self.masked_kernels else keras.Model
         return kind(images, x, name=self.name)
 
-    def export(self, filepath, *args, **kwargs):
+    def export(
+        self, filepath: PathLike, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         """Writes the `predictor` as `keras.Model.export` does.
 
         Args:
@@ -324,7 +352,7 @@ class MIMO(SparseModel):
         """
         return self.predictor().export(filepath, *args, **kwargs)
 
-    def predict_members(self, x, batch_size=32):
+    def predict_members(self, x: typing.Any, batch_size: int = 32) -> Array:
         """Class probabilities of each member.
 
         Args:
@@ -338,7 +366,7 @@ class MIMO(SparseModel):
         made = view.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(made, 1, 0)
 
-    def ensemble(self):
+    def ensemble(self) -> EnsembleModel:
         """Returns an `EnsembleModel` that holds this network alone.
 
         Its members' heads are averaged within it, so that it knows of no
@@ -346,7 +374,7 @@ class MIMO(SparseModel):
         """
         return EnsembleModel([self.predictor()])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "body": keras.saving.serialize_keras_object(self.body),
             "num_members": self.num_members,
@@ -357,7 +385,9 @@ class MIMO(SparseModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Config, custom_objects: dict | None = None
+    ) -> typing.Any:
         body = keras.saving.deserialize_keras_object(
             config["body"], custom_objects=custom_objects
         )

@@ -1,5 +1,7 @@
 """Sparse models out of trained ones: magnitude pruning and rewinding."""
 
+import typing
+
 import numpy as np
 from keras import ops
 
@@ -13,6 +15,7 @@ from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import copy_state
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.topology.selection import select
+from keras_freetickets.types import Model
 
 _SCOPES = ("global", "layer")
 _HIGHEST = np.finfo("float32").max
@@ -63,13 +66,13 @@ def _number_kept(size, sparsity):
 
 
 def prune(
-    model,
-    sparsity,
-    scope="global",
-    rewind_to=None,
-    filters=None,
-    kernels=None,
-):
+    model: Model,
+    sparsity: typing.Any,
+    scope: str = "global",
+    rewind_to: Model | None = None,
+    filters: typing.Any = None,
+    kernels: typing.Any = None,
+) -> Model:
     """Removes the weights of the smallest magnitude, all at once.
 
     For methods that start from a trained network: prune and fine-tune, or
@@ -120,7 +123,9 @@ def prune(
     ]
     masks = [ops.convert_to_numpy(r.mask.value) for r in masked_kernels]
     for masked, mask in zip(
-        target.masked_kernels, _selected(scores, masks, sparsity, scope)
+        target.masked_kernels,
+        _selected(scores, masks, sparsity, scope),
+        strict=True,
     ):
         masked.mask.assign(mask)
         masked.active = int(mask.sum())
@@ -137,7 +142,7 @@ def _first_wins(scores, mask):
 
 def _selected(scores, masks, sparsity, scope):
     """The masks of the largest scores among those that are left."""
-    groups = [range(len(scores))]
+    groups = [list(range(len(scores)))]
     if scope == "layer":
         groups = [[i] for i in range(len(scores))]
     chosen = []

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -18,6 +20,9 @@ from keras_freetickets.models.sparse_training import up_to_date
 from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import get_members_backend
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.types import Config
+from keras_freetickets.types import Model
+from keras_freetickets.types import Tensor
 
 _SEEDS = 2**31
 
@@ -88,8 +93,12 @@ class SideBySide(
     """
 
     def __init__(
-        self, members, member_batches=False, vectorize=None, name=None
-    ):
+        self,
+        members: Sequence[Model],
+        member_batches: bool = False,
+        vectorize: bool | None = None,
+        name: str | None = None,
+    ) -> None:
         get_backend()
         _check_members(members)
         super().__init__(name=name)
@@ -113,7 +122,7 @@ class SideBySide(
             auto_scale_loss=False,
         )
 
-    def ensemble(self, **kwargs):
+    def ensemble(self, **kwargs: typing.Any) -> EnsembleModel:
         """Returns the `EnsembleModel` of the members as they are now.
 
         Args:
@@ -121,7 +130,7 @@ class SideBySide(
         """
         return EnsembleModel(list(up_to_date(self)), **kwargs)
 
-    def attach(self, method):
+    def attach(self, method: Method) -> None:
         """Lets a method update the topology of every member.
 
         Args:
@@ -129,7 +138,7 @@ class SideBySide(
                 copy with the seed `method.seed + i`.
 
         Raises:
-            ValueError: If `method` is no `Method`, or one that needs a
+            ValueError: If `method` is not a `Method`, or one that needs a
                 callback for each model (AGENT); or if members are vectorized
                 and have not equally many connections in a kernel.
 
@@ -171,7 +180,7 @@ class SideBySide(
                     f"in member 0 and {count} in member {i}"
                 )
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         self._trains = True
         try:
             return super().fit(*args, **kwargs)
@@ -190,14 +199,16 @@ class SideBySide(
                 )
         self.project()  # weights may have been set, or loaded
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(
+        self, *args: typing.Any, **kwargs: typing.Any
+    ) -> typing.Any:
         self._trains = True
         try:
             return super().train_on_batch(*args, **kwargs)
         finally:
             self._trains = False
 
-    def batch_of(self, index, data, own):
+    def batch_of(self, index: int, data: typing.Any, own: bool) -> typing.Any:
         """The batch of one member.
 
         Args:
@@ -225,14 +236,14 @@ class SideBySide(
             )
 
     @property
-    def runs_on_own_batches(self):
+    def runs_on_own_batches(self) -> bool:
         """Whether the running `fit` or evaluation has a batch for each."""
         return self._trains and self.member_batches
 
-    def train_step(self, *args):
+    def train_step(self, *args: typing.Any) -> typing.Any:
         return self._step("train_step", self.member_batches, *args)
 
-    def test_step(self, *args):
+    def test_step(self, *args: typing.Any) -> typing.Any:
         return self._step("test_step", False, *args)
 
     def _step(self, name, own, *args):
@@ -242,32 +253,32 @@ class SideBySide(
         logs, state = results
         return _together(logs), state
 
-    def call(self, inputs):
+    def call(self, inputs: typing.Any) -> typing.Any:
         return ops.stack([member(inputs) for member in self.members], axis=1)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         """Those of the first member, by their names and directions."""
         return self.members[0].metrics
 
     @property
-    def metrics_variables(self):
+    def metrics_variables(self) -> list:
         return [v for m in self.members for v in m.metrics_variables]
 
-    def reset_metrics(self):
+    def reset_metrics(self) -> None:
         for member in self.members:
             member.reset_metrics()
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict:
         return _together([m.get_metrics_result() for m in self.members])
 
-    def pack(self, name, values):
+    def pack(self, name: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
         """The values of one part of the state as the step takes them."""
         if not self.vectorize:
             return values
         return get_members_backend().pack(values, self._axes(name))
 
-    def unpack(self, name, values):
+    def unpack(self, name: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
         """The values of one part of the state, for the variables."""
         if not self.vectorize:
             return values
@@ -278,7 +289,7 @@ class SideBySide(
         place = keras_adapter.STATE.index(name)
         return get_members_backend().state_axes(self)[place]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "members": [
                 keras.saving.serialize_keras_object(member)
@@ -290,21 +301,23 @@ class SideBySide(
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Config, custom_objects: dict | None = None
+    ) -> typing.Any:
         members = [
             keras.saving.deserialize_keras_object(one, custom_objects)
             for one in config["members"]
         ]
         return cls(**{**config, "members": members})
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Config | None:
         return None  # members are saved as they were compiled
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: typing.Any) -> None:
         pass
 
 
-def members_of(model):
+def members_of(model: Model) -> list:
     """The sparse models in a model: those side by side, or it alone."""
     return model.run.members
 
@@ -458,7 +471,7 @@ def _chosen(vectorize, members):
     if not on_jax and vectorize:
         raise ValueError(
             "`vectorize` must be None or False on TensorFlow, whose "
-            "vectorized_map knows no convolution with kernels of several "
+            "vectorized_map has no convolution with kernels of several "
             f"members. Received: vectorize={vectorize}"
         )
     scaled = hasattr(members[0].optimizer, "inner_optimizer")

@@ -1,7 +1,10 @@
 """A Keras model that stays sparse while it trains."""
 
 import contextlib
+import typing
 import warnings
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,17 +12,22 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.parameters import CountsParameters
+from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.losses.objective import Objective
 from keras_freetickets.models import logits
+from keras_freetickets.models.sparse_training import BatchTransform
 from keras_freetickets.models.sparse_training import TrainingRun
 from keras_freetickets.models.sparse_training import TrainsMembers
 from keras_freetickets.models.sparse_training import begin_connection_state
 from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.types import Batch
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
 def _is_functional_call(args, kwargs):
@@ -110,7 +118,7 @@ class SparseModel(
             return super().__new__(FunctionalSparseModel)
         return super().__new__(cls)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         if _is_functional_call(args, kwargs):
             _make_functional(type(self))
             FunctionalSparseModel.__init__(self, *args, **kwargs)
@@ -123,24 +131,29 @@ class SparseModel(
         self.update_state = UpdateState(name="topology")
 
     @keras_adapter.default
-    def build(self, input_shape):
+    def build(self, input_shape: typing.Any) -> None:
         if not all(layer.built for layer in self.sparse_layers):
             keras_adapter.build_by_shapes(self, input_shape)
         self.built = True
 
     @property
-    def sparse_layers(self):
+    def sparse_layers(self) -> list[Sparse]:
         """List of the `Sparse` layers of the model, nested ones included."""
         parts = keras_adapter.sublayers(self)
         return [part for part in parts if isinstance(part, Sparse)]
 
     @property
-    def masked_kernels(self):
+    def masked_kernels(self) -> list[MaskedKernel]:
         """List of `MaskedKernel`, one for each masked kernel of the model."""
         return [c for layer in self.sparse_layers for c in layer.masked_kernels]
 
-    def attach(self, method):
+    def attach(self, method: Method) -> None:
         """Lets `method` update the topology from the next step on.
+
+        If the method says `effective_at_inference`, `evaluate`, `predict` and
+        `strip` use its `forward_kernels` from now on, also after `detach` and
+        in a loaded Functional model, until another method is attached. A call
+        `model(x)` computes with the kernels themselves.
 
         Args:
             method: A `keras_freetickets.topology.Method`.
@@ -206,7 +219,13 @@ class SparseModel(
             if self.update_state.add_state(name, variables):
                 self.update_state.restart_scalars(method.scalar_state)
 
-    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+    def quantize(
+        self,
+        mode: str | None = None,
+        config: typing.Any = None,
+        filters: typing.Any = None,
+        **kwargs: typing.Any,
+    ) -> None:
         """As `keras.Model.quantize`, of layers that stay trainable.
 
         Layers with masks take the mode `"float8"` alone, whose kernels stay
@@ -255,7 +274,7 @@ class SparseModel(
             )
 
     def _after_fit(self):
-        # A step or callback of a user's own may have assigned to kernels.
+        # A custom step or callback may have assigned to kernels.
         strays = {}
         for masked in self.masked_kernels:
             mask = ops.convert_to_numpy(masked.mask.value)
@@ -272,7 +291,7 @@ class SparseModel(
                 stacklevel=3,
             )
 
-    def set_objective(self, objective):
+    def set_objective(self, objective: Objective | None) -> None:
         """Trains with a loss that has a state, in place of the compiled one.
 
         Args:
@@ -302,7 +321,7 @@ class SparseModel(
                     self.update_state.add_scalar(name, initial)
         self.run.choose_step()
 
-    def add_batch_transform(self, transform):
+    def add_batch_transform(self, transform: BatchTransform) -> None:
         """Has each step train on what a function makes of its batch.
 
         For augmentation, and for methods that mix examples (MIMO). The
@@ -343,8 +362,13 @@ class SparseModel(
         self.run.choose_step()
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: typing.Any = None,
+        y: typing.Any = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if self.run.objective is None or not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         trainer, state = get_backend(), self.update_state.state
@@ -356,13 +380,19 @@ class SparseModel(
         # A replica's share, as of Keras' own losses.
         return sum(self.losses, loss) / trainer.replicas()
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self,
+        x: typing.Any,
+        y: typing.Any,
+        y_pred: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> dict:
         if self._outputs_are_logits():
             y_pred = ops.softmax(ops.cast(y_pred, "float32"))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     @contextlib.contextmanager
-    def training_scope(self):
+    def training_scope(self) -> Iterator[None]:
         """Context of a training step: outputs are what the loss is made of.
 
         Those of a model that ends in a softmax are logits within it if there
@@ -384,7 +414,7 @@ class SparseModel(
     def _outputs_are_logits(self):
         return self.run.softmax is not None and logits.in_training(self)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         # Slots must exist before the step is traced.
         if self.built and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
@@ -392,7 +422,7 @@ class SparseModel(
             self.attach(self.run.method)
         super().make_train_function(force)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         with keras_adapter.own_step(self, "test_step"):
             super().make_test_function(force)
 
@@ -407,11 +437,11 @@ class SparseModel(
             # Made for other kernels, they are traced again when needed.
             self.test_function = self.predict_function = None
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: list) -> None:
         super().set_weights(weights)
         self._clear_slots()
 
-    def load_weights(self, *args, **kwargs):
+    def load_weights(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         super().load_weights(*args, **kwargs)
         self._clear_slots()
 
@@ -420,14 +450,14 @@ class SparseModel(
         if self.built:
             self.project()
 
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
         with self.training_scope():
             return get_backend().train_step(self, *args, **kwargs)
 
-    def test_step(self, *args):
+    def test_step(self, *args: typing.Any) -> typing.Any:
         return self._inference_step(super().test_step, *args)
 
-    def predict_step(self, *args):
+    def predict_step(self, *args: typing.Any) -> typing.Any:
         return self._inference_step(super().predict_step, *args)
 
     def _inference_step(self, keras_step, *args):
@@ -435,7 +465,9 @@ class SparseModel(
             return keras_step(*args)
         return get_backend().inference_step(self, keras_step, *args)
 
-    def apply_gradients(self, gradients, batch=None):
+    def apply_gradients(
+        self, gradients: Sequence[Tensor | None], batch: Batch | None = None
+    ) -> None:
         """One sparse optimizer step, for a training loop of your own.
 
         Args:
@@ -464,12 +496,12 @@ class SparseModel(
 
     def stateless_apply(
         self,
-        trainable_variables,
-        non_trainable_variables,
-        optimizer_variables,
-        gradients,
-        batch=None,
-    ):
+        trainable_variables: Sequence[Tensor],
+        non_trainable_variables: Sequence[Tensor],
+        optimizer_variables: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+        batch: Batch | None = None,
+    ) -> tuple:
         """`apply_gradients` as a pure function, for a loop of your own on JAX.
 
         Args:
@@ -496,7 +528,13 @@ class SparseModel(
             batch,
         )
 
-    def gradients_at(self, kernels, x, y, sample_weight=None):
+    def gradients_at(
+        self,
+        kernels: Sequence[Tensor],
+        x: typing.Any,
+        y: typing.Any,
+        sample_weight: Tensor | None = None,
+    ) -> list[Tensor]:
         """Loss gradients at other values of the masked kernels.
 
         Batch-normalization statistics, seeds and all other variables are left
@@ -549,15 +587,15 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     ```
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: typing.Any, **kwargs: typing.Any) -> None:
         keras_adapter.Functional.__init__(self, *args, **kwargs)
         self._prepare()
         keras_adapter.name_by_layers(self, through=Sparse)
 
-    def build(self, input_shape):
+    def build(self, input_shape: typing.Any) -> None:
         keras_adapter.Functional.build(self, input_shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         keras_adapter.refuse_legacy_config(self)
         config = super().get_config()
         if "layers" not in config:  # a class with arguments of its own
@@ -572,7 +610,9 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Config, custom_objects: dict | None = None
+    ) -> typing.Any:
         # Keras' own configs do not say what is frozen within a layer.
         config = dict(config)
         frozen = config.pop("frozen", None)

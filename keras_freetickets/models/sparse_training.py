@@ -18,6 +18,7 @@ from keras_freetickets.models.trainers import get_backend
 from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
 from keras_freetickets.types import Batch
+from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Model
 from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
@@ -236,7 +237,7 @@ def _ever_active(member: Model) -> float:
     return sum(counts) / sum(masked.size for masked in member.masked_kernels)
 
 
-class TrainsMembers:
+class TrainsMembers(KerasMixin):
     """Sparse training of the models in `run.members`.
 
     It stands before `keras.Model` among the bases of a class that has a
@@ -288,7 +289,7 @@ class TrainsMembers:
         self._before_fit(kwargs)
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
-            history = super().fit(*args, **kwargs)  # type: ignore[misc]
+            history = super().fit(*args, **kwargs)
         finally:
             try:
                 keras_adapter.synchronize(self)
@@ -305,7 +306,7 @@ class TrainsMembers:
             force: As for Keras' own.
         """
         with keras_adapter.own_step(self, "train_step"):
-            super().make_train_function(force)  # type: ignore[misc]
+            super().make_train_function(force)
         self.run.keep_step()
 
 

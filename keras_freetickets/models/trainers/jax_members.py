@@ -76,7 +76,7 @@ class JaxMembers:
             parts = zip(*(after for _, after in steps), strict=True)
             return (
                 [logs for logs, _ in steps],
-                tuple(sum(part, []) for part in parts),
+                tuple([v for one in part for v in one] for part in parts),
             )
         axes = self.state_axes(model)
         axes = axes if len(state) == len(axes) else (*axes[:2], axes[3])

@@ -105,7 +105,8 @@ class Method(ShowsArguments):
     # `keras_freetickets.callbacks`; others refuse the method.
     companion = None
     # Whether `evaluate`, `predict` and `strip` use `forward_kernels` too, as
-    # for ternary weights; CigL's random masks are for training alone.
+    # for ternary weights; CigL's random masks are for training alone. A call
+    # `model(x)`, `EnsembleModel` and packed files use the kernels themselves.
     effective_at_inference = False
     # Name -> dtype of what the method keeps for each connection.
     connection_state = {}
