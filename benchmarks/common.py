@@ -86,9 +86,11 @@ def new_report():
 def save(report):
     """Writes the report, whole or not at all, where `--output` says."""
     if FLAGS.output:
-        with files.atomic_path(FLAGS.output) as temporary:
-            with open(temporary, "w") as file:
-                json.dump(report, file, indent=2)
+        with (
+            files.atomic_path(FLAGS.output) as temporary,
+            open(temporary, "w") as file,
+        ):
+            json.dump(report, file, indent=2)
 
 
 def spread(values):

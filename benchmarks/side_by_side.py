@@ -143,7 +143,10 @@ def gradients(name, jit_compile, data):
         return tape.gradient(loss, values[0])
 
     stacks = tuple(
-        [tf.stack([v.value for v in same]) for same in zip(*groups)]
+        [
+            tf.stack([v.value for v in same])
+            for same in zip(*groups, strict=True)
+        ]
         for groups in (
             [m.trainable_variables for m in models],
             [m.non_trainable_variables for m in models],

@@ -105,7 +105,9 @@ def with_top_k(method, actives):
     def update(connections, fraction):
         pairs = []
         seed = connections[0].seed
-        for layer, (c, active) in enumerate(zip(connections, actives)):
+        for layer, (c, active) in enumerate(
+            zip(connections, actives, strict=True)
+        ):
             replaced = int(active * FLAGS.drop_fraction)
             kept = best(ops.abs(c.kernel), c.mask, active - replaced)
             if method.growth == "gradient":
@@ -143,11 +145,11 @@ def whole_update(method, compiled):
         )(vars(inputs))
         kernels = [
             updates.projected(k, a, m, 0.0)
-            for k, a, m in zip(kernels, alive, new)
+            for k, a, m in zip(kernels, alive, new, strict=True)
         ]
         momenta = [
             updates.projected(v, a, m, 0.0)
-            for v, a, m in zip(momenta, alive, new)
+            for v, a, m in zip(momenta, alive, new, strict=True)
         ]
         return kernels, momenta, new, share
 
@@ -178,7 +180,7 @@ def measure(found, tensors):
     times = {name: [] for name in found}
     first = next(iter(found))
     peaks = {first: peak_bytes(lambda: found[first](*inputs, count))}
-    for name, run in found.items():
+    for run in found.values():
         run(*inputs, count)
     rng = np.random.default_rng(FLAGS.seed)
     for _ in range(FLAGS.rounds):

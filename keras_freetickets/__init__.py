@@ -28,8 +28,8 @@ from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.version import __version__
 
 __all__ = [
-    "EnsembleModel",
     "MIMO",
+    "EnsembleModel",
     "SideBySide",
     "SparseModel",
     "__version__",

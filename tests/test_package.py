@@ -69,7 +69,7 @@ def sections(value):
     """Name -> text of the sections of a docstring, e.g. "Args"."""
     text = inspect.getdoc(value) or ""
     parts = re.split(r"^([A-Z][\w ]*):$", text, flags=re.M)
-    return dict(zip(parts[1::2], parts[2::2]))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def parameters(value):
@@ -179,9 +179,9 @@ def own_methods():
         for method, value in vars(kind).items():
             value = getattr(value, "__func__", value)
             asked = any(hasattr(base, method) for base in foreign)
-            if inspect.isfunction(value) and not asked:
-                if not method.startswith("_"):
-                    yield f"{name}.{method}", value
+            private = method.startswith("_")
+            if inspect.isfunction(value) and not asked and not private:
+                yield f"{name}.{method}", value
 
 
 # Keras' way of saving objects: every class has them.

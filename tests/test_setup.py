@@ -27,8 +27,17 @@ def sdist(tmp_path_factory):
     """Path within the source distribution -> its bytes."""
     folder = tmp_path_factory.mktemp("sdist")
     done = subprocess.run(
-        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", folder]
-        + ["sdist", "--dist-dir", folder],
+        [
+            sys.executable,
+            "setup.py",
+            "-q",
+            "egg_info",
+            "--egg-base",
+            folder,
+            "sdist",
+            "--dist-dir",
+            folder,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

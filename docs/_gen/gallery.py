@@ -18,7 +18,7 @@ import keras_freetickets as kft
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 FOLDER = pathlib.Path(__file__).parents[1] / "pictures" / "gallery"
 EPOCHS, BATCH, SPARSITY = 30, 64, 0.9

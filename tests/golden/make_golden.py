@@ -12,9 +12,9 @@ import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from netcal.metrics import ECE
 from netcal.metrics import MCE
+from torch.nn import functional
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.functional.classification import (
@@ -40,15 +40,15 @@ def calibration(probabilities, labels):
             )
         )
     p, y = tensors[0].double(), tensors[1]
-    target = F.one_hot(y, p.shape[1]).double()
+    target = functional.one_hot(y, p.shape[1]).double()
     values["torchmetrics_accuracy"] = float(
         multiclass_accuracy(p, y, p.shape[1], average="micro")
     )
     values["torch_brier"] = float(
-        p.shape[1] * F.mse_loss(p, target, reduction="mean")
+        p.shape[1] * functional.mse_loss(p, target, reduction="mean")
     )
     if bool((p > 0).all()):
-        values["torch_nll"] = float(F.nll_loss(p.log(), y))
+        values["torch_nll"] = float(functional.nll_loss(p.log(), y))
         entropy = torch.distributions.Categorical(probs=p).entropy()
         values["torch_entropy"] = float(entropy.mean())
     if probabilities.shape[1] == 2:

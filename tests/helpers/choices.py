@@ -95,7 +95,7 @@ def choice(method):
 
     def choose(masks, kernels, gradients, number):
         inputs = updates.KernelBatch(
-            [ops.where(m, k, 0.0) for m, k in zip(masks, kernels)],
+            [ops.where(m, k, 0.0) for m, k in zip(masks, kernels, strict=True)],
             masks,
             gradients,
             [{} for _ in masks],
@@ -207,7 +207,7 @@ def fitted(callback, **options):
         callbacks=[callback],
     )
     assert int(ops.convert_to_numpy(model.update_state.update_count.value)) >= 8
-    for old, record in zip(before, model.masked_kernels):
+    for old, record in zip(before, model.masked_kernels, strict=True):
         assert (ops.convert_to_numpy(record.mask.value) != old).any()
     held = [*model.variables, *model.optimizer.variables]
     values = [ops.convert_to_numpy(v.value) for v in held]

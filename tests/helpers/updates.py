@@ -39,7 +39,7 @@ def network(shapes, densities, seed=0, scale=1.0):
     """Kernels, masks and gradients of normal random numbers."""
     generator = np.random.default_rng(seed)
     kernels, masks, gradients = [], [], []
-    for shape, density in zip(shapes, densities):
+    for shape, density in zip(shapes, densities, strict=True):
         size = int(np.prod(shape))
         mask = np.zeros(size, bool)
         mask[generator.permutation(size)[: round(size * density)]] = True
@@ -56,7 +56,7 @@ def begin(method, kernels, masks):
     method.begin(
         [
             Record(f"layer_{i}", k, m, int(m.sum()))
-            for i, (k, m) in enumerate(zip(kernels, masks))
+            for i, (k, m) in enumerate(zip(kernels, masks, strict=True))
         ]
     )
     return method
@@ -87,7 +87,7 @@ def run(method, kernels, masks, gradients, states=None, **scalars):
     pairs = method.update(inputs.views(), inputs.fraction)
     kept = [ops.convert_to_numpy(k) for k, _ in pairs]
     grown = [ops.convert_to_numpy(g) for _, g in pairs]
-    for k, g, m in zip(kept, grown, masks):
+    for k, g, m in zip(kept, grown, masks, strict=True):
         assert not (k & g).any()
         assert not (k & ~m).any()
-    return [k | g for k, g in zip(kept, grown)], kept
+    return [k | g for k, g in zip(kept, grown, strict=True)], kept

@@ -93,7 +93,7 @@ def test_foreign_tickets(copied):
         kft.EnsembleModel.from_tickets(copied)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(ValueError, match="cannot be read: .*ticket_1.keras"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*ticket_1.keras"):
         kft.EnsembleModel.from_tickets(copied)
     with pytest.raises(ValueError, match="must be a ticket or a directory"):
         kft.EnsembleModel.from_tickets(path)
@@ -117,7 +117,7 @@ def test_foreign_tickets(copied):
 )
 def test_damaged_indexes(copied, index):
     (copied / "tickets.json").write_text(index)
-    with pytest.raises(ValueError, match="`source` (holds|names|must be)"):
+    with pytest.raises(ValueError, match=r"`source` (holds|names|must be)"):
         kft.EnsembleModel.from_tickets(copied)
 
 
@@ -167,9 +167,9 @@ def test_an_index_of_a_ticket_that_is_gone(copied):
     index = '{"tickets": [{"file": "ticket_0.keras"}, {"file": "a_1.keras"}]}'
     (copied / "tickets.json").write_text(index)
     before = bytes_of(copied)
-    with pytest.raises(ValueError, match="cannot be read: .*a_1.keras .File"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*a_1.keras .File"):
         kft.EnsembleModel.from_tickets(copied)
-    with pytest.raises(ValueError, match="cannot be read: .*a_1.keras .File"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*a_1.keras .File"):
         kft.EnsembleModel([ticket(0)]).with_members(copied)
     assert bytes_of(copied) == before
 
@@ -236,7 +236,7 @@ def test_damaged_backups(backup, tmp_path, name):
     callback = kft.callbacks.Backup(tmp_path / "b")
     callback.set_model(model)
     callback.set_params({"epochs": 1, "verbose": 0})
-    texts = list(damages(path.read_bytes(), 60)) + [b"[]", b"{}", b"PK"]
+    texts = [*damages(path.read_bytes(), 60), b"[]", b"{}", b"PK"]
     for text in texts:
         path.write_bytes(text)
         with pytest.warns(UserWarning, match="is damaged and passed over"):

@@ -61,7 +61,7 @@ def check_parts(held):
     for i in range(2):
         masks, kernels = held[f"{i}/masks"], held[f"{i}/kernels"]
         assert len(masks) == len(kernels)
-        for mask, kernel in zip(masks, kernels):
+        for mask, kernel in zip(masks, kernels, strict=True):
             np.testing.assert_array_equal(mask, held[f"{i}/mask"])
             np.testing.assert_array_equal(kernel, held[f"{i}/kernel"])
     check_whole(held)

@@ -266,7 +266,7 @@ def test_methods_page():
     model = held["model"]
     assert int(model.update_state.update_count.numpy()) == 2
     rest = [r.state["rest"].numpy() for r in model.masked_kernels]
-    for record, state in zip(model.masked_kernels, rest):
+    for record, state in zip(model.masked_kernels, rest, strict=True):
         mask = record.mask.numpy()
         assert (state[mask] == 3).all() and (state[~mask] < 3).all()
     assert any((state == 2).any() for state in rest)  # just dropped
@@ -375,7 +375,7 @@ def test_compact_files_are_read_by_numpy_alone(tmp_path, dtype, stored):
         with np.load(tmp_path / "ensemble.npz") as archive:
             assert any(name.startswith("bits") for name in archive.files)
         found = np.load(tmp_path / "read.npz")
-        variables = zip(*(variables_of(member) for member in kind))
+        variables = zip(*(variables_of(member) for member in kind), strict=True)
         for i, same in enumerate(variables):
             values = np.stack([v.numpy().astype("float32") for v in same])
             if stored and same[0].dtype == "float32":

@@ -241,7 +241,9 @@ def test_backbone(name, tmp_path):
     if name not in NOT_LOADED:
         loaded = reloaded(sparse, tmp_path)
         check_same(loaded, x, masked)
-        for mine, its in zip(loaded.masked_kernels, sparse.masked_kernels):
+        for mine, its in zip(
+            loaded.masked_kernels, sparse.masked_kernels, strict=True
+        ):
             np.testing.assert_array_equal(mine.mask.value, its.mask.value)
     check_same(dense, x, expected)
 
@@ -249,7 +251,7 @@ def test_backbone(name, tmp_path):
 def test_a_task_is_refused_by_name():
     backbone = models.BertBackbone(**TEXT)
     task = models.BertTextClassifier(backbone=backbone, num_classes=2)
-    with pytest.raises(ValueError, match="overrides .*BertTextClassifier"):
+    with pytest.raises(ValueError, match=r"overrides .*BertTextClassifier"):
         kft.sparsify(task, 0.5)
     layers_alone = keras.Model(task.inputs, task.outputs)
     assert kft.sparsify(layers_alone, 0.5).masked_kernels

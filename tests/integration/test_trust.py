@@ -90,7 +90,7 @@ def test_an_unknown_set_through_the_pipelines(tmp_path):
     logs = model.evaluate(noisy, verbose=0, return_dict=True)
     assert 0 <= logs["accuracy"] <= 1 and 0 < logs["brier"] < 2
     difference = np.concatenate(
-        [a - b for (a, _), (b, _) in zip(large.test, noisy)]
+        [a - b for (a, _), (b, _) in zip(large.test, noisy, strict=True)]
     )
     # 0.1 of noise, less what is cut off at black and white.
     pixels = np.abs(difference * large.std).mean()
