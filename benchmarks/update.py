@@ -141,7 +141,8 @@ def whole_update(method, compiled):
         new, alive, share, _ = compiled(
             lambda values: updates.new_masks(
                 method, updates.KernelBatch(**values)
-            )
+            ),
+            [method],
         )(vars(inputs))
         kernels = [
             updates.projected(k, a, m, 0.0)
