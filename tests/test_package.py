@@ -24,6 +24,8 @@ PLACES = [
     kft.callbacks.ticket_checkpoint,
     kft.callbacks.drop_and_grow,
     kft.callbacks.freetickets,
+    kft.callbacks.phases,
+    kft.callbacks.composite,
     kft.datasets,
     kft.ensembles,
     kft.recipes,

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import typing
 import warnings
 
 import keras
@@ -13,12 +14,16 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import SingleWriter
 from keras_freetickets.callbacks.claims import claim
-from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.callbacks.claims import end_claims
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import check_directory
 from keras_freetickets.files import integers_as
 from keras_freetickets.files import read_sealed
 from keras_freetickets.files import write_sealed
+from keras_freetickets.types import Array
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
 
 _NAME = re.compile(r"epoch_(\d{6})$")
 _KEPT = 2
@@ -39,16 +44,16 @@ _MANIFEST = {
 }
 
 
-def _to_bytes(value):
+def _to_bytes(value: Array) -> Array:
     """Array as raw bytes, whatever its dtype (bfloat16 has none in NumPy)."""
     return np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
 
 
-def _described(value):
+def _described(value: Array) -> list[typing.Any]:
     return [list(value.shape), str(value.dtype)]
 
 
-def _from_bytes(stored, described):
+def _from_bytes(stored: Array, described: typing.Any) -> Array:
     shape, dtype = described
     dtype = keras.backend.standardize_dtype(dtype)
     return np.frombuffer(stored.tobytes(), np.dtype(dtype)).reshape(shape)
@@ -93,22 +98,22 @@ class Backup(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, directory, callbacks=()):
+    def __init__(self, directory: PathLike, callbacks: typing.Any = ()) -> None:
         super().__init__()
         _check_callbacks(callbacks)
         check_directory(directory)
         self.directory = str(directory)
         self.callbacks = list(callbacks)
-        self.history = {"epoch": []}
+        self.history: dict[str, list[typing.Any]] = {"epoch": []}
         self._begin = 0
         self._writer = SingleWriter()
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         self._writer.check(self)
         claim(self, "restores and writes a backup")
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         if not self.model.built:
             raise ValueError(
@@ -125,7 +130,7 @@ class Backup(keras.callbacks.Callback):
                 self._tell(path)
                 return
 
-    def _tell(self, path):
+    def _tell(self, path: str) -> None:
         if not self.params.get("verbose"):
             return
         left = ""
@@ -134,26 +139,26 @@ class Backup(keras.callbacks.Callback):
         done = len(self.history["epoch"])
         print(f"Resumed from '{path}' after {done} epochs{left}.", flush=True)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         # `fit` has read it; a later one begins at its own first epoch.
         keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_end(epoch, logs)
         self.history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(_plain(value))
         self._write(epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
         keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
-        release_claims(self)
+        end_claims(self)
 
-    def _fill_history(self):
+    def _fill_history(self) -> None:
         """Puts the epochs before a kill into what `fit` returns."""
         history = self.model.history
         before = len(self.history["epoch"]) - len(history.epoch)
@@ -165,15 +170,15 @@ class Backup(keras.callbacks.Callback):
                 held = history.history.setdefault(name, [])
                 held[:0] = values[: len(values) - len(held)]
 
-    def delete(self):
+    def delete(self) -> None:
         """Removes the backups, once the run has nothing more to do."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _backups(self):
+    def _backups(self) -> list[str]:
         names = sorted(n for n in os.listdir(self.directory) if _NAME.match(n))
         return [os.path.join(self.directory, name) for name in names]
 
-    def _variables(self):
+    def _variables(self) -> dict[str, typing.Any]:
         """Everything that training changes, by a unique name."""
         model, optimizer = self.model, self.model.optimizer
         named = {f"model/{i}": v for i, v in enumerate(model.variables)}
@@ -183,8 +188,8 @@ class Backup(keras.callbacks.Callback):
             named[f"seed/{i}"] = state
         return named
 
-    def _write(self, epoch):
-        memories = [_memory(callback) for callback in self.callbacks]
+    def _write(self, epoch: int) -> None:
+        memories = [_memory(one) for one in _with_parts(self.callbacks)]
         values = {
             name: ops.convert_to_numpy(variable.value)
             for name, variable in self._variables().items()
@@ -217,7 +222,7 @@ class Backup(keras.callbacks.Callback):
         for old in self._backups()[:-_KEPT]:
             shutil.rmtree(old)
 
-    def _restore(self, path):
+    def _restore(self, path: str) -> bool:
         try:
             manifest, arrays = _read(path)
         except (OSError, ValueError, KeyError) as error:
@@ -243,15 +248,22 @@ class Backup(keras.callbacks.Callback):
         _warn_of_other_backend(path, manifest["backend"])
         return True
 
-    def _check_callbacks(self, path, memories):
-        if len(memories) != len(self.callbacks):
+    def _check_callbacks(self, path: str, memories: list[typing.Any]) -> None:
+        found = len(_with_parts(self.callbacks))
+        if len(memories) != found:
             raise ValueError(
                 f"`callbacks` must be the {len(memories)} whose state is in "
-                f"'{path}'. Received: {len(self.callbacks)} callbacks"
+                f"'{path}', parts of composite callbacks counted. Received: "
+                f"{found} callbacks"
             )
 
-    def _restore_callbacks(self, memories, arrays):
-        for i, (callback, memory) in enumerate(zip(self.callbacks, memories)):
+    def _restore_callbacks(
+        self, memories: list[typing.Any], arrays: typing.Any
+    ) -> None:
+        callbacks = _with_parts(self.callbacks)
+        for i, (callback, memory) in enumerate(
+            zip(callbacks, memories, strict=True)
+        ):
             scalars, weights = memory
             vars(callback).update(scalars)
             for name, count in weights.items():
@@ -261,7 +273,7 @@ class Backup(keras.callbacks.Callback):
                 setattr(callback, name, held)
 
 
-def _check_callbacks(callbacks):
+def _check_callbacks(callbacks: typing.Any) -> None:
     kind = keras.callbacks.Callback
     listed = isinstance(callbacks, (list, tuple))
     if not listed or not all(isinstance(one, kind) for one in callbacks):
@@ -271,7 +283,16 @@ def _check_callbacks(callbacks):
         )
 
 
-def _read(path):
+def _with_parts(callbacks: typing.Any) -> list[typing.Any]:
+    """Callbacks, each followed by its parts and theirs."""
+    found = []
+    for callback in callbacks:
+        parts = getattr(callback, "parts", ())
+        found += [callback, *_with_parts(parts)]
+    return found
+
+
+def _read(path: str) -> tuple[dict[str, typing.Any], dict[str, Array]]:
     """Manifest and arrays of a backup, if they are as they were written."""
     manifest = read_sealed(os.path.join(path, "manifest.json"), _MANIFEST)
     if manifest["format"] != _FORMAT:
@@ -287,7 +308,9 @@ def _read(path):
     return manifest, arrays
 
 
-def _in_types_of(variables, arrays):
+def _in_types_of(
+    variables: dict[str, typing.Any], arrays: dict[str, Array]
+) -> dict[str, Array]:
     """Arrays whose integers, seeds and counts, are of this backend's types."""
     typed = dict(arrays)
     for name in variables.keys() & arrays.keys():
@@ -296,7 +319,7 @@ def _in_types_of(variables, arrays):
     return typed
 
 
-def _warn_of_other_backend(path, backend):
+def _warn_of_other_backend(path: str, backend: str) -> None:
     if backend != keras.backend.backend():
         warnings.warn(
             f"The backup '{path}' is of the backend '{backend}'. The run goes "
@@ -305,7 +328,9 @@ def _warn_of_other_backend(path, backend):
         )
 
 
-def _memory(callback):
+def _memory(
+    callback: keras.callbacks.Callback,
+) -> tuple[dict[str, typing.Any], dict[str, list[Array]]]:
     """What a callback remembers: scalars, and lists of arrays, by name."""
     scalars, weights = {}, {}
     for name, value in vars(callback).items():
@@ -314,22 +339,29 @@ def _memory(callback):
             continue
         if value is None or isinstance(value, (bool, int, float, str)):
             scalars[name] = value
-        elif isinstance(value, list) and value:
-            if all(isinstance(v, np.ndarray) for v in value):
-                weights[name] = value
+        elif _are_arrays(value):
+            weights[name] = value
     return scalars, weights
 
 
-def _plain(value):
+def _are_arrays(value: typing.Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, np.ndarray) for one in value)
+
+
+def _plain(value: typing.Any) -> typing.Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _digest(path):
+def _digest(path: str) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _check_same(path, variables, arrays):
+def _check_same(
+    path: str, variables: dict[str, typing.Any], arrays: dict[str, Array]
+) -> None:
     stored = {n: v for n, v in arrays.items() if not n.startswith("callback/")}
     for name in {**variables, **stored}:
         mine = variables.get(name)

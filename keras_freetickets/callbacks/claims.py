@@ -1,17 +1,20 @@
 """What only one callback of a training may do."""
 
+import typing
 import weakref
 
 import keras
+
+from keras_freetickets.callbacks.composite import outermost
 
 # The task of callbacks of several modules.
 SETS_THE_RATE = "sets the learning rate"
 # History of a `fit` -> what is claimed -> a reference to the callback that
 # does it (which leads to the model, and by it to the history).
-_CLAIMS = weakref.WeakKeyDictionary()
+_CLAIMS: typing.Any = weakref.WeakKeyDictionary()
 
 
-def claim(callback, task):
+def claim(callback: keras.callbacks.Callback, task: str) -> None:
     """Refuses a training in which another callback has the same task.
 
     Two of them would undo each other's work in silence. Keras gives every
@@ -41,7 +44,7 @@ def claim(callback, task):
         )
 
 
-def release_claims(callback):
+def end_claims(callback: keras.callbacks.Callback) -> None:
     """Ends the claims of a callback whose training is over.
 
     Args:
@@ -52,7 +55,7 @@ def release_claims(callback):
     ```python
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
-        release_claims(self)
+        end_claims(self)
     ```
     """
     claims = _claims_beside(callback)
@@ -75,13 +78,13 @@ class SingleWriter:
     ```
     """
 
-    def __init__(self):
-        self._first = None
+    def __init__(self) -> None:
+        self._first: weakref.ref | None = None
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, typing.Any]) -> "SingleWriter":
         return self
 
-    def check(self, callback):
+    def check(self, callback: typing.Any) -> None:
         """Refuses a copy of a callback that has trained.
 
         Args:
@@ -95,23 +98,49 @@ class SingleWriter:
         if self._first() is not callback:
             raise ValueError(
                 "`directory` must belong to one training, but "
-                f"{type(callback).__name__} was copied for several, as "
+                f"{name_of(callback)} was copied for several, as "
                 "keras-tuner does for its trials: make one for each, with a "
                 "directory named by the trial (docs/making_ensembles.md). "
                 f"Received: directory={callback.directory}"
             )
 
 
-def _claims_beside(callback):
+def _claims_beside(callback: keras.callbacks.Callback) -> dict[str, typing.Any]:
     history = getattr(callback.model, "history", None)
     if not isinstance(history, keras.callbacks.History):
         return {}  # no `fit`
     return _CLAIMS.setdefault(history, {})
 
 
-def described(callback):
-    """The callback's type, with that of its method where it has one."""
-    name, method = type(callback).__name__, getattr(callback, "method", None)
+def name_of(callback: keras.callbacks.Callback) -> str:
+    """The name of the class that a user made, of which this may be a part.
+
+    Args:
+        callback: A Keras callback.
+
+    Example:
+
+    ```python
+    name_of(edst.tickets)  # "EDST"
+    ```
+    """
+    return type(outermost(callback)).__name__
+
+
+def described(callback: keras.callbacks.Callback) -> str:
+    """The callback's type, with that of its method where it has one.
+
+    Args:
+        callback: A Keras callback.
+
+    Example:
+
+    ```python
+    described(DropAndGrow(SET()))  # "DropAndGrow with SET"
+    ```
+    """
+    name = name_of(callback)
+    method = getattr(outermost(callback), "method", None)
     if method is None or type(method).__name__ == name:
         return name
     return f"{name} with {type(method).__name__}"

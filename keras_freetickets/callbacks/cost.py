@@ -2,7 +2,9 @@
 
 import math
 import time
+import typing
 import warnings
+from collections.abc import Callable
 
 import keras
 
@@ -11,6 +13,8 @@ from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.ticket_checkpoint import ticket_of
 from keras_freetickets.inspection.units import density_of
 from keras_freetickets.metrics import flops
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
 
 
 class TrainingCost(keras.callbacks.Callback):
@@ -48,11 +52,11 @@ class TrainingCost(keras.callbacks.Callback):
 
     def __init__(
         self,
-        method="dense",
-        update_interval=None,
-        repetitions=1,
-        input_shape=None,
-    ):
+        method: typing.Any = "dense",
+        update_interval: int | None = None,
+        repetitions: int = 1,
+        input_shape: typing.Any = None,
+    ) -> None:
         super().__init__()
         check_count("repetitions", repetitions)
         self._cost = _cost_of(method, update_interval)
@@ -60,13 +64,13 @@ class TrainingCost(keras.callbacks.Callback):
         self.repetitions = repetitions
         self.input_shape = input_shape
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         claim(self, "logs what a training costs")
         self._counted = ticket_of(model)
         self._macs = self._costs_of(self._counted)
 
-    def _costs_of(self, model):
+    def _costs_of(self, model: Model) -> list[typing.Any] | None:
         """The costs of a model's kernels, `None` if they are unknown."""
         open_inputs = flops.open_inputs(model)
         if open_inputs and self.input_shape is None:
@@ -82,18 +86,18 @@ class TrainingCost(keras.callbacks.Callback):
         )
         return None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._start = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_end(epoch, logs)
         if logs is None:
             return
         logs["training_flops"] = self._flops() * self.repetitions
         logs["seconds"] = time.perf_counter() - self._start
 
-    def _flops(self):
+    def _flops(self) -> float:
         """FLOPs of training on one example once."""
         if self._macs is None:
             return math.nan
@@ -103,11 +107,13 @@ class TrainingCost(keras.callbacks.Callback):
         return self._cost(dense, used)
 
 
-def _cost_of(method, update_interval):
+def _cost_of(
+    method: typing.Any, update_interval: int | None
+) -> Callable[[float, float], float]:
     if callable(method):
         return method
 
-    def cost(dense, used):
+    def cost(dense: float, used: float) -> float:
         return flops.training_flops_per_sample(
             dense, used, method, update_interval
         )

@@ -1,6 +1,9 @@
 """The callback that attaches a sparse-training method to a model."""
 
+import typing
 import warnings
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -9,31 +12,44 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import described
-from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.callbacks.claims import end_claims
+from keras_freetickets.callbacks.claims import name_of
+from keras_freetickets.callbacks.companions import with_companions
+from keras_freetickets.callbacks.composite import CompositeCallback
+from keras_freetickets.callbacks.composite import outermost
+from keras_freetickets.callbacks.weight_averaging import WeightAveraging
 from keras_freetickets.inspection.units import count_units
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import methods
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
 
 
-def _check_model(callback, model):
-    if isinstance(model, SideBySide) and not callback.serves_members:
+def check_one_model(callback: keras.callbacks.Callback, model: Model) -> None:
+    """Raises for members side by side, of callbacks that train one model."""
+    if isinstance(model, SideBySide):
         raise ValueError(
-            f"{type(callback).__name__} trains one SparseModel at a time; "
+            f"{name_of(callback)} trains one SparseModel at a time; "
             "DropAndGrow and DST train members side by side. "
             f"Received: model of type {type(model).__name__}"
         )
+
+
+def _check_model(callback: "DropAndGrow", model: Model) -> None:
+    if callback.parts:
+        check_one_model(callback, model)
     if not isinstance(model, (SparseModel, SideBySide)):
         raise ValueError(
-            f"{type(callback).__name__} needs a SparseModel: call "
+            f"{name_of(callback)} needs a SparseModel: call "
             "keras_freetickets.sparsify(model, sparsity=...) first. "
             f"Received: model of type {type(model).__name__}"
         )
 
 
-def _check_no_method(callback, model):
+def _check_no_method(callback: "DropAndGrow", model: Model) -> None:
     attached = members_of(model)[0].method
     if attached is not None:
         raise ValueError(
@@ -43,19 +59,39 @@ def _check_no_method(callback, model):
         )
 
 
-def _check_companion(callback, method):
-    """Refuses a method of which a part would stay undone."""
-    if method.companion not in (None, *callback.companion_of):
-        name = f"keras_freetickets.callbacks.{method.companion}"
+def method_of_kind(
+    kind: type[methods.Method],
+    method: methods.Method | None,
+    arguments: dict[str, typing.Any],
+    make: Callable[..., methods.Method] | None = None,
+) -> methods.Method:
+    """The method that is given, or one made of its arguments.
+
+    Args:
+        kind: Class of which the method must be.
+        method: A `Method`, or `None` for one made of `arguments`.
+        arguments: Dict of the method's arguments.
+        make: Callable of them. `None` for `kind`.
+
+    Raises:
+        ValueError: If both are given, or the method is of another class.
+    """
+    if method is not None and arguments:
         raise ValueError(
-            f"`method` must be one that {type(callback).__name__} can train "
-            f"with: {type(method).__name__} works only with the callback "
-            f"{name}, which takes it as its own `method`. "
-            f"Received: method={type(method).__name__}"
+            "Give either `method` or its arguments. "
+            f"Received: method={method} and {sorted(arguments)}"
         )
+    if method is None:
+        method = (make or kind)(**arguments)
+    if not isinstance(method, kind):
+        raise ValueError(
+            f"`method` must be a keras_freetickets.topology.{kind.__name__}. "
+            f"Received: method={method}"
+        )
+    return method
 
 
-class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
+class DropAndGrow(ShowsArguments, CompositeCallback):
     """Lets a method change the connections of a `SparseModel` in `fit`.
 
     All work is done inside the compiled step; the callback attaches the
@@ -65,77 +101,90 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
     (CSVLogger, TensorBoard) come after it in the list. Of a
     `keras_freetickets.SideBySide` they are means over its members.
 
+    A method may need other callbacks (`Method.companions`): `AGENT` the
+    snapshots of `GradientSnapshots`, `CigL` a `WeightAveraging`. They are
+    parts of this callback, made of the arguments that they take.
+
     Args:
-        method: A `keras_freetickets.topology.Method`.
+        method: A `keras_freetickets.topology.Method`, or what
+            `keras_freetickets.topology.get` takes, such as `"rigl"`.
         track_ever_active: Whether to log `ever_active` as well, the share of
             weights that were active at least once (R_s of ITOP,
             arXiv:2102.02887). Costs one byte a weight.
+        companions: List of callbacks that do a part of the method's work.
+            Those that the method needs and that are not among them are made
+            of the arguments that follow.
+        **kwargs: Arguments of the callbacks that the method needs, such as
+            `data`, and, if `method` is a name, arguments of the method.
+
+    Attributes:
+        method: The `Method`.
 
     Raises:
-        ValueError: If `method` is not a `Method`, or is one of which another
-            callback does a part (`AGENT`, `CigL`), the model is not a
-            `SparseModel` or has a method attached already, or another callback
-            of the same `fit` changes the topology.
+        ValueError: If `method` is not a method, a callback that it needs
+            lacks an argument, the model is not a `SparseModel` or has a method
+            attached already, or another callback of the same `fit` changes
+            the topology.
+        TypeError: If the method does not have one of the arguments.
 
     Example:
 
     ```python
-    method = keras_freetickets.topology.RigL(update_interval=100)
-    model.fit(x, y, callbacks=[DropAndGrow(method)])
+    rigl = DropAndGrow("rigl", update_interval=100)
+    model.fit(x, y, callbacks=[rigl])
+    agent = DropAndGrow(keras_freetickets.topology.AGENT(), data=train)
     ```
     """
 
-    serves_members = True
-    # Names of the methods that need more than a step, and get it here.
-    companion_of = ()
-
-    def __init__(self, method, track_ever_active=False):
-        super().__init__()
-        if not isinstance(method, methods.Method):
-            raise ValueError(
-                "`method` must be a keras_freetickets.topology.Method. "
-                f"Received: method={method}"
-            )
-        _check_companion(self, method)
-        self.method = method
+    def __init__(
+        self,
+        method: typing.Any,
+        track_ever_active: bool = False,
+        companions: Sequence[keras.callbacks.Callback] = (),
+        **kwargs: typing.Any,
+    ) -> None:
+        self.method, parts = with_companions(method, companions, kwargs)
+        super().__init__(parts)
         self.track_ever_active = track_ever_active
+        self._requested = 0
 
-    def set_model(self, model):
-        super().set_model(model)
+    def set_model(self, model: Model) -> None:
         _check_model(self, model)
+        keras.callbacks.Callback.set_model(self, model)
         claim(self, "lets a method change the topology")
         _check_no_method(self, model)
-        self._dead = set()  # names of the kernels that were warned of
+        self._dead: set[str] = set()  # kernels that were warned of
         self._before = (0, 0)  # steps and updates when training begins
+        self._requested = 0
         if self.track_ever_active:
             model.run.track_ever_active()
         model.attach(self.method)
-        model.run.defer(self.release)
+        model.run.defer(model.detach)
+        super().set_model(model)  # the parts find the method attached
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         if self.model.run.step_is_new() and self.params.get("verbose"):
             keras_adapter.print_message(
                 f"Compiling the training step of {self._label()}: "
                 "the first step and the first topology update take longer."
             )
         self._before = self._steps_and_updates()
+        super().on_train_begin(logs)
+        self._warn_if_averaged_while_moving()
 
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         # A run that a backup resumes begins later, and keeps what it has.
         if epoch == 0:
             self.model.run.restart_scalar_state()
+        super().on_epoch_begin(epoch, logs)
 
-    def release(self):
-        """Leaves the model as it was found, but for what it learned."""
-        self.model.detach()
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._warn_of_dead_layers()
-        if logs is None:
-            return
+        if logs is not None:
+            self._log(logs)
+        super().on_epoch_end(epoch, logs)
+
+    def _log(self, logs: Logs) -> None:
         topologies = [one.update_state for one in members_of(self.model)]
         logs["phase"] = int(ops.convert_to_numpy(topologies[0].phase.value))
         logs["density"] = self.model.density
@@ -147,16 +196,44 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
         if self.track_ever_active:
             logs["ever_active"] = self.model.run.ever_active()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
-        # The last thing Keras does may be to load averaged weights.
+        # The last thing that Keras, or a part, does may be to load averaged
+        # weights.
         self.model.project()
         self._warn_if_never_updated()
         self.model.run.release()
-        release_claims(self)
+        end_claims(self)
 
-    def _warn_of_dead_layers(self):
-        """A layer that lets little through is seldom wanted: said once."""
+    def replace_once(self, fraction: float) -> None:
+        """Has the next batch replace a share of the connections, out of turn.
+
+        Args:
+            fraction: Float in (0, 1], in place of the method's.
+        """
+        topology = members_of(self.model)[0].update_state
+        topology.global_drop.assign(np.float32(fraction))
+        self._requested += 1
+
+    def _warn_if_averaged_while_moving(self) -> None:
+        """A connection that comes late is averaged with zeros."""
+        averages = [p for p in self.parts if isinstance(p, WeightAveraging)]
+        batches, stop = self.params.get("steps"), self.method.stop_step
+        for average in averages:
+            # The first average is taken at the end of its epoch.
+            rests = batches and batches * (average.start_epoch + 1)
+            if stop is not None and (not rests or stop <= rests):
+                continue
+            warnings.warn(
+                "The topology may change while weights are averaged, from the "
+                f"end of epoch {average.start_epoch} on: let it rest by "
+                "`stop_step`, in optimizer updates. Received: "
+                f"stop_step={stop}",
+                stacklevel=2,
+            )
+
+    def _warn_of_dead_layers(self) -> None:
+        """Warns once of each layer of which most units have no inputs."""
         members = members_of(self.model)
         for kernel in [k for one in members for k in count_units(one)]:
             dead = kernel.dead > kernel.units / 2
@@ -170,26 +247,24 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
                     stacklevel=3,
                 )
 
-    def _label(self):
+    def _label(self) -> str:
         """What a user knows the training by: a preset, or a method."""
-        named = self if type(self) is not DropAndGrow else self.method
+        callback = outermost(self)
+        named = callback if type(callback) is not DropAndGrow else self.method
         return type(named).__name__
 
-    def _steps_and_updates(self):
+    def _steps_and_updates(self) -> tuple[int, int]:
         """Optimizer updates and topology updates of the model so far."""
         topology = members_of(self.model)[0].update_state
         counts = (self.model.optimizer.iterations, topology.update_count)
-        return tuple(int(ops.convert_to_numpy(count)) for count in counts)
+        steps, updates = (int(ops.convert_to_numpy(n)) for n in counts)
+        return steps, updates
 
-    def updates_asked_for(self):
-        """Topology updates that no interval brought, but the callback."""
-        return 0
-
-    def _warn_if_never_updated(self):
-        """An interval longer than the training makes masks that rest."""
+    def _warn_if_never_updated(self) -> None:
+        """With an interval longer than the training no mask ever changes."""
         steps, updates = self._steps_and_updates()
         begin, before = self._before
-        took_place = updates - before - self.updates_asked_for()
+        took_place = updates - before - self._requested
         if steps == begin or took_place > 0 or not self._could_update(begin):
             return
         method = self.method
@@ -206,7 +281,7 @@ class DropAndGrow(ShowsArguments, keras.callbacks.Callback):
             stacklevel=2,
         )
 
-    def _could_update(self, begin):
+    def _could_update(self, begin: int) -> bool:
         """Whether updates were to come, and some kernel takes part in them."""
         stop = self.method.stop_step
         return (stop is None or begin < stop) and any(

@@ -1,134 +1,97 @@
-"""Callbacks that collect tickets: EDST in one run, DST one a run."""
+"""Callbacks that collect tickets: EDST several in one run, DST one a run."""
 
-import dataclasses
-import math
-import warnings
+import typing
 
-import numpy as np
-from keras import ops
-
-from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
-from keras_freetickets.arguments import is_within
-from keras_freetickets.callbacks.claims import SETS_THE_RATE
-from keras_freetickets.callbacks.claims import claim
+from keras_freetickets.callbacks.companions import companions_of
+from keras_freetickets.callbacks.composite import CompositeCallback
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.callbacks.drop_and_grow import check_one_model
+from keras_freetickets.callbacks.phases import Phase
+from keras_freetickets.callbacks.phases import PhaseSchedule
+from keras_freetickets.callbacks.phases import check_factors
+from keras_freetickets.callbacks.phases import check_global_drop
+from keras_freetickets.callbacks.phases import edst_phases
 from keras_freetickets.callbacks.ticket_checkpoint import TicketCheckpoint
 from keras_freetickets.callbacks.ticket_checkpoint import TicketCollector
-from keras_freetickets.models.side_by_side import SideBySide
+from keras_freetickets.callbacks.weight_averaging import WeightAveraging
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.ticket_files import TicketStore
+from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.topology.methods import get
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
 
-# Factors of the compiled rate: exploration, first and second half of each
-# refinement. The paper's 0.1, 0.01 and 0.001 (VITA-Group/FreeTickets).
-PAPER_FACTORS = (1.0, 0.1, 0.01)
+__all__ = ["DST", "EDST", "Phase", "check_factors", "check_global_drop"]
 
 
-@dataclasses.dataclass
-class Phase:
-    """A run of epochs with one purpose.
+def _drop_and_grow(
+    name: str,
+    method: typing.Any,
+    track_ever_active: bool,
+    settings: dict[str, typing.Any],
+    others: dict[str, typing.Any],
+) -> DropAndGrow:
+    """`DropAndGrow` with the method that is given, or FreeTickets' own."""
+    method = get(method) if isinstance(method, dict) else method
+    method = "drop_and_grow" if method is None else method
+    known = isinstance(method, (str, Method))
+    if known and WeightAveraging in companions_of(method):
+        raise ValueError(
+            f"`method` must be one that {name} can train with: CigL averages "
+            "the weights when training ends, and tickets are saved before. "
+            "Train with keras_freetickets.callbacks.CigL instead. "
+            f"Received: method={method}"
+        )
+    given = {n: value for n, value in settings.items() if value is not None}
+    return DropAndGrow(method, track_ever_active, **given, **others)
 
-    The arguments are the attributes.
 
-    Args:
-        name: `"exploration"` or `"refinement_1"`, `"refinement_2"` ...
-        index: Integer, 0 for exploration.
-        start_epoch: First epoch, counted from 0.
-        stop_epoch: The epoch after the last.
+class _CollectsTickets(ShowsArguments, CompositeCallback):
+    """What EDST and DST share: a method, and tickets in a directory."""
 
-    Example:
+    forwards_to = Method
 
-    ```python
-    edst.phases[1]  # Phase("refinement_1", 1, start_epoch=150, stop_epoch=250)
-    ```
-    """
+    def __init__(
+        self,
+        drop_and_grow: DropAndGrow,
+        tickets: TicketCollector,
+        between: tuple[PhaseSchedule, ...] = (),
+    ) -> None:
+        super().__init__([drop_and_grow, *between, tickets])
+        self.drop_and_grow = drop_and_grow
+        self.tickets = tickets
 
-    name: str
-    index: int
-    start_epoch: int
-    stop_epoch: int
+    @classmethod
+    def _check_arguments(cls, given: dict[str, typing.Any]) -> None:
+        # A method that is given checks its arguments itself.
+        if given.get("method") is None:
+            super()._check_arguments(given)
 
     @property
-    def middle(self):
-        """The first epoch of the second half, rounded up."""
-        return self.start_epoch + math.ceil(
-            (self.stop_epoch - self.start_epoch) / 2
-        )
+    def method(self) -> Method:
+        return self.drop_and_grow.method
+
+    @property
+    def directory(self) -> str:
+        return self.tickets.directory
+
+    @property
+    def store(self) -> TicketStore:
+        return self.tickets.store
+
+    def ensemble(self, **kwargs: typing.Any) -> EnsembleModel:
+        """Returns the `EnsembleModel` of the collected tickets.
+
+        Args:
+            **kwargs: Further arguments of `EnsembleModel`.
+        """
+        return self.tickets.ensemble(**kwargs)
 
 
-def check_global_drop(fraction):
-    """Raises unless it is a share that may be dropped between refinements.
-
-    Args:
-        fraction: Float in (0, 1].
-
-    Raises:
-        ValueError: If it is not.
-
-    Example:
-
-    ```python
-    check_global_drop(0.8)
-    ```
-    """
-    if not is_within(fraction, "(0, 1]"):
-        raise ValueError(
-            "`global_drop_fraction` must be in (0, 1]. Received: "
-            f"global_drop_fraction={fraction}"
-        )
-
-
-def check_factors(learning_rate):
-    """The factors of the compiled rate that `learning_rate` stands for.
-
-    Args:
-        learning_rate: `"paper"`, three positive factors, or `None`.
-
-    Returns:
-        Tuple of three floats, or `None`.
-
-    Raises:
-        ValueError: If it is something else.
-
-    Example:
-
-    ```python
-    check_factors("paper")  # (1.0, 0.1, 0.01)
-    ```
-    """
-    if learning_rate is None or learning_rate == "paper":
-        return PAPER_FACTORS if learning_rate else None
-    try:
-        factors = tuple(float(factor) for factor in learning_rate)
-    except (TypeError, ValueError):
-        factors = ()
-    if len(factors) != 3 or not all(0 < f < math.inf for f in factors):
-        raise ValueError(
-            '`learning_rate` must be "paper", None, or three positive factors '
-            "of the compiled rate: for exploration and for the first and the "
-            "second half of each refinement. "
-            f"Received: learning_rate={learning_rate}"
-        )
-    return factors
-
-
-def _method_of(method, growth, update_interval, drop_fraction, kwargs):
-    """The method that is given, or one of its arguments."""
-    if method is None:
-        return Method(
-            update_interval=update_interval,
-            drop_fraction=drop_fraction,
-            growth=growth,
-            **kwargs,
-        )
-    if kwargs:
-        raise ValueError(
-            "Give either `method` or its arguments. "
-            f"Received: method={method} and {sorted(kwargs)}"
-        )
-    return method
-
-
-class EDST(TicketCollector, DropAndGrow):
+class EDST(_CollectsTickets):
     """Collects several tickets in one run: the EDST ensemble.
 
     An exploration phase at a high learning rate is followed by refinement
@@ -143,11 +106,14 @@ class EDST(TicketCollector, DropAndGrow):
         refinement_epochs: Positive integer, epochs of each refinement.
         num_tickets: Positive integer. Defaults to 3 (paper, CIFAR at sparsity
             0.8).
-        growth: `"gradient"` (default, the code's README) or `"random"`.
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
-            and README of its code; constant in that code's CIFAR scripts).
+        growth: `"gradient"` (the code's README) or `"random"`. `None`
+            (default) for `"gradient"`, or the default of `method`.
+        update_interval: Optimizer updates between topology updates. `None`
+            (default) for 1000 (paper, CIFAR, batches of 128), or the default
+            of `method`.
+        drop_fraction: Float in [0, 1] or a schedule. `None` (default) for 0.5
+            (paper and README of its code; constant in that code's CIFAR
+            scripts), or the default of `method`.
         global_drop_fraction: Float in (0, 1], the share replaced between
             refinements. Defaults to 0.8 (paper and README of its code).
         learning_rate: `"paper"` for the factors 1, 0.1 and 0.01 of the
@@ -160,14 +126,16 @@ class EDST(TicketCollector, DropAndGrow):
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
             `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
-        method: A `keras_freetickets.topology.Method` in place of `growth`,
-            `update_interval` and `drop_fraction`, e.g. `DSTEE()`.
+        method: A `keras_freetickets.topology.Method` or its name, such as
+            `"dst_ee"`. `None` for `Method`, which drops by magnitude and
+            grows as `growth` says. Not one that averages weights (`CigL`).
         counters: `"shared"` (default): what a method counts for each
             connection, such as the visits of `DSTEE`, goes on over all
             tickets, so that later ones are drawn to what earlier ones never
-            used; or `"per_member"`: it begins anew with each refinement but
+            used; or `"per_member"`: it starts again with each refinement but
             the first. (No paper has DST-EE in an ensemble.)
-        **kwargs: As for `keras_freetickets.topology.Method`.
+        **kwargs: Arguments of the method, unless it is given as an object,
+            and of the callbacks that it needs (`data` of `AGENT`).
 
     Attributes:
         epochs: Integer, the epochs that `fit` is to run.
@@ -195,179 +163,110 @@ class EDST(TicketCollector, DropAndGrow):
         VITA-Group/FreeTickets.
     """
 
-    serves_members = False
     forwards_to = Method
 
     def __init__(
         self,
-        exploration_epochs,
-        refinement_epochs,
-        num_tickets=3,
-        growth="gradient",
-        update_interval=1000,
-        drop_fraction=0.5,
-        global_drop_fraction=0.8,
-        learning_rate="paper",
-        monitor="val_accuracy",
-        directory="tickets",
-        mode="auto",
-        track_ever_active=False,
-        method=None,
-        counters="shared",
-        **kwargs,
-    ):
-        if counters not in ("shared", "per_member"):
-            raise ValueError(
-                '`counters` must be "shared" or "per_member". '
-                f"Received: counters={counters!r}"
-            )
+        exploration_epochs: int,
+        refinement_epochs: int,
+        num_tickets: int = 3,
+        growth: typing.Any = None,
+        update_interval: int | None = None,
+        drop_fraction: typing.Any = None,
+        global_drop_fraction: float = 0.8,
+        learning_rate: typing.Any = "paper",
+        monitor: str | None = "val_accuracy",
+        directory: PathLike = "tickets",
+        mode: str = "auto",
+        track_ever_active: bool = False,
+        method: typing.Any = None,
+        counters: str = "shared",
+        **kwargs: typing.Any,
+    ) -> None:
         check_count("exploration_epochs", exploration_epochs)
         check_count("refinement_epochs", refinement_epochs)
         check_count("num_tickets", num_tickets)
-        check_global_drop(global_drop_fraction)
-        self.factors = check_factors(learning_rate)
-        self.learning_rate = learning_rate
-        super().__init__(
-            directory,
-            monitor,
-            mode,
-            method=_method_of(
-                method, growth, update_interval, drop_fraction, kwargs
-            ),
-            track_ever_active=track_ever_active,
+        settings = {
+            "growth": growth,
+            "update_interval": update_interval,
+            "drop_fraction": drop_fraction,
+        }
+        drop_and_grow = _drop_and_grow(
+            "EDST", method, track_ever_active, settings, kwargs
         )
-        self.global_drop_fraction = global_drop_fraction
-        self.counters = counters
+        self.schedule = PhaseSchedule(
+            drop_and_grow,
+            edst_phases(exploration_epochs, refinement_epochs, num_tickets),
+            learning_rate,
+            global_drop_fraction,
+            counters,
+        )
         self.num_tickets = num_tickets
-        self._rate = self._set_rate = None
-        self._rate_moved = False
-        self._global_drops = 0
-        self.phases = [Phase("exploration", 0, 0, exploration_epochs)]
-        for i in range(1, num_tickets + 1):
-            begin = exploration_epochs + (i - 1) * refinement_epochs
-            end = begin + refinement_epochs
-            self.phases.append(Phase(f"refinement_{i}", i, begin, end))
+        tickets = _RefinementTickets(self.schedule, directory, monitor, mode)
+        super().__init__(drop_and_grow, tickets, (self.schedule,))
 
     @property
-    def epochs(self):
-        return self.phases[-1].stop_epoch
+    def phases(self) -> list[Phase]:
+        return self.schedule.phases
 
-    def phase_at(self, epoch):
-        """The phase of an epoch; after the last, the last."""
-        for phase in self.phases:
-            if epoch < phase.stop_epoch:
-                return phase
-        return self.phases[-1]
+    @property
+    def epochs(self) -> int:
+        return self.schedule.epochs
 
-    def phase_name(self, epoch):
-        return self.phase_at(epoch).name
+    def phase_at(self, epoch: int) -> Phase:
+        """The phase of an epoch; after the last, the last.
 
-    def learning_rate_factor(self, epoch):
-        """The factor of the compiled rate in an epoch, or `None`."""
-        if self.factors is None:
-            return None
-        phase = self.phase_at(epoch)
-        if phase.index == 0:
-            return self.factors[0]
-        return self.factors[1 if epoch < phase.middle else 2]
+        Args:
+            epoch: Non-negative integer, counted from 0.
+        """
+        return self.schedule.phase_at(epoch)
 
-    def ticket_file(self, epoch):
-        phase = self.phase_at(epoch)
+    def learning_rate_factor(self, epoch: int) -> float | None:
+        """The factor of the compiled rate in an epoch, or `None`.
+
+        Args:
+            epoch: Non-negative integer, counted from 0.
+        """
+        return self.schedule.learning_rate_factor(epoch)
+
+    def set_model(self, model: Model) -> None:
+        # Both may refuse the model, before a method is attached to it.
+        check_one_model(self, model)
+        self.schedule.check_rate(model)
+        super().set_model(model)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        super().on_train_end(logs)
+        self.tickets.warn_of_missing(self.num_tickets)
+
+
+class _RefinementTickets(TicketCollector):
+    """A ticket of each refinement of a `PhaseSchedule`."""
+
+    def __init__(
+        self,
+        schedule: PhaseSchedule,
+        directory: PathLike,
+        monitor: str | None,
+        mode: str,
+    ) -> None:
+        super().__init__(directory, monitor, mode)
+        self.schedule = schedule
+
+    def phase_name(self, epoch: int) -> str:
+        return self.schedule.phase_at(epoch).name
+
+    def ticket_file(self, epoch: int) -> str | None:
+        phase = self.schedule.phase_at(epoch)
         if phase.index == 0 or epoch >= phase.stop_epoch:
             return None
         return f"ticket_{phase.index - 1}.keras"
 
-    def is_last(self, epoch):
-        return epoch == self.phase_at(epoch).stop_epoch - 1
-
-    def set_model(self, model):
-        rate = None
-        if self.factors and getattr(model, "optimizer", None) is not None:
-            rate = _compiled_rate(model)  # may refuse, before a method is there
-        super().set_model(model)
-        self._rate, self._set_rate = rate, None
-        self._rate_moved = False
-        self._global_drops = 0
-        if self.factors:
-            claim(self, SETS_THE_RATE)
-
-    def updates_asked_for(self):
-        return self._global_drops
-
-    def release(self):
-        super().release()
-        if self._rate is not None:
-            self.model.optimizer.learning_rate = self._rate
-
-    def on_train_end(self, logs=None):
-        super().on_train_end(logs)
-        self.warn_of_missing(self.num_tickets)
-
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        epochs = self.params.get("epochs", self.epochs)
-        if epochs < self.epochs:
-            raise ValueError(
-                f"`epochs` must be at least {self.epochs}, what the phases "
-                f"need: fit(..., epochs=edst.epochs). Received: epochs={epochs}"
-            )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        super().on_epoch_begin(epoch, logs)
-        phase = self.phase_at(epoch)
-        topology = self.model.update_state
-        topology.phase.assign(phase.index)
-        if phase.index > 1 and epoch == phase.start_epoch:
-            topology.global_drop.assign(np.float32(self.global_drop_fraction))
-            self._global_drops += 1
-            if self.counters == "per_member":
-                self.model.run.restart_connection_state()
-        if self.factors:
-            self._warn_if_the_rate_moved()
-            optimizer = self.model.optimizer
-            optimizer.learning_rate = self._rate * self.learning_rate_factor(
-                epoch
-            )
-            self._set_rate = _rate_of(optimizer)
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if self.factors:
-            self._warn_if_the_rate_moved()
-
-    def _warn_if_the_rate_moved(self):
-        """Whoever else sets it would win or lose by its place in the list."""
-        # A backup may have restored the rate of a later phase before the first.
-        found = _rate_of(self.model.optimizer)
-        if self._set_rate not in (None, found) and not self._rate_moved:
-            self._rate_moved = True
-            warnings.warn(
-                "Something else sets the learning rate, which "
-                f"EDST(learning_rate={self.learning_rate!r}) sets for each "
-                "phase: remove callbacks such as LearningRateScheduler and "
-                "ReduceLROnPlateau, or leave the rate to them with "
-                f"EDST(learning_rate=None). EDST had set {self._set_rate:.3g}, "
-                f"found {found:.3g}.",
-                stacklevel=3,
-            )
+    def is_last(self, epoch: int) -> bool:
+        return epoch == self.schedule.phase_at(epoch).stop_epoch - 1
 
 
-def _compiled_rate(model):
-    schedule = keras_adapter.learning_rate_schedule(model.optimizer)
-    if schedule is not None:
-        raise ValueError(
-            "`learning_rate` of EDST sets the optimizer's rate, which must be "
-            "a float then; pass EDST(learning_rate=None) to keep a schedule. "
-            f"Received: optimizer with {type(schedule).__name__}"
-        )
-    return _rate_of(model.optimizer)
-
-
-def _rate_of(optimizer):
-    return float(ops.convert_to_numpy(optimizer.learning_rate))
-
-
-class DST(TicketCheckpoint, DropAndGrow):
+class DST(_CollectsTickets):
     """Collects one ticket of an independent run: a member of a DST ensemble.
 
     Of a `keras_freetickets.SideBySide` it collects a ticket of each member:
@@ -379,19 +278,23 @@ class DST(TicketCheckpoint, DropAndGrow):
             Tickets of members side by side go there together.
         ticket_name: Name of the file, without `.keras`. Not for members side
             by side, whose files have numbers.
-        growth: `"gradient"` (default) or `"random"`.
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
-            and README of its code).
+        growth: `"gradient"` or `"random"`. `None` (default) for `"gradient"`,
+            or the default of `method`.
+        update_interval: Optimizer updates between topology updates. `None`
+            (default) for 1000 (paper, CIFAR, batches of 128), or the default
+            of `method`.
+        drop_fraction: Float in [0, 1] or a schedule. `None` (default) for 0.5
+            (paper and README of its code), or the default of `method`.
         monitor: Name of the epoch log whose best value chooses the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`.
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
             `keras.callbacks.EarlyStopping` tells it.
         track_ever_active: As for `DropAndGrow`.
-        method: A `keras_freetickets.topology.Method` in place of `growth`,
-            `update_interval` and `drop_fraction`, e.g. `DSTEE()`.
-        **kwargs: As for `keras_freetickets.topology.Method`.
+        method: A `keras_freetickets.topology.Method` or its name, such as
+            `"dst_ee"`. `None` for `Method`, which drops by magnitude and
+            grows as `growth` says. Not one that averages weights (`CigL`).
+        **kwargs: Arguments of the method, unless it is given as an object,
+            and of the callbacks that it needs (`data` of `AGENT`).
 
     Raises:
         ValueError: If an argument is out of range, the directory cannot be
@@ -413,36 +316,23 @@ class DST(TicketCheckpoint, DropAndGrow):
 
     def __init__(
         self,
-        directory,
-        ticket_name="ticket_0",
-        growth="gradient",
-        update_interval=1000,
-        drop_fraction=0.5,
-        monitor="val_accuracy",
-        mode="auto",
-        track_ever_active=False,
-        method=None,
-        **kwargs,
-    ):
+        directory: PathLike,
+        ticket_name: str = "ticket_0",
+        growth: typing.Any = None,
+        update_interval: int | None = None,
+        drop_fraction: typing.Any = None,
+        monitor: str | None = "val_accuracy",
+        mode: str = "auto",
+        track_ever_active: bool = False,
+        method: typing.Any = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        settings = {
+            "growth": growth,
+            "update_interval": update_interval,
+            "drop_fraction": drop_fraction,
+        }
         super().__init__(
-            directory,
-            ticket_name,
-            monitor,
-            mode,
-            method=_method_of(
-                method, growth, update_interval, drop_fraction, kwargs
-            ),
-            track_ever_active=track_ever_active,
+            _drop_and_grow("DST", method, track_ever_active, settings, kwargs),
+            TicketCheckpoint(directory, ticket_name, monitor, mode),
         )
-
-    def candidates(self, epoch):
-        if not isinstance(self.model, SideBySide):
-            return super().candidates(epoch)
-        return [
-            (
-                member,
-                None if self.monitor is None else f"{self.monitor}_{i}",
-                f"ticket_{i}.keras",
-            )
-            for i, member in enumerate(self.model.members)
-        ]

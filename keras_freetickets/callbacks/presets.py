@@ -1,17 +1,31 @@
 """`DropAndGrow` with the methods of the family, by their names."""
 
+import typing
+
 from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
 from keras_freetickets.topology import methods
 
 
-class RigL(DropAndGrow):
+class _Preset(DropAndGrow):
+    """`DropAndGrow` with the method `forwards_to`, made of its arguments."""
+
+    forwards_to: type[methods.Method] = methods.Method
+
+    def __init__(
+        self,
+        *args: typing.Any,
+        track_ever_active: bool = False,
+        **kwargs: typing.Any,
+    ) -> None:
+        method = self.forwards_to(*args, **kwargs)
+        super().__init__(method, track_ever_active)
+
+
+class RigL(_Preset):
     """`DropAndGrow` with RigL: drop by magnitude, grow by gradient.
 
     Args:
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 100 (RigL's flag).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
-            flag).
+        *args: As for `keras_freetickets.topology.RigL`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.RigL`.
 
@@ -27,26 +41,12 @@ class RigL(DropAndGrow):
 
     forwards_to = methods.RigL
 
-    def __init__(
-        self,
-        update_interval=100,
-        drop_fraction=0.3,
-        *,
-        track_ever_active=False,
-        **kwargs,
-    ):
-        method = methods.RigL(update_interval, drop_fraction, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class SET(DropAndGrow):
+class SET(_Preset):
     """`DropAndGrow` with SET: drop by magnitude, grow at random.
 
     Args:
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 1500 (ITOP, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (SET's
-            code).
+        *args: As for `keras_freetickets.topology.SET`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.SET`.
 
@@ -62,24 +62,12 @@ class SET(DropAndGrow):
 
     forwards_to = methods.SET
 
-    def __init__(
-        self,
-        update_interval=1500,
-        drop_fraction=0.3,
-        *,
-        track_ever_active=False,
-        **kwargs,
-    ):
-        method = methods.SET(update_interval, drop_fraction, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class ITOP(DropAndGrow):
+class ITOP(_Preset):
     """`DropAndGrow` with ITOP: rare updates that go on to the end.
 
     Args:
-        total_steps: Positive integer, optimizer updates of the training.
-        growth: `"random"` (default) or `"gradient"`.
+        *args: As for `keras_freetickets.topology.ITOP`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.ITOP`.
 
@@ -95,22 +83,12 @@ class ITOP(DropAndGrow):
 
     forwards_to = methods.ITOP
 
-    def __init__(
-        self,
-        total_steps,
-        growth="random",
-        *,
-        track_ever_active=False,
-        **kwargs,
-    ):
-        method = methods.ITOP(total_steps, growth, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class SNFS(DropAndGrow):
+class SNFS(_Preset):
     """`DropAndGrow` with SNFS: growth by momentum, across layers.
 
     Args:
+        *args: As for `keras_freetickets.topology.SNFS`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.SNFS`.
 
@@ -126,17 +104,12 @@ class SNFS(DropAndGrow):
 
     forwards_to = methods.SNFS
 
-    def __init__(self, *, track_ever_active=False, **kwargs):
-        method = methods.SNFS(**kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class DSTEE(DropAndGrow):
+class DSTEE(_Preset):
     """`DropAndGrow` with DST-EE: growth that also explores.
 
     Args:
-        exploration: Non-negative float, the weight of the bonus. Defaults to
-            1e-3 (could not be verified).
+        *args: As for `keras_freetickets.topology.DSTEE`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.DSTEE`.
 
@@ -152,17 +125,12 @@ class DSTEE(DropAndGrow):
 
     forwards_to = methods.DSTEE
 
-    def __init__(self, exploration=1e-3, *, track_ever_active=False, **kwargs):
-        method = methods.DSTEE(exploration, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class GMP(DropAndGrow):
+class GMP(_Preset):
     """`DropAndGrow` with gradual magnitude pruning of a dense network.
 
     Args:
-        final_sparsity: Float in [0, 1).
-        end_step: Positive integer, the optimizer update of the last pruning.
+        *args: As for `keras_freetickets.topology.GMP`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.GMP`.
 
@@ -180,19 +148,12 @@ class GMP(DropAndGrow):
 
     forwards_to = methods.GMP
 
-    def __init__(
-        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
-    ):
-        method = methods.GMP(final_sparsity, end_step, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class GraNet(DropAndGrow):
+class GraNet(_Preset):
     """`DropAndGrow` with GraNet: pruning that regrows at every step.
 
     Args:
-        final_sparsity: Float in [0, 1).
-        end_step: Positive integer, the optimizer update of the last pruning.
+        *args: As for `keras_freetickets.topology.GraNet`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.GraNet`.
 
@@ -210,19 +171,12 @@ class GraNet(DropAndGrow):
 
     forwards_to = methods.GraNet
 
-    def __init__(
-        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
-    ):
-        method = methods.GraNet(final_sparsity, end_step, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class NDSNN(DropAndGrow):
+class NDSNN(_Preset):
     """`DropAndGrow` with NDSNN: from sparse to sparser.
 
     Args:
-        final_sparsity: Float in [0, 1).
-        end_step: Positive integer, the optimizer update with the last step.
+        *args: As for `keras_freetickets.topology.NDSNN`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.NDSNN`.
 
@@ -238,21 +192,12 @@ class NDSNN(DropAndGrow):
 
     forwards_to = methods.NDSNN
 
-    def __init__(
-        self, final_sparsity, end_step, *, track_ever_active=False, **kwargs
-    ):
-        method = methods.NDSNN(final_sparsity, end_step, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class NM(DropAndGrow):
+class NM(_Preset):
     """`DropAndGrow` with masks that keep `n` of every `m` consecutive weights.
 
     Args:
-        n: Positive integer, how many of a group are active.
-        m: Integer greater than `n`, the size of a group.
-        axis: Integer, the kernel's axis along which groups lie. Defaults to
-            -2, the inputs.
+        *args: As for `keras_freetickets.topology.NM`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.NM`.
 
@@ -273,17 +218,12 @@ class NM(DropAndGrow):
 
     forwards_to = methods.NM
 
-    def __init__(self, n, m, axis=-2, *, track_ever_active=False, **kwargs):
-        method = methods.NM(n, m, axis, **kwargs)
-        super().__init__(method, track_ever_active)
 
-
-class SRigL(DropAndGrow):
+class SRigL(_Preset):
     """`DropAndGrow` with SRigL: the same fan-in for every unit.
 
     Args:
-        ablation: Float in [0, 1), the share of the fan-in below which a unit
-            is removed; 0 for none. Defaults to 0.3 (SRigL's code).
+        *args: As for `keras_freetickets.topology.SRigL`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.SRigL`.
 
@@ -303,7 +243,3 @@ class SRigL(DropAndGrow):
     """
 
     forwards_to = methods.SRigL
-
-    def __init__(self, ablation=0.3, *, track_ever_active=False, **kwargs):
-        method = methods.SRigL(ablation, **kwargs)
-        super().__init__(method, track_ever_active)

@@ -7,6 +7,9 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.callbacks.claims import SETS_THE_RATE
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.ticket_checkpoint import TicketCollector
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
 
 
 class Snapshot(TicketCollector):
@@ -20,7 +23,7 @@ class Snapshot(TicketCollector):
 
     Args:
         directory: Where the tickets go.
-        num_tickets: Positive integer, cycles. Defaults to 5 (README of
+        num_members: Positive integer, cycles. Defaults to 5 (README of
             gaohuang/SnapshotEnsemble).
         cycle_epochs: Positive integer, epochs of each. Defaults to 40 (the
             same: 200 epochs in all).
@@ -48,32 +51,34 @@ class Snapshot(TicketCollector):
 
     keeps_if_stopped = False
 
-    def __init__(self, directory, num_tickets=5, cycle_epochs=40):
-        check_count("num_tickets", num_tickets)
+    def __init__(
+        self, directory: PathLike, num_members: int = 5, cycle_epochs: int = 40
+    ) -> None:
+        check_count("num_members", num_members)
         check_count("cycle_epochs", cycle_epochs)
         super().__init__(directory, monitor=None, mode="auto")
-        self.num_tickets = num_tickets
+        self.num_members = num_members
         self.cycle_epochs = cycle_epochs
 
     @property
-    def epochs(self):
-        return self.num_tickets * self.cycle_epochs
+    def epochs(self) -> int:
+        return self.num_members * self.cycle_epochs
 
-    def ticket_file(self, epoch):
+    def ticket_file(self, epoch: int) -> str | None:
         cycle = epoch // self.cycle_epochs
         return f"ticket_{cycle}.keras" if epoch < self.epochs else None
 
-    def is_last(self, epoch):
+    def is_last(self, epoch: int) -> bool:
         return (epoch + 1) % self.cycle_epochs == 0
 
-    def phase_name(self, epoch):
+    def phase_name(self, epoch: int) -> str:
         return f"cycle_{epoch // self.cycle_epochs + 1}"
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         claim(self, SETS_THE_RATE)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if epochs is not None and epochs < self.epochs:
@@ -95,11 +100,11 @@ class Snapshot(TicketCollector):
             )
         self._set_schedule(steps * self.cycle_epochs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
-        self.warn_of_missing(self.num_tickets)
+        self.warn_of_missing(self.num_members)
 
-    def _set_schedule(self, steps):
+    def _set_schedule(self, steps: int) -> None:
         optimizer = self.model.optimizer
         schedule = keras_adapter.learning_rate_schedule(optimizer)
         if schedule is not None:

@@ -2,22 +2,32 @@
 
 import math
 import os
+import typing
 import warnings
+from collections.abc import Callable
 
 import keras
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.callbacks.claims import SingleWriter
 from keras_freetickets.callbacks.claims import claim
-from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.callbacks.claims import end_claims
+from keras_freetickets.callbacks.claims import name_of
+from keras_freetickets.callbacks.composite import CompositeCallback
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.ticket_files import TicketEntry
 from keras_freetickets.ensembles.ticket_files import TicketStore
 from keras_freetickets.files import check_directory
+from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.side_by_side import members_of
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
 
 _MONITOR_MODES = ("auto", "min", "max")
 
 
-def _check_mode(mode):
+def _check_mode(mode: typing.Any) -> None:
     if mode not in _MONITOR_MODES:
         raise ValueError(
             f"`mode` must be one of {list(_MONITOR_MODES)}. "
@@ -33,7 +43,9 @@ class TicketCollector(keras.callbacks.Callback):
         monitor: Name of the epoch log whose best value chooses the ticket of
             a phase. `None` for its last epoch.
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction.
-        **kwargs: For the next class of those that a subclass has.
+
+    Attributes:
+        owner: The composite callback that this one is a part of, or `None`.
 
     Raises:
         ValueError: If an argument is wrong, the directory cannot be written,
@@ -54,8 +66,11 @@ class TicketCollector(keras.callbacks.Callback):
     # Whether a phase that is broken off leaves its last epoch as a ticket.
     keeps_if_stopped = True
 
-    def __init__(self, directory, monitor, mode, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self, directory: PathLike, monitor: str | None, mode: str
+    ) -> None:
+        super().__init__()
+        self.owner: CompositeCallback | None = None
         check_directory(directory)
         self.directory = str(directory)
         self.monitor = monitor
@@ -63,23 +78,23 @@ class TicketCollector(keras.callbacks.Callback):
         self.store = TicketStore(directory)
         self._writer = SingleWriter()
         _check_mode(mode)
-        self._improves = None
+        self._improves: Callable[[float, float], typing.Any] | None = None
         self._started = False
-        self._latest = {}
+        self._latest: dict[str, tuple[Model, TicketEntry]] = {}
 
-    def ticket_file(self, epoch):
+    def ticket_file(self, epoch: int) -> str | None:
         """The file that this epoch may become, or `None`."""
         raise NotImplementedError  # abstract
 
-    def is_last(self, epoch):
+    def is_last(self, epoch: int) -> bool:
         """Whether no later epoch may become the same ticket."""
         raise NotImplementedError  # abstract
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         tickets = [ticket_of(one) for one in members_of(model)]
         if not all(getattr(one, "outputs", None) for one in tickets):
             raise ValueError(
-                f"{type(self).__name__} collects tickets of models that know "
+                f"{name_of(self)} collects tickets of models that know "
                 "their graph. Make yours by keras_freetickets.sparsify or as "
                 "SparseModel(inputs, outputs). Received: model of type "
                 f"{type(model).__name__}"
@@ -89,26 +104,26 @@ class TicketCollector(keras.callbacks.Callback):
         folder = os.path.realpath(self.directory)
         claim(self, f"writes tickets to '{folder}'")
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         self._started = False
         self._latest = {}
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not self._started:
             # Only now is it known where a resumed run goes on.
             self.store.forget_from(epoch)
             self._started = True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_end(epoch, logs)
         for model, monitor, file in self.candidates(epoch):
             value = self._monitored(monitor, logs or {})
             if file is not None:
                 self._keep_if_best(model, file, epoch, value)
 
-    def warn_of_missing(self, wanted):
+    def warn_of_missing(self, wanted: int) -> None:
         """Warns where a training that is over left too few tickets."""
         found = len(self.store.read())
         if found < wanted:
@@ -118,11 +133,15 @@ class TicketCollector(keras.callbacks.Callback):
                 stacklevel=3,
             )
 
-    def candidates(self, epoch):
+    def candidates(
+        self, epoch: int
+    ) -> list[tuple[Model, str | None, str | None]]:
         """Models, the logs that judge them, and the files they may become."""
         return [(self.model, self.monitor, self.ticket_file(epoch))]
 
-    def _keep_if_best(self, model, file, epoch, value):
+    def _keep_if_best(
+        self, model: Model, file: str, epoch: int, value: float | None
+    ) -> None:
         entry = self._entry(file, epoch, value)
         if self.monitor is None:
             self._latest[file] = (model, entry)
@@ -132,19 +151,19 @@ class TicketCollector(keras.callbacks.Callback):
         elif self._is_better(value, self.store.read().get(file)):
             self.store.save(ticket_of(model), entry)
 
-    def _save_latest(self):
+    def _save_latest(self) -> None:
         for model, entry in self._latest.values():
             self.store.save(ticket_of(model), entry)
         self._latest = {}
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
         if self.keeps_if_stopped:
             # A callback, this one's successor perhaps, ended the training.
             self._save_latest()
-        release_claims(self)
+        end_claims(self)
 
-    def _monitored(self, monitor, logs):
+    def _monitored(self, monitor: str | None, logs: Logs) -> float | None:
         """The monitored value of an epoch; `None` for NaN."""
         if monitor is None:
             return None
@@ -161,12 +180,16 @@ class TicketCollector(keras.callbacks.Callback):
         value = float(logs[monitor])
         return None if math.isnan(value) else value
 
-    def _is_better(self, value, held):
+    def _is_better(
+        self, value: float | None, held: dict[str, typing.Any] | None
+    ) -> bool:
         if held is None or held["value"] is None:
             return True
-        return value is not None and bool(self._improves(value, held["value"]))
+        if value is None or self._improves is None:
+            return False
+        return bool(self._improves(value, held["value"]))
 
-    def _entry(self, file, epoch, value):
+    def _entry(self, file: str, epoch: int, value: float | None) -> TicketEntry:
         return {
             "file": file,
             "phase": self.phase_name(epoch),
@@ -175,11 +198,11 @@ class TicketCollector(keras.callbacks.Callback):
             "value": value,
         }
 
-    def phase_name(self, epoch):
+    def phase_name(self, epoch: int) -> str:
         """The name of the phase of an epoch."""
         return "run"
 
-    def ensemble(self, **kwargs):
+    def ensemble(self, **kwargs: typing.Any) -> EnsembleModel:
         """Returns the `EnsembleModel` of the collected tickets.
 
         Args:
@@ -190,7 +213,7 @@ class TicketCollector(keras.callbacks.Callback):
         return EnsembleModel.from_tickets(self.directory, **kwargs)
 
 
-def ticket_of(model):
+def ticket_of(model: Model) -> Model:
     """What is kept of a model: itself, or what a `MIMO` predicts with.
 
     Args:
@@ -208,7 +231,7 @@ def ticket_of(model):
     return model.predictor() if hasattr(model, "predictor") else model
 
 
-def _check_ticket_name(name):
+def _check_ticket_name(name: typing.Any) -> None:
     """Raises unless it is the name of a file, without a folder."""
     if not isinstance(name, str) or not name or os.sep in name:
         raise ValueError(
@@ -223,6 +246,10 @@ class TicketCheckpoint(TicketCollector):
     For members of an ensemble whose masks rest, or that have none; `DST` is
     this with a method that lets the connections change.
 
+    Of a `keras_freetickets.SideBySide` it collects a ticket of each member:
+    `ticket_0.keras`, `ticket_1.keras` ..., each of the epoch that is best by
+    the member's own log (`val_accuracy_0`, `val_accuracy_1` ...).
+
     Args:
         directory: Where the ticket goes; one for each run, e.g. by its seed.
         ticket_name: Name of the file, without `.keras`.
@@ -231,7 +258,6 @@ class TicketCheckpoint(TicketCollector):
             (VITA-Group/FreeTickets).
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
             `keras.callbacks.EarlyStopping` tells it.
-        **kwargs: For the next class of those that a subclass has.
 
     Raises:
         ValueError: If an argument is wrong, the directory cannot be written,
@@ -247,18 +273,31 @@ class TicketCheckpoint(TicketCollector):
 
     def __init__(
         self,
-        directory,
-        ticket_name="ticket_0",
-        monitor="val_accuracy",
-        mode="auto",
-        **kwargs,
-    ):
+        directory: PathLike,
+        ticket_name: str = "ticket_0",
+        monitor: str | None = "val_accuracy",
+        mode: str = "auto",
+    ) -> None:
         _check_ticket_name(ticket_name)
-        super().__init__(directory, monitor, mode, **kwargs)
+        super().__init__(directory, monitor, mode)
         self.ticket_name = ticket_name
 
-    def ticket_file(self, epoch):
+    def ticket_file(self, epoch: int) -> str | None:
         return f"{self.ticket_name}.keras"
 
-    def is_last(self, epoch):
+    def is_last(self, epoch: int) -> bool:
         return epoch == self.params.get("epochs", epoch + 1) - 1
+
+    def candidates(
+        self, epoch: int
+    ) -> list[tuple[Model, str | None, str | None]]:
+        if not isinstance(self.model, SideBySide):
+            return super().candidates(epoch)
+        return [
+            (
+                member,
+                None if self.monitor is None else f"{self.monitor}_{i}",
+                f"ticket_{i}.keras",
+            )
+            for i, member in enumerate(self.model.members)
+        ]

@@ -1,5 +1,7 @@
 """Averages of the weights of late epochs, as one sparse model."""
 
+import typing
+
 import keras
 from keras import ops
 
@@ -7,11 +9,13 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.callbacks.claims import claim
-from keras_freetickets.callbacks.claims import release_claims
+from keras_freetickets.callbacks.claims import end_claims
 from keras_freetickets.models.batch_normalization import (
     reestimate_batch_normalization,
 )
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.types import Logs
+from keras_freetickets.types import Model
 
 
 class WeightAveraging(keras.callbacks.Callback):
@@ -35,9 +39,9 @@ class WeightAveraging(keras.callbacks.Callback):
             MOON).
 
     Raises:
-        ValueError: If the model is no `SparseModel`, is batch-normalized and
-            there is no `data`, training ends before `start_epoch`, or an epoch
-            has fewer batches than votes, or no known number of them.
+        ValueError: If the model is not a `SparseModel`; it is batch-normalized
+            and `data` is `None`; training ends before `start_epoch`; or an
+            epoch has fewer batches than votes, or an unknown number of them.
 
     Example:
 
@@ -51,7 +55,12 @@ class WeightAveraging(keras.callbacks.Callback):
         arXiv:2403.20047.
     """
 
-    def __init__(self, start_epoch, data=None, votes_per_epoch=1):
+    def __init__(
+        self,
+        start_epoch: int,
+        data: typing.Any = None,
+        votes_per_epoch: int = 1,
+    ) -> None:
         super().__init__()
         check_count("votes_per_epoch", votes_per_epoch)
         if not is_integer(start_epoch) or start_epoch < 0:
@@ -64,7 +73,7 @@ class WeightAveraging(keras.callbacks.Callback):
         self.votes_per_epoch = votes_per_epoch
         self._epoch = self._parts = 0
 
-    def set_model(self, model):
+    def set_model(self, model: Model) -> None:
         super().set_model(model)
         if not isinstance(model, SparseModel):
             raise ValueError(
@@ -87,7 +96,7 @@ class WeightAveraging(keras.callbacks.Callback):
         if changed:
             topology.restart_scalars({"averaged": 0.0})
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         super().on_train_begin(logs)
         epochs = self.params.get("epochs", self.start_epoch + 1)
         if self.start_epoch >= epochs:
@@ -96,7 +105,7 @@ class WeightAveraging(keras.callbacks.Callback):
                 f"{epochs}. Received: start_epoch={self.start_epoch}"
             )
         batches = self.params.get("steps")
-        if 1 < self.votes_per_epoch and not (
+        if self.votes_per_epoch > 1 and not (
             batches and self.votes_per_epoch <= batches
         ):
             raise ValueError(
@@ -105,13 +114,13 @@ class WeightAveraging(keras.callbacks.Callback):
                 f"Received: votes_per_epoch={self.votes_per_epoch}"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._epoch, self._parts = epoch, 0
         if epoch <= self.start_epoch:
             self.model.update_state.state["averaged"].assign(0.0)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.votes_per_epoch == 1 or self._epoch <= self.start_epoch:
             return
@@ -122,17 +131,17 @@ class WeightAveraging(keras.callbacks.Callback):
             keras_adapter.synchronize(self.model)
             self._vote()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_end(epoch, logs)
         if epoch >= self.start_epoch:
             self._vote()
 
-    def _vote(self):
+    def _vote(self) -> None:
         """Lets what the last step computed with enter the mean."""
         state = self.model.update_state.state
         count = float(ops.convert_to_numpy(state["averaged"].value))
         for mean, value in zip(
-            state["average"], self.model.run.forward_values()
+            state["average"], self.model.run.forward_values(), strict=True
         ):
             old, value = mean.value, ops.cast(value, mean.dtype)
             # The first is a copy, whatever a fit before has left.
@@ -140,14 +149,14 @@ class WeightAveraging(keras.callbacks.Callback):
             mean.assign(moved if count else ops.copy(value))
         state["averaged"].assign(count + 1.0)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
-        release_claims(self)
+        end_claims(self)
         state = self.model.update_state.state
         if not float(ops.convert_to_numpy(state["averaged"].value)):
             return  # training was stopped before the first epoch that counts
         for variable, mean in zip(
-            self.model.trainable_variables, state["average"]
+            self.model.trainable_variables, state["average"], strict=True
         ):
             # A copy: JAX gives away each array of its state once.
             variable.assign(ops.copy(mean.value))

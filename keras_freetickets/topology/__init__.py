@@ -1,4 +1,4 @@
-"""What is connected: how much, where, and how it changes."""
+"""Masks and methods: which connections exist, and how they change."""
 
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import distributions

@@ -1,13 +1,20 @@
-"""Which connections to drop and which to grow: scores, higher is better.
+"""Criteria: scores by which connections are dropped and grown.
 
-A drop criterion scores active connections, the lowest go; a growth criterion
-scores absent ones, the highest come.
+A drop criterion scores active connections; those with the lowest scores are
+dropped. A growth criterion scores absent ones; those with the highest scores
+are grown.
 """
+
+import typing
+from collections.abc import Callable
 
 from keras import ops
 
+from keras_freetickets.topology.kernel_view import KernelView
+from keras_freetickets.types import Tensor
 
-def magnitude(view):
+
+def magnitude(view: KernelView) -> Tensor:
     """|kernel|: the smallest weights are dropped (SET, RigL, FreeTickets).
 
     Args:
@@ -25,7 +32,7 @@ def magnitude(view):
     return ops.abs(view.kernel)
 
 
-def gradient(view):
+def gradient(view: KernelView) -> Tensor:
     """|dense gradient|: the steepest connections grow (RigL).
 
     Args:
@@ -43,8 +50,8 @@ def gradient(view):
     return ops.abs(view.gradient)
 
 
-def random(view):
-    """All alike: the seeded hash that breaks ties decides (SET).
+def random(view: KernelView) -> Tensor:
+    """Zeros: the seeded hash that breaks ties decides (SET).
 
     Args:
         view: `KernelView` of one kernel.
@@ -65,7 +72,9 @@ _DROP = {"magnitude": magnitude, "random": random}
 _GROWTH = {"gradient": gradient, "random": random}
 
 
-def _get(name, identifier, known):
+def _get(
+    name: str, identifier: typing.Any, known: dict[str, Callable[..., Tensor]]
+) -> Callable[..., Tensor]:
     if callable(identifier):
         return identifier
     if isinstance(identifier, str) and identifier in known:
@@ -76,13 +85,14 @@ def _get(name, identifier, known):
     )
 
 
-def get_drop(identifier):
+def get_drop(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
     """Returns the drop criterion for a name or a callable.
 
     Args:
         identifier: `"magnitude"`, `"random"` or a callable that takes
             `KernelView` and returns a score for each entry of the kernel;
-            the lowest of the active ones go.
+            the lowest of the active ones are
+            dropped.
 
     Returns:
         The callable.
@@ -99,13 +109,14 @@ def get_drop(identifier):
     return _get("drop", identifier, _DROP)
 
 
-def get_growth(identifier):
+def get_growth(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
     """Returns the growth criterion for a name or a callable.
 
     Args:
         identifier: `"gradient"`, `"random"` or a callable that takes
             `KernelView` and returns a score for each entry of the kernel;
-            the highest of the absent ones come.
+            the highest of the absent ones are
+            grown.
 
     Returns:
         The callable.

@@ -1,12 +1,18 @@
 """How a global sparsity is spread over the layers."""
 
 import math
+import typing
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
 
 
-def _check(shapes, sparsity, custom):
+def _check(
+    shapes: typing.Any, sparsity: typing.Any, custom: typing.Any
+) -> None:
     if not is_within(sparsity, "[0, 1)"):
         raise ValueError(
             "`sparsity` must be in [0, 1): the fraction of weights to remove. "
@@ -14,8 +20,8 @@ def _check(shapes, sparsity, custom):
         )
     for shape in shapes:
         sizes = shape if isinstance(shape, (tuple, list)) else ()
-        natural = [is_integer(n) and n > 0 for n in sizes]
-        if not natural or not all(natural):
+        positive = [is_integer(n) and n > 0 for n in sizes]
+        if not positive or not all(positive):
             raise ValueError(
                 "`shapes` must be a list of kernel shapes, tuples of positive "
                 f"integers. Received: shapes={shapes}"
@@ -29,11 +35,16 @@ def _check(shapes, sparsity, custom):
             )
 
 
-def _solve(shapes, sparsity, raw, custom):
+def _solve(
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    raw: list[float],
+    custom: Mapping[int, float],
+) -> list[float]:
     """Densities proportional to `raw`, those above 1 capped, sum conserved."""
     density = 1.0 - sparsity
     sizes = [math.prod(shape) for shape in shapes]
-    dense = set()
+    dense: set[int] = set()
     while True:
         opened = [
             i for i in range(len(shapes)) if i not in dense and i not in custom
@@ -56,7 +67,11 @@ def _solve(shapes, sparsity, raw, custom):
     ]
 
 
-def uniform(shapes, sparsity, custom=None):
+def uniform(
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    custom: Mapping[int, float] | None = None,
+) -> list[float]:
     """Every kernel gets the same density.
 
     Args:
@@ -85,7 +100,11 @@ def uniform(shapes, sparsity, custom=None):
     return [custom.get(i, 1.0 - sparsity) for i in range(len(shapes))]
 
 
-def erdos_renyi(shapes, sparsity, custom=None):
+def erdos_renyi(
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    custom: Mapping[int, float] | None = None,
+) -> list[float]:
     """Densities proportional to (n_in + n_out) / (n_in * n_out).
 
     Of a convolution kernel only the last two dimensions count. Kernels that
@@ -117,7 +136,11 @@ def erdos_renyi(shapes, sparsity, custom=None):
     return _solve(shapes, sparsity, raw, custom or {})
 
 
-def erdos_renyi_kernel(shapes, sparsity, custom=None):
+def erdos_renyi_kernel(
+    shapes: Sequence[Sequence[int]],
+    sparsity: float,
+    custom: Mapping[int, float] | None = None,
+) -> list[float]:
     """Densities proportional to sum(shape) / prod(shape), over all dimensions.
 
     The rule is the same for every rank: a projection kernel of an attention
@@ -156,7 +179,7 @@ _DISTRIBUTIONS = {
 }
 
 
-def get(identifier):
+def get(identifier: typing.Any) -> Callable[..., list[float]]:
     """Returns the distribution for a name or a callable.
 
     Args:
@@ -185,7 +208,7 @@ def get(identifier):
     )
 
 
-def active_count(size, density):
+def active_count(size: int, density: float) -> int:
     """The integer number of active weights of a kernel, at least one.
 
     Args:

@@ -10,6 +10,7 @@ from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_keys
 from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
+from keras_freetickets.types import Tensor
 
 # A drop fraction is a whole number of these parts, so that counts are exact
 # integers: 0.3 of 10 is 3 on every backend, and float32 would lose counts
@@ -57,13 +58,15 @@ class KernelView:
     seed: typing.Any = 0
     kernel_index: int = 0
 
-    def count(self):
+    def count(self) -> Tensor:
         """How many connections are active, as an `int32` scalar."""
         # JAX sums to `int64` where 64 bits are enabled.
         return ops.cast(ops.sum(ops.cast(self.mask, "int32")), "int32")
 
 
-def fraction_of(count, fraction, rounding="ceil"):
+def fraction_of(
+    count: typing.Any, fraction: Tensor, rounding: str = "ceil"
+) -> Tensor:
     """An exact integer share of an integer.
 
     Args:
@@ -86,7 +89,7 @@ def fraction_of(count, fraction, rounding="ceil"):
     return thousands * parts + rest // PARTS
 
 
-def _tie_keys(views, stage):
+def _tie_keys(views: list[KernelView], stage: int) -> list[Tensor]:
     """Keys of the random bits that rank equal scores in one selection."""
     first = views[0]
     layers = [STAGES * view.kernel_index + stage for view in views]
@@ -94,7 +97,7 @@ def _tie_keys(views, stage):
     return ops.unstack(keys, len(layers))
 
 
-def tie_bits(views, stage):
+def tie_bits(views: list[KernelView], stage: int) -> list[Tensor]:
     """Random bits that rank equal scores in one selection of an update.
 
     Args:
@@ -106,11 +109,19 @@ def tie_bits(views, stage):
     """
     keys = _tie_keys(views, stage)
     return [
-        bits_of(tuple(view.kernel.shape), k) for view, k in zip(views, keys)
+        bits_of(tuple(view.kernel.shape), k)
+        for view, k in zip(views, keys, strict=True)
     ]
 
 
-def best(views, scores, eligible, counts, stage, scope="layer"):
+def best(
+    views: list[KernelView],
+    scores: list[Tensor],
+    eligible: list[Tensor],
+    counts: typing.Any,
+    stage: int,
+    scope: str = "layer",
+) -> list[Tensor]:
     """Masks of the eligible connections with the highest scores.
 
     Args:
@@ -132,7 +143,7 @@ def best(views, scores, eligible, counts, stage, scope="layer"):
     shapes = [tuple(view.kernel.shape) for view in views]
     keys = [
         ops.reshape(sort_keys(score, e), (1, -1))
-        for score, e in zip(scores, eligible)
+        for score, e in zip(scores, eligible, strict=True)
     ]
     counts = [ops.reshape(ops.cast(count, "int32"), (1,)) for count in counts]
 
@@ -140,13 +151,20 @@ def best(views, scores, eligible, counts, stage, scope="layer"):
         chosen = _best_of_all(views[0], keys, sum(counts), stage)
     else:
         chosen = select_rows(keys, counts, _tie_keys(views, stage))
-    return [ops.reshape(mask, shape) for mask, shape in zip(chosen, shapes)]
+    return [
+        ops.reshape(mask, shape)
+        for mask, shape in zip(chosen, shapes, strict=True)
+    ]
 
 
-def _best_of_all(first, keys, count, stage):
+def _best_of_all(
+    first: KernelView, keys: list[Tensor], count: typing.Any, stage: int
+) -> list[Tensor]:
     """One selection over all kernels."""
     sizes = [key.shape[1] for key in keys]
     joined = ops.concatenate(keys, axis=1)
     (chosen,) = select_rows([joined], [count], _tie_keys([first], stage))
     ends = np.cumsum(sizes)
-    return [chosen[:, end - n : end] for end, n in zip(ends, sizes)]
+    return [
+        chosen[:, end - n : end] for end, n in zip(ends, sizes, strict=True)
+    ]

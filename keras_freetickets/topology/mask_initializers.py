@@ -5,20 +5,28 @@ NumPy arrays, whose mask has exactly `count` true entries. One with a method
 `active_count(shape, density)` decides on `count` itself.
 """
 
+import typing
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
 from keras_freetickets.arguments import is_integer
+from keras_freetickets.types import Config
 
 
-def random_mask(kernel, count, generator):
+def random_mask(
+    kernel: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
     """Exactly `count` entries, uniformly at random."""
     mask = np.zeros(kernel.size, dtype=bool)
     mask[generator.permutation(kernel.size)[:count]] = True
     return mask.reshape(kernel.shape)
 
 
-def magnitude_mask(kernel, count, generator):
+def magnitude_mask(
+    kernel: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
     """The `count` entries of largest magnitude, ties at random."""
     size = np.abs(np.asarray(kernel, np.float32)).ravel()
     size = np.where(np.isfinite(size), size, -1.0)
@@ -28,7 +36,7 @@ def magnitude_mask(kernel, count, generator):
     return mask.reshape(kernel.shape)
 
 
-def check_pattern(n, m):
+def check_pattern(n: typing.Any, m: typing.Any) -> None:
     """Raises unless `n` and `m` are an N:M pattern."""
     if not is_integer(n) or not is_integer(m) or not 1 <= n < m:
         raise ValueError(
@@ -37,7 +45,9 @@ def check_pattern(n, m):
         )
 
 
-def check_divisible(name, shape, m, axis):
+def check_divisible(
+    name: str, shape: tuple[int, ...], m: int, axis: int
+) -> None:
     """Raises unless a kernel's axis is a multiple of `m`."""
     rank = len(shape)
     if not -rank <= axis < rank or shape[axis] % m:
@@ -48,7 +58,7 @@ def check_divisible(name, shape, m, axis):
         )
 
 
-def _largest(rows, count):
+def _largest(rows: np.ndarray, count: int) -> np.ndarray:
     """The mask of the `count` largest entries of each row."""
     order = np.argsort(-rows, axis=1, kind="stable")
     mask = np.zeros(rows.shape, bool)
@@ -85,15 +95,19 @@ class NMMask:
     ```
     """
 
-    def __init__(self, n, m, axis=-2, magnitude=False):
+    def __init__(
+        self, n: int, m: int, axis: int = -2, magnitude: bool = False
+    ) -> None:
         check_pattern(n, m)
         self.n, self.m, self.axis, self.magnitude = n, m, axis, magnitude
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         return 1.0 - self.n / self.m
 
-    def __call__(self, kernel, count, generator):
+    def __call__(
+        self, kernel: np.ndarray, count: int, generator: np.random.Generator
+    ) -> np.ndarray:
         check_divisible("to be masked", kernel.shape, self.m, self.axis)
         if count != kernel.size // self.m * self.n:
             raise ValueError(
@@ -109,7 +123,7 @@ class NMMask:
         mask = _largest(moved.reshape(-1, self.m), self.n)
         return np.moveaxis(mask.reshape(moved.shape), -1, self.axis)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "n": self.n,
             "m": self.m,
@@ -118,7 +132,7 @@ class NMMask:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> typing.Any:
         return cls(**config)
 
 
@@ -146,16 +160,18 @@ class ConstantFanInMask:
         Lasby et al., 2024, arXiv:2305.02299 (SRigL).
     """
 
-    def __init__(self, magnitude=False):
+    def __init__(self, magnitude: bool = False) -> None:
         self.magnitude = magnitude
 
-    def active_count(self, shape, density):
+    def active_count(self, shape: tuple[int, ...], density: float) -> int:
         """How many weights of a kernel stay."""
         units = shape[-1]
         inputs = int(np.prod(shape[:-1]))
         return units * min(inputs, max(1, round(inputs * density)))
 
-    def __call__(self, kernel, count, generator):
+    def __call__(
+        self, kernel: np.ndarray, count: int, generator: np.random.Generator
+    ) -> np.ndarray:
         units = kernel.shape[-1]
         scores = np.abs(kernel)
         if not self.magnitude:
@@ -163,18 +179,18 @@ class ConstantFanInMask:
         rows = scores.reshape(-1, units).T
         return _largest(rows, count // units).T.reshape(kernel.shape)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"magnitude": self.magnitude}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> typing.Any:
         return cls(**config)
 
 
 _INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}
 
 
-def get(identifier):
+def get(identifier: typing.Any) -> Callable[..., np.ndarray]:
     """Returns the mask initializer for a name or a callable.
 
     Args:

@@ -7,9 +7,12 @@ replica, backend and resumed run, and can be recomputed at any time.
 
 import math
 import numbers
+import typing
 
 import numpy as np
 from keras import ops
+
+from keras_freetickets.types import Tensor
 
 # Multipliers of the 32-bit integer hash "lowbias32" (Chris Wellons, 2018).
 _FIRST = np.uint32(0x7FEB352D)
@@ -17,7 +20,7 @@ _SECOND = np.uint32(0x846CA68B)
 _SHIFTS = np.uint32(16), np.uint32(15)
 
 
-def typed(constant):
+def typed(constant: typing.Any) -> Tensor:
     """A number or array of NumPy as a tensor of the same type.
 
     The type is named, since Keras 3.15 on JAX makes every number float32
@@ -26,11 +29,11 @@ def typed(constant):
     return ops.convert_to_tensor(constant, dtype=constant.dtype.name)
 
 
-def _unsigned(value):
+def _unsigned(value: Tensor) -> Tensor:
     return ops.cast(value, "uint32")
 
 
-def _mix(bits):
+def _mix(bits: Tensor) -> Tensor:
     """A bijection of the 32-bit integers that scatters neighbours."""
     bits = ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[0])))
     bits = ops.multiply(bits, typed(_FIRST))
@@ -39,7 +42,12 @@ def _mix(bits):
     return ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[0])))
 
 
-def random_bits(shape, seed, update=0, layer=0):
+def random_bits(
+    shape: tuple[int, ...],
+    seed: typing.Any,
+    update: typing.Any = 0,
+    layer: typing.Any = 0,
+) -> Tensor:
     """Returns one 32-bit random integer for each entry of an array.
 
     The bits of two positions of one array always differ, so that a ranking
@@ -63,10 +71,12 @@ def random_bits(shape, seed, update=0, layer=0):
     return bits_of(shape, random_keys(seed, update, [layer])[0])
 
 
-def random_keys(seed, update, layers):
+def random_keys(
+    seed: typing.Any, update: typing.Any, layers: typing.Any
+) -> Tensor:
     """The keys of several arrays' bits, for `bits_of`.
 
-    All at once, as each operation is traced anew for each use.
+    All at once, as each operation is traced again for each use.
 
     Args:
         seed: Integer or integer tensor.
@@ -85,13 +95,13 @@ def random_keys(seed, update, layers):
     return _mix(ops.bitwise_xor(key, layers))
 
 
-def bits_of(shape, key):
+def bits_of(shape: tuple[int, ...], key: Tensor) -> Tensor:
     """`random_bits` of a key: a `uint32` tensor of shape `shape`."""
     position = ops.arange(math.prod(shape), dtype="int32")
     return ops.reshape(bits_at(position, key), shape)
 
 
-def bits_at(positions, key):
+def bits_at(positions: Tensor, key: Tensor) -> Tensor:
     """The bits at `int32` positions of an array, in `uint32`."""
     position = _unsigned(positions)
     return _mix(ops.bitwise_xor(_mix(ops.bitwise_xor(position, key)), key))

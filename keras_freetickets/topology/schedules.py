@@ -7,6 +7,7 @@ inside the compiled step, and returns a float tensor.
 import functools
 import math
 import typing
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,10 +16,11 @@ from keras import ops
 from keras_freetickets.arguments import is_real
 from keras_freetickets.arguments import is_within
 from keras_freetickets.topology.kernel_view import PARTS
+from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
 
 
-def _check_fraction(name, value):
+def _check_fraction(name: str, value: typing.Any) -> None:
     if not is_within(value, "[0, 1]"):
         raise ValueError(
             f"`{name}` must be in [0, 1]: the fraction of active weights that "
@@ -26,7 +28,7 @@ def _check_fraction(name, value):
         )
 
 
-def _check_span(name, value):
+def _check_span(name: str, value: typing.Any) -> None:
     if not is_real(value) or not value >= 1:
         raise ValueError(
             f"`{name}` must be a positive number of optimizer updates. "
@@ -56,11 +58,11 @@ class DropFraction:
     ```
     """
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         raise NotImplementedError  # abstract
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> typing.Any:
         return cls(**config)
 
 
@@ -109,16 +111,16 @@ class Monotone(DropFraction):
         parts = ops.cast(parts, "float32")
         return ops.clip(value, (parts - 0.49) / PARTS, (parts + 0.49) / PARTS)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: typing.Any) -> None:
         super().__setattr__(name, value)
         vars(self).pop("_table", None)  # of the settings before
 
-    def _parts(self, steps):
+    def _parts(self, steps: np.ndarray) -> np.ndarray:
         progress = np.clip(steps / self.decay_steps, 0.0, 1.0)
         return np.rint(self._value(progress, np) * PARTS).astype("int32")
 
     @functools.cached_property
-    def _table(self):
+    def _table(self) -> tuple[int, int, np.ndarray]:
         """The value at step 0 in parts, +-1, and where it changes by one."""
         end = math.ceil(self.decay_steps)
         first, last = self._parts(np.array([0, end]))
@@ -151,14 +153,14 @@ class Constant(DropFraction):
     ```
     """
 
-    def __init__(self, drop_fraction):
+    def __init__(self, drop_fraction: typing.Any) -> None:
         _check_fraction("drop_fraction", drop_fraction)
         self.drop_fraction = drop_fraction
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         return ops.cast(self.drop_fraction, "float32")
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"drop_fraction": self.drop_fraction}
 
 
@@ -186,7 +188,12 @@ class Cosine(Monotone):
     ```
     """
 
-    def __init__(self, drop_fraction, decay_steps, minimum=0.0):
+    def __init__(
+        self,
+        drop_fraction: typing.Any,
+        decay_steps: float,
+        minimum: float = 0.0,
+    ) -> None:
         _check_fraction("drop_fraction", drop_fraction)
         _check_fraction("minimum", minimum)
         _check_span("decay_steps", decay_steps)
@@ -194,11 +201,11 @@ class Cosine(Monotone):
         self.decay_steps = decay_steps
         self.minimum = minimum
 
-    def _value(self, progress, library):
+    def _value(self, progress: Tensor, library: typing.Any) -> Tensor:
         span = (self.drop_fraction - self.minimum) / 2.0
         return self.minimum + span * (1.0 + library.cos(np.pi * progress))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "drop_fraction": self.drop_fraction,
             "decay_steps": self.decay_steps,
@@ -227,7 +234,9 @@ class InversePower(Monotone):
     ```
     """
 
-    def __init__(self, drop_fraction, decay_steps, power=3.0):
+    def __init__(
+        self, drop_fraction: typing.Any, decay_steps: float, power: float = 3.0
+    ) -> None:
         _check_fraction("drop_fraction", drop_fraction)
         _check_span("decay_steps", decay_steps)
         if not is_real(power) or not power > 0:
@@ -238,10 +247,10 @@ class InversePower(Monotone):
         self.decay_steps = decay_steps
         self.power = power
 
-    def _value(self, progress, library):
+    def _value(self, progress: Tensor, library: typing.Any) -> Tensor:
         return self.drop_fraction * library.power(1.0 - progress, self.power)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "drop_fraction": self.drop_fraction,
             "decay_steps": self.decay_steps,
@@ -249,7 +258,7 @@ class InversePower(Monotone):
         }
 
 
-def get(identifier):
+def get(identifier: typing.Any) -> Callable[[Tensor], Tensor]:
     """Returns the schedule for a float (constant) or a schedule.
 
     Args:

@@ -14,6 +14,8 @@ the result.
 
 import functools
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
 from keras import backend
@@ -23,6 +25,7 @@ from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
 from keras_freetickets.topology.randomness import typed
+from keras_freetickets.types import Tensor
 
 _LOWEST = np.int32(np.iinfo(np.int32).min)
 _HIGHEST = np.int32(np.iinfo(np.int32).max)
@@ -42,16 +45,16 @@ _BLOCK = 32
 _SAMPLE = 256
 
 
-def _int32(value):
+def _int32(value: Tensor) -> Tensor:
     return ops.cast(value, "int32")
 
 
-def _sum(integers):
+def _sum(integers: Tensor) -> Tensor:
     """Sums of rows. JAX gives `int64` where 64 bits are enabled."""
     return _int32(ops.sum(integers, axis=-1))
 
 
-def sort_keys(scores, eligible=None):
+def sort_keys(scores: Tensor, eligible: Tensor | None = None) -> Tensor:
     """Maps float scores to `int32` keys of the same order.
 
     Args:
@@ -73,17 +76,17 @@ def sort_keys(scores, eligible=None):
     return ops.where(eligible, keys, typed(_INELIGIBLE))
 
 
-def _unsigned(integers):
+def _unsigned(integers: Tensor) -> Tensor:
     return ops.view(integers, dtype="uint32")
 
 
-def _signed(bits):
+def _signed(bits: Tensor) -> Tensor:
     """Unsigned bits as `int32` of the same order."""
     flipped = ops.bitwise_xor(bits, typed(_SIGN))
     return ops.view(flipped, dtype="int32")
 
 
-def _count(thresholds, values):
+def _count(thresholds: Tensor, values: Tensor) -> Tensor:
     """How many values of each row reach each threshold.
 
     Args:
@@ -99,7 +102,7 @@ def _count(thresholds, values):
     whole = size - size % _BLOCK
     thresholds = [t[:, None, None] for t in ops.unstack(thresholds, _TRIED)]
 
-    def block_counts(block):
+    def block_counts(block: Tensor) -> Tensor:
         packed = 0
         for i, threshold in enumerate(thresholds):
             packed += _int32(block >= threshold) * (1 << (i * _COUNT_BITS))
@@ -118,7 +121,7 @@ def _count(thresholds, values):
     return _sum(counts)
 
 
-def _split(low, high):
+def _split(low: Tensor, high: Tensor) -> typing.Any:
     """The integer in `(low, high]` with the most trailing zero bits."""
     below = _unsigned(ops.bitwise_xor(low, high))
     for shift in _SHIFTS:
@@ -129,7 +132,9 @@ def _split(low, high):
     return ops.bitwise_and(high, kept)
 
 
-def _next_tried(low, high, reached, above, wanted):
+def _next_tried(
+    low: Tensor, high: Tensor, reached: Tensor, above: Tensor, wanted: Tensor
+) -> Tensor:
     """Four thresholds in `(low, high]`, or `low` if nothing is in it."""
     width = _unsigned(high - low)
     between = ops.cast(reached - above, "float32") + 1.0
@@ -151,7 +156,12 @@ def _next_tried(low, high, reached, above, wanted):
     return ops.concatenate([low + steps, _split(low, high)[None]])
 
 
-def _search(count, wanted, known, first):
+def _search(
+    count: Callable[[Tensor], Tensor],
+    wanted: Tensor,
+    known: tuple[Tensor, Tensor, Tensor],
+    first: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
     """The largest thresholds that at least `wanted` values reach.
 
     Args:
@@ -174,11 +184,23 @@ def _search(count, wanted, known, first):
     first, is_first = first
     low, reached, above = known
 
-    def pending(low, high, reached, above, is_first):
+    def pending(
+        low: Tensor,
+        high: Tensor,
+        reached: Tensor,
+        above: Tensor,
+        is_first: Tensor,
+    ) -> Tensor:
         unsettled = ops.not_equal(reached, wanted)
         return ops.any(ops.logical_and(low < high, unsettled))
 
-    def narrow(low, high, reached, above, is_first):
+    def narrow(
+        low: Tensor,
+        high: Tensor,
+        reached: Tensor,
+        above: Tensor,
+        is_first: Tensor,
+    ) -> tuple[Tensor, ...]:
         tried = _next_tried(low, high, reached, above, wanted)
         tried = ops.where(is_first, first, tried)
         counts = count(tried)
@@ -195,7 +217,7 @@ def _search(count, wanted, known, first):
     return low, reached, above
 
 
-def _sample(keys):
+def _sample(keys: list[Tensor]) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Some keys of each row.
 
     Args:
@@ -211,19 +233,19 @@ def _sample(keys):
     lengths = [min(math.isqrt(size), _SAMPLE) for size in sizes]
     width = max(lengths)
     samples = []
-    for key, size, length in zip(keys, sizes, lengths):
+    for key, size, length in zip(keys, sizes, lengths, strict=True):
         # An odd stride meets all channels if their number is a power of 2.
         stride = (size // length - 1) | 1
         sample = key[:, : stride * length : stride]
         fill = [[0, 0], [0, width - sample.shape[1]]]
         samples.append(ops.pad(sample, fill, constant_values=_LOWEST))
     rows = [key.shape[0] for key in keys]
-    sizes = np.repeat(sizes, rows)
-    lengths = np.repeat(lengths, rows).astype("float32")
-    return ops.concatenate(samples), lengths, lengths / sizes.astype("float32")
+    of_rows = np.repeat(lengths, rows).astype("float32")
+    share = of_rows / np.repeat(sizes, rows).astype("float32")
+    return ops.concatenate(samples), of_rows, share
 
 
-def _first_tried(keys, wanted):
+def _first_tried(keys: list[Tensor], wanted: Tensor) -> Tensor:
     """Thresholds around the `wanted` largest key of each row, from a sample.
 
     Args:
@@ -249,13 +271,13 @@ def _first_tried(keys, wanted):
     return ops.concatenate([both, both + 1])
 
 
-def _compiled(function):
+def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
     """Has XLA compile a function wherever that pays.
 
     Run one operation at a time, each pass would write its comparisons to
     memory: about four times as slow. On TensorFlow only calls in graphs are
     compiled, as every new shape costs a second; on JAX calls outside are too,
-    as there a loop by itself is compiled anew in each call.
+    as there a loop by itself is compiled again in each call.
     """
     if backend.backend() == "jax":
         import jax
@@ -268,7 +290,7 @@ def _compiled(function):
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
-    def call(*args):
+    def call(*args: typing.Any) -> typing.Any:
         eager = tf.executing_eagerly()
         return function(*args) if eager else compiled(*args)
 
@@ -276,7 +298,9 @@ def _compiled(function):
 
 
 @_compiled
-def select_rows(keys, counts, ties):
+def select_rows(
+    keys: list[Tensor], counts: list[Tensor], ties: list[Tensor]
+) -> list[Tensor]:
     """Masks of the `counts` largest keys of each row, all arrays in one loop.
 
     Args:
@@ -296,15 +320,33 @@ def select_rows(keys, counts, ties):
     sizes = typed(sizes.astype("int32"))
     first = _first_tried(keys, wanted)
 
-    def each(joined):
-        return [joined[..., end - n : end] for end, n in zip(ends, rows)]
+    def each(joined: typing.Any) -> list[Tensor]:
+        return [
+            joined[..., end - n : end]
+            for end, n in zip(ends, rows, strict=True)
+        ]
 
-    def is_unsettled(is_first, low, reached, above, *values):
+    def is_unsettled(
+        is_first: Tensor,
+        low: Tensor,
+        reached: Tensor,
+        above: Tensor,
+        *values: Tensor,
+    ) -> Tensor:
         return ops.any(ops.not_equal(reached, wanted))
 
-    def search(is_first, low, reached, above, *values):
-        def count(tried):
-            counts = [_count(t, value) for t, value in zip(each(tried), values)]
+    def search(
+        is_first: Tensor,
+        low: Tensor,
+        reached: Tensor,
+        above: Tensor,
+        *values: Tensor,
+    ) -> tuple[Tensor, ...]:
+        def count(tried: Tensor) -> Tensor:
+            counts = [
+                _count(t, value)
+                for t, value in zip(each(tried), values, strict=True)
+            ]
             return ops.concatenate(counts, axis=1)
 
         low, reached, above = _search(
@@ -312,17 +354,19 @@ def select_rows(keys, counts, ties):
         )
         unsettled = ops.not_equal(reached, wanted)
 
-        def rank(pending, low, *values):
-            values = [
+        def rank(
+            pending: Tensor, low: Tensor, *values: Tensor
+        ) -> tuple[Tensor, ...]:
+            ranked = [
                 _ranked(value, limit[:, None], more[:, None], tie)
                 for value, limit, more, tie in zip(
-                    values, each(low), each(unsettled), ties
+                    values, each(low), each(unsettled), ties, strict=True
                 )
             ]
             low = ops.where(unsettled, typed(_LOWEST), typed(_HIGHEST))
-            return ops.zeros_like(pending), low, *values
+            return ops.zeros_like(pending), low, *ranked
 
-        # Not a conditional: a loop of at most one trip changes in place.
+        # Not a conditional: a while_loop, run at most once, changes in place.
         pending = ops.logical_and(is_first, ops.any(unsettled))
         _, low, *values = ops.while_loop(
             lambda pending, *_: pending, rank, (pending, low, *values)
@@ -342,13 +386,16 @@ def select_rows(keys, counts, ties):
         is_unsettled, search, state, maximum_iterations=2
     )
     chosen = [
-        value >= limit[:, None] for value, limit in zip(values, each(low))
+        value >= limit[:, None]
+        for value, limit in zip(values, each(low), strict=True)
     ]
     some = [count[:, None] > 0 for count in counts]
-    return [ops.logical_and(*both) for both in zip(chosen, some)]
+    return [ops.logical_and(*both) for both in zip(chosen, some, strict=True)]
 
 
-def _ranked(values, limit, unsettled, tie):
+def _ranked(
+    values: Tensor, limit: Tensor, unsettled: Tensor, tie: Tensor
+) -> Tensor:
     """What to rank once `limit` is known: the values that equal it.
 
     What is above comes first, and all that reach the limit of a settled row.
@@ -362,7 +409,7 @@ def _ranked(values, limit, unsettled, tie):
     return ops.where(values > limit, typed(_HIGHEST), rest)
 
 
-def rank_in_groups(keys, ties):
+def rank_in_groups(keys: Tensor, ties: Tensor) -> Tensor:
     """The place of each entry in its row, 0 for the best.
 
     Compares all pairs of a row: for short rows, as of N:M masks.
@@ -382,7 +429,13 @@ def rank_in_groups(keys, ties):
     return _sum(_int32(beaten))
 
 
-def select(scores, k, groups=None, eligible=None, ties=None):
+def select(
+    scores: typing.Any,
+    k: typing.Any,
+    groups: int | None = None,
+    eligible: typing.Any = None,
+    ties: typing.Any = None,
+) -> typing.Any:
     """Returns the mask of the k best scores.
 
     Args:
@@ -426,7 +479,7 @@ def select(scores, k, groups=None, eligible=None, ties=None):
                 "`groups` needs a single array of scores. "
                 f"Received: groups={groups} with {len(scores)} arrays"
             )
-        return _select_global(scores, k, eligible, ties)
+        return _select_global(list(scores), k, eligible, ties)
     shape = tuple(scores.shape)
     rows = 1 if groups is None else groups
     size = int(np.prod(shape))
@@ -451,7 +504,13 @@ def select(scores, k, groups=None, eligible=None, ties=None):
     return ops.reshape(mask, shape)
 
 
-def _select_by_sorting(scores, k, rows, eligible, ties):
+def _select_by_sorting(
+    scores: Tensor,
+    k: typing.Any,
+    rows: int,
+    eligible: Tensor | None,
+    ties: typing.Any,
+) -> np.ndarray:
     """`select` of NumPy, for PyTorch, where Keras has no 32-bit unsigned type.
 
     Args:
@@ -484,7 +543,9 @@ def _select_by_sorting(scores, k, rows, eligible, ties):
     return mask.reshape(shape)
 
 
-def _check_shape(name, array, shape):
+def _check_shape(
+    name: str, array: Tensor | None, shape: tuple[int, ...]
+) -> None:
     if array is not None and tuple(array.shape) != shape:
         raise ValueError(
             f"`{name}` must be shaped as `scores`, {shape}. "
@@ -492,7 +553,7 @@ def _check_shape(name, array, shape):
         )
 
 
-def _known(tensor):
+def _known(tensor: Tensor) -> np.ndarray | None:
     """Its value as an array, or `None` while a graph is being traced."""
     try:
         return ops.convert_to_numpy(tensor)
@@ -500,7 +561,9 @@ def _known(tensor):
         return None
 
 
-def _check_count(k, rows, size, eligible):
+def _check_count(
+    k: typing.Any, rows: int, size: int, eligible: Tensor | None
+) -> None:
     value = np.asarray(k) if np.isscalar(k) else _known(k)
     if value is None:
         return
@@ -509,19 +572,24 @@ def _check_count(k, rows, size, eligible):
         allowed = _known(eligible)
         if allowed is not None:
             most = allowed.reshape(rows, -1).sum(axis=1).min()
-    natural = np.issubdtype(value.dtype, np.integer)
-    if not natural or value.min() < 0 or value.max() > most:
+    is_whole = np.issubdtype(value.dtype, np.integer)
+    if not is_whole or value.min() < 0 or value.max() > most:
         raise ValueError(
             "`k` must be an integer in [0, eligible entries], of which the "
             f"smallest group has {most}. Received: k={k}"
         )
 
 
-def _select_global(scores, k, eligible, ties):
+def _select_global(
+    scores: list[Tensor],
+    k: typing.Any,
+    eligible: list[Tensor] | None,
+    ties: typing.Any,
+) -> list[Tensor]:
     shapes = [tuple(score.shape) for score in scores]
     sizes = [int(np.prod(shape)) for shape in shapes]
 
-    def joined(arrays):
+    def joined(arrays: typing.Any) -> Tensor | None:
         if arrays is None:
             return None
         return ops.concatenate([ops.reshape(a, (-1,)) for a in arrays])
@@ -530,5 +598,5 @@ def _select_global(scores, k, eligible, ties):
     ends = np.cumsum(sizes)
     return [
         ops.reshape(mask[end - size : end], shape)
-        for shape, size, end in zip(shapes, sizes, ends)
+        for shape, size, end in zip(shapes, sizes, ends, strict=True)
     ]

@@ -64,10 +64,10 @@ class Moments:
             return
         name = str(arguments[0])
         reads = event == "open" and not set(arguments[1] or "w") & set("wax+")
-        if reads or not name.startswith(self.directory):
-            # Within `rmtree` names are relative to an open folder.
-            if event not in ("os.remove", "os.rmdir"):
-                return
+        elsewhere = reads or not name.startswith(self.directory)
+        # Within `rmtree` names are relative to an open folder.
+        if elsewhere and event not in ("os.remove", "os.rmdir"):
+            return
         self.active = False
         self.copy()
         self.active = True

@@ -36,6 +36,6 @@ def test_copies_do_not_share_a_directory(tmp_path, kind):
     fit(first)
     left = sorted(tmp_path.iterdir())
     for copied in (second, given):
-        with pytest.raises(ValueError, match="(?s)copied for several.*/"):
+        with pytest.raises(ValueError, match=r"(?s)copied for several.*/"):
             fit(copied)
     assert sorted(tmp_path.iterdir()) == left

@@ -53,7 +53,13 @@ def test_a_plain_model_is_refused():
 
 def test_method_must_be_one():
     with pytest.raises(ValueError, match="`method` must be a keras_freetick"):
-        kft.callbacks.DropAndGrow("rigl")
+        kft.callbacks.DropAndGrow(5)
+    with pytest.raises(ValueError, match=r"`method` must be .*mean 'rigl'\?"):
+        kft.callbacks.DropAndGrow("riggl")
+    with pytest.raises(TypeError, match="RigL has no argument `interval`"):
+        kft.callbacks.DropAndGrow("rigl", interval=3)
+    method = kft.callbacks.DropAndGrow("rigl", update_interval=3).method
+    assert type(method) is kft.topology.RigL and method.update_interval == 3
 
 
 def test_rigl_grows_towards_the_gradient():
@@ -167,7 +173,7 @@ TWO = {
     "averages": (
         lambda path: kft.callbacks.CigL(0, stop_step=0),
         lambda path: kft.callbacks.WeightAveraging(0),
-        "averages the weights.*WeightAveraging and WeightAveraging",
+        "averages the weights.*CigL and WeightAveraging",
     ),
     "costs": (
         lambda path: kft.callbacks.TrainingCost(),
@@ -195,7 +201,7 @@ def test_two_callbacks_with_one_task_are_refused(tmp_path, case, turned):
 def test_a_method_that_is_attached_already_is_refused():
     model = network()
     model.attach(kft.topology.SET())
-    with pytest.raises(ValueError, match="SET attached, and RigL$"):
+    with pytest.raises(ValueError, match=r"SET attached, and RigL$"):
         fit(model, [kft.callbacks.RigL()])
     model.detach()
     fit(model, [kft.callbacks.RigL(update_interval=1)], steps=2)

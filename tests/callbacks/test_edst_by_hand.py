@@ -107,7 +107,7 @@ def test_rates_masks_and_weights_over_two_refinements(tmp_path):
     # Exploration, and both halves of each refinement: 1, 0.1, 0.01.
     rates = [0.5, 0.05, 0.005, 0.05, 0.005]
     assert [rate for rate, _, _ in watch.seen] == pytest.approx(rates)
-    for epoch, (rate, mask, kernel) in enumerate(watch.seen):
+    for epoch, (_rate, mask, kernel) in enumerate(watch.seen):
         hand.epoch(rates[epoch], restarts=epoch == 3)
         np.testing.assert_array_equal(mask, hand.mask)
         np.testing.assert_allclose(kernel, hand.kernel, rtol=2e-4, atol=1e-6)

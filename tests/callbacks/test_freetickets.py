@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import keras
@@ -123,7 +124,9 @@ def test_phases_and_rates(run):
 def test_global_drop_only_between_refinements(run):
     _, _, observer, history, _ = run
     for epoch, (_, _, drop) in TABLE.items():
-        pairs = list(zip(observer.begin[epoch], observer.end[epoch]))
+        pairs = list(
+            zip(observer.begin[epoch], observer.end[epoch], strict=True)
+        )
         for before, after in pairs:
             assert before.sum() == after.sum()
             overlap = (before & after).sum() / before.sum()
@@ -141,7 +144,7 @@ def test_global_drop_only_between_refinements(run):
 
 
 def test_chosen_epochs(run):
-    directory, edst, observer, _, _ = run
+    directory, _edst, observer, _, _ = run
     entries = json.loads((directory / "tickets.json").read_text())["tickets"]
     assert {e["file"]: e["epoch"] for e in entries} == CHOSEN
     assert [e["phase"] for e in entries] == [
@@ -152,7 +155,7 @@ def test_chosen_epochs(run):
     for entry in entries:
         ticket = keras.saving.load_model(directory / entry["file"])
         expected = observer.weights[entry["epoch"]]
-        for mine, other in zip(ticket.get_weights(), expected):
+        for mine, other in zip(ticket.get_weights(), expected, strict=True):
             np.testing.assert_array_equal(mine, other)
 
 
@@ -319,7 +322,7 @@ def test_ever_active_in_the_logs(tmp_path):
     )
     history = network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
     seen = history.history["ever_active"]
-    assert all(a <= b for a, b in zip(seen, seen[1:]))
+    assert all(a <= b for a, b in itertools.pairwise(seen))
     assert 0.2 < seen[-1] <= 1.0
 
 

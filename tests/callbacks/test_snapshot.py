@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import keras
@@ -84,16 +85,16 @@ def test_a_killed_run_goes_on(tmp_path):
                 if epoch + 1 == epochs:
                     raise KeyboardInterrupt
 
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             fit(model, [snapshot, backup, Kill()])
-        except KeyboardInterrupt:
-            pass
         return snapshot
 
     whole = train("whole", None).ensemble()
     train("parts", 3)
     resumed = train("parts", None).ensemble()
-    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+    for one, other in zip(
+        whole.get_weights(), resumed.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -111,7 +112,7 @@ def test_of_a_sparse_network(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="`num_tickets` must be a positive"):
+    with pytest.raises(ValueError, match="`num_members` must be a positive"):
         kft.callbacks.Snapshot(tmp_path, 0)
     with pytest.raises(ValueError, match="`cycle_epochs` must be a positive"):
         kft.callbacks.Snapshot(tmp_path, cycle_epochs=1.5)

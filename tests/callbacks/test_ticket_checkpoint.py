@@ -54,7 +54,9 @@ def test_the_last_epoch(tmp_path):
     ticket = kft.callbacks.TicketCheckpoint(tmp_path, monitor=None)
     fit(model, [ticket])
     saved = keras.saving.load_model(tmp_path / "ticket_0.keras")
-    for one, other in zip(saved.get_weights(), model.get_weights()):
+    for one, other in zip(
+        saved.get_weights(), model.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -67,7 +69,9 @@ def test_training_that_a_later_callback_ends(tmp_path):
     ticket = kft.callbacks.TicketCheckpoint(tmp_path, monitor=None)
     fit(model, [ticket, Stop()])
     saved = keras.saving.load_model(tmp_path / "ticket_0.keras")
-    for one, other in zip(saved.get_weights(), model.get_weights()):
+    for one, other in zip(
+        saved.get_weights(), model.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     assert ticket.store.read()["ticket_0.keras"]["epoch"] == 1
 

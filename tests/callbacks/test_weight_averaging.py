@@ -51,8 +51,12 @@ def fit(model, callbacks, epochs=5):
 def test_the_average_of_the_snapshots():
     model, snapshots = network(), Snapshots()
     fit(model, [snapshots, WeightAveraging(2)])
-    expected = [np.mean(v, axis=0) for v in zip(*snapshots.values[2:])]
-    for variable, value in zip(model.trainable_variables, expected):
+    expected = [
+        np.mean(v, axis=0) for v in zip(*snapshots.values[2:], strict=True)
+    ]
+    for variable, value in zip(
+        model.trainable_variables, expected, strict=True
+    ):
         np.testing.assert_allclose(
             np.asarray(variable.value), value, rtol=1e-5, atol=1e-7
         )
@@ -81,8 +85,10 @@ def test_votes_within_an_epoch(votes, steps):
     )
     fit(model, [snapshots, cigl])
     chosen = [snapshots.values[15], *(snapshots.values[16 + s] for s in steps)]
-    expected = [np.mean(v, axis=0) for v in zip(*chosen)]
-    for variable, value in zip(model.trainable_variables, expected):
+    expected = [np.mean(v, axis=0) for v in zip(*chosen, strict=True)]
+    for variable, value in zip(
+        model.trainable_variables, expected, strict=True
+    ):
         np.testing.assert_allclose(
             np.asarray(variable.value), value, rtol=1e-5, atol=1e-7
         )
@@ -175,7 +181,9 @@ def test_frozen_between_fits(frozen_first):
         snapshots = Snapshots()
         fit(model, [snapshots, WeightAveraging(1)], epochs=3)
         assert len(snapshots.values[0]) == (2 if frozen else 4)
-        expected = [np.mean(v, axis=0) for v in zip(*snapshots.values[1:])]
+        expected = [
+            np.mean(v, axis=0) for v in zip(*snapshots.values[1:], strict=True)
+        ]
         for variable, value in zip(
             model.trainable_variables, expected, strict=True
         ):

@@ -68,12 +68,12 @@ def test_erk_of_wrn_28_10(column, density):
     assert set(shapes) == set(WIDE)
     densities = distributions.erdos_renyi_kernel(shapes, 1.0 - density)
     scale = EPSILON[density]
-    for shape, found in zip(shapes, densities):
+    for shape, found in zip(shapes, densities, strict=True):
         expected = min(1.0, scale * sum(shape) / math.prod(shape))
         assert found == pytest.approx(expected, abs=1e-8), shape
         if WIDE[shape][column] is not None:  # as the sheet rounds them
             assert found == pytest.approx(WIDE[shape][column], abs=5e-5), shape
-    kept = sum(d * n for d, n in zip(densities, sizes))
+    kept = sum(d * n for d, n in zip(densities, sizes, strict=True))
     assert kept == pytest.approx(density * sum(sizes), rel=1e-9)
 
 
@@ -83,7 +83,7 @@ def test_integer_counts_of_wrn_28_10():
     densities = distributions.erdos_renyi_kernel(shapes, 0.8)
     counts = {
         shape: distributions.active_count(math.prod(shape), density)
-        for shape, density in zip(shapes, densities)
+        for shape, density in zip(shapes, densities, strict=True)
     }
     # eps * (3 + 3 + in + out), rounded: 405.830015 * 326 = 132,300.58.
     assert counts == {
@@ -135,14 +135,15 @@ def test_given_densities_are_not_counted():
 def test_densities_conserve_the_budget(shapes, sparsity):
     densities = distributions.erdos_renyi_kernel(shapes, sparsity)
     sizes = [math.prod(shape) for shape in shapes]
-    kept = sum(d * n for d, n in zip(densities, sizes))
+    kept = sum(d * n for d, n in zip(densities, sizes, strict=True))
     assert all(0.0 < d <= 1.0 + 1e-9 for d in densities)
     np.testing.assert_allclose(kept, (1 - sparsity) * sum(sizes), rtol=1e-6)
     # Rounded, each kernel is off by half a weight, or has the one it must.
     counts = [
-        distributions.active_count(n, d) for n, d in zip(sizes, densities)
+        distributions.active_count(n, d)
+        for n, d in zip(sizes, densities, strict=True)
     ]
-    for count, size, density in zip(counts, sizes, densities):
+    for count, size, density in zip(counts, sizes, densities, strict=True):
         assert 1 <= count <= size
         assert count == 1 or abs(count - density * size) <= 0.5 + 1e-6
 

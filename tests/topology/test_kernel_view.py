@@ -57,7 +57,7 @@ def test_worked_example_with_reset_values():
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     gradient = GRADIENT.copy()
     gradient[6] = bad
-    mask, alive, share, done = update(Method(), KERNEL, MASK, gradient)
+    mask, alive, _share, done = update(Method(), KERNEL, MASK, gradient)
     np.testing.assert_array_equal(mask, MASK)
     np.testing.assert_array_equal(alive, MASK)
     assert not done
@@ -81,7 +81,7 @@ def test_counts_are_exact_and_the_rest_is_zero(
     kernel = np.where(mask, generator.normal(size=size), 0).astype("float32")
     gradient = generator.normal(size=size).astype("float32")
     method = Method(drop_fraction=parts / 10_000, growth=growth)
-    new, alive, share, _ = update(method, kernel, mask, gradient, 3, seed)
+    new, alive, _share, _ = update(method, kernel, mask, gradient, 3, seed)
     assert new.sum() == active
     assert not (alive & ~(new & mask)).any()
     dropped = math.ceil(Fraction(parts, 10_000) * active)
@@ -129,12 +129,13 @@ def test_promises_1_and_2_over_several_updates(
     densities = distributions.get(rule)(shapes, sparsity)
     sizes = [math.prod(shape) for shape in shapes]
     counts = [
-        distributions.active_count(n, d) for n, d in zip(sizes, densities)
+        distributions.active_count(n, d)
+        for n, d in zip(sizes, densities, strict=True)
     ]
     generator = np.random.default_rng(0)
     masks = [
         generator.permutation(np.arange(n) < k).reshape(shape)
-        for n, k, shape in zip(sizes, counts, shapes)
+        for n, k, shape in zip(sizes, counts, shapes, strict=True)
     ]
     kernels = [np.where(m, generator.normal(size=m.shape), 0) for m in masks]
     kernels = [kernel.astype("float32") for kernel in kernels]
@@ -157,13 +158,13 @@ def test_promises_1_and_2_over_several_updates(
         assert [m.sum() for m in new] == counts
         kernels = [
             np.asarray(updates.projected(ops.convert_to_tensor(k), a, m, 0.0))
-            for k, a, m in zip(kernels, alive, new)
+            for k, a, m in zip(kernels, alive, new, strict=True)
         ]
         slots = [
             np.asarray(
                 updates.projected(ops.convert_to_tensor(v), a, m, initial)
             )
-            for v, a, m in zip(slots, alive, new)
+            for v, a, m in zip(slots, alive, new, strict=True)
         ]
         for kernel, slot, mask, old, a in zip(
             kernels, slots, new, masks, alive, strict=True

@@ -30,7 +30,7 @@ PUBLISHED = json.loads(FILE.read_text())
 
 def vgg19():
     widths = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
-    shapes = zip([3, *widths], widths)
+    shapes = zip([3, *widths], widths, strict=True)
     return [*((3, 3, *shape) for shape in shapes), (512, 10)]
 
 
@@ -133,7 +133,7 @@ def test_drop_and_grow_of_freetickets():
     drawn = list(cases())
     for fraction in (0.1, 0.3, 0.5, 0.8):
         numbers = [i for i, case in enumerate(drawn) if case[3] == fraction]
-        arrays = list(zip(*(drawn[i][:3] for i in numbers)))
+        arrays = list(zip(*(drawn[i][:3] for i in numbers), strict=True))
         new, kept = updates.run(Method(), *arrays, fraction=fraction)
         for i, mask, old in zip(numbers, new, kept, strict=True):
             found = [*summary(mask), *summary(old)]
@@ -163,7 +163,9 @@ def test_drop_and_grow_of_rigl():
     method = RigL()
     for fraction in (0.1, 0.3, 0.5, 0.8):
         chosen = [case[:3] for case in drawn if case[3] == fraction]
-        new, kept = updates.run(method, *zip(*chosen), fraction=fraction)
+        new, kept = updates.run(
+            method, *zip(*chosen, strict=True), fraction=fraction
+        )
         for arrays, mask, old in zip(chosen, new, kept, strict=True):
             expected = rigl_masks(*arrays, fraction)
             np.testing.assert_array_equal(mask, expected[0])

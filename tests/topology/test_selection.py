@@ -106,8 +106,11 @@ def oracle(keys, count, ties):
 
 def assert_selects(arrays, run=selection.select_rows):
     """Compares `select_rows` of `(keys, counts, ties)` with the oracle."""
-    columns = [list(map(keras.ops.convert_to_tensor, c)) for c in zip(*arrays)]
-    for (keys, counts, ties), mask in zip(arrays, run(*columns)):
+    columns = [
+        list(map(keras.ops.convert_to_tensor, c))
+        for c in zip(*arrays, strict=True)
+    ]
+    for (keys, counts, ties), mask in zip(arrays, run(*columns), strict=True):
         wanted = list(map(oracle, keys, counts, ties))
         np.testing.assert_array_equal(to_numpy(mask), wanted)
 
@@ -253,14 +256,14 @@ def test_ties_may_be_given_as_the_key_of_their_bits(mode):
     ties = [random_bits(k.shape, 5, 6, 4 * i) for i, k in enumerate(keys)]
     wanted = [
         oracle(k[0], n[0], to_numpy(tie)[0])
-        for k, n, tie in zip(keys, counts, ties)
+        for k, n, tie in zip(keys, counts, ties, strict=True)
     ]
     run = selection.select_rows
     if mode != "one by one":
         run = in_graph(run, jit_compile=mode == "XLA")
     columns = [list(map(ops.convert_to_tensor, c)) for c in (keys, counts)]
     masks = run(*columns, [numbers[0], numbers[1]])
-    for mask, expected in zip(masks, wanted):
+    for mask, expected in zip(masks, wanted, strict=True):
         np.testing.assert_array_equal(to_numpy(mask)[0], expected)
 
 
@@ -273,7 +276,7 @@ def test_groups_in_a_graph(jit_compile):
     mask = to_numpy(function(keras.ops.convert_to_tensor(scores), k))
     np.testing.assert_array_equal(mask, to_numpy(select(scores, 20, groups=64)))
     assert (mask.sum(axis=1) == 20).all()
-    for row, chosen in zip(scores, mask):
+    for row, chosen in zip(scores, mask, strict=True):
         assert row[chosen].min() >= row[~chosen].max()
 
 

@@ -1,11 +1,15 @@
 """AGENT: gradients corrected by those of the epoch's beginning."""
 
+import typing
+
 import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
 @register("agent", package="keras_freetickets")
@@ -17,7 +21,8 @@ class AGENT(RigL):
     epoch's beginning differs from the batch's gradient there. `tau`
     estimates how well the two correlate. Growth uses the plain gradient.
     Where a mean or a snapshot's gradient is not finite nothing is corrected.
-    `keras_freetickets.callbacks.AGENT` takes the snapshots.
+    `keras_freetickets.callbacks.GradientSnapshots` takes the snapshots; the
+    callbacks that take a method add it, given the training `data`.
 
     Args:
         scale: Float in [0, 1], damps the correction. Defaults to 0.1 (the
@@ -44,7 +49,7 @@ class AGENT(RigL):
         Lei et al., 2023, arXiv:2301.03573; StevenBoys/AGENT.
     """
 
-    companion = "AGENT"
+    companions = ("GradientSnapshots",)
     defaults = {"rounding": "ceil", "regrown": "reset"}
     variable_state = ("snapshot", "mean_gradient")
     # The factor of the correction in this epoch, and the running estimate
@@ -53,12 +58,12 @@ class AGENT(RigL):
 
     def __init__(
         self,
-        scale=0.1,
-        smoothing=0.3,
-        update_interval=100,
-        drop_fraction=0.3,
-        **kwargs,
-    ):
+        scale: float = 0.1,
+        smoothing: float = 0.3,
+        update_interval: int = 100,
+        drop_fraction: typing.Any = 0.3,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(scale) or not 0.0 <= scale <= 1.0:
             raise ValueError(
                 f"`scale` must be in [0, 1]. Received: scale={scale}"
@@ -72,7 +77,9 @@ class AGENT(RigL):
         self.scale = float(scale)
         self.smoothing = float(smoothing)
 
-    def transform_gradients(self, gradients, context):
+    def transform_gradients(
+        self, gradients: list[Tensor], context: typing.Any
+    ) -> list[Tensor]:
         at_snapshot = context.gradients_at(
             [v.value for v in context.state["snapshot"]]
         )
@@ -80,10 +87,14 @@ class AGENT(RigL):
         means = [v.value for v in context.state["mean_gradient"]]
         return [
             _corrected(gradient, mean, old, factor)
-            for gradient, mean, old in zip(gradients, means, at_snapshot)
+            for gradient, mean, old in zip(
+                gradients, means, at_snapshot, strict=True
+            )
         ]
 
-    def next_tau(self, tau, losses, losses_at_snapshot):
+    def next_tau(
+        self, tau: float, losses: np.ndarray, losses_at_snapshot: np.ndarray
+    ) -> float:
         """The running estimate after an epoch's pass over the data.
 
         Batches of which a loss is not finite do not count.
@@ -107,7 +118,7 @@ class AGENT(RigL):
         estimate = covariance[0, 1] / covariance[1, 1]
         return (1.0 - self.smoothing) * tau + self.smoothing * estimate
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "scale": self.scale,
             "smoothing": self.smoothing,
@@ -115,7 +126,12 @@ class AGENT(RigL):
         }
 
 
-def _corrected(gradient, mean, at_snapshot, factor):
+def _corrected(
+    gradient: Tensor | None,
+    mean: Tensor,
+    at_snapshot: Tensor | None,
+    factor: Tensor,
+) -> Tensor | None:
     if gradient is None or at_snapshot is None:
         return gradient
     factor = ops.cast(factor, gradient.dtype)

@@ -1,11 +1,16 @@
 """CigL: a random mask beside the deterministic one."""
 
+import typing
+
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.randomness import random_bits
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 # Tells these random bits from those of ties, whose numbers are small.
 _STREAM = 1 << 20
@@ -48,12 +53,16 @@ class CigL(RigL):
         Lei et al., 2023, arXiv:2302.09369; StevenBoys/CigL.
     """
 
-    companion = "CigL"
+    companions = ("WeightAveraging",)
     defaults = {"rounding": "ceil", "regrown": "reset"}
 
     def __init__(
-        self, random_drop=0.01, update_interval=100, drop_fraction=0.3, **kwargs
-    ):
+        self,
+        random_drop: float = 0.01,
+        update_interval: int = 100,
+        drop_fraction: typing.Any = 0.3,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(random_drop) or not 0.0 <= random_drop < 1.0:
             raise ValueError(
                 "`random_drop` must be in [0, 1): the probability for a "
@@ -63,7 +72,7 @@ class CigL(RigL):
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.random_drop = float(random_drop)
 
-    def stays(self, view):
+    def stays(self, view: KernelView) -> Tensor:
         """Boolean tensor: the weights that are not switched off."""
         number = _STREAM + view.kernel_index
         bits = random_bits(
@@ -72,18 +81,26 @@ class CigL(RigL):
         least = ops.cast(int(self.random_drop * 2**32), "uint32")
         return bits >= least
 
-    def forward_kernels(self, views):
+    def forward_kernels(self, views: list[KernelView]) -> list[Tensor]:
         return [ops.where(self.stays(view), view.kernel, 0.0) for view in views]
 
-    def transform_gradients(self, gradients, context):
+    def transform_gradients(
+        self, gradients: list[Tensor], context: typing.Any
+    ) -> list[Tensor]:
         gradients = list(gradients)
-        for place, view in zip(context.gradient_indices, context.views):
+        for place, view in zip(
+            context.gradient_indices, context.views, strict=True
+        ):
             gradients[place] = ops.where(self.stays(view), gradients[place], 0)
         return gradients
 
-    def after_apply(self, old, new, views):
+    def after_apply(
+        self, old: list[Tensor], new: list[Tensor], views: list[KernelView]
+    ) -> list[Tensor]:
         stays = [self.stays(view) for view in views]
-        return [ops.where(s, b, a) for s, a, b in zip(stays, old, new)]
+        return [
+            ops.where(s, b, a) for s, a, b in zip(stays, old, new, strict=True)
+        ]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"random_drop": self.random_drop, **super().get_config()}

@@ -1,10 +1,16 @@
 """DST-EE: grow by the gradient and by how seldom a connection was active."""
 
+import typing
+
+import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
 @register("dst_ee", package="keras_freetickets")
@@ -46,13 +52,13 @@ class DSTEE(RigL):
 
     def __init__(
         self,
-        exploration=1e-3,
-        epsilon=1.0,
-        score_norm=None,
-        update_interval=100,
-        drop_fraction=0.3,
-        **kwargs,
-    ):
+        exploration: float = 1e-3,
+        epsilon: float = 1.0,
+        score_norm: str | None = None,
+        update_interval: int = 100,
+        drop_fraction: typing.Any = 0.3,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(exploration) or exploration < 0:
             raise ValueError(
                 "`exploration` must be a non-negative number. "
@@ -73,7 +79,7 @@ class DSTEE(RigL):
         self.epsilon = float(epsilon)
         self.score_norm = score_norm
 
-    def grow_score(self, view):
+    def grow_score(self, view: KernelView) -> Tensor:
         steepness = super().grow_score(view)
         if self.score_norm == "layer":
             steepness = steepness / ops.maximum(ops.mean(steepness), 1e-30)
@@ -81,14 +87,16 @@ class DSTEE(RigL):
         visits = ops.cast(view.state["visits"], "float32")
         return steepness + self.exploration * time / (visits + self.epsilon)
 
-    def initial_state(self, mask):
+    def initial_state(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         return {"visits": mask.astype("int32")}
 
-    def after_update(self, state, mask):
+    def after_update(
+        self, state: dict[str, Tensor], mask: Tensor
+    ) -> dict[str, Tensor]:
         visits = state["visits"] + ops.cast(mask, "int32")
         return {**state, "visits": visits}
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "exploration": self.exploration,
             "epsilon": self.epsilon,

@@ -1,6 +1,8 @@
-"""What all sparse-training methods share: each is its difference to it."""
+"""The base class of sparse-training methods; subclasses override hooks."""
 
+import contextlib
 import math
+import typing
 
 import keras
 import numpy as np
@@ -12,9 +14,11 @@ from keras_freetickets.arguments import is_real
 from keras_freetickets.signatures import ShowsArguments
 from keras_freetickets.topology import criteria
 from keras_freetickets.topology import schedules
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.selection import sort_keys
+from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
 
 _REGROWN = ("keep", "reset")
@@ -25,13 +29,11 @@ DROP, GROW, PRUNE, REGROW = range(4)
 _FLOAT_MAX = float(np.finfo("float32").max)
 
 
-def _check_schedule(schedule):
+def _check_schedule(schedule: typing.Any) -> None:
     """Its first value, as later ones are only known in the compiled step."""
     first = schedule(ops.convert_to_tensor(0))
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         first = float(first)
-    except (TypeError, ValueError):
-        pass
     if not isinstance(first, float) or not 0.0 <= first <= 1.0:
         raise ValueError(
             "`drop_fraction` must be in [0, 1]: the fraction of active "
@@ -77,7 +79,7 @@ class Method(ShowsArguments):
             updates; `None` for no end (FreeTickets, ITOP).
         regrown: Whether a connection that is dropped and grown by one update
             keeps its value and optimizer slots (`"keep"`: RigL, JaxPruner,
-            ITOP) or starts anew (`"reset"`: FreeTickets' CIFAR code).
+            ITOP) or starts again (`"reset"`: FreeTickets' CIFAR code).
         grown_value: Float, the value of new connections. Defaults to 0 (all
             code bases). Their optimizer slots start at the initial value.
         rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
@@ -101,19 +103,20 @@ class Method(ShowsArguments):
         Liu et al., 2022, arXiv:2106.14568 (FreeTickets).
     """
 
-    # The callback that does a part of the method's work, by its name in
-    # `keras_freetickets.callbacks`; others refuse the method.
-    companion = None
+    # Callbacks that do a part of the method's work in `fit`: names of classes
+    # in `keras_freetickets.callbacks`, or callback classes. `DropAndGrow`,
+    # `EDST` and `DST` make them, and pass on the arguments that they take.
+    companions: tuple[typing.Any, ...] = ()
     # Whether `evaluate`, `predict` and `strip` use `forward_kernels` too, as
     # for ternary weights; CigL's random masks are for training alone. A call
     # `model(x)`, `EnsembleModel` and packed files use the kernels themselves.
     effective_at_inference = False
     # Name -> dtype of what the method keeps for each connection.
-    connection_state = {}
+    connection_state: dict[str, str] = {}
     # Names of what it keeps for each trainable variable, in its dtype.
-    variable_state = ()
+    variable_state: tuple[str, ...] = ()
     # Name -> initial value of the floats that it keeps.
-    scalar_state = {}
+    scalar_state: dict[str, float] = {}
     # Whether an update of one kernel looks at no other kernel: kernels of one
     # shape then share a compiled program. A subclass that overrides a hook
     # that is given all kernels says it again if it still holds.
@@ -121,19 +124,19 @@ class Method(ShowsArguments):
 
     def __init__(
         self,
-        update_interval=1000,
-        drop_fraction=0.5,
-        drop="magnitude",
-        growth="gradient",
-        scope="layer",
-        start_step=0,
-        stop_step=None,
-        regrown="keep",
-        grown_value=0.0,
-        rounding="ceil",
-        apply_on_update=True,
-        seed=0,
-    ):
+        update_interval: int = 1000,
+        drop_fraction: typing.Any = 0.5,
+        drop: typing.Any = "magnitude",
+        growth: typing.Any = "gradient",
+        scope: str = "layer",
+        start_step: int = 0,
+        stop_step: int | None = None,
+        regrown: str = "keep",
+        grown_value: float = 0.0,
+        rounding: str = "ceil",
+        apply_on_update: bool = True,
+        seed: typing.Any = 0,
+    ) -> None:
         if not is_integer(update_interval) or update_interval < 1:
             raise ValueError(
                 "`update_interval` must be a positive number of optimizer "
@@ -186,19 +189,19 @@ class Method(ShowsArguments):
         self._grow_score = criteria.get_growth(growth)
 
     @property
-    def earliest_step(self):
+    def earliest_step(self) -> int:
         """No topology update comes before this many optimizer updates."""
         return self.start_step
 
-    def begin(self, masked_kernels):
+    def begin(self, masked_kernels: list[typing.Any]) -> None:
         """Called when the method is attached to a model.
 
         Args:
             masked_kernels: List of `MaskedKernel`, the model's connections.
         """
 
-    def takes_part(self, active, size):
-        """Whether a kernel's mask may change. Those of density 1 rest.
+    def takes_part(self, active: int, size: int) -> bool:
+        """Whether a kernel's mask may change; by default, if it is sparse.
 
         Args:
             active: Integer, its active connections.
@@ -220,7 +223,7 @@ class Method(ShowsArguments):
         """
         return self.drop_fraction(step)
 
-    def drop_score(self, view):
+    def drop_score(self, view: KernelView) -> Tensor:
         """Scores active connections; those with the lowest score are dropped.
 
         A hook, called in the compiled step for each kernel that changes: use
@@ -232,12 +235,12 @@ class Method(ShowsArguments):
                 the optimizer's step.
 
         Returns:
-            Float tensor of the kernel's shape; what it says of absent
-            connections does not matter.
+            Float tensor of the kernel's shape; values at absent connections
+            are ignored.
         """
         return self._drop_score(view)
 
-    def grow_score(self, view):
+    def grow_score(self, view: KernelView) -> Tensor:
         """Scores absent connections; those with the highest score are grown.
 
         A hook, called as `drop_score` is. NaN and infinite scores come last.
@@ -248,12 +251,14 @@ class Method(ShowsArguments):
                 what was just dropped is still active in its mask.
 
         Returns:
-            Float tensor of the kernel's shape; what it says of connections
-            that were kept does not matter.
+            Float tensor of the kernel's shape; values at connections that
+            were kept are ignored.
         """
         return self._grow_score(view)
 
-    def budget(self, views, fraction):
+    def budget(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """How many connections each layer drops and grows.
 
         Args:
@@ -269,7 +274,9 @@ class Method(ShowsArguments):
         ]
         return counts, counts
 
-    def counts(self, views, fraction):
+    def counts(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """The budget; in global scope one that leaves each kernel one."""
         dropped, grown = self.budget(views, fraction)
         if self.scope != "global":
@@ -277,25 +284,44 @@ class Method(ShowsArguments):
         active = sum(view.count() for view in views)
         least = sum(ops.cast(ops.any(view.mask), "int32") for view in views)
         excess = ops.maximum(sum(dropped) - (active - least), 0)
-        return [
+        dropped, grown = (
             as_counts(ops.maximum(sum(counts) - excess, 0), len(views))
             for counts in (dropped, grown)
-        ]
+        )
+        return dropped, grown
 
-    def keep(self, views, drop_counts):
+    def keep(
+        self, views: list[KernelView], drop_counts: list[Tensor]
+    ) -> list[Tensor]:
         """Boolean tensors: the active connections that are not dropped."""
         masks = [view.mask for view in views]
-        counts = [view.count() - d for view, d in zip(views, drop_counts)]
+        counts = [
+            view.count() - d for view, d in zip(views, drop_counts, strict=True)
+        ]
         scores = [self.drop_score(view) for view in views]
         return self.strongest(views, scores, masks, counts, DROP)
 
-    def strongest(self, views, scores, masks, counts, stage):
+    def strongest(
+        self,
+        views: list[KernelView],
+        scores: list[Tensor],
+        masks: list[Tensor],
+        counts: typing.Any,
+        stage: int,
+    ) -> list[Tensor]:
         """`best` in the method's scope; no layer loses all connections."""
         if self.scope == "global":
-            scores = [first_wins(s, m) for s, m in zip(scores, masks)]
+            scores = [
+                first_wins(s, m) for s, m in zip(scores, masks, strict=True)
+            ]
         return best(views, scores, masks, counts, stage, self.scope)
 
-    def grow(self, views, kept, grow_counts):
+    def grow(
+        self,
+        views: list[KernelView],
+        kept: list[Tensor],
+        grow_counts: list[Tensor],
+    ) -> list[Tensor]:
         """Boolean tensors: the connections that come.
 
         Those just dropped may grow again at once (RigL, issue 5 of
@@ -305,7 +331,9 @@ class Method(ShowsArguments):
         scores = [self.grow_score(view) for view in views]
         return best(views, scores, absent, grow_counts, GROW, self.scope)
 
-    def update(self, views, fraction):
+    def update(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         """One update of the topology.
 
         Args:
@@ -319,9 +347,9 @@ class Method(ShowsArguments):
         drop_counts, grow_counts = self.counts(views, fraction)
         kept = self.keep(views, drop_counts)
         grown = self.grow(views, kept, grow_counts)
-        return list(zip(kept, grown))
+        return list(zip(kept, grown, strict=True))
 
-    def initial_state(self, mask):
+    def initial_state(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Values of `connection_state` when the method is first attached.
 
         Args:
@@ -332,7 +360,7 @@ class Method(ShowsArguments):
         """
         return {}
 
-    def observe(self, views):
+    def observe(self, views: list[KernelView]) -> list[dict[str, Tensor]]:
         """New state of each connection; a hook called in every step.
 
         Args:
@@ -344,7 +372,9 @@ class Method(ShowsArguments):
         """
         return [view.state for view in views]
 
-    def after_update(self, state, mask):
+    def after_update(
+        self, state: dict[str, Tensor], mask: Tensor
+    ) -> dict[str, Tensor]:
         """New state of one kernel's connections after an update.
 
         Args:
@@ -353,7 +383,7 @@ class Method(ShowsArguments):
         """
         return state
 
-    def forward_kernels(self, views):
+    def forward_kernels(self, views: list[KernelView]) -> list[Tensor]:
         """What the layers compute with in a step in place of the kernels.
 
         Args:
@@ -364,7 +394,9 @@ class Method(ShowsArguments):
         """
         return [view.kernel for view in views]
 
-    def transform_gradients(self, gradients, context):
+    def transform_gradients(
+        self, gradients: list[Tensor], context: typing.Any
+    ) -> list[Tensor]:
         """What the optimizer gets in place of the gradients.
 
         Args:
@@ -375,7 +407,9 @@ class Method(ShowsArguments):
         """
         return gradients
 
-    def after_apply(self, old, new, views):
+    def after_apply(
+        self, old: list[Tensor], new: list[Tensor], views: list[KernelView]
+    ) -> list[Tensor]:
         """The kernels that the optimizer's step is to leave.
 
         Args:
@@ -385,7 +419,7 @@ class Method(ShowsArguments):
         """
         return new
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "update_interval": self.update_interval,
             "drop_fraction": keras.saving.serialize_keras_object(
@@ -404,7 +438,7 @@ class Method(ShowsArguments):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> typing.Any:
         return cls(**config)
 
 
@@ -412,7 +446,7 @@ class Method(ShowsArguments):
 _HOOKS_OF_ALL = ("update", "budget", "counts", "keep", "strongest", "grow")
 
 
-def is_kernelwise(method):
+def is_kernelwise(method: Method) -> bool:
     """Whether a method's update of one kernel looks at no other kernel.
 
     Args:
@@ -433,7 +467,7 @@ def is_kernelwise(method):
         return False
     classes = type(method).__mro__
 
-    def depth(name):
+    def depth(name: str) -> int:
         return next(i for i, one in enumerate(classes) if name in vars(one))
 
     said = depth("kernelwise")
@@ -441,12 +475,12 @@ def is_kernelwise(method):
     return not overridden and all(said <= depth(n) for n in _HOOKS_OF_ALL)
 
 
-def as_counts(total, length):
+def as_counts(total: typing.Any, length: int) -> list[Tensor]:
     """Counts of which only the sum matters."""
     return [total] + [ops.zeros_like(total)] * (length - 1)
 
 
-def first_wins(score, mask):
+def first_wins(score: Tensor, mask: Tensor) -> Tensor:
     """Lifts the best active score above all others, of whatever layer."""
     keys = ops.reshape(sort_keys(score, mask), (-1,))
     place = ops.arange(keys.shape[0], dtype="int32")

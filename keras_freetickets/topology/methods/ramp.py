@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 
 import numpy as np
 from keras import ops
@@ -9,6 +10,7 @@ from keras import ops
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
 from keras_freetickets.topology import distributions
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import PRUNE
@@ -17,6 +19,7 @@ from keras_freetickets.topology.methods.method import as_counts
 from keras_freetickets.topology.methods.method import first_wins
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.randomness import typed
+from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
 
 
@@ -46,14 +49,14 @@ class Ramp(Method):
 
     def __init__(
         self,
-        final_sparsity,
-        end_step,
-        start_step=0,
-        distribution="erk",
-        power=3.0,
-        update_interval=1000,
-        **kwargs,
-    ):
+        final_sparsity: float,
+        end_step: int,
+        start_step: int = 0,
+        distribution: typing.Any = "erk",
+        power: float = 3.0,
+        update_interval: int = 1000,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(final_sparsity) or not 0.0 <= final_sparsity < 1.0:
             raise ValueError(
                 "`final_sparsity` must be in [0, 1): the fraction of weights "
@@ -83,15 +86,15 @@ class Ramp(Method):
         self._targets = None
 
     @property
-    def rounds(self):
+    def rounds(self) -> int:
         """The number of updates in the ramp."""
         return self.end_step // self.update_interval - self._first
 
     @property
-    def _first(self):
+    def _first(self) -> int:
         return self.start_step // self.update_interval
 
-    def begin(self, masked_kernels):
+    def begin(self, masked_kernels: list[typing.Any]) -> None:
         """Works out the counts of every update and layer."""
         sizes = np.array([r.size for r in masked_kernels], np.int64)
         initial = np.array([r.initial for r in masked_kernels]) / sizes
@@ -106,17 +109,26 @@ class Ramp(Method):
         counts = np.clip(np.rint(sizes * np.array(densities)), 1, sizes)
         self._targets = counts.astype("int32")
 
-    def final_densities(self, shapes):
+    def final_densities(self, shapes: list[tuple[int, ...]]) -> np.ndarray:
         """An array, the density of each kernel when the ramp ends."""
         return np.array(self._distribution(shapes, self.final_sparsity))
 
-    def densities(self, number, initial, final):
+    def densities(
+        self, number: int, initial: np.ndarray, final: np.ndarray
+    ) -> np.ndarray:
         """An array, the density of each kernel after `number` updates."""
         left = (1.0 - number / self.rounds) ** self.power
         return final + left * (initial - final)
 
-    def _check(self, masked_kernels, initial, final):
-        for masked, have, want in zip(masked_kernels, initial, final):
+    def _check(
+        self,
+        masked_kernels: list[typing.Any],
+        initial: np.ndarray,
+        final: np.ndarray,
+    ) -> None:
+        for masked, have, want in zip(
+            masked_kernels, initial, final, strict=True
+        ):
             if have < want - 0.5 / masked.size:
                 raise ValueError(
                     f"Kernel '{masked.name}' has a density of {have:.4g}, "
@@ -126,15 +138,15 @@ class Ramp(Method):
                     f"final_sparsity={self.final_sparsity}"
                 )
 
-    def takes_part(self, active, size):
+    def takes_part(self, active: int, size: int) -> bool:
         return True
 
-    def number(self, step):
+    def number(self, step: Tensor) -> Tensor:
         """Which update of the ramp a step belongs to, 0 to `rounds`."""
         number = ops.cast(step, "int32") // self.update_interval - self._first
         return ops.clip(number, 0, self.rounds)
 
-    def targets(self, views):
+    def targets(self, views: list[KernelView]) -> list[Tensor]:
         """`int32` scalars: how many connections each layer is to have."""
         if self._targets is None:
             raise RuntimeError(
@@ -148,19 +160,21 @@ class Ramp(Method):
             for view in views
         ]
 
-    def surplus(self, views):
+    def surplus(self, views: list[KernelView]) -> list[Tensor]:
         """`int32` scalars: how many connections each layer has too many.
 
         With `scope="global"` only their sum counts: connections move between
         layers, so that one has more than its part of the total, one fewer.
         """
         targets = self.targets(views)
-        surplus = [view.count() - t for view, t in zip(views, targets)]
+        surplus = [
+            view.count() - t for view, t in zip(views, targets, strict=True)
+        ]
         if self.scope == "global":
             return as_counts(sum(surplus), len(surplus))
         return surplus
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         return {
             "final_sparsity": self.final_sparsity,
@@ -212,14 +226,14 @@ class GMP(Ramp):
 
     def __init__(
         self,
-        final_sparsity,
-        end_step,
-        start_step=0,
-        distribution="uniform",
-        update_interval=100,
-        sparsities=None,
-        **kwargs,
-    ):
+        final_sparsity: float,
+        end_step: int,
+        start_step: int = 0,
+        distribution: typing.Any = "uniform",
+        update_interval: int = 100,
+        sparsities: list[float] | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         kwargs.setdefault("stop_step", end_step)
         super().__init__(
             final_sparsity,
@@ -239,7 +253,7 @@ class GMP(Ramp):
         _check_sparsities(self.sparsities or [])
 
     @classmethod
-    def from_schedule(cls, schedule, **kwargs):
+    def from_schedule(cls, schedule: typing.Any, **kwargs: typing.Any) -> "GMP":
         """Takes over a `PruningSchedule` of tensorflow-model-optimization.
 
         Args:
@@ -281,20 +295,24 @@ class GMP(Ramp):
             **kwargs,
         )
 
-    def densities(self, number, initial, final):
+    def densities(
+        self, number: int, initial: np.ndarray, final: np.ndarray
+    ) -> np.ndarray:
         if self.sparsities is None:
             return super().densities(number, initial, final)
         return np.full_like(initial, 1.0 - self.sparsities[number])
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"sparsities": self.sparsities, **super().get_config()}
 
-    def budget(self, views, fraction):
+    def budget(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         dropped = [ops.maximum(s, 0) for s in self.surplus(views)]
         return dropped, [ops.zeros_like(count) for count in dropped]
 
 
-def _check_sparsities(sparsities):
+def _check_sparsities(sparsities: list[float]) -> None:
     in_range = all(is_real(s) and 0.0 <= s < 1.0 for s in sparsities)
     if not in_range or sorted(sparsities) != sparsities:
         raise ValueError(
@@ -345,13 +363,13 @@ class GraNet(Ramp):
 
     def __init__(
         self,
-        final_sparsity,
-        end_step,
-        start_step=0,
-        update_interval=1000,
-        drop_fraction=0.5,
-        **kwargs,
-    ):
+        final_sparsity: float,
+        end_step: int,
+        start_step: int = 0,
+        update_interval: int = 1000,
+        drop_fraction: typing.Any = 0.5,
+        **kwargs: typing.Any,
+    ) -> None:
         # How the total is spread does not matter.
         kwargs = {**self.defaults, **kwargs}
         super().__init__(
@@ -363,10 +381,15 @@ class GraNet(Ramp):
             **kwargs,
         )
 
-    def final_densities(self, shapes):
+    def final_densities(self, shapes: list[tuple[int, ...]]) -> np.ndarray:
         return np.full(len(shapes), 1.0 - self.final_sparsity)
 
-    def _check(self, masked_kernels, initial, final):
+    def _check(
+        self,
+        masked_kernels: list[typing.Any],
+        initial: np.ndarray,
+        final: np.ndarray,
+    ) -> None:
         sizes = np.array([masked.size for masked in masked_kernels])
         total = np.sum(initial * sizes) / np.sum(sizes)
         if total < 1.0 - self.final_sparsity:
@@ -376,7 +399,9 @@ class GraNet(Ramp):
                 f"final_sparsity={self.final_sparsity}"
             )
 
-    def update(self, views, fraction):
+    def update(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         # A layer may hold fewer than its part of the total: the sum counts.
         masks = [view.mask for view in views]
         scores = [
@@ -388,7 +413,7 @@ class GraNet(Ramp):
         kept = best(views, scores, masks, counts, PRUNE, "global")
         pruned = [
             dataclasses.replace(view, mask=mask)
-            for view, mask in zip(views, kept)
+            for view, mask in zip(views, kept, strict=True)
         ]
         return super().update(pruned, fraction)
 
@@ -439,15 +464,15 @@ class NDSNN(Ramp):
 
     def __init__(
         self,
-        final_sparsity,
-        end_step,
-        start_step=0,
-        distribution="erk",
-        update_interval=1000,
-        drop_fraction=0.5,
-        minimum_drop_fraction=0.05,
-        **kwargs,
-    ):
+        final_sparsity: float,
+        end_step: int,
+        start_step: int = 0,
+        distribution: typing.Any = "erk",
+        update_interval: int = 1000,
+        drop_fraction: typing.Any = 0.5,
+        minimum_drop_fraction: float = 0.05,
+        **kwargs: typing.Any,
+    ) -> None:
         kwargs = {"stop_step": end_step, **self.defaults, **kwargs}
         for name, value in (
             ("drop_fraction", drop_fraction),
@@ -470,7 +495,7 @@ class NDSNN(Ramp):
         self.minimum_drop_fraction = float(minimum_drop_fraction)
 
     @property
-    def earliest_step(self):
+    def earliest_step(self) -> int:
         # The first of the R updates, not one before it at `start_step`.
         return (self._first + 1) * self.update_interval
 
@@ -482,19 +507,23 @@ class NDSNN(Ramp):
         table = ops.convert_to_tensor(table.astype("float32"))
         return ops.take(table, self.number(step))
 
-    def budget(self, views, fraction):
+    def budget(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         changing = [
             ops.where(t < math.prod(view.kernel.shape), view.count(), 0)
-            for view, t in zip(views, self.targets(views))
+            for view, t in zip(views, self.targets(views), strict=True)
         ]
         shares = [fraction_of(n, fraction, self.rounding) for n in changing]
         if self.scope == "global":
             shares = as_counts(sum(shares), len(shares))
         surplus = self.surplus(views)
-        dropped = [ops.maximum(*both) for both in zip(shares, surplus)]
-        return dropped, [d - s for d, s in zip(dropped, surplus)]
+        dropped = [
+            ops.maximum(*both) for both in zip(shares, surplus, strict=True)
+        ]
+        return dropped, [d - s for d, s in zip(dropped, surplus, strict=True)]
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "drop_fraction": self.first_drop_fraction,

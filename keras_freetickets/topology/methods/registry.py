@@ -102,7 +102,7 @@ def get(identifier: typing.Any, **kwargs: typing.Any) -> Method:
         `keras.optimizers.get` takes the same kinds of identifier.
     """
     if isinstance(identifier, str):
-        return _class_of(identifier)(**kwargs)
+        return class_of(identifier)(**kwargs)
     if isinstance(identifier, dict):
         method = keras.saving.deserialize_keras_object(identifier)
     else:
@@ -138,7 +138,15 @@ def _find(name: str) -> type[Method] | None:
     return _REGISTERED.get(name, by_class.get(name))
 
 
-def _class_of(name: str) -> type[Method]:
+def class_of(name: str) -> type[Method]:
+    """The class of a name, as for `get`.
+
+    Args:
+        name: String.
+
+    Raises:
+        ValueError: If no method has this name.
+    """
     kind = _find(name)
     if kind is None:
         near = difflib.get_close_matches(

@@ -1,9 +1,12 @@
 """RigL, and the settings of ITOP: grow where the gradient is steep."""
 
+import typing
+
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.registry import register
+from keras_freetickets.types import Config
 
 
 @register("rigl", package="keras_freetickets")
@@ -40,7 +43,12 @@ class RigL(Method):
 
     defaults = {"rounding": "floor", "apply_on_update": False}
 
-    def __init__(self, update_interval=100, drop_fraction=0.3, **kwargs):
+    def __init__(
+        self,
+        update_interval: int = 100,
+        drop_fraction: typing.Any = 0.3,
+        **kwargs: typing.Any,
+    ) -> None:
         kwargs = {**self.defaults, **kwargs}
         super().__init__(update_interval, drop_fraction, **kwargs)
 
@@ -63,7 +71,7 @@ class ITOP(Method):
         **kwargs: As in `Method`.
 
     Raises:
-        ValueError: If `total_steps` is no positive integer; as for `Method`.
+        ValueError: If `total_steps` is not a positive integer; as for `Method`.
 
     Example:
 
@@ -78,12 +86,12 @@ class ITOP(Method):
 
     def __init__(
         self,
-        total_steps,
-        growth="random",
-        update_interval=None,
-        drop_fraction=None,
-        **kwargs,
-    ):
+        total_steps: int,
+        growth: typing.Any = "random",
+        update_interval: int | None = None,
+        drop_fraction: typing.Any = None,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_integer(total_steps) or total_steps < 1:
             raise ValueError(
                 "`total_steps` must be a positive number of optimizer "
@@ -98,5 +106,5 @@ class ITOP(Method):
             update_interval, drop_fraction, growth=growth, **kwargs
         )
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"total_steps": self.total_steps, **super().get_config()}

@@ -1,11 +1,15 @@
 """SET: drop the weights closest to zero, grow at random."""
 
 import dataclasses
+import typing
 
 from keras import ops
 
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.registry import register
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
 @register("set", package="keras_freetickets")
@@ -43,11 +47,11 @@ class SET(Method):
 
     def __init__(
         self,
-        update_interval=1500,
-        drop_fraction=0.3,
-        drop="signed_magnitude",
-        **kwargs,
-    ):
+        update_interval: int = 1500,
+        drop_fraction: typing.Any = 0.3,
+        drop: typing.Any = "signed_magnitude",
+        **kwargs: typing.Any,
+    ) -> None:
         self.by_sign = drop == "signed_magnitude"
         if self.by_sign and kwargs.get("scope", "layer") != "layer":
             raise ValueError(
@@ -59,27 +63,32 @@ class SET(Method):
         drop = "magnitude" if self.by_sign else drop
         super().__init__(update_interval, drop_fraction, drop=drop, **kwargs)
 
-    def update(self, views, fraction):
+    def update(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         if not self.by_sign:
             return super().update(views, fraction)
         halves = [half for view in views for half in _signs(view)]
         counts, _ = self.budget(halves, fraction)
         halves = self.keep(halves, counts)
         kept = [
-            ops.logical_or(*both) for both in zip(halves[::2], halves[1::2])
+            ops.logical_or(*both)
+            for both in zip(halves[::2], halves[1::2], strict=True)
         ]
-        grow_counts = [sum(both) for both in zip(counts[::2], counts[1::2])]
+        grow_counts = [
+            sum(both) for both in zip(counts[::2], counts[1::2], strict=True)
+        ]
         grown = self.grow(views, kept, grow_counts)
-        return list(zip(kept, grown))
+        return list(zip(kept, grown, strict=True))
 
-    def get_config(self):
+    def get_config(self) -> Config:
         config = super().get_config()
         return (
             {**config, "drop": "signed_magnitude"} if self.by_sign else config
         )
 
 
-def _signs(view):
+def _signs(view: KernelView) -> list[KernelView]:
     """The connections of either sign; zero counts as positive."""
     negative = view.kernel < 0
     return [

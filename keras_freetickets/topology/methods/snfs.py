@@ -1,12 +1,17 @@
 """SNFS, sparse momentum: grow where the momentum is, and move weights there."""
 
+import typing
+
 from keras import ops
 
 from keras_freetickets.arguments import is_real
 from keras_freetickets.topology.kernel_view import PARTS
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.methods.method import Method
 from keras_freetickets.topology.methods.registry import register
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 # Layers less sparse than this do not grow at their full drop fraction, and a
 # layer is filled to this share of its room at first (sparse_learning).
@@ -18,7 +23,7 @@ _FILL = 99
 class SNFS(Method):
     """Sparse momentum: growth by a dense momentum, across layers.
 
-    What all layers drop is given to them anew in proportion to the mean
+    What all layers drop is shared out again in proportion to the mean
     momentum of their active weights; within a layer the absent connections of
     the largest momentum grow. The total stays exact.
 
@@ -49,15 +54,16 @@ class SNFS(Method):
     """
 
     connection_state = {"momentum": "float32"}
+    kernelwise = True  # unless layers exchange connections
 
     def __init__(
         self,
-        momentum=0.9,
-        redistribution=True,
-        update_interval=1000,
-        drop_fraction=0.5,
-        **kwargs,
-    ):
+        momentum: float = 0.9,
+        redistribution: bool = True,
+        update_interval: int = 1000,
+        drop_fraction: typing.Any = 0.5,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(momentum) or not 0.0 <= momentum < 1.0:
             raise ValueError(
                 f"`momentum` must be in [0, 1). Received: momentum={momentum}"
@@ -65,12 +71,9 @@ class SNFS(Method):
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.momentum = float(momentum)
         self.redistribution = bool(redistribution)
+        self.kernelwise = not self.redistribution
 
-    @property
-    def kernelwise(self):
-        return not self.redistribution
-
-    def observe(self, views):
+    def observe(self, views: list[KernelView]) -> list[dict[str, Tensor]]:
         decay = self.momentum
         return [
             {
@@ -80,10 +83,12 @@ class SNFS(Method):
             for view in views
         ]
 
-    def grow_score(self, view):
+    def grow_score(self, view: KernelView) -> Tensor:
         return ops.abs(view.state["momentum"])
 
-    def budget(self, views, fraction):
+    def budget(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         if not self.redistribution:
             return super().budget(views, fraction)
         active = ops.stack([view.count() for view in views])
@@ -101,7 +106,7 @@ class SNFS(Method):
         grown = allocate(ops.sum(dropped), shares, size - active + dropped)
         return ops.unstack(dropped), ops.unstack(grown)
 
-    def _shares(self, views, active):
+    def _shares(self, views: list[KernelView], active: typing.Any) -> Tensor:
         """Each layer's part of the mean momenta of active weights."""
         sums = [
             ops.sum(ops.where(view.mask, self.grow_score(view), 0.0))
@@ -112,7 +117,7 @@ class SNFS(Method):
         even = ops.ones_like(means) / len(views)
         return ops.where(total > 0, means / ops.maximum(total, 1e-38), even)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "momentum": self.momentum,
             "redistribution": self.redistribution,
@@ -120,7 +125,7 @@ class SNFS(Method):
         }
 
 
-def allocate(total, shares, room):
+def allocate(total: Tensor, shares: Tensor, room: Tensor) -> Tensor:
     """Splits an integer in proportion to shares, with a limit for each part.
 
     Parts are cut to 99 % of their room; the rest goes evenly to the others,
@@ -136,20 +141,20 @@ def allocate(total, shares, room):
     """
     parts = ops.cast(ops.floor(shares * PARTS), "int32")
     wanted = (total // PARTS) * parts + (total % PARTS) * parts // PARTS
-    limit = room // 100 * _FILL + room % 100 * _FILL // 100
-    given = ops.minimum(wanted, limit)
-    for limit in (limit, room):
+    almost = room // 100 * _FILL + room % 100 * _FILL // 100
+    given = ops.minimum(wanted, almost)
+    for limit in (almost, room):
         given = _spread(total, given, limit)
     return given
 
 
-def _spread(total, given, limit):
+def _spread(total: Tensor, given: Tensor, limit: Tensor) -> Tensor:
     """Gives what is left evenly to those below their limit."""
 
-    def is_open(given):
+    def is_open(given: Tensor) -> Tensor:
         return ops.logical_and(total > ops.sum(given), ops.any(given < limit))
 
-    def give(given):
+    def give(given: Tensor) -> Tensor:
         left = total - ops.sum(given)
         below = given < limit
         each = left // ops.sum(ops.cast(below, "int32"))

@@ -1,9 +1,12 @@
 """Methods that keep a pattern: N of M, and constant fan-in."""
 
+import typing
+
 import numpy as np
 from keras import ops
 
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import tie_bits
 from keras_freetickets.topology.mask_initializers import check_divisible
@@ -19,19 +22,21 @@ from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.topology.selection import rank_in_groups
 from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
+from keras_freetickets.types import Config
+from keras_freetickets.types import Tensor
 
 
-def to_groups(array, m, axis):
+def to_groups(array: Tensor, m: int, axis: int) -> Tensor:
     """Reshapes a kernel to rows of `m` consecutive entries along an axis."""
     moved = ops.moveaxis(array, axis, -1)
     return ops.reshape(moved, (-1, m))
 
 
-def from_groups(groups, shape, axis):
+def from_groups(groups: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
     """Undoes `to_groups`."""
-    shape = list(shape)
-    shape.append(shape.pop(axis))
-    return ops.moveaxis(ops.reshape(groups, shape), -1, axis)
+    moved = list(shape)
+    moved.append(moved.pop(axis))
+    return ops.moveaxis(ops.reshape(groups, moved), -1, axis)
 
 
 @register("n_m", package="keras_freetickets")
@@ -49,7 +54,7 @@ class NM(Method):
         **kwargs: As in `Method`.
 
     Raises:
-        ValueError: If a kernel's axis is no multiple of `m`, or its mask is
+        ValueError: If a kernel's axis is not a multiple of `m`, or its mask is
             not `n` of `m` (see `NMMask`).
 
     Example:
@@ -61,12 +66,14 @@ class NM(Method):
 
     kernelwise = True
 
-    def __init__(self, n, m, axis=-2, **kwargs):
+    def __init__(
+        self, n: int, m: int, axis: int = -2, **kwargs: typing.Any
+    ) -> None:
         check_pattern(n, m)
         super().__init__(**kwargs)
         self.n, self.m, self.axis = n, m, axis
 
-    def begin(self, masked_kernels):
+    def begin(self, masked_kernels: list[typing.Any]) -> None:
         for masked in masked_kernels:
             if masked.active == masked.size:
                 continue
@@ -82,10 +89,18 @@ class NM(Method):
                     f"{self.m}, axis={self.axis}) to `sparsify`."
                 )
 
-    def grow(self, views, kept, grow_counts):
-        return [self._grow(view, mask) for view, mask in zip(views, kept)]
+    def grow(
+        self,
+        views: list[KernelView],
+        kept: list[Tensor],
+        grow_counts: list[Tensor],
+    ) -> list[Tensor]:
+        return [
+            self._grow(view, mask)
+            for view, mask in zip(views, kept, strict=True)
+        ]
 
-    def _grow(self, view, kept):
+    def _grow(self, view: KernelView, kept: Tensor) -> Tensor:
         shape = tuple(view.kernel.shape)
         (ties,) = tie_bits([view], GROW)
         keys = sort_keys(self.grow_score(view), ops.logical_not(kept))
@@ -94,7 +109,7 @@ class NM(Method):
         grown = rank_in_groups(*rows[:2]) < lost[:, None]
         return from_groups(grown, shape, self.axis)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {
             "n": self.n,
             "m": self.m,
@@ -151,18 +166,22 @@ class SRigL(RigL):
     defaults = {"apply_on_update": True}
 
     def __init__(
-        self, ablation=0.3, update_interval=100, drop_fraction=0.3, **kwargs
-    ):
+        self,
+        ablation: float = 0.3,
+        update_interval: int = 100,
+        drop_fraction: typing.Any = 0.3,
+        **kwargs: typing.Any,
+    ) -> None:
         if not is_real(ablation) or not 0.0 <= ablation < 1.0:
             raise ValueError(
                 f"`ablation` must be in [0, 1). Received: ablation={ablation}"
             )
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.ablation = float(ablation)
-        self._last = None
-        self._budgets = None
+        self._last: int | None = None
+        self._budgets: list[int] = []
 
-    def begin(self, masked_kernels):
+    def begin(self, masked_kernels: list[typing.Any]) -> None:
         self._last = len(masked_kernels) - 1
         self._budgets = []
         for masked in masked_kernels:
@@ -182,21 +201,32 @@ class SRigL(RigL):
             budget = masked.initial if known else inputs.sum()
             self._budgets.append(int(budget))
 
-    def counts(self, views, fraction):
+    def counts(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """The budget, but at least all weights of exactly zero are dropped."""
         dropped, _ = super().counts(views, fraction)
         zeros = [_zeros(view) for view in views]
         if self.scope == "global":
             zeros = as_counts(sum(zeros), len(zeros))
-        dropped = [ops.maximum(*both) for both in zip(dropped, zeros)]
+        dropped = [
+            ops.maximum(*both) for both in zip(dropped, zeros, strict=True)
+        ]
         return dropped, dropped
 
-    def update(self, views, fraction):
+    def update(
+        self, views: list[KernelView], fraction: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         drop_counts, grow_counts = self.counts(views, fraction)
         units = self._units(views, drop_counts, grow_counts)
         return self._with_constant_fan_in(views, units, drop_counts)
 
-    def _units(self, views, drop_counts, grow_counts):
+    def _units(
+        self,
+        views: list[KernelView],
+        drop_counts: list[Tensor],
+        grow_counts: list[Tensor],
+    ) -> list[Tensor]:
         """Boolean tensors: which units the layers go on with."""
         alive = [_count(_by_unit(view.mask)) > 0 for view in views]
         if not self.ablation:
@@ -206,16 +236,17 @@ class SRigL(RigL):
         scores = [self.grow_score(view) for view in views]
         steep = best(views, scores, everywhere, grow_counts, GROW, self.scope)
         salient = [
-            _count(_by_unit(ops.logical_or(*both))) for both in zip(kept, steep)
+            _count(_by_unit(ops.logical_or(*both)))
+            for both in zip(kept, steep, strict=True)
         ]
         return [
             before
             if view.kernel_index == self._last
             else self._stay(view, counts)
-            for view, counts, before in zip(views, salient, alive)
+            for view, counts, before in zip(views, salient, alive, strict=True)
         ]
 
-    def _stay(self, view, salient):
+    def _stay(self, view: KernelView, salient: Tensor) -> Tensor:
         """Which units of a layer have enough salient connections."""
         budget = self._budgets[view.kernel_index]
         units, inputs = _by_unit(view.mask).shape
@@ -225,79 +256,107 @@ class SRigL(RigL):
         least = ops.minimum(least, descending[budget // inputs])
         return salient >= least
 
-    def _with_constant_fan_in(self, views, units, drop_counts):
+    def _with_constant_fan_in(
+        self,
+        views: list[KernelView],
+        units: typing.Any,
+        drop_counts: list[Tensor],
+    ) -> list[tuple[Tensor, Tensor]]:
         of_units = [
-            ops.logical_and(view.mask, u) for view, u in zip(views, units)
+            ops.logical_and(view.mask, u)
+            for view, u in zip(views, units, strict=True)
         ]
         kept = self._kept_of(views, of_units, drop_counts)
         kept = [_by_unit(k) for k in kept]
-        fan_ins = [self._fan_in(view, u) for view, u in zip(views, units)]
-        kept_counts = [ops.minimum(_count(k), f) for k, f in zip(kept, fan_ins)]
+        fan_ins = [
+            self._fan_in(view, u) for view, u in zip(views, units, strict=True)
+        ]
+        kept_counts = [
+            ops.minimum(_count(k), f)
+            for k, f in zip(kept, fan_ins, strict=True)
+        ]
         scores = [self.drop_score(view) for view in views]
         kept = self._select(views, scores, kept, kept_counts, PRUNE)
         absent = [ops.logical_not(k) for k in kept]
         grow_counts = [
             ops.where(u, f - n, 0)
-            for u, f, n in zip(units, fan_ins, kept_counts)
+            for u, f, n in zip(units, fan_ins, kept_counts, strict=True)
         ]
         scores = [self.grow_score(view) for view in views]
         grown = self._select(views, scores, absent, grow_counts, REGROW)
         shapes = [tuple(view.kernel.shape) for view in views]
         return [
             (_by_position(k, shape), _by_position(g, shape))
-            for k, g, shape in zip(kept, grown, shapes)
+            for k, g, shape in zip(kept, grown, shapes, strict=True)
         ]
 
-    def _kept_of(self, views, of_units, drop_counts):
+    def _kept_of(
+        self,
+        views: list[KernelView],
+        of_units: list[Tensor],
+        drop_counts: list[Tensor],
+    ) -> list[Tensor]:
         """The connections to keep, of those of the units that stay.
 
         As many as if all units stayed, so that a removed unit's are the first
         to be dropped.
         """
-        counts = [view.count() - d for view, d in zip(views, drop_counts)]
+        counts = [
+            view.count() - d for view, d in zip(views, drop_counts, strict=True)
+        ]
         sizes = [_sum(mask) for mask in of_units]
         if self.scope == "global":
             counts, sizes = [as_counts(sum(n), len(n)) for n in (counts, sizes)]
-        counts = [ops.minimum(*both) for both in zip(counts, sizes)]
+        counts = [
+            ops.minimum(*both) for both in zip(counts, sizes, strict=True)
+        ]
         scores = [self.drop_score(view) for view in views]
         return self.strongest(views, scores, of_units, counts, DROP)
 
-    def _fan_in(self, view, units):
+    def _fan_in(self, view: KernelView, units: Tensor) -> Tensor:
         """The inputs of each unit: the layer's budget, shared out."""
         left = ops.sum(ops.cast(units, "int32"))
         inputs = _by_unit(view.mask).shape[1]
         budget = self._budgets[view.kernel_index]
         return ops.minimum(budget // ops.maximum(left, 1), inputs)
 
-    def _select(self, views, scores, eligible, counts, stage):
+    def _select(
+        self,
+        views: list[KernelView],
+        scores: list[Tensor],
+        eligible: list[Tensor],
+        counts: list[Tensor],
+        stage: int,
+    ) -> list[Tensor]:
         keys = [
-            sort_keys(_by_unit(score), e) for score, e in zip(scores, eligible)
+            sort_keys(_by_unit(score), e)
+            for score, e in zip(scores, eligible, strict=True)
         ]
         ties = [_by_unit(tie) for tie in tie_bits(views, stage)]
         return select_rows(keys, counts, ties)
 
-    def get_config(self):
+    def get_config(self) -> Config:
         return {"ablation": self.ablation, **super().get_config()}
 
 
-def _sum(mask):
+def _sum(mask: Tensor) -> Tensor:
     return ops.cast(ops.sum(ops.cast(mask, "int32")), "int32")
 
 
-def _zeros(view):
+def _zeros(view: KernelView) -> Tensor:
     """How many active connections have a weight of exactly zero."""
     return _sum(ops.logical_and(view.mask, ops.equal(view.kernel, 0.0)))
 
 
-def _count(rows):
+def _count(rows: typing.Any) -> Tensor:
     return ops.sum(ops.cast(rows, "int32"), axis=1)
 
 
-def _by_unit(array):
+def _by_unit(array: Tensor) -> Tensor:
     """A kernel as rows, one for each output unit."""
     units = array.shape[-1]
     return ops.transpose(ops.reshape(array, (-1, units)))
 
 
-def _by_position(rows, shape):
+def _by_position(rows: typing.Any, shape: tuple[int, ...]) -> Tensor:
     return ops.reshape(ops.transpose(rows), shape)

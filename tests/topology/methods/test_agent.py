@@ -142,7 +142,7 @@ def batches(count=4):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(count, 8, 5)).astype("float32")
     y = generator.normal(size=(count, 8, 2)).astype("float32")
-    return list(zip(x, y))
+    return list(zip(x, y, strict=True))
 
 
 def arrays(variables):
@@ -150,7 +150,7 @@ def arrays(variables):
 
 
 def train(model, callback, epochs=2):
-    x, y = (np.concatenate(part) for part in zip(*batches()))
+    x, y = (np.concatenate(part) for part in zip(*batches(), strict=True))
     return model.fit(
         x,
         y,
@@ -171,7 +171,7 @@ def test_without_a_correction_it_is_rigl():
     train(rigl, kft.callbacks.RigL(update_interval=3, **own), epochs=3)
     # The passes over the data leave no trace: not in the statistics of batch
     # normalization, nor in the order of dropout.
-    for a, b in zip(arrays(ours.weights), arrays(rigl.weights)):
+    for a, b in zip(arrays(ours.weights), arrays(rigl.weights), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -195,18 +195,20 @@ def test_the_correction_by_hand(kappa):
     state = model.update_state.state
     x, y = batches(1)[0]
     generator = np.random.default_rng(5)
-    for held, variable in zip(state["snapshot"], model.trainable_variables):
+    for held, variable in zip(
+        state["snapshot"], model.trainable_variables, strict=True
+    ):
         held.assign(variable.value)
     means = [
         generator.normal(size=v.shape).astype("float32")
         for v in model.trainable_variables
     ]
-    for held, mean in zip(state["mean_gradient"], means):
+    for held, mean in zip(state["mean_gradient"], means, strict=True):
         held.assign(mean)
     state["correction"].assign(kappa)
     model.train_on_batch(x, y)
     # At the snapshot itself: d = (1 - kappa) g + kappa u.
-    for g, d, u in zip(*method.seen, means):
+    for g, d, u in zip(*method.seen, means, strict=True):
         expected = (1 - kappa) * np.asarray(g) + kappa * u
         np.testing.assert_allclose(np.asarray(d), expected, atol=1e-5)
 
@@ -218,14 +220,14 @@ def test_snapshots_and_mean_gradients():
     assert history.history["tau"] == [pytest.approx(0.1)]
     fresh = network()
     held = arrays(model.update_state.state["snapshot"])
-    for a, b in zip(held, arrays(fresh.trainable_variables)):
+    for a, b in zip(held, arrays(fresh.trainable_variables), strict=True):
         np.testing.assert_array_equal(a, b)
     # The mean of the batches' gradients at the weights of the beginning.
     kernels = [r.kernel.value for r in fresh.masked_kernels]
     found = [fresh.gradients_at(kernels, x, y) for x, y in batches()]
-    means = [np.mean(part, axis=0) for part in zip(*found)]
+    means = [np.mean(part, axis=0) for part in zip(*found, strict=True)]
     place = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    for record, mean in zip(model.masked_kernels, means):
+    for record, mean in zip(model.masked_kernels, means, strict=True):
         held = model.update_state.state["mean_gradient"][
             place[id(record.kernel)]
         ]

@@ -72,7 +72,7 @@ def test_without_a_random_mask_it_is_rigl():
         for _ in range(8):
             model.train_on_batch(*data())
         runs.append(kernels(model))
-    for a, b in zip(*runs):
+    for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -91,7 +91,7 @@ def test_a_step_moves_only_what_stayed():
             step=number,
             seed=9,
         )
-        for c, a, b in zip(inputs.views(), before, after):
+        for c, a, b in zip(inputs.views(), before, after, strict=True):
             stays = np.asarray(method.stays(c))
             np.testing.assert_array_equal(a[~stays], b[~stays])
             assert (a != b)[stays & np.asarray(c.mask)].mean() > 0.4

@@ -47,7 +47,7 @@ def test_without_exploration_it_is_rigl():
     states = [{"visits": np.ones(k.shape, "int32")} for k in arrays[0]]
     ours, _ = updates.run(DSTEE(0.0), *arrays, states)
     rigl, _ = updates.run(RigL(), *arrays)
-    for a, b in zip(ours, rigl):
+    for a, b in zip(ours, rigl, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

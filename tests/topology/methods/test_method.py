@@ -1,6 +1,7 @@
 import inspect
 
 import keras
+import numpy as np
 import pytest
 
 from keras_freetickets import callbacks
@@ -66,9 +67,10 @@ SHARED = {"regrown", "rounding", "stop_step", "seed", "update_interval"}
 def test_signatures_show_every_argument(kind):
     shown = inspect.signature(kind).parameters
     kinds = {one.kind for one in shown.values()}
-    assert inspect.Parameter.VAR_KEYWORD not in kinds
-    if kind is not callbacks.DropAndGrow:
-        assert SHARED <= set(shown)
+    # Which arguments `DropAndGrow` takes is known once it has a method.
+    is_open = kind is callbacks.DropAndGrow
+    assert (inspect.Parameter.VAR_KEYWORD in kinds) == is_open
+    assert is_open or set(shown) >= SHARED
     if kind in FAMILY:
         assert {*MADE.get(kind, kind)().get_config()} <= set(shown)
 
@@ -128,28 +130,88 @@ def test_presets_are_classes():
     assert Own(7, sharpness=1.0, stop_step=3).stop_step == 3
 
 
-@pytest.mark.parametrize("name", ["AGENT", "CigL"])
-def test_a_method_without_its_callback_is_refused(name, tmp_path):
+@pytest.mark.parametrize(
+    "name, missing, companion",
+    [
+        ("AGENT", "data", "GradientSnapshots"),
+        ("CigL", "start_epoch", "WeightAveraging"),
+    ],
+)
+def test_a_method_without_what_its_callback_needs(name, missing, companion):
     method = getattr(topology, name)()
-    message = f"works only with the callback keras_freetickets.callbacks.{name}"
+    message = f"`{missing}` must be given with the method {name}: its callback"
+    for given in (method, name):
+        with pytest.raises(ValueError, match=f"{message} {companion} needs"):
+            callbacks.DropAndGrow(given)
+
+
+BATCHES = [(np.zeros((2, 3)), np.zeros(2))]
+
+
+def test_a_method_brings_its_callbacks_along(tmp_path):
+    agent = callbacks.AGENT(BATCHES, scale=0.2)
+    found = [
+        callbacks.DropAndGrow(topology.AGENT(scale=0.2), data=BATCHES),
+        callbacks.DropAndGrow("agent", data=BATCHES, scale=0.2),
+        callbacks.DST(tmp_path, method="agent", data=BATCHES, scale=0.2),
+        callbacks.EDST(
+            2, 2, directory=tmp_path, method=agent.method, data=BATCHES
+        ),
+    ]
+    for callback in found:
+        callback = getattr(callback, "drop_and_grow", callback)
+        assert callback.method.scale == 0.2
+        assert [type(one) for one in callback.parts] == [
+            callbacks.GradientSnapshots
+        ]
+    cigl = callbacks.DropAndGrow("cigl", start_epoch=3, random_drop=0.1)
+    (average,) = cigl.parts
+    assert isinstance(average, callbacks.WeightAveraging)
+    assert average.start_epoch == 3 and cigl.method.random_drop == 0.1
+
+
+@pytest.mark.parametrize("method", ["cigl", topology.CigL()])
+def test_tickets_of_averaged_weights_are_refused(method, tmp_path):
     for make in (
-        lambda: callbacks.DropAndGrow(method),
-        lambda: callbacks.EDST(2, 2, directory=tmp_path, method=method),
         lambda: callbacks.DST(tmp_path, method=method),
+        lambda: callbacks.EDST(2, 2, directory=tmp_path, method=method),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="can train with: CigL averages"):
             make()
-    # MOON averages late weights, as CigL does, but takes no snapshots.
-    if name == "AGENT":
-        with pytest.raises(ValueError, match=message):
-            callbacks.MOON(epochs=50, method=method)
-    else:
-        assert callbacks.MOON(epochs=50, method=method).method is method
-        assert callbacks.CigL(3, method=method).method is method
-        with pytest.raises(ValueError, match="`method` must be a keras_freet"):
-            callbacks.CigL(3, method=RigL())
-        with pytest.raises(ValueError, match="either `method` or its"):
-            callbacks.CigL(3, method=method, stop_step=3)
+
+
+def test_moon_and_cigl_take_methods():
+    with pytest.raises(ValueError, match="GradientSnapshots'], which AGENT"):
+        callbacks.MOON(epochs=50, method=topology.AGENT())
+    method = topology.CigL()
+    moon = callbacks.MOON(epochs=50, method=method)
+    assert moon.method is method and len(moon.parts) == 2
+    assert callbacks.CigL(3, method=method).method is method
+    with pytest.raises(ValueError, match="`method` must be a keras_freet"):
+        callbacks.CigL(3, method=RigL())
+    with pytest.raises(ValueError, match="either `method` or its"):
+        callbacks.CigL(3, method=method, stop_step=3)
+
+
+def test_a_callback_of_a_users_own_comes_along():
+    class Companion(keras.callbacks.Callback):
+        def __init__(self, depth):
+            super().__init__()
+            self.depth = depth
+
+    class WithCompanion(topology.Method):
+        companions = (Companion,)
+
+    callback = callbacks.DropAndGrow(WithCompanion(), depth=3)
+    assert callback.parts[0].depth == 3
+    with pytest.raises(ValueError, match="`depth` must be given"):
+        callbacks.DropAndGrow(WithCompanion())
+    given = Companion(5)
+    callback = callbacks.DropAndGrow(WithCompanion(), companions=[given])
+    assert callback.parts == [given]
+    WithCompanion.companions = ("Missing",)
+    with pytest.raises(ValueError, match="`companions` of a method must be"):
+        callbacks.DropAndGrow(WithCompanion())
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ def test_gmp_follows_the_cubic():
     method = GMP(0.9, end_step=1000, update_interval=100)
     updates.begin(method, kernels, masks)
     for number in range(1, 13):
-        masks, kept = updates.run(
+        masks, _kept = updates.run(
             method, kernels, masks, gradients, step=100 * number
         )
         left = max(0.0, 1 - number / 10) ** 3
-        for mask, kernel in zip(masks, kernels):
+        for mask, kernel in zip(masks, kernels, strict=True):
             count = round(kernel.size * (0.1 + 0.9 * left))
             assert mask.sum() == count
             assert np.abs(kernel[mask]).min() >= np.abs(kernel[~mask]).max()
@@ -80,10 +80,10 @@ class Schedule:
 
 def test_gmp_takes_a_pruning_schedule_over():
     schedule = Schedule()
-    method = GMP.from_schedule(schedule)
-    again = GMP.from_config(method.get_config())
+    taken = GMP.from_schedule(schedule)
+    again = GMP.from_config(taken.get_config())
     kernels, masks, gradients = dense([(50, 40)])
-    for method in (method, again):
+    for method in (taken, again):
         updates.begin(method, kernels, masks)
         assert (method.start_step, method.stop_step) == (200, 600)
         for step in (200, 300, 400, 500, 600):
@@ -265,7 +265,7 @@ def test_ndsnn_at_constant_sparsity_is_rigl():
     updates.begin(method, kernels, masks)
     ours, _ = update(method, kernels, masks, gradients, step=100)
     rigl, _ = updates.run(RigL(), kernels, masks, gradients, fraction=0.3)
-    for a, b in zip(ours, rigl):
+    for a, b in zip(ours, rigl, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -305,7 +305,7 @@ def test_granet_prunes_all_layers_together_and_regrows_in_each():
             method, kernels, masks, gradients, step=100 * number, fraction=0.5
         )
         totals.append(sum(int(m.sum()) for m in masks))
-        for mask, k in zip(masks, kept):
+        for mask, k in zip(masks, kept, strict=True):
             # Half of what pruning left was dropped, rounded up, and regrown.
             assert k.sum() == mask.sum() - -(-mask.sum() // 2)
     left = [(1 - q / 4) ** 3 for q in (1, 2, 3, 4, 4)]
@@ -353,7 +353,7 @@ def test_bad_arguments(make, message):
 @pytest.mark.parametrize("method", [GMP, NDSNN, GraNet])
 def test_a_network_that_is_sparser_already(method):
     kernels, masks, _ = updates.network([(40, 50)], [0.05])
-    with pytest.raises(ValueError, match="`?final_sparsity"):
+    with pytest.raises(ValueError, match=r"`?final_sparsity"):
         updates.begin(method(0.9, end_step=5000), kernels, masks)
 
 

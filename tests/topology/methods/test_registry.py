@@ -109,13 +109,13 @@ def test_a_method_of_a_users_own(request):
     class Other(Method):
         pass
 
-    with pytest.raises(ValueError, match="'largest' is .*Received: name="):
+    with pytest.raises(ValueError, match=r"'largest' is .*Received: name="):
         register("largest")(Other)
-    with pytest.raises(ValueError, match="'rigl' is .*Received: name="):
+    with pytest.raises(ValueError, match=r"'rigl' is .*Received: name="):
         register("rigl")(Other)
 
 
 def test_a_class_named_as_another_is_refused():
     kind = type("SNFS", (Method,), {})
-    with pytest.raises(ValueError, match="'snfs' is .*methods.snfs.SNFS"):
+    with pytest.raises(ValueError, match=r"'snfs' is .*methods.snfs.SNFS"):
         register("snfs_2")(kind)

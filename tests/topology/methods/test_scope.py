@@ -12,7 +12,10 @@ def joined(arrays):
 
 def best_of_each(kernels, masks):
     """The mask of the largest active weight of each kernel."""
-    sizes = [np.where(m, np.abs(k), -1.0) for k, m in zip(kernels, masks)]
+    sizes = [
+        np.where(m, np.abs(k), -1.0)
+        for k, m in zip(kernels, masks, strict=True)
+    ]
     return joined([size == size.max() for size in sizes])
 
 

@@ -22,7 +22,7 @@ def test_each_sign_loses_its_share():
 def test_counts_against_numpy():
     kernels, masks, gradients = updates.network([(50, 40), (7, 9)], [0.2, 0.5])
     new, kept = updates.run(SET(), kernels, masks, gradients, fraction=0.3)
-    for kernel, mask, after, k in zip(kernels, masks, new, kept):
+    for kernel, mask, after, k in zip(kernels, masks, new, kept, strict=True):
         assert after.sum() == mask.sum()
         for side in (kernel > 0, kernel < 0):
             size = np.abs(kernel[side])

@@ -39,7 +39,7 @@ def momentum(kernels, seed=4):
     generator = np.random.default_rng(seed)
     return [
         {"momentum": generator.normal(size=k.shape).astype("float32") * scale}
-        for k, scale in zip(kernels, (1.0, 3.0, 0.5))
+        for k, scale in zip(kernels, (1.0, 3.0, 0.5), strict=True)
     ]
 
 
@@ -52,10 +52,13 @@ def test_connections_move_to_where_the_momentum_is():
     )
     assert sum(m.sum() for m in new) == sum(m.sum() for m in masks)
     # Dropped: half of each. Grown: by the mean momentum of active weights.
-    means = [np.abs(s["momentum"][m]).mean() for s, m in zip(states, masks)]
+    means = [
+        np.abs(s["momentum"][m]).mean()
+        for s, m in zip(states, masks, strict=True)
+    ]
     shares = np.array(means) / sum(means)
     total = sum(int(np.ceil(0.5 * m.sum())) for m in masks)
-    for i, (mask, after, k) in enumerate(zip(masks, new, kept)):
+    for i, (mask, after, k) in enumerate(zip(masks, new, kept, strict=True)):
         assert k.sum() == mask.sum() - int(np.ceil(0.5 * mask.sum()))
         grown = after & ~k
         # Shares are counted in steps of 1/10,000, and what is left is spread.

@@ -39,7 +39,9 @@ def test_masks_keep_n_of_m(shape, n, m, axis):
     assert (groups(new, m, axis).sum(axis=1) == n).all()
     assert kept.sum() == masks[0].sum() - -(-masks[0].sum() // 2)
     # Each group grew what it lost, where its gradients were largest.
-    rows = zip(*(groups(a, m, axis) for a in (new, kept, gradients[0])))
+    rows = zip(
+        *(groups(a, m, axis) for a in (new, kept, gradients[0])), strict=True
+    )
     for after, before, gradient in rows:
         absent = np.where(before, -1, np.abs(gradient))
         count = n - before.sum()
@@ -58,9 +60,9 @@ def test_patterns_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="`n` and `m` must be"):
         NM(4, 4)
     generator = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="axis -2 .* multiple of m=4"):
+    with pytest.raises(ValueError, match=r"axis -2 .* multiple of m=4"):
         NMMask(2, 4)(np.ones((6, 5)), 15, generator)
-    with pytest.raises(ValueError, match="`sparsity` must be 0.5"):
+    with pytest.raises(ValueError, match=r"`sparsity` must be 0.5"):
         NMMask(2, 4)(np.ones((8, 5)), 10, generator)
     kernels, masks, _ = updates.network([(8, 5)], [0.5])
     with pytest.raises(ValueError, match="does not keep 2 of every 4"):
@@ -210,7 +212,7 @@ def srigl_layers(masks=None, step=0):
         mask = order < fan_in if masks is None else masks[i]
         kernel, gradient = [a.astype("float32") for a in (kernel, gradient)]
         layers.append((kernel * mask, mask, gradient))
-    return [list(arrays) for arrays in zip(*layers)]
+    return [list(arrays) for arrays in zip(*layers, strict=True)]
 
 
 def test_srigl_against_the_released_code():
@@ -222,7 +224,7 @@ def test_srigl_against_the_released_code():
         if step == 0:
             updates.begin(method, *arrays[:2])
         (*masks, _), _ = updates.run(method, *arrays, fraction=0.3)
-        for expected, mask in zip(SRIGL_CODE.values(), masks):
+        for expected, mask in zip(SRIGL_CODE.values(), masks, strict=True):
             fan_ins, positions = expected[step]
             assert mask.sum(axis=0).tolist() == fan_ins
             found = int(np.flatnonzero(mask).sum())
@@ -245,7 +247,7 @@ def test_srigl_goes_on_with_the_budget_that_a_layer_began_with():
 
 def test_srigl_refuses_other_masks():
     kernels, masks, _ = updates.network([(40, 10)], [0.2])
-    with pytest.raises(ValueError, match="have between .* inputs"):
+    with pytest.raises(ValueError, match=r"have between .* inputs"):
         updates.begin(SRigL(), kernels, masks)
 
 
@@ -276,7 +278,9 @@ def test_trained_saved_and_loaded(tmp_path, mask, method):
     model.fit(x, x[:, :4], batch_size=4, verbose=0, callbacks=[method])
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for one, other in zip(model.get_weights(), loaded.get_weights()):
+    for one, other in zip(
+        model.get_weights(), loaded.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     initializer = loaded.sparse_layers[0].mask_initializer
     assert type(initializer) is type(mask)

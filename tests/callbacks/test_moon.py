@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on(tmp_path):
 
     whole = run(99, tmp_path / "whole")
     again = run(6, tmp_path / "killed")
-    for a, b in zip(whole, again):
+    for a, b in zip(whole, again, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -219,7 +219,7 @@ def test_a_softmax_is_trained_as_its_logits_are(end, tmp_path):
     for key in ("loss", "alpha", "accuracy"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-4)
     assert expected["alpha"][1] > 0.5  # the running loss, of dozens, / 64
-    for a, b in zip(ours, weights):
+    for a, b in zip(ours, weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     assert np.abs(before - weights[0]).max() > 0.1
     # The model is what it was, and is saved as that.
@@ -270,7 +270,7 @@ def test_outputs_without_logits_are_refused(end):
 def test_a_loss_that_nothing_tells_the_epoch_is_refused():
     model = network()
     model.set_objective(kft.losses.MOON(epochs=9))
-    with pytest.raises(ValueError, match="keras_freetickets.callbacks.MOON"):
+    with pytest.raises(ValueError, match=r"keras_freetickets.callbacks.MOON"):
         model.fit(*data(), verbose=0)
     assert np.isfinite(model.train_on_batch(*data()))
     model.set_objective(None)

@@ -1,0 +1,60 @@
+"""CigL: a random second mask, and an average of late weights."""
+
+import typing
+
+from keras_freetickets.callbacks.drop_and_grow import DropAndGrow
+from keras_freetickets.callbacks.drop_and_grow import method_of_kind
+from keras_freetickets.callbacks.weight_averaging import WeightAveraging
+from keras_freetickets.topology import methods
+
+
+class CigL(DropAndGrow):
+    """Calibrated sparse training: a random second mask, and averaging.
+
+    In every step a few active weights are switched off at random. From an
+    epoch on, what the steps computed with is averaged; the model is left with
+    the average when training ends. Validation during the training is of the
+    model that trains, not of the average.
+
+    Args:
+        start_epoch: Non-negative integer, the first epoch to be averaged,
+            counted from 0, after the topology has come to rest. The released
+            code begins with the 200th of 250, which is 199.
+        data: Training data for the statistics of batch normalization, as for
+            `keras_freetickets.reestimate_batch_normalization`.
+        votes_per_epoch: Positive integer, how often in an epoch the weights
+            enter the average. Defaults to 1 (paper).
+        track_ever_active: As for `DropAndGrow`.
+        method: A `keras_freetickets.topology.CigL`. `None` for one made from
+            the arguments that follow.
+        **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
+            `update_interval`, `drop_fraction`, `stop_step` ...
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    cigl = CigL(start_epoch=199, data=train, random_drop=0.1, stop_step=66_000)
+    model.fit(train, epochs=250, callbacks=[cigl])
+    ```
+
+    Reference:
+        Lei et al., 2023, arXiv:2302.09369.
+    """
+
+    forwards_to = methods.CigL
+
+    def __init__(
+        self,
+        start_epoch: int,
+        data: typing.Any = None,
+        votes_per_epoch: int = 1,
+        track_ever_active: bool = False,
+        method: methods.CigL | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        found = method_of_kind(methods.CigL, method, kwargs)
+        self.averaging = WeightAveraging(start_epoch, data, votes_per_epoch)
+        super().__init__(found, track_ever_active, companions=[self.averaging])
