@@ -29,7 +29,21 @@ from keras_freetickets.types import Model
 
 
 def check_one_model(callback: keras.callbacks.Callback, model: Model) -> None:
-    """Raises for members side by side, of callbacks that train one model."""
+    """Raises for members side by side, of callbacks that train one model.
+
+    Args:
+        callback: The Keras callback.
+        model: A Keras model.
+
+    Raises:
+        ValueError: If it is a `SideBySide`.
+
+    Example:
+
+    ```python
+    check_one_model(self, model)  # in set_model
+    ```
+    """
     if isinstance(model, SideBySide):
         raise ValueError(
             f"{name_of(callback)} trains one SparseModel at a time; "
@@ -75,6 +89,12 @@ def method_of_kind(
 
     Raises:
         ValueError: If both are given, or the method is of another class.
+
+    Example:
+
+    ```python
+    method_of_kind(methods.CigL, None, {"random_drop": 0.1})  # a CigL
+    ```
     """
     if method is not None and arguments:
         raise ValueError(

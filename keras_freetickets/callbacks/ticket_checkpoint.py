@@ -19,7 +19,6 @@ from keras_freetickets.ensembles.ticket_files import TicketEntry
 from keras_freetickets.ensembles.ticket_files import TicketStore
 from keras_freetickets.files import check_directory
 from keras_freetickets.models.side_by_side import SideBySide
-from keras_freetickets.models.side_by_side import members_of
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model
 from keras_freetickets.types import PathLike
@@ -91,7 +90,9 @@ class TicketCollector(keras.callbacks.Callback):
         raise NotImplementedError  # abstract
 
     def set_model(self, model: Model) -> None:
-        tickets = [ticket_of(one) for one in members_of(model)]
+        # Any Keras model, or members side by side.
+        members = model.members if isinstance(model, SideBySide) else [model]
+        tickets = [ticket_of(one) for one in members]
         if not all(getattr(one, "outputs", None) for one in tickets):
             raise ValueError(
                 f"{name_of(self)} collects tickets of models that know "

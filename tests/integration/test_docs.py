@@ -260,7 +260,9 @@ def test_methods_page():
     model.compile("sgd", "sparse_categorical_crossentropy")
     held = {"kft": kft, "model": model, "train": train}
     held.update(keras=keras, dense_model=dense_model())
-    shorter = {"update_interval=100, drop_fraction=0.3)": "update_interval=2)"}
+    shorter = {
+        "update_interval=100, drop_fraction=0.3\n": "update_interval=2\n"
+    }
     for block in blocks_of("docs/methods.md", shorter):
         exec(compile(block, "docs/methods.md", "exec"), held)
     model = held["model"]

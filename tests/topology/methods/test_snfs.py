@@ -39,7 +39,7 @@ def momentum(kernels, seed=4):
     generator = np.random.default_rng(seed)
     return [
         {"momentum": generator.normal(size=k.shape).astype("float32") * scale}
-        for k, scale in zip(kernels, (1.0, 3.0, 0.5), strict=True)
+        for k, scale in zip(kernels, (1.0, 3.0, 0.5), strict=False)
     ]
 
 
