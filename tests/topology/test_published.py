@@ -30,7 +30,7 @@ PUBLISHED = json.loads(FILE.read_text())
 
 def vgg19():
     widths = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
-    shapes = zip([3, *widths], widths, strict=True)
+    shapes = zip([3, *widths[:-1]], widths, strict=True)
     return [*((3, 3, *shape) for shape in shapes), (512, 10)]
 
 

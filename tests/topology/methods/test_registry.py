@@ -76,7 +76,7 @@ def test_a_method_and_a_configuration():
     "make, message",
     [
         (lambda: get("rig"), r"one of \['agent'.*did you mean 'rigl'\?"),
-        (lambda: get("x"), r"one of \['agent'.*'srigl'\]. Received"),
+        (lambda: get("x"), r"one of \['agent'.*'srigl'.*\]. Received"),
         (lambda: get(5), "must be a keras_freetickets.topology.Method"),
         (lambda: get(RigL), "must be a keras_freetickets.topology.Method"),
         (lambda: get(RigL(), seed=3), "either `method` or its arguments"),
