@@ -169,7 +169,7 @@ def ways(name, actives):
         if mode == modes[0]:
             found[f"ours again, {mode}"] = found[f"ours, {mode}"]
     for mode in modes if FLAGS.top_k_rounds else ():
-        run = whole_update(with_top_k(method, actives), lambda f: f)
+        run = whole_update(with_top_k(method, actives), lambda f, _: f)
         found[f"top_k, {mode}"] = program(run, mode == "xla")
     return found
 
