@@ -166,7 +166,7 @@ class TicketCollector(keras.callbacks.Callback):
 
     def _monitored(self, monitor: str | None, logs: Logs) -> float | None:
         """The monitored value of an epoch; `None` for NaN."""
-        if monitor is None:
+        if monitor is None or self.monitor is None:
             return None
         if monitor not in logs:
             raise ValueError(
