@@ -10,6 +10,7 @@ ends with the same result; started again after the end, it prints the table.
 import os
 
 import common
+import results
 from absl import app
 from absl import flags
 from absl import logging
@@ -71,29 +72,15 @@ def compile_model(model):
     )
 
 
-def fit(model, data, epochs, callbacks, name):
-    """Trains and returns the logs of all epochs, a killed run's too."""
-    import keras_freetickets as kft
-
-    backup = kft.callbacks.Backup(path("backup", name))
-    model.fit(
-        data.train,
-        validation_data=data.validation,
-        epochs=epochs,
-        shuffle=False,  # the pipeline does it
-        verbose=FLAGS.verbose,
-        callbacks=[data.epoch_order(), *callbacks, common.Seconds(), backup],
-    )
-    return backup.history
-
-
 def train_dense(data):
     """The reference: half the epochs at the rate, then tenths of it."""
     model = build(data)
     compile_model(model)
     schedule = common.step_decay(FLAGS.dense_epochs)
-    history = fit(model, data, FLAGS.dense_epochs, [schedule], "dense")
-    common.save(model, path("dense.keras"))
+    callbacks = [results.training_cost(None, None), schedule]
+    folder = os.path.join("backup", "dense")
+    history = common.fit(model, data, FLAGS.dense_epochs, callbacks, folder)
+    model.save(path("dense.keras"))
     return model, history
 
 
@@ -113,7 +100,9 @@ def train_tickets(data):
         directory=path("tickets"),
         seed=FLAGS.seed,
     )
-    history = fit(model, data, edst.epochs, [edst], "edst")
+    cost = results.training_cost("gradient", FLAGS.update_interval)
+    folder = os.path.join("backup", "edst")
+    history = common.fit(model, data, edst.epochs, [cost, edst], folder)
     return edst, history
 
 
@@ -122,11 +111,11 @@ def report(data, dense, dense_history, edst, history):
 
     def cost_of(model, epochs, growth="gradient"):
         interval = FLAGS.update_interval
-        return common.costs(
+        return results.costs(
             dense, model, epochs, FLAGS.dense_epochs, growth, interval
         )
 
-    labels = common.labels_of(data.test)
+    labels = results.labels_of(data.test)
     ensemble = edst.ensemble()
     predictions = {
         "dense": dense.predict(data.test, verbose=0),
@@ -134,16 +123,19 @@ def report(data, dense, dense_history, edst, history):
     }
     reference = {
         "model": "dense",
-        **common.scores(predictions["dense"], labels),
+        **results.scores(predictions["dense"], labels),
         **cost_of(dense, FLAGS.dense_epochs, growth=None),
         "seconds": sum(dense_history["seconds"]),
     }
     ends = [phase.stop_epoch for phase in edst.phases[1:]]
-    rows = common.member_rows(ensemble, data, ends, history["seconds"], cost_of)
-    for row, entry in zip(rows, edst.store.read().values()):
+    rows = results.member_rows(
+        ensemble, data, ends, history["seconds"], cost_of
+    )
+    tickets = edst.store.read().values()
+    for row, entry in zip(rows[:-1], tickets, strict=True):
         row["epoch"] = entry["epoch"] + 1
-    common.write_ensemble(ensemble)
-    common.draw(predictions, labels, ensemble, edst, history, dense_history)
+    results.write_ensemble(ensemble)
+    results.draw(predictions, labels, ensemble, edst, history, dense_history)
     return [reference, *rows]
 
 
@@ -154,7 +146,7 @@ def main(argv):
     common.check_directory(FLAGS.output_dir, config)
     done = common.read_json(path("metrics.json"))
     if done is not None:
-        print(common.table(done["rows"]))
+        print(results.table(done["rows"]))
         print(f"Files: {FLAGS.output_dir}")
         return
     import keras_freetickets as kft
@@ -177,7 +169,7 @@ def main(argv):
     print("EDST: exploration and refinements", flush=True)
     edst, history = train_tickets(data)
     rows = report(data, dense, dense_history, edst, history)
-    common.finish(rows, {"dense": dense_history, "edst": history}, config)
+    results.finish(rows, {"dense": dense_history, "edst": history}, config)
 
 
 if __name__ == "__main__":

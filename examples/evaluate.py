@@ -127,25 +127,25 @@ class Network:
     @functools.cached_property
     def parts(self):
         """The members, or the model itself, without their softmax."""
-        from keras_freetickets.ensembles import outputs
+        from keras_freetickets import ensembles
 
         parts = [self.model]
         if hasattr(self.model, "member"):
             count = self.model.num_members
             parts = [self.model.member(i) for i in range(count)]
-        found = [outputs.logits_model(part) for part in parts]
+        found = [ensembles.logits_model(part) for part in parts]
         return None if None in found else found
 
     def predict(self, images, with_logits=False):
         """Predictions, checked to be finite."""
         import numpy as np
 
-        from keras_freetickets.ensembles import outputs
+        from keras_freetickets import ensembles
 
         size = FLAGS.batch_size
         if self.is_ensemble:
             members = self.model.predict_members(images, batch_size=size)
-            members = outputs.renormalized(members)
+            members = ensembles.renormalized(members)
             made = Predictions(members.mean(axis=0), members)
         else:
             values = self.model.predict(images, batch_size=size, verbose=0)
@@ -165,23 +165,23 @@ class Network:
         """Distributions, whatever the model returns."""
         from keras import ops
 
-        from keras_freetickets.ensembles import outputs
+        from keras_freetickets import ensembles
 
         from_logits = FLAGS.from_logits
         if getattr(self.model, "returns_probabilities", False):
             from_logits = False
         if from_logits is None:
             try:
-                from_logits = outputs.returns_logits(self.model, values)
+                from_logits = ensembles.returns_logits(self.model, values)
             except ValueError as error:
                 raise SystemExit(f"{self.flag}: {error}") from error
         if from_logits:
             return ops.convert_to_numpy(ops.softmax(values))
-        return outputs.renormalized(values)
+        return ensembles.renormalized(values)
 
 
 def load_network(name, flag, path):
-    """Loads a model and refuses what is no classifier of images."""
+    """Loads a model; refuses what does not classify images."""
     import keras
 
     import keras_freetickets  # noqa: F401, whose classes are loaded
@@ -526,7 +526,11 @@ def main(argv):
     given = {"baseline": FLAGS.baseline, "model": FLAGS.model}
     given = {flag: path for flag, path in given.items() if path}
     names = dict(
-        zip(given, names_of([os.path.abspath(p) for p in given.values()]))
+        zip(
+            given,
+            names_of([os.path.abspath(p) for p in given.values()]),
+            strict=True,
+        )
     )
     networks = [
         load_network(names[flag], flag, path) for flag, path in given.items()
@@ -545,9 +549,9 @@ def write(results, parts):
     folder = FLAGS.output_dir
     title = f"How far to trust {os.path.basename(FLAGS.model)}"
     text = report.markdown(title, parts)
-    report.write_text(os.path.join(folder, "report.md"), text)
+    common.write_text(os.path.join(folder, "report.md"), text)
     text = report.page(title, parts, folder)
-    report.write_text(os.path.join(folder, "report.html"), text)
+    common.write_text(os.path.join(folder, "report.html"), text)
     results = {"config": common.config(), **results}
     common.write_json(os.path.join(folder, "report.json"), results)
     print(report.text(parts))

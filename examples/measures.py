@@ -1,6 +1,6 @@
 """The figures of evaluate.py: what goes into report.json."""
 
-import common
+import results
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -29,7 +29,7 @@ def scores(probabilities, labels, num_classes):
     ece = metrics.expected_calibration_error
     classwise = metrics.classwise_calibration_errors(labels, probabilities)
     return {
-        **common.scores(probabilities, labels, num_classes),
+        **results.scores(probabilities, labels, num_classes),
         "brier": float(np.mean(brier)),
         "ece_equal_mass": ece(labels, probabilities, binning="equal_mass"),
         "ece_freetickets": ece(labels, probabilities, binning="freetickets"),
@@ -95,20 +95,20 @@ def under_corruption(networks, images, names):
     found = {network.name: {} for network in networks}
     for name in names:
         print(f"Corruption {name}", flush=True)
-        # One call for all severities: each call traces an ensemble anew.
+        # One call for all severities: each call traces an ensemble again.
         x = images.corrupted(name, SEVERITIES)
         for network in networks:
             made = network.predict(x).probabilities
             parts[network.name].append(made)
             found[network.name][name] = [
-                common.scores(one, images.labels, classes)
+                results.scores(one, images.labels, classes)
                 for one in np.split(made, len(SEVERITIES))
             ]
     return {
         name: {
             "by_corruption": found[name],
             # All predictions put together, as FreeTickets has it.
-            "together": common.scores(
+            "together": results.scores(
                 np.concatenate(made), np.tile(labels, len(names)), classes
             ),
         }
@@ -141,7 +141,7 @@ def under_attack(networks, images, epsilon):
                 batch_size=FLAGS.batch_size,
             )
             made = network.predict(attacked).probabilities
-            row = common.scores(made, images.labels, classes)
+            row = results.scores(made, images.labels, classes)
             found.setdefault(network.name, {})[name] = row
     return found
 

@@ -5,7 +5,7 @@ import dataclasses
 import html
 import os
 
-import common
+import results
 
 
 @dataclasses.dataclass
@@ -32,14 +32,6 @@ class Section:
     text: str = ""
     tables: list = dataclasses.field(default_factory=list)
     pictures: list = dataclasses.field(default_factory=list)
-
-
-def write_text(path, text):
-    from keras_freetickets.files import atomic_path
-
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
 
 
 def cell(value):
@@ -73,7 +65,7 @@ def text(sections):
         for table in section.tables:
             rows = [[cell(value) for value in row] for row in table.rows]
             heads = [str(head) for head in table.heads]
-            parts += [section.title, common.aligned([heads, *rows]), ""]
+            parts += [section.title, results.aligned([heads, *rows]), ""]
     return "\n".join(parts)
 
 
@@ -119,7 +111,7 @@ def _html_table(table):
     def row(values, tag):
         cells = (
             f"<{tag}{kind}>{html.escape(cell(value))}</{tag}>"
-            for kind, value in zip(kinds, values)
+            for kind, value in zip(kinds, values, strict=True)
         )
         return f"<tr>{''.join(cells)}</tr>"
 

@@ -17,6 +17,7 @@ import glob
 import os
 
 import common
+import results
 from absl import app
 from absl import flags
 
@@ -61,7 +62,9 @@ def train():
     common.claim_directory(FLAGS.output_dir, shared_config())
     schedule = common.step_decay(FLAGS.epochs)
     name = os.path.join(f"seed_{FLAGS.seed}", "backup")
-    history = common.fit(model, data, FLAGS.epochs, [schedule, dst], name)
+    cost = results.training_cost(FLAGS.growth, interval)
+    callbacks = [schedule, cost, dst]
+    history = common.fit(model, data, FLAGS.epochs, callbacks, name)
     # The sign that this seed is done.
     common.write_json(
         os.path.join(seed_directory(FLAGS.seed), "history.json"), history
@@ -105,17 +108,21 @@ def collect():
     data = common.load()
     interval = update_interval(data)
     dense = common.network(data.input_shape, data.num_classes)
-    rows = common.member_rows(
+    rows = results.member_rows(
         ensemble,
         data,
         [FLAGS.epochs] * len(folders),
         [sum(history["seconds"]) for history in histories],
-        lambda model, epochs: common.flag_costs(dense, model, epochs, interval),
+        lambda model, epochs: results.flag_costs(
+            dense, model, epochs, interval
+        ),
         apart=True,
         names=[f"seed {seed}" for seed in seeds],
     )
-    common.write_ensemble(ensemble)
-    common.finish(rows, dict(zip(folders, histories)), shared_config())
+    results.write_ensemble(ensemble)
+    results.finish(
+        rows, dict(zip(folders, histories, strict=True)), shared_config()
+    )
 
 
 def shared_config():

@@ -22,6 +22,7 @@ A flag that is given wins over the preset.
 import os
 
 import common
+import results
 from absl import app
 from absl import flags
 
@@ -120,7 +121,7 @@ def dry_run():
         dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
     )
     kft.sparsity_summary(model)
-    cost = common.flag_costs(dense, model, total_epochs(), interval)
+    cost = results.flag_costs(dense, model, total_epochs(), interval)
     print(f"MAC ratio: {cost['inference_flops']:.4f}")
     print(
         f"Training cost of {FLAGS.num_tickets} tickets in {total_epochs()} "
@@ -152,7 +153,8 @@ def train(data, interval):
         seed=FLAGS.seed,
     )
     common.claim_directory(FLAGS.output_dir, common.config())
-    history = common.fit(model, data, edst.epochs, [edst], "backup")
+    cost = results.training_cost(FLAGS.growth, interval)
+    history = common.fit(model, data, edst.epochs, [cost, edst], "backup")
     return dense, edst, history
 
 
@@ -167,18 +169,20 @@ def main(argv):
     interval = update_interval(common.steps(data, 1))
     dense, edst, history = train(data, interval)
     ensemble = edst.ensemble()
-    rows = common.member_rows(
+    rows = results.member_rows(
         ensemble,
         data,
         [phase.stop_epoch for phase in edst.phases[1:]],
         history["seconds"],
-        lambda model, epochs: common.flag_costs(dense, model, epochs, interval),
+        lambda model, epochs: results.flag_costs(
+            dense, model, epochs, interval
+        ),
     )
-    common.write_ensemble(ensemble)
+    results.write_ensemble(ensemble)
     predictions = {"ensemble": ensemble.predict(data.test, verbose=0)}
-    labels = common.labels_of(data.test)
-    common.draw(predictions, labels, ensemble, edst, history)
-    common.finish(rows, history, common.config())
+    labels = results.labels_of(data.test)
+    results.draw(predictions, labels, ensemble, edst, history)
+    results.finish(rows, history, common.config())
 
 
 if __name__ == "__main__":

@@ -19,20 +19,17 @@ import os
 import time
 
 import common
+import results
 from absl import app
 from absl import flags
 
 FLAGS = flags.FLAGS
+# The names of keras_freetickets.recipes, two of them shortened.
 METHODS = {
-    "dense": "Dense",
-    "static": "Static",
-    "dst": "DST",
-    "edst": "EDST",
-    "snapshot": "Snapshot",
-    "pf": "PruneAndFinetune",
-    "ltr": "LotteryTicketRewinding",
-    "mimo": "MIMO",
+    name: name for name in ("dense", "static", "dst", "edst", "snapshot")
 }
+METHODS |= {"pf": "prune_and_finetune", "ltr": "lottery_ticket_rewinding"}
+METHODS["mimo"] = "mimo"
 flags.DEFINE_enum("method", "edst", list(METHODS), "How members are made.")
 flags.DEFINE_bool("recipe", False, "Print the method's settings; train not.")
 flags.DEFINE_integer("num_members", None, "Members.", lower_bound=1)
@@ -71,7 +68,7 @@ def method():
     """The method with the settings that are given."""
     import keras_freetickets as kft
 
-    kind = getattr(kft.recipes, METHODS[FLAGS.method])
+    kind = kft.recipes.class_of(METHODS[FLAGS.method])
     names = set(inspect.signature(kind).parameters) - _SHARED
     _refuse_flags_of_others(names)
     given = {name: FLAGS[name].value for name in names if is_given(name)}
@@ -126,12 +123,12 @@ def _refuse_flags_of_others(names):
     settings = {
         name
         for other in METHODS.values()
-        for name in inspect.signature(getattr(kft.recipes, other)).parameters
+        for name in inspect.signature(kft.recipes.class_of(other)).parameters
     }
     for name in sorted(settings - names - _SHARED):
         if is_given(name):
             raise SystemExit(
-                f"--{name}={FLAGS[name].value} is no setting of "
+                f"--{name}={FLAGS[name].value} is not a setting of "
                 f"--method={FLAGS.method}, which has {sorted(names)}"
             )
 
@@ -210,27 +207,27 @@ def rows(method, ensemble, dense, data):
 
     from keras_freetickets.metrics import flops
 
-    labels = common.labels_of(data.test)
+    labels = results.labels_of(data.test)
     members = heads(ensemble, data.test)
     reference = 3.0 * flops.forward_flops(dense) * FLAGS.reference_epochs
     models = [ensemble.member(i) for i in range(ensemble.num_members)]
     first = next(iter(data.test))[0]
     file = os.path.join(FLAGS.output_dir, "ensemble.npz")
     found = [
-        {"model": f"member {i}", **common.scores(member, labels)}
+        {"model": f"member {i}", **results.scores(member, labels)}
         for i, member in enumerate(members)
     ]
     found.append(
         {
             "model": FLAGS.method,
-            **common.scores(np.mean(members, axis=0), labels),
+            **results.scores(np.mean(members, axis=0), labels),
             **diversity(members, labels),
-            "parameters": sum(common.active_parameters(m) for m in models),
+            "parameters": sum(results.active_parameters(m) for m in models),
             "file_bytes": os.path.getsize(file),
             "train_flops": method.training_flops() / reference,
             "seconds": sum(sum(r.history["seconds"]) for r in method.runs),
             "inference_flops": sum(
-                common.relative_flops(dense, m) for m in models
+                results.relative_flops(dense, m) for m in models
             ),
             "inference_ms": milliseconds(ensemble, first),
         }
@@ -253,10 +250,12 @@ def main(argv):
     check_updates(made, data)
     common.claim_directory(FLAGS.output_dir, common.config())
     ensemble, dense = train(made, data)
-    common.write_ensemble(ensemble)
+    results.write_ensemble(ensemble)
     ensemble.save_packed(os.path.join(FLAGS.output_dir, "ensemble.npz"))
     histories = {run.name: run.history for run in made.runs}
-    common.finish(rows(made, ensemble, dense, data), histories, common.config())
+    results.finish(
+        rows(made, ensemble, dense, data), histories, common.config()
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ started again with the same flags, a run goes on where it was.
 import os
 
 import common
+import results
 from absl import app
 from absl import flags
 
@@ -98,13 +99,13 @@ def train_flops(dense, history):
 def row_of(dense, model, data, history):
     """Scores and costs, under the name of what has happened."""
     probabilities = model.predict(data.test, verbose=0)
-    labels = common.labels_of(data.test)
+    labels = results.labels_of(data.test)
     return {
         "model": FLAGS.method,
-        **common.scores(probabilities, labels, data.num_classes),
-        **common.of_topology(model),
-        "parameters": common.active_parameters(model),
-        "inference_flops": common.relative_flops(dense, model),
+        **results.scores(probabilities, labels, data.num_classes),
+        **results.of_topology(model),
+        "parameters": results.active_parameters(model),
+        "inference_flops": results.relative_flops(dense, model),
         "train_flops": train_flops(dense, history),
         "seconds": sum(history["seconds"]),
     }
@@ -122,8 +123,8 @@ def main(argv):
             f"--method={FLAGS.method} has made no topology update: were the "
             "gradients finite? There is no row for it."
         )
-    common.save(model, os.path.join(FLAGS.output_dir, "model.keras"))
-    common.finish([row], history, common.config())
+    model.save(os.path.join(FLAGS.output_dir, "model.keras"))
+    results.finish([row], history, common.config())
 
 
 if __name__ == "__main__":

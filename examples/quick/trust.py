@@ -19,11 +19,13 @@ def bagged(outputs, activation, loss, x, y):
         last = keras.layers.Dense(outputs, activation=activation)
         return keras.Sequential([keras.Input(x.shape[1:]), hidden, last])
 
+    def compile_model(model):
+        model.compile("adam", loss)
+
     recipe = kft.recipes.get(
         "dense", num_members=3, epochs=15, learning_rate=None, monitor=None
     )
     data = kft.recipes.bootstrap(x, y)
-    compile_model = lambda model: model.compile("adam", loss)  # noqa: E731
     return recipe.fit(make_model, compile_model, data, f"run/{loss}", verbose=0)
 
 

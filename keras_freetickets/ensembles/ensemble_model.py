@@ -266,7 +266,9 @@ class EnsembleModel(
         EnsembleModel.from_tickets(["run/seed_0", "run/seed_1"])
         ```
         """
-        sources = source if isinstance(source, (list, tuple)) else [source]
+        sources: typing.Any = (
+            source if isinstance(source, (list, tuple)) else [source]
+        )
         paths = [path for item in sources for path in ticket_paths(item)]
         tickets = [load_ticket(path) for path in paths]
         try:

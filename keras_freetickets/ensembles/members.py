@@ -104,24 +104,30 @@ def _check_alike(first: keras.Model, member: keras.Model, i: int) -> None:
 
 
 def _check_adapted(first: keras.Model, member: keras.Model, i: int) -> None:
-    for a, b in zip(
-        keras_adapter.adapted_layers(first),
-        keras_adapter.adapted_layers(member),
-        strict=False,  # other layers are refused by `architecture`
-    ):
+    layers = keras_adapter.adapted_layers(first)
+    others = keras_adapter.adapted_layers(member)
+    if len(layers) != len(others):
+        return  # another architecture, which `_check_alike` refuses
+    for a, b in zip(layers, others, strict=True):
         if hasattr(a, "save_assets"):
             raise ValueError(
                 "`members` must not contain layers with a vocabulary; put "
                 f"them before the ensemble. Received: member {i} with layer "
                 f"'{b.name}'"
             )
-        for mine, other in zip(a.weights, b.weights, strict=False):
-            if not np.array_equal(mine, other):
-                raise ValueError(
-                    "`members` must be adapted to the same data. Received: "
-                    f"member {i}, whose layer '{b.name}' holds other values "
-                    "than that of member 0"
-                )
+        if not _equal(a.weights, b.weights):
+            raise ValueError(
+                "`members` must be adapted to the same data. Received: "
+                f"member {i}, whose layer '{b.name}' holds other values "
+                "than that of member 0"
+            )
+
+
+def _equal(weights: list[keras.Variable], others: list[keras.Variable]) -> bool:
+    return len(weights) == len(others) and all(
+        np.array_equal(one, other)
+        for one, other in zip(weights, others, strict=True)
+    )
 
 
 # Keys that may differ between members: they do not change what a member

@@ -209,7 +209,7 @@ def returns_logits(model: keras.Model, predictions: np.ndarray) -> bool:
     if validation.is_distribution(renormalized(predictions)):
         return False
     low, high = predictions.min(), predictions.max()
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         raise ValueError(
             "`model` must return logits or probabilities that sum to one over "
             "the classes; pass `from_logits` to say which. Received: a model "

@@ -94,9 +94,8 @@ def write(
     }
     text = json.dumps(config).encode()
     entries = {"config": np.frombuffer(text, "uint8"), **entries}
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(_sealed(entries))
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(_sealed(entries))
 
 
 def _check_path(path: typing.Any) -> None:
@@ -153,7 +152,8 @@ def _encoded(
 def _nonzero(values: np.ndarray) -> np.ndarray:
     """Marks values of which any bit is set, as it is of -0.0."""
     octets = np.ascontiguousarray(values).view("uint8")
-    return octets.reshape(*values.shape, values.dtype.itemsize).any(axis=-1)
+    bits = octets.reshape(*values.shape, values.dtype.itemsize)
+    return np.asarray(bits.any(axis=-1))
 
 
 def _storable(values: np.ndarray) -> np.ndarray:
@@ -169,7 +169,8 @@ def _sealed(entries: Mapping[str, np.ndarray]) -> bytes:
     The checksum is the archive's comment, which readers of archives skip.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dict(entries))
+    named: dict[str, typing.Any] = dict(entries)
+    np.savez_compressed(buffer, **named)
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = bytes(_SEAL_LENGTH)
     body = buffer.getvalue()[:-_SEAL_LENGTH]
@@ -188,10 +189,9 @@ def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
     Raises:
         Exception: If the file is damaged or of another kind; of any class.
     """
+    # Reading a pipe would wait for a writer.
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(
-            "it is not a regular file"
-        )  # a pipe would be waited for
+        raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         data = file.read()
     body, seal = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]

@@ -7,6 +7,7 @@ import re
 import typing
 import warnings
 import zipfile
+from collections.abc import Sequence
 
 import keras
 
@@ -108,15 +109,32 @@ class TicketStore:
             )
 
 
-def models_of(source):
-    """A model itself, or the models that a path leads to."""
+def models_of(source: keras.Model | PathLike) -> list[keras.Model]:
+    """The model itself, or all tickets at a path.
+
+    Args:
+        source: A Keras model, or the path of a ticket or of a directory.
+
+    Returns:
+        List of Keras models.
+    """
     if isinstance(source, keras.Model):
         return [source]
     return [load_ticket(path) for path in ticket_paths(source)]
 
 
-def ticket_paths(source):
-    """The files that the path of a ticket or of a directory stands for."""
+def ticket_paths(source: PathLike) -> list[str]:
+    """The paths of the tickets at a path.
+
+    Args:
+        source: Path of a ticket, or of a directory of tickets.
+
+    Returns:
+        List of paths of `.keras` files.
+
+    Raises:
+        ValueError: If there are no tickets, or the index cannot be read.
+    """
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(
             "`source` must be the path of a ticket or of a directory of "
@@ -134,16 +152,16 @@ def ticket_paths(source):
     if not names:
         raise ValueError(
             "`source` must be a ticket or a directory of tickets, as the "
-            "callbacks EDST and DST and the methods of "
+            "callbacks EDST and DST and the recipes of "
             "keras_freetickets.recipes write them. "
             f"Received: source={source} ({_why_no_ticket(source)})"
         )
     return [os.path.join(source, n) for n in sorted(names, key=_natural)]
 
 
-def _why_no_ticket(source):
+def _why_no_ticket(source: str) -> str:
     if not os.path.exists(source):
-        return "there is no such file or directory"
+        return "the file or directory does not exist"
     if not os.path.isdir(source):
         return "it is neither a file nor a directory"
     if any(is_partial(name) for name in os.listdir(source)):
@@ -151,7 +169,7 @@ def _why_no_ticket(source):
     return "no ticket is finished there"
 
 
-def _indexed(index):
+def _indexed(index: str) -> list[str]:
     """The file names of an index, which may have been written by hand."""
     try:
         content = read_sealed(index, {"tickets"}, sealed=False)
@@ -172,14 +190,14 @@ def _indexed(index):
     return names
 
 
-def _is_within(name):
-    """Whether the path of a ticket stays in the folder of its index."""
+def _is_within(name: str) -> bool:
+    """Whether the path of a ticket stays within the folder of its index."""
     path = pathlib.PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 
 
-def write_index(directory, paths):
-    """Notes in a folder which files within it are the tickets.
+def write_index(directory: PathLike, paths: Sequence[PathLike]) -> None:
+    """Writes an index that lists the tickets of a folder.
 
     Args:
         directory: Path of a folder.
@@ -193,20 +211,30 @@ def write_index(directory, paths):
         write_sealed(temporary, {"tickets": [{"file": n} for n in names]})
 
 
-def _natural(name):
+def _natural(name: str) -> list[int | str]:
+    """Key that sorts `ticket_2` before `ticket_10`."""
     return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
 
 
-def load_ticket(path):
-    """The model in a file, not compiled; with its `loss`, if that is known.
+def load_ticket(path: PathLike) -> keras.Model:
+    """Loads a ticket, not compiled, but with its `loss` if that is known.
 
-    It says what the model returns.
+    The loss tells what the model returns.
+
+    Args:
+        path: Path of a `.keras` file.
+
+    Returns:
+        A Keras model.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
     """
     try:
         if not os.path.exists(path):
             raise FileNotFoundError(path)
         if not os.path.isfile(path):  # a pipe would be waited for
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         model = keras.saving.load_model(path, compile=False)
         model.loss = _loss_in(path)
         return model
@@ -217,7 +245,7 @@ def load_ticket(path):
         ) from error
 
 
-def _loss_in(path):
+def _loss_in(path: PathLike) -> typing.Any:
     """The loss that a model was saved with, or `None`."""
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))

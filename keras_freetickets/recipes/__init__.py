@@ -24,14 +24,14 @@ from keras_freetickets.recipes.workspace import step_decay
 
 __all__ = [
     "DST",
-    "Dense",
     "EDST",
-    "LotteryTicketRewinding",
     "MIMO",
+    "SPARSE_TRAININGS",
+    "Dense",
+    "LotteryTicketRewinding",
     "PruneAndFinetune",
     "Recipe",
     "Snapshot",
-    "SPARSE_TRAININGS",
     "SparseTraining",
     "Static",
     "TrainingRun",

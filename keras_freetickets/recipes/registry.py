@@ -27,9 +27,10 @@ def register(name: str) -> Callable[[_Class], _Class]:
     Example:
 
     ```python
-    @keras_freetickets.recipes.register("mine")
-    class Mine(keras_freetickets.recipes.Dense):
-        def _network(self, work, member): ...
+    @keras_freetickets.recipes.register("narrow_dense")
+    @dataclasses.dataclass(kw_only=True)
+    class NarrowDense(keras_freetickets.recipes.Dense):
+        epochs: int = 20
     ```
     """
 
@@ -105,7 +106,7 @@ def class_of(name: str) -> type[Recipe]:
         A subclass of `Recipe`.
 
     Raises:
-        ValueError: If there is no such name.
+        ValueError: If the name is not registered.
         TypeError: If it is not a string.
 
     Example:

@@ -39,12 +39,20 @@ class EDST(Recipe):
         refinement_epochs: Positive integer, of each. Defaults to 100 (the
             same).
         distribution: As for `sparsify`. Defaults to `"erk"` (paper).
-        growth: As for `keras_freetickets.callbacks.EDST`, as are the others.
-        update_interval: Optimizer updates between topology updates.
-        drop_fraction: Float in [0, 1] or a schedule.
-        global_drop_fraction: Float in (0, 1].
-        learning_rate: `"paper"`, three factors, or `None`.
-        monitor: Name of an epoch log, or `None`.
+        growth: `"gradient"` (default) or `"random"`.
+        update_interval: Positive integer, optimizer updates between topology
+            updates. Defaults to 1000 (paper, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule, the share of connections
+            that an update replaces. Defaults to 0.5 (paper).
+        global_drop_fraction: Float in (0, 1], the share that is replaced
+            between refinements. Defaults to 0.8 (paper).
+        learning_rate: `"paper"`; or three factors of the compiled rate, for
+            exploration and for the first and the second half of each
+            refinement (paper: 1, 0.1 and 0.01); or `None` to leave the rate
+            unchanged.
+        monitor: Name of the epoch log whose best value chooses the epoch of
+            each member, e.g. `"val_loss"` for a regressor. `None` for its
+            last epoch. Defaults to `"val_accuracy"` (VITA-Group/FreeTickets).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -125,7 +133,7 @@ class Snapshot(Recipe):
         num_members: Positive integer, cycles. Defaults to 5 (README of
             gaohuang/SnapshotEnsemble).
         cycle_epochs: Positive integer. Defaults to 40 (the same: 200 epochs
-            in all). Its rate at the start of a cycle is 0.2.
+            in all). There a cycle starts at a learning rate of 0.2.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -170,11 +178,11 @@ class Snapshot(Recipe):
 class MIMO(Recipe):
     """Subnetworks of one network, dense or sparse; see `kft.MIMO`.
 
-    `make_model` returns the body: it takes the images of all members, joined
-    along the channels, and returns the logits of all, `num_members` times as
-    many of either as one network has. Where the body is made sparse, its
-    first and its last kernel stay dense, so that every member keeps its input
-    and its head.
+    `make_model` returns the body of a classifier. It takes the images of all
+    members, joined along the channels, and returns the logits of all members:
+    `num_members` times as many channels and logits as one network has. If the
+    body is made sparse, its first and its last kernel stay dense, so that
+    every member keeps its input and its head.
 
     Args:
         num_members: As for `keras_freetickets.MIMO`. Defaults to 3 (paper).
@@ -190,8 +198,9 @@ class MIMO(Recipe):
         drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (the
             same). RigL lets it fall along a cosine up to `stop_step`, which
             takes the number of steps: `Cosine(0.3, stop_step)`.
-        stop_step: The optimizer update after which the topology rests.
-            Defaults to `None`: never. (RigL: after 75 % of the training.)
+        stop_step: Integer, the optimizer update after which the topology no
+            longer changes. `None` (default) for no end. (RigL: after 75 % of
+            the training.)
         learning_rate: `"paper"`: half the compiled rate in the first epoch
             (in place of a linear warm-up over it), a fifth of it after 0.4,
             0.8 and 0.9 of the epochs, each (google/uncertainty-baselines:

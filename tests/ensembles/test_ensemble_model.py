@@ -163,7 +163,7 @@ def test_missing_or_damaged_tickets(members, tmp_path):
     with pytest.raises(ValueError, match="`source` must be a ticket or a dir"):
         kft.EnsembleModel.from_tickets(tmp_path)
     (tmp_path / "ticket_0.keras").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="cannot be read: .*ticket_0.keras"):
+    with pytest.raises(ValueError, match=r"cannot be read: .*ticket_0.keras"):
         kft.EnsembleModel.from_tickets(tmp_path)
 
 
@@ -436,7 +436,7 @@ def test_uncertainty_of_what_is_no_probability(x):
 def assert_members(ensemble, expected, x):
     assert ensemble.num_members == len(expected)
     found = ensemble.predict_members(x)
-    for probabilities, model in zip(found, expected):
+    for probabilities, model in zip(found, expected, strict=True):
         one = model.predict(x, verbose=0)
         np.testing.assert_allclose(probabilities, one, atol=1e-6)
 

@@ -159,7 +159,9 @@ def greedily(members, labels):
 
     def loss(chosen):
         mean = np.mean([members[i].astype("float64") for i in chosen], axis=0)
-        return -np.mean([np.log(row[k]) for row, k in zip(mean, labels)])
+        return -np.mean(
+            [np.log(row[k]) for row, k in zip(mean, labels, strict=True)]
+        )
 
     order = []
     while len(order) < len(members):

@@ -104,7 +104,7 @@ def test_dtypes_and_stripped_members(dtype, stripped, x, tmp_path):
 def test_float16_rounds_and_keeps_masks(ensemble, x, tmp_path):
     ensemble.save_packed(tmp_path / "e.npz", dtype="float16")
     loaded = kft.EnsembleModel.from_packed(tmp_path / "e.npz")
-    for old, new in zip(ensemble.weights, loaded.weights):
+    for old, new in zip(ensemble.weights, loaded.weights, strict=True):
         old, new = ops.convert_to_numpy(old), ops.convert_to_numpy(new)
         assert old.dtype == new.dtype
         rounded = old.astype("float16") if old.dtype.kind == "f" else old
@@ -122,7 +122,7 @@ def test_float16_refuses_what_it_cannot_hold(ensemble, tmp_path):
     (norm,) = (la for la in model.layers if "normalization" in la.name)
     norm.moving_variance.assign(np.full(4, 65_520.0))
     large = kft.EnsembleModel([model])
-    with pytest.raises(ValueError, match="`dtype` must be None .*65520"):
+    with pytest.raises(ValueError, match=r"`dtype` must be None .*65520"):
         large.save_packed(path, dtype="float16")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["e.npz"]
@@ -247,8 +247,8 @@ def test_other_files(ensemble, tmp_path):
     np.savez(tmp_path / "other.npz", config=np.zeros(3))
     refused(tmp_path / "other.npz", "another kind of file")
     os.mkfifo(tmp_path / "pipe.npz")
-    refused(tmp_path / "pipe.npz", "no regular file")
-    refused(tmp_path, "no regular file")
+    refused(tmp_path / "pipe.npz", "not a regular file")
+    refused(tmp_path, "not a regular file")
     with pytest.raises(ValueError, match="`path` must be a file"):
         kft.EnsembleModel.from_packed(None)
 
@@ -438,7 +438,9 @@ def test_any_array_comes_back(tmp_path_factory, stacks, repeated):
     found, records = packed_file.read(path)
     assert found == config
     likes = [np.empty_like(stack.values) for stack in stacks]
-    for array, stack in zip(packed_file.decoded(records, likes), stacks):
+    for array, stack in zip(
+        packed_file.decoded(records, likes), stacks, strict=True
+    ):
         assert array.dtype == stack.values.dtype
         assert array.tobytes() == stack.values.tobytes()
 

@@ -238,9 +238,8 @@ def test_classifiers_predict_what_they_did():
     np.testing.assert_array_equal(
         older.predict(X, verbose=0), ensemble.predict(X, verbose=0)
     )
-    np.testing.assert_array_equal(
-        ensemble.predict(X, verbose=0),
-        ops.convert_to_numpy(ops.mean(stacked, axis=0)),
+    np.testing.assert_allclose(  # one program or two: JAX rounds differently
+        ensemble.predict(X, verbose=0), stacked.mean(axis=0), rtol=1e-6
     )
 
 
@@ -321,7 +320,7 @@ def test_recipes_of_regressors(tmp_path, name):
     )
     assert ensemble.pooling == "mean" and ensemble.num_members == 2
     if name == "dense":
-        with pytest.raises(ValueError, match="`compile_model` .*from_logits"):
+        with pytest.raises(ValueError, match=r"`compile_model` .*from_logits"):
             recipe.fit(
                 lambda seed: regressor(seed),
                 lambda model: model.compile("sgd", of_mine),

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         "optdigits", data_dir=data_dir, image_size=(16,) * 2
     )
     batches = list(data.test.take(1).as_numpy_iterator())
-    x, y = (np.concatenate(part)[:60] for part in zip(*batches))
+    x, y = (np.concatenate(part)[:60] for part in zip(*batches, strict=True))
     np.savez(folder / "digits.npz", x=x, y=y)
     return folder
 
@@ -336,7 +336,7 @@ def test_energy_is_that_before_the_softmax(script, folder):
 def test_what_is_neither_probabilities_nor_logits(script, folder):
     x = np.load(folder / "digits.npz")["x"]
     one = script.Network("model", network(0, activation="sigmoid"), "--model=a")
-    with pytest.raises(SystemExit, match="--model=a: .* pass `from_logits`"):
+    with pytest.raises(SystemExit, match=r"--model=a: .* pass `from_logits`"):
         one.predict(x)
 
 
@@ -377,8 +377,8 @@ def test_images_out_of_range(script):
     np.testing.assert_array_equal(
         script.as_pixels("", x, Data).ravel(), [0, 255]
     )
-    with pytest.raises(SystemExit, match="--dataset=a .* to 510"):
-        script.as_pixels("--dataset=a", x + [[[[0], [4]]]], Data)
+    with pytest.raises(SystemExit, match=r"--dataset=a .* to 510"):
+        script.as_pixels("--dataset=a", [*x, [[[0], [4]]]], Data)
 
 
 def test_sets_without_images(script):
@@ -392,7 +392,7 @@ def test_sets_without_images(script):
 
 def test_labels_that_do_not_fit(script):
     one = script.Network("model", network(0, classes=5), "--model=a")
-    with pytest.raises(SystemExit, match="from 0 to 5, and --model=a .* 5 cl"):
+    with pytest.raises(SystemExit, match=r"from 0 to 5, and --model=a .* 5 cl"):
         script.check_labels(np.arange(6), [one])
     with pytest.raises(SystemExit, match="one class only, 3"):
         script.check_labels(np.array([3, 3]), [one])
@@ -402,11 +402,11 @@ def test_labels_that_do_not_fit(script):
 def test_sets_and_corruptions_of_other_names(script):
     pixels = np.zeros((2, 16, 16, 1), "uint8")
     script.FLAGS.corruptions = ["fog", "smog"]
-    with pytest.raises(SystemExit, match="--corruptions=smog: .* one of"):
+    with pytest.raises(SystemExit, match=r"--corruptions=smog: .* one of"):
         script.chosen_corruptions(pixels)
     script.FLAGS.corruptions = ["all"]
     assert script.chosen_corruptions(pixels) == list(kft.datasets.CORRUPTIONS)
-    with pytest.raises(SystemExit, match="--corruptions=.*16 or more"):
+    with pytest.raises(SystemExit, match=r"--corruptions=.*16 or more"):
         script.chosen_corruptions(pixels[:, :8, :8])
     script.FLAGS.corruptions, script.FLAGS.published_corruptions = [], True
     with pytest.raises(SystemExit, match="needs --corruptions"):

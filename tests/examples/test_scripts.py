@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -121,43 +122,52 @@ def plans(script, call, cases, said=None):
 def test_every_method_has_a_name():
     import keras_freetickets as kft
 
-    names = plans("train_sparse", "common.SPARSE_TRAININGS", [[]])[0]
-    assert names == sorted(kft.recipes.SPARSE_TRAININGS)
+    names = "|".join(sorted(kft.recipes.SPARSE_TRAININGS))
+    shown = run("train_sparse.py", "--help", check=False).stdout
+    assert f"--method:<{names}>" in re.sub(r"\s+", "", shown)
 
 
-def test_every_method_updates_the_topology_at_the_defaults():
-    """The interval is a 40th of the 3/4 of 25 x 11 updates."""
-    call = "script.plan(data).update_interval"
+SPARSE_CASES = {
+    "default": [],
+    "long": ["--epochs=5000"],
+    "short": ["--epochs=1"],
+    "given": ["--update_interval=7"],
+    "late": ["--update_interval=206"],
+    "growth": ["--growth=random"],
+    "static": ["--method=static", "--update_interval=7"],
+    "snfs": ["--method=snfs", "--drop_fraction=0.1"],
+    "nm": ["--method=nm"],
+    "nm_7/8": ["--method=nm", "--sparsity=0.875"],
+}
+
+
+@pytest.fixture(scope="module")
+def sparse_plans():
+    """Intervals and sparsities of train_sparse.py, and what it printed."""
+    call = "(lambda t: [t.update_interval, t.sparsity])(script.plan(data))"
     said = []
-    default, long, short, given, late, growth, _, _ = plans(
-        "train_sparse",
-        call,
-        [
-            [],
-            ["--epochs=5000"],
-            ["--epochs=1"],
-            ["--update_interval=7"],
-            ["--update_interval=206"],
-            ["--growth=random"],
-            ["--method=static", "--update_interval=7"],
-            ["--method=snfs", "--drop_fraction=0.1"],
-        ],
-        said,
-    )
-    assert (default, long, short, given) == (206 // 40, 1000, 1, 7)
-    assert "--update_interval=206 is longer than the part of the run" in late
-    assert "--growth=random has no effect: --method=rigl says" in growth
+    found = plans("train_sparse", call, list(SPARSE_CASES.values()), said)
+    return dict(zip(SPARSE_CASES, found, strict=True)), said
+
+
+def test_every_method_updates_the_topology_at_the_defaults(sparse_plans):
+    """The interval is a 40th of the 3/4 of 25 x 11 updates."""
+    found, said = sparse_plans
+    intervals = [found[name][0] for name in ("default", "long", "short")]
+    assert intervals == [206 // 40, 1000, 1]
+    assert found["given"][0] == 7
+    late = "--update_interval=206 is longer than the part of the run"
+    assert late in found["late"]
+    assert "--growth=random has no effect: --method=rigl" in found["growth"]
     assert [line for line in said if "no effect" in line] == [
         "--update_interval=7 has no effect with --method=static.",
         "--drop_fraction=0.1 has no effect with --method=snfs.",
     ]
 
 
-def test_a_sparsity_that_a_method_has_not_is_said():
-    call = "script.plan(data).sparsity"
-    cases = [["--method=nm"], ["--method=nm", "--sparsity=0.875"]]
-    said = []
-    assert plans("train_sparse", call, cases, said) == [0.75, 0.875]
+def test_a_sparsity_that_a_method_has_not_is_said(sparse_plans):
+    found, said = sparse_plans
+    assert (found["nm"][1], found["nm_7/8"][1]) == (0.75, 0.875)
     notes = [line for line in said if "trains at sparsity" in line]
     assert notes == [
         "--method=nm trains at sparsity 0.75, not at --sparsity=0.8."
@@ -483,7 +493,7 @@ def test_settings_of_another_method_are_refused(tmp_path):
     )
     assert (
         done.returncode
-        and "--rounds=2 is no setting of --method=dense" in done.stderr
+        and "--rounds=2 is not a setting of --method=dense" in done.stderr
     )
     assert not (tmp_path / "out").exists()
     done = run("train_ensemble.py", "--method=pf", "--recipe")

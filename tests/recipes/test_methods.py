@@ -148,7 +148,9 @@ def test_members_of_seeds_and_rates(tmp_path, sparsity):
             model = kft.sparsify(model, sparsity, seed=seed)
         model = by_hand(model, rates, seed)
         for one, other in zip(
-            ensemble.member(i).trainable_variables, model.trainable_variables
+            ensemble.member(i).trainable_variables,
+            model.trainable_variables,
+            strict=False,
         ):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
@@ -165,7 +167,7 @@ def test_a_member_of_dst(tmp_path):
     )
     model.fit(**data(1000), epochs=4, verbose=0, callbacks=[dst, factors])
     found = ensemble.member(1).masked_kernels
-    for one, other in zip(found, model.masked_kernels):
+    for one, other in zip(found, model.masked_kernels, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
         np.testing.assert_allclose(one.kernel, other.kernel, rtol=1e-4)
 
@@ -180,7 +182,10 @@ def test_pruned_and_fine_tuned(tmp_path):
         masks = [np.array(c.mask) for c in model.masked_kernels]
         model = by_hand(model, [0.01 * RATE] * 2, seed)
         for connection, other, mask in zip(
-            ensemble.member(i).masked_kernels, model.masked_kernels, masks
+            ensemble.member(i).masked_kernels,
+            model.masked_kernels,
+            masks,
+            strict=False,
         ):
             np.testing.assert_array_equal(connection.mask, mask)
             np.testing.assert_allclose(
@@ -205,7 +210,10 @@ def test_lottery_tickets(tmp_path):
         start = kft.prune(between, 0.5, rewind_to=early)
         model = by_hand(start, [RATE, 0.1 * RATE, 0.01 * RATE], seed)
         for connection, other, mask in zip(
-            ensemble.member(i).masked_kernels, model.masked_kernels, masks
+            ensemble.member(i).masked_kernels,
+            model.masked_kernels,
+            masks,
+            strict=False,
         ):
             np.testing.assert_array_equal(connection.mask, mask)
             np.testing.assert_allclose(
@@ -265,7 +273,9 @@ def test_a_killed_run_goes_on(tmp_path, name):
     with pytest.raises(KeyboardInterrupt):
         fit(method, tmp_path / "parts", data=mortal)
     resumed = fit(method, tmp_path / "parts")
-    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+    for one, other in zip(
+        whole.get_weights(), resumed.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     wanted = {"dense": [4, 4], "pf": [4, 2, 4, 2], "snapshot": [4]}
     epochs = [len(run.history["epoch"]) for run in method.runs]
@@ -304,7 +314,9 @@ def test_callbacks_that_remember_go_on_where_they_were(tmp_path):
     resumed = fit(method, tmp_path / "parts", data=patient)
     (run,) = method.runs
     assert len(run.history["epoch"]) == 6
-    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+    for one, other in zip(
+        whole.get_weights(), resumed.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 

@@ -4,10 +4,16 @@ import pytest
 from keras_freetickets import recipes
 from keras_freetickets.recipes import registry
 
-NAMES = """
-    dense dst edst lottery_ticket_rewinding mimo prune_and_finetune snapshot
-    static
-""".split()
+NAMES = [
+    "dense",
+    "dst",
+    "edst",
+    "lottery_ticket_rewinding",
+    "mimo",
+    "prune_and_finetune",
+    "snapshot",
+    "static",
+]
 
 
 def test_names():

@@ -65,7 +65,7 @@ def test_signatures(data, wanted):
 
 
 @pytest.mark.parametrize(
-    "data", [lambda: {}, lambda seed, fold: {}, lambda *, seed: {}]
+    "data", [lambda: {"x": X}, lambda seed, fold: {}, lambda *, seed: {}]
 )
 def test_other_signatures_are_refused(data):
     with pytest.raises(ValueError, match="Received: data with the arguments"):

@@ -8,10 +8,24 @@ from keras import layers
 import keras_freetickets as kft
 
 # All that `sparse_training` takes.
-METHODS = """
-    agent cigl dense dst_ee gmp granet itop_rigl itop_set moon ndsnn nm rigl
-    set snfs srigl static
-""".split()
+METHODS = [
+    "agent",
+    "cigl",
+    "dense",
+    "dst_ee",
+    "gmp",
+    "granet",
+    "itop_rigl",
+    "itop_set",
+    "moon",
+    "ndsnn",
+    "nm",
+    "rigl",
+    "set",
+    "snfs",
+    "srigl",
+    "static",
+]
 
 
 def training_of(method, **arguments):
