@@ -378,7 +378,7 @@ def test_images_out_of_range(script):
         script.as_pixels("", x, Data).ravel(), [0, 255]
     )
     with pytest.raises(SystemExit, match=r"--dataset=a .* to 510"):
-        script.as_pixels("--dataset=a", [*x, [[[0], [4]]]], Data)
+        script.as_pixels("--dataset=a", x + np.array([[[0], [4]]]), Data)
 
 
 def test_sets_without_images(script):

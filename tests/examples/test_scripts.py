@@ -399,7 +399,9 @@ def test_dst_killed_and_resumed(tmp_path):
     check_same_tickets(whole, killed)
 
 
-SHORT = ("--verbose=0", "--epochs=2", "--update_interval=5")
+# A small network compiles sooner.
+SMALL = "--model=lenet_300_100"
+SHORT = ("--verbose=0", "--epochs=2", "--update_interval=5", SMALL)
 
 
 @pytest.mark.parametrize(
@@ -456,6 +458,7 @@ def test_methods_are_compared(tmp_path):
 def test_ensembles_are_compared(tmp_path):
     flags = (
         "--methods=one_dense,edst",
+        SMALL,
         "--num_seeds=1",
         "--num_members=2",
         "--epochs=5",
