@@ -318,8 +318,8 @@ class SideBySide(
 
 
 def members_of(model: Model) -> list:
-    """The sparse models in a model: those side by side, or it alone."""
-    return model.run.members
+    """The models in a model: those side by side, or it alone, dense too."""
+    return model.run.members if isinstance(model, TrainsMembers) else [model]
 
 
 class _Optimizers(keras.optimizers.Optimizer):
