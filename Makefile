@@ -11,7 +11,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.
-JAX_CORE := tests/topology tests/layers/test_sparse.py tests/models/trainers \
+JAX_CORE := tests/topology tests/layers/test_sparse.py tests/trainers \
 	tests/models/test_sparse_model.py tests/ensembles/test_ensemble_model.py \
 	tests/models/test_mimo.py tests/models/test_side_by_side.py \
 	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_averaged.py \

@@ -39,11 +39,11 @@ from common import timed
 from keras import ops
 
 import keras_freetickets as kft
-from keras_freetickets.models.trainers import get_backend
-from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import random_bits
+from keras_freetickets.trainers import get_backend
+from keras_freetickets.trainers import update as updates
 
 flags.adopt_module_key_flags(common)
 flags.DEFINE_string("network", "wrn-28-10", "A name in common.py.")

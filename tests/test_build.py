@@ -17,6 +17,7 @@ ABOVE = [
     "callbacks",
     "inspection",
     "models",
+    "trainers",
     "ensembles",
     "layers",
     "topology",
@@ -153,7 +154,7 @@ def test_tensorflow_is_imported_where_a_file_is_about_it():
         in {name.split(".")[0] for name in imports(source, everywhere=False)}
     }
     assert at_the_top == {
-        f"{PACKAGE}/models/trainers/tensorflow.py",
+        f"{PACKAGE}/trainers/tensorflow.py",
     }
 
 

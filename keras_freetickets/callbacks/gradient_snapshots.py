@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 from keras import tree
 
-from keras_freetickets.models.trainers import get_backend
-from keras_freetickets.models.trainers import step
 from keras_freetickets.topology import methods
+from keras_freetickets.trainers import get_backend
+from keras_freetickets.trainers import step
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Tensor

@@ -26,9 +26,9 @@ from keras_freetickets.models.copying import overridden_outputs
 from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
-from keras_freetickets.models.trainers.step import effective_kernels
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import mask_initializers
+from keras_freetickets.trainers.step import effective_kernels
 from keras_freetickets.types import Model
 
 

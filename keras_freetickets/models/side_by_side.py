@@ -17,9 +17,9 @@ from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.sparse_training import TrainingRun
 from keras_freetickets.models.sparse_training import TrainsMembers
 from keras_freetickets.models.sparse_training import up_to_date
-from keras_freetickets.models.trainers import get_backend
-from keras_freetickets.models.trainers import get_members_backend
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.trainers import get_backend
+from keras_freetickets.trainers import get_members_backend
 from keras_freetickets.types import Config
 from keras_freetickets.types import Model
 from keras_freetickets.types import Tensor

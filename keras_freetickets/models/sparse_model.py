@@ -22,9 +22,9 @@ from keras_freetickets.models.sparse_training import BatchTransform
 from keras_freetickets.models.sparse_training import TrainingRun
 from keras_freetickets.models.sparse_training import TrainsMembers
 from keras_freetickets.models.sparse_training import begin_connection_state
-from keras_freetickets.models.trainers import get_backend
-from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.trainers import get_backend
+from keras_freetickets.trainers import step
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor

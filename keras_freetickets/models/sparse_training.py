@@ -13,10 +13,10 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.sparse import Sparse
-from keras_freetickets.models.trainers import compiled_steps
-from keras_freetickets.models.trainers import get_backend
-from keras_freetickets.models.trainers import step
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.trainers import compiled_steps
+from keras_freetickets.trainers import get_backend
+from keras_freetickets.trainers import step
 from keras_freetickets.types import Batch
 from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Model

@@ -14,12 +14,12 @@ from keras import layers
 from keras import ops
 
 import keras_freetickets as kft
-from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import kernel_view
 from keras_freetickets.topology import random_bits
 from keras_freetickets.topology import schedules
+from keras_freetickets.trainers import update as updates
 
 SHAPES = [(3, 3, 4, 8), (40, 30), (257,), (1, 1)]
 UPDATES = 2

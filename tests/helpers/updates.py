@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_freetickets.models.trainers import update as updates
+from keras_freetickets.trainers import update as updates
 
 
 @dataclasses.dataclass

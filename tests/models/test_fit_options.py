@@ -11,8 +11,8 @@ from keras import ops
 
 import keras_freetickets as kft
 from keras_freetickets import keras_adapter
-from keras_freetickets.models.trainers.step import forward_kernels
 from keras_freetickets.topology import Method
+from keras_freetickets.trainers.step import forward_kernels
 
 LOSS = "sparse_categorical_crossentropy"
 

@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_freetickets.models.trainers import update as updates
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import schedules
 from keras_freetickets.topology.kernel_view import fraction_of
+from keras_freetickets.trainers import update as updates
 
 MASK = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
 KERNEL = np.array([0.9, -0.1, 0.05, -0.5, 0, 0, 0, 0], "float32")

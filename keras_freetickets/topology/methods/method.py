@@ -402,7 +402,7 @@ class Method(ShowsArguments):
         Args:
             gradients: List of dense gradients, one for each trainable
                 variable; `None` where the loss does not reach.
-            context: A `keras_freetickets.models.trainers.step.Context`:
+            context: A `keras_freetickets.trainers.step.Context`:
                 connections, variables of the method, gradients elsewhere.
         """
         return gradients

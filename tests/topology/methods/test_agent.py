@@ -5,8 +5,8 @@ from keras import layers
 from keras import ops
 
 import keras_freetickets as kft
-from keras_freetickets.models.trainers import step
 from keras_freetickets.topology import AGENT
+from keras_freetickets.trainers import step
 
 
 def test_tau_of_identical_losses():

@@ -5,7 +5,7 @@ import pytest
 import updates
 from keras import ops
 
-from keras_freetickets.models import trainers
+from keras_freetickets import trainers
 from keras_freetickets.topology import DSTEE
 from keras_freetickets.topology import RigL
 

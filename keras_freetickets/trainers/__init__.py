@@ -6,8 +6,8 @@ import typing
 
 import keras
 
-from keras_freetickets.models.trainers.backend import Backend
-from keras_freetickets.models.trainers.backend import MembersBackend
+from keras_freetickets.trainers.backend import Backend
+from keras_freetickets.trainers.backend import MembersBackend
 
 # Backend -> names of the class of its step, and of that of its members.
 _BACKENDS = {

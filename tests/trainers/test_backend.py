@@ -3,8 +3,8 @@ import inspect
 import keras
 import pytest
 
-from keras_freetickets.models import trainers
-from keras_freetickets.models.trainers import backend
+from keras_freetickets import trainers
+from keras_freetickets.trainers import backend
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="has no training step"

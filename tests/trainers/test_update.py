@@ -7,7 +7,6 @@ import updates
 from backends import in_graph
 from keras import ops
 
-from keras_freetickets.models.trainers import update
 from keras_freetickets.topology import DSTEE
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
@@ -17,6 +16,7 @@ from keras_freetickets.topology import SNFS
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import SRigL
 from keras_freetickets.topology.methods import is_kernelwise
+from keras_freetickets.trainers import update
 
 # One shape twice, and two that stand alone.
 SHAPES = [(8, 6), (4, 9), (8, 6), (12, 4)]

@@ -14,9 +14,9 @@ import jax
 import keras
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.models.trainers import jax_members
-from keras_freetickets.models.trainers import step
-from keras_freetickets.models.trainers.backend import Groups
+from keras_freetickets.trainers import jax_members
+from keras_freetickets.trainers import step
+from keras_freetickets.trainers.backend import Groups
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model

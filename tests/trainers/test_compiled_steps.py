@@ -6,13 +6,13 @@ import pytest
 from keras import layers
 
 import keras_freetickets as kft
-from keras_freetickets.models.trainers.compiled_steps import SharedPrograms
-from keras_freetickets.models.trainers.compiled_steps import frozen
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
 from keras_freetickets.topology import SET
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import schedules
+from keras_freetickets.trainers.compiled_steps import SharedPrograms
+from keras_freetickets.trainers.compiled_steps import frozen
 
 TRACED = []
 

@@ -20,10 +20,10 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.layers.guard import guards_lowered
 from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.update_state import UpdateState
-from keras_freetickets.models.trainers import update as updates
-from keras_freetickets.models.trainers.backend import Backend
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.trainers import update as updates
+from keras_freetickets.trainers.backend import Backend
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Model
 from keras_freetickets.types import Optimizer

@@ -11,9 +11,9 @@ import tensorflow as tf
 from keras import tree
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.models.trainers import compiled_steps
-from keras_freetickets.models.trainers import step
-from keras_freetickets.models.trainers.backend import Groups
+from keras_freetickets.trainers import compiled_steps
+from keras_freetickets.trainers import step
+from keras_freetickets.trainers.backend import Groups
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model
