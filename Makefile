@@ -54,6 +54,7 @@ torture: $(VENV)/test.stamp
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
 
 # The site, in build/site; see mkdocs.yml.
 docs: $(VENV)/test.stamp

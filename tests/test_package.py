@@ -1,6 +1,7 @@
 import ast
 import doctest
 import inspect
+import pathlib
 import re
 import subprocess
 import sys
@@ -15,6 +16,11 @@ from keras_freetickets import plots
 from keras_freetickets import topology
 from keras_freetickets.inspection import summary
 
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "keras_freetickets").rglob("*.py")
+)
 PLACES = [
     kft,
     kft.applications,
@@ -238,3 +244,36 @@ def test_extras_are_not_imported():
         "assert after == before, after - before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def functions(body, of_class=False):
+    """Public functions and methods of public classes, `__init__` too."""
+    for node in body:
+        private = node.name.startswith("_") if hasattr(node, "name") else True
+        if isinstance(node, ast.ClassDef) and not private:
+            yield from functions(node.body, of_class=True)
+        shown = not private or getattr(node, "name", "") == "__init__"
+        if isinstance(node, ast.FunctionDef) and shown:
+            yield node, of_class
+
+
+def without_types(node, of_class):
+    """Names of the arguments of a function, or "return", without a type."""
+    of = node.args
+    arguments = [*of.posonlyargs, *of.args, *of.kwonlyargs]
+    if of_class and arguments and arguments[0].arg in ("self", "cls"):
+        arguments = arguments[1:]
+    arguments += [one for one in (of.vararg, of.kwarg) if one is not None]
+    names = [one.arg for one in arguments if one.annotation is None]
+    return names + ["return"] * (node.returns is None)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_public_functions_have_types(path):
+    body = ast.parse((ROOT / path).read_text()).body
+    found = {
+        f"{node.name}:{node.lineno}": names
+        for node, of_class in functions(body)
+        if (names := without_types(node, of_class))
+    }
+    assert not found

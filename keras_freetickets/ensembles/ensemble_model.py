@@ -124,7 +124,7 @@ class EnsembleModel(
         template: dict[str, typing.Any] | None = None,
         num_members: int | None = None,
         **kwargs: typing.Any,
-    ):
+    ) -> None:
         super().__init__(name=name, trainable=False, **_without(kwargs))
         pooling = pools.pooling_of(pooling)
         validation.check_ignore_class(ignore_class)

@@ -125,7 +125,7 @@ class Pool(keras.Operation):
         function: Function from a tensor to a tensor.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__(name="pool")
         self.function = function
 

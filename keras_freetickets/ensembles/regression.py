@@ -66,7 +66,7 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
         reduction: str = "sum_over_batch_size",
         name: str = "gaussian_negative_log_likelihood",
         dtype: typing.Any = None,
-    ):
+    ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -179,9 +179,9 @@ def _plan(model, sparsity, distribution, filters, kernels):
         return {id(la): [v] * len(ps) for la, ps, v in layers}
     densities = distributions.get(distribution)(shapes, sparsity)
     _check_densities(densities, len(shapes))
-    densities = iter(densities)
+    rest = iter(densities)
     return {
-        id(layer): [1.0 - next(densities) for _ in places]
+        id(layer): [1.0 - next(rest) for _ in places]
         for layer, places, _ in layers
     }
 

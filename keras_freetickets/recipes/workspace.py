@@ -106,7 +106,7 @@ class Workspace:
         seed: int,
         verbose: str | int,
         ensemble_arguments: dict[str, typing.Any] | None = None,
-    ):
+    ) -> None:
         self.make_model = make_model
         self.compile_model = compile_model
         self.data = data

@@ -170,8 +170,7 @@ class Backend(typing.Protocol):
         """
 
     def any_member(self, done: Tensor) -> Tensor:
-        """Whether an update took place, in any of the members that share
-        counters.
+        """Whether an update took place in any member that shares counters.
 
         Args:
             done: Boolean tensor, whether it took place in this model.

@@ -45,7 +45,7 @@ def test_rows_and_table():
 def test_dense_by_distribution_is_said():
     model = kft.sparsify(kft.applications.lenet_300_100(), 0.9)
     rows = kft.sparsity_summary(model, print_fn=False)
-    last = [row for row in rows if row.layer == rows[-1].layer][0]
+    last = next(row for row in rows if row.layer == rows[-1].layer)
     assert last.active == last.total == 1000
     assert "density 1 by the distribution" in last.note
 
@@ -115,8 +115,8 @@ def test_a_notebook_shows_one_table(capsys):
         shell.push({"kft": kft, "model": small()})
         for source, printed, html in CELLS:
             shown = []
-            shell.displayhook.write_format_data = lambda data, metadata=None: (
-                shown.append(data)
+            shell.displayhook.write_format_data = (
+                lambda data, metadata=None, shown=shown: shown.append(data)
             )
             shell.run_cell(source, store_history=True)
             assert ("Sparsity of" in capsys.readouterr().out) == printed

@@ -43,7 +43,7 @@ class GuideStepTensorFlow(kft.SparseModel):
             loss = self.compute_loss(y=y, y_pred=y_pred)
         variables = self.trainable_variables
         gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(zip(gradients, variables))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {"loss": loss}
 
 
@@ -120,7 +120,7 @@ def test_a_train_step_of_the_guides_is_refused():
     before = model.get_weights()
     with pytest.raises(ValueError, match=REFUSED):
         model.fit(X, Y, verbose=0)
-    for old, new in zip(before, model.get_weights()):
+    for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -179,10 +179,13 @@ def test_an_optimizer_of_ones_own_is_refused(scaled):
 def test_the_guard_is_up_again_after_a_step_that_fails():
     model = sparse()
     kernel = model.masked_kernels[0].kernel
-    with pytest.raises(ZeroDivisionError):
-        with guards_lowered([kernel]), guards_lowered([kernel]):
-            assert kernel.constraint is None
-            raise ZeroDivisionError
+    with (
+        pytest.raises(ZeroDivisionError),
+        guards_lowered([kernel]),
+        guards_lowered([kernel]),
+    ):
+        assert kernel.constraint is None
+        raise ZeroDivisionError
     assert kernel.constraint is kernel.mask_guard
 
 

@@ -194,7 +194,7 @@ def test_a_wrapper_that_is_not_trainable_freezes_the_layer():
 def test_quantize_of_the_wrapper_is_that_of_the_layer():
     layer = Sparse(layers.Dense(3), 0.5)
     layer.build((None, 4))
-    with pytest.raises(ValueError, match="is sparse.*Received: mode='int8'"):
+    with pytest.raises(ValueError, match=r"is sparse.*Received: mode='int8'"):
         layer.quantize("int8")
     layer.quantize("float8")
     assert layer.layer.quantization_mode == "float8"

@@ -64,7 +64,8 @@ class Named(layers.Layer):
             file.write("words")
 
     def load_assets(self, folder):
-        self.words = open(f"{folder}/words.txt").read()
+        with open(f"{folder}/words.txt") as file:
+            self.words = file.read()
 
 
 def test_the_wrappers_own_arguments_stay():
@@ -76,15 +77,17 @@ def test_the_wrappers_own_arguments_stay():
 
 def test_what_is_missing_is_said_by_name():
     dense = Sparse(layers.Dense(3), 0.5)
-    with pytest.raises(AttributeError, match="'Dense' object .* 'filters'"):
-        dense.filters
-    with pytest.raises(AttributeError, match="build the layer before .*kernel"):
-        dense.kernel
-    with pytest.raises(AttributeError, match="'Sparse' .* '_hidden'"):
-        dense._hidden
+    with pytest.raises(AttributeError, match=r"'Dense' object .* 'filters'"):
+        _ = dense.filters
+    with pytest.raises(
+        AttributeError, match=r"build the layer before .*kernel"
+    ):
+        _ = dense.kernel
+    with pytest.raises(AttributeError, match=r"'Sparse' .* '_hidden'"):
+        _ = dense._hidden
     # An error of a property of the wrapper is not hidden by the layer's.
     with pytest.raises(AttributeError, match=f"{dense.name} has never been"):
-        dense.output
+        _ = dense.output
 
 
 def model():

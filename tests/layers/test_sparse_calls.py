@@ -146,7 +146,7 @@ def seed():
 
 def call(case, layer, x, keyword=False):
     if keyword:
-        return layer(**{name: x for name in case.arguments})
+        return layer(**dict.fromkeys(case.arguments, x))
     return layer(*[x for _ in case.arguments])
 
 
@@ -176,7 +176,9 @@ def check_same(model, other, x):
     """The same predictions, kernels and masks, to the bit."""
     check_promises(other)
     assert len(other.masked_kernels) == len(model.masked_kernels)
-    for mine, its in zip(model.masked_kernels, other.masked_kernels):
+    for mine, its in zip(
+        model.masked_kernels, other.masked_kernels, strict=True
+    ):
         np.testing.assert_array_equal(mine.mask.numpy(), its.mask.numpy())
         np.testing.assert_array_equal(mine.kernel.numpy(), its.kernel.numpy())
     np.testing.assert_array_equal(model(x), other(x))
@@ -186,7 +188,7 @@ def check_trains(model, x):
     before = [record.kernel.numpy().copy() for record in model.masked_kernels]
     model.compile("adam", "mse", run_eagerly=True)
     model.fit(x, np.ones((8, 3)), batch_size=8, verbose=0)
-    for record, old in zip(model.masked_kernels, before):
+    for record, old in zip(model.masked_kernels, before, strict=True):
         assert (record.kernel.numpy() != old).any()
     check_promises(model)
 
@@ -448,9 +450,14 @@ def masks(model):
 
 
 # Of the layers that take longest, some stand for the rest.
-LONG = """
-    bidirectional_gru bidirectional_lstm group_query gru rnn_of_cells simple_rnn
-""".split()
+LONG = [
+    "bidirectional_gru",
+    "bidirectional_lstm",
+    "group_query",
+    "gru",
+    "rnn_of_cells",
+    "simple_rnn",
+]
 
 
 @pytest.mark.parametrize(
@@ -482,12 +489,14 @@ def test_in_a_model_subclass(name, tmp_path):
         callbacks=[kft.callbacks.SET(update_interval=1), watch],
     )
     assert len(model.masked_kernels) == case.masked
-    for first, second in zip(*kernels):
+    for first, second in zip(*kernels, strict=True):
         both = (first != 0) & (second != 0)
         assert (first[both] != second[both]).any()
     other = Subclassed(name, seed=1)
     other(x)
-    changes = [(a != b).any() for a, b in zip(masks(model), masks(other))]
+    changes = [
+        (a != b).any() for a, b in zip(masks(model), masks(other), strict=True)
+    ]
     assert all(changes)
     check_promises(model)
 

@@ -30,7 +30,7 @@ def test_means_and_variances_of_the_data():
         np.asarray(norm.moving_variance), within, rtol=1e-4
     )
     assert norm.momentum == 0.99
-    for old, weight in zip(before, model.trainable_weights):
+    for old, weight in zip(before, model.trainable_weights, strict=True):
         np.testing.assert_array_equal(old, np.asarray(weight))
 
 

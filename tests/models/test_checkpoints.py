@@ -81,7 +81,7 @@ def test_files(tmp_path):
         check_weights(other, expected)
 
 
-class Stop(Exception):
+class StopError(Exception):
     """A crash after the first epoch."""
 
 
@@ -92,7 +92,7 @@ class Crash(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 1:
-            raise Stop
+            raise StopError
 
 
 class Restored(keras.callbacks.Callback):
@@ -105,7 +105,7 @@ def test_backup_and_restore(tmp_path):
         return keras.callbacks.BackupAndRestore(tmp_path / "backup")
 
     crash, restored = Crash(), Restored()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         fit(build(0), [backup(), crash], epochs=2)
     fit(build(1), [backup(), restored], epochs=1)
     for mine, its in zip(restored.seen, crash.seen, strict=True):

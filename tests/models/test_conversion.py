@@ -32,7 +32,7 @@ def test_the_dense_model_is_untouched():
     sparse = kft.sparsify(dense, 0.9)
     assert isinstance(sparse, kft.SparseModel)
     assert not isinstance(dense, kft.SparseModel)
-    for old, new in zip(before, dense.get_weights()):
+    for old, new in zip(before, dense.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     shared = {id(v) for v in dense.variables} & {
         id(v) for v in sparse.variables
@@ -43,7 +43,9 @@ def test_the_dense_model_is_untouched():
 def test_values_are_taken_over():
     dense = small()
     sparse = kft.sparsify(dense, 0.5, seed=0)
-    for record, layer in zip(sparse.masked_kernels, ["conv", "hidden", "head"]):
+    for record, layer in zip(
+        sparse.masked_kernels, ["conv", "hidden", "head"], strict=True
+    ):
         kernel = dense.get_layer(layer).kernel.numpy()
         expected = np.where(record.mask.numpy(), kernel, 0)
         np.testing.assert_array_equal(record.kernel.numpy(), expected)
@@ -55,7 +57,9 @@ def test_counts_follow_erk():
     densities = kft.topology.distributions.erdos_renyi_kernel(shapes, 0.8)
     counts = [m.sum() for m in masks(sparse)]
     sizes = [m.size for m in masks(sparse)]
-    assert counts == [round(d * n) for d, n in zip(densities, sizes)]
+    assert counts == [
+        round(d * n) for d, n in zip(densities, sizes, strict=True)
+    ]
     assert abs(sparse.density - 0.2) < 3 / sum(sizes)
 
 
@@ -64,8 +68,8 @@ def test_seed():
     first, again, other = (
         masks(kft.sparsify(dense, 0.5, "uniform", seed=s)) for s in (1, 1, 2)
     )
-    assert all((a == b).all() for a, b in zip(first, again))
-    assert any((a != b).any() for a, b in zip(first, other))
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,9 @@ def test_dense_checkpoints_fit_the_stripped_model(tmp_path):
         sparse.load_weights(tmp_path / "dense.weights.h5")
     plain = kft.strip(sparse)
     plain.load_weights(tmp_path / "dense.weights.h5")
-    for mine, other in zip(dense.get_weights(), plain.get_weights()):
+    for mine, other in zip(
+        dense.get_weights(), plain.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(mine, other)
 
 
@@ -157,7 +163,7 @@ def test_bad_sparsity(sparsity):
 
 
 def test_bad_models():
-    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model"):
         kft.sparsify("model", 0.5)
     with pytest.raises(ValueError, match="must be built"):
         kft.sparsify(keras.Sequential([layers.Dense(3)]), 0.5)
@@ -174,7 +180,7 @@ def test_keras_2_models_are_refused_by_name(monkeypatch):
     module = types.ModuleType("tf_keras.src.engine.sequential")
     model = type("Sequential", (), {"__module__": module.__name__})()
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    with pytest.raises(TypeError, match="`keras` .*`tf_keras`"):
+    with pytest.raises(TypeError, match=r"`keras` .*`tf_keras`"):
         kft.sparsify(model, 0.5)
 
 
@@ -328,7 +334,7 @@ def test_depthwise_kernels_are_masked_if_they_are_named(convert):
         return ("kernel",) if layer.name == "grouped_as_depthwise" else None
 
     chosen = names(convert(mobile(), 0.5, kernels=of_one))
-    assert chosen == ["grouped_as_depthwise/kernel"] + CHANNELS
+    assert chosen == ["grouped_as_depthwise/kernel", *CHANNELS]
 
 
 def test_embeddings_are_masked_if_they_are_named(tmp_path):
@@ -354,7 +360,9 @@ def test_bad_kernels(kernels):
 def test_kernels_that_no_layer_has():
     """Alone, and beside one that there is."""
     for kernels in (("embeddings",), ("kernel", "embeddings")):
-        with pytest.raises(ValueError, match="no layer of .* has 'embeddings'"):
+        with pytest.raises(
+            ValueError, match=r"no layer of .* has 'embeddings'"
+        ):
             kft.sparsify(small(), 0.5, kernels=kernels)
 
 
@@ -376,7 +384,7 @@ def test_declared_kernels_of_a_layer_of_keras(tmp_path):
     dense = mobile()
     dense.get_layer("depthwise").sparse_kernels = ("kernel",)
     masked = kft.sparsify(dense, 0.5)
-    assert names(masked) == ["depthwise/kernel"] + CHANNELS
+    assert names(masked) == ["depthwise/kernel", *CHANNELS]
     masked.save(tmp_path / "m.keras")
     assert names(keras.saving.load_model(tmp_path / "m.keras")) == names(masked)
 
@@ -417,7 +425,7 @@ def test_what_cannot_be_rebuilt_is_named():
     inputs = keras.Input((4,))
     layer = layers.Dense(2, activation=activation, name="own")
     with pytest.raises(
-        ValueError, match="'own' of class Dense cannot be copied.*register"
+        ValueError, match=r"'own' of class Dense cannot be copied.*register"
     ):
         kft.sparsify(keras.Model(inputs, layer(inputs)), 0.5)
 
@@ -478,15 +486,15 @@ def test_legacy_files_are_refused_before_they_are_written(kind, name, tmp_path):
         model = kft.calibration.CalibratedModel(
             model, [kft.calibration.TemperatureScaling()]
         )
-    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+    with pytest.raises(ValueError, match=r"`filepath` must end in `.keras`"):
         model.save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+    with pytest.raises(ValueError, match=r"`filepath` must end in `.keras`"):
         keras.saving.save_model(model, tmp_path / name)
 
 
 def test_a_plain_model_of_sparse_layers_is_refused_as_a_legacy_file(tmp_path):
     inputs = keras.Input((4,))
     layer = kft.layers.Sparse(layers.Dense(3), 0.5)
-    with pytest.raises(ValueError, match="`filepath` must end in `.keras`"):
+    with pytest.raises(ValueError, match=r"`filepath` must end in `.keras`"):
         keras.Model(inputs, layer(inputs)).save(tmp_path / "m.h5")

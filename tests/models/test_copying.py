@@ -172,7 +172,7 @@ def test_what_is_frozen_within_a_layer_stays_frozen(tmp_path):
     }
     wanted = trained(dense)
     found = {name: trained(model) for name, model in copies.items()}
-    assert found == {name: wanted for name in copies}
+    assert found == dict.fromkeys(copies, wanted)
 
     before = [v.numpy() for v in sparse.get_layer("attention").weights]
     sparse.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
@@ -268,7 +268,7 @@ def test_a_layer_within_a_wrapper_and_called_is_refused(first, convert):
     calls = [lambda: layers.TimeDistributed(d, name="t")(a), lambda: d(b)]
     outputs = [call() for call in calls[:: 1 if first == "wrapper" else -1]]
     model = keras.Model([a, b], outputs)
-    with pytest.raises(ValueError, match="share the weight '.*kernel'"):
+    with pytest.raises(ValueError, match=r"share the weight '.*kernel'"):
         convert(model, 0.5)
 
 
@@ -398,7 +398,8 @@ def test_such_layers_in_a_graph_of_ones_own_are_refused():
     backbone = Backbone(8)
     outputs = layers.Dense(3)(backbone.output)
     with pytest.raises(
-        ValueError, match="'unsaid' of class Unsaid .*num_patches.*as one layer"
+        ValueError,
+        match=r"'unsaid' of class Unsaid .*num_patches.*as one layer",
     ):
         kft.sparsify(keras.Model(backbone.input, outputs), 0.5)
 
@@ -416,7 +417,7 @@ def test_methods_assigned_to_one_object_are_refused(copy):
     model = _network()
     call = model.layers[0].call
     model.layers[0].call = lambda inputs: 2.0 * call(inputs)
-    with pytest.raises(ValueError, match="'call'.*of layer 'first'"):
+    with pytest.raises(ValueError, match=r"'call'.*of layer 'first'"):
         copy(model)
     model = keras.Model(model.inputs, model.outputs)
     model.call = lambda inputs: inputs

@@ -52,7 +52,7 @@ def check_p1(model):
     records = model.masked_kernels
     kernels = [record.kernel for record in records]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, slots in zip(records, found):
+    for record, slots in zip(records, found, strict=True):
         mask = ops.convert_to_numpy(record.mask.value)
         assert mask.sum() == record.active
         for variable, initial in [(record.kernel, 0.0), *slots]:
@@ -61,7 +61,10 @@ def check_p1(model):
 
 
 def changed(before, model):
-    return [bool((a != b).any()) for a, b in zip(before, masks_of(model))]
+    return [
+        bool((a != b).any())
+        for a, b in zip(before, masks_of(model), strict=True)
+    ]
 
 
 def gradients_by_hand(model, x, y, weights=None, l2=0.0):
@@ -117,7 +120,7 @@ def test_growth_sees_the_weighted_gradient(kind):
     plain = masks_by_hand(model, gradients_by_hand(model, x, y), 0.4, 0.05)
     gradients = gradients_by_hand(model, x, y, weights)
     expected = masks_by_hand(model, gradients, 0.4, 0.05)
-    assert any((a != b).any() for a, b in zip(plain, expected))
+    assert any((a != b).any() for a, b in zip(plain, expected, strict=True))
     given = {"class_weight": by_class}
     if kind == "sample":
         given = {"sample_weight": weights.astype("float32")}
@@ -173,18 +176,24 @@ def test_clipping_sees_the_masked_gradient(clip):
     masks, kernels = masks_of(model), kernels_of(model)
     gradients = gradients_by_hand(model, x, y)
     model.train_on_batch(x, y)  # no method: nothing but the step
-    masked = [np.where(m, g, 0) for m, g in zip(masks, gradients)]
+    masked = [np.where(m, g, 0) for m, g in zip(masks, gradients, strict=True)]
     if "clipvalue" in clip:
         clipped = [np.clip(g, -1e-3, 1e-3) for g in masked]
     elif "clipnorm" in clip:
         norms = [np.sqrt(np.sum(g**2)) for g in masked]
-        clipped = [g * min(1, 0.01 / n) for g, n in zip(masked, norms)]
+        clipped = [
+            g * min(1, 0.01 / n) for g, n in zip(masked, norms, strict=True)
+        ]
     if "global_clipnorm" not in clip:
-        for before, after, gradient in zip(kernels, kernels_of(model), clipped):
+        for before, after, gradient in zip(
+            kernels, kernels_of(model), clipped, strict=True
+        ):
             np.testing.assert_allclose(
                 after, before - 0.5 * gradient, atol=1e-6
             )
-    moved = [(b - a) / 0.5 for a, b in zip(kernels_of(model), kernels)]
+    moved = [
+        (b - a) / 0.5 for a, b in zip(kernels_of(model), kernels, strict=True)
+    ]
     whole = np.sqrt(sum(np.sum(g**2) for g in moved))
     assert 0 < whole <= 0.01 * np.sqrt(2) + 1e-6 or "clipvalue" in clip
     # The mask of an update is that of gradients as they came.
@@ -203,7 +212,7 @@ def test_weight_decay_is_that_of_the_active_weights():
     gradients = gradients_by_hand(model, x, y)
     model.train_on_batch(x, y)
     for kernel, new, mask, gradient in zip(
-        kernels, kernels_of(model), masks, gradients
+        kernels, kernels_of(model), masks, gradients, strict=True
     ):
         # Decoupled, as Keras does it: w - 0.1 * 0.5 w, then the step.
         expected = kernel * (1 - 0.05) - 0.1 * np.where(mask, gradient, 0)
@@ -237,7 +246,7 @@ def test_float16_scaling_changes_no_choice():
             model.train_on_batch(x, y)
         results.append(model)
     check_masks(results[1], masks_of(results[0]))
-    for mine, other in zip(*map(kernels_of, results)):
+    for mine, other in zip(*map(kernels_of, results), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
@@ -262,7 +271,11 @@ def test_several_inputs_and_outputs():
     x = {"a": np.ones((16, 6)), "b": np.arange(64).reshape(16, 4) / 64}
     y = {"class": np.arange(16) % 3, "value": np.arange(16.0)[:, None]}
     y["unused"] = np.zeros((16, 2))
-    before = dict(zip([r.name for r in model.masked_kernels], masks_of(model)))
+    before = dict(
+        zip(
+            [r.name for r in model.masked_kernels], masks_of(model), strict=True
+        )
+    )
     callback = kft.callbacks.SET(1)
     model.fit(x, y, epochs=3, verbose=0, callbacks=[callback])
     check_p1(model)
@@ -355,9 +368,9 @@ def test_early_stopping_brings_masks_back():
     model.fit(x, y, epochs=5, verbose=0, callbacks=callbacks)
     assert len(kept) == 2
     masks, kernels = kept[0]
-    assert any((a != b).any() for a, b in zip(masks, kept[1][0]))
+    assert any((a != b).any() for a, b in zip(masks, kept[1][0], strict=True))
     check_masks(model, masks)
-    for mine, other in zip(kernels_of(model), kernels):
+    for mine, other in zip(kernels_of(model), kernels, strict=True):
         np.testing.assert_array_equal(mine, other)
     model.fit(x, y, verbose=0)
     check_p1(model)
@@ -445,7 +458,7 @@ def test_ways_to_run_choose_the_same_masks(arguments, accumulated):
     # Of 14 steps every third updates; of 7 windows likewise.
     assert updates == ([4, 4] if accumulated is None else [2, 2])
     check_masks(results[1], masks_of(results[0]))
-    for mine, other in zip(*map(kernels_of, results)):
+    for mine, other in zip(*map(kernels_of, results), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
@@ -461,7 +474,9 @@ def test_train_on_batch_is_a_step_of_fit():
         stepped.train_on_batch(x[i : i + 8], y[i : i + 8])
     stepped.detach()
     check_masks(stepped, masks_of(fitted))
-    for mine, other in zip(kernels_of(stepped), kernels_of(fitted)):
+    for mine, other in zip(
+        kernels_of(stepped), kernels_of(fitted), strict=True
+    ):
         np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
@@ -478,13 +493,13 @@ def test_an_overflow_leaves_the_momentum_of_snfs_alone():
     bad = x.copy()
     bad[0, 0] = np.inf
     model.train_on_batch(bad, y)
-    for old, momentum in zip(before, momenta):
+    for old, momentum in zip(before, momenta, strict=True):
         found = ops.convert_to_numpy(momentum.value)
         np.testing.assert_array_equal(found, old)
     gradients = gradients_by_hand(model, x, y)
     masks = masks_of(model)
     model.train_on_batch(x, y)
-    for old, momentum, gradient in zip(before, momenta, gradients):
+    for old, momentum, gradient in zip(before, momenta, gradients, strict=True):
         found = ops.convert_to_numpy(momentum.value)
         expected = 0.9 * old + 0.1 * gradient
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
@@ -538,7 +553,7 @@ def test_growth_sees_raw_gradients_of_a_window(kind):
     if kind == "cigl":
         model.attach(SeenByCigL(0.5, update_interval=1000, seed=3))
         for record, (_, value) in zip(
-            used.masked_kernels, forward_kernels(model)
+            used.masked_kernels, forward_kernels(model), strict=True
         ):
             record.kernel.assign(value)
     else:

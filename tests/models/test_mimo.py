@@ -71,7 +71,9 @@ def test_one_member_is_the_plain_network():
     for _ in range(3):
         losses = [m.train_on_batch(x, y)[0] for m in (dense, mimo)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for mine, other in zip(mimo.body.get_weights(), dense.get_weights()):
+    for mine, other in zip(
+        mimo.body.get_weights(), dense.get_weights(), strict=True
+    ):
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
         mimo.predict(x, verbose=0), dense.predict(x, verbose=0), rtol=1e-4
@@ -272,7 +274,7 @@ def test_sample_weights_and_one_hot_labels():
     before = mimo.body.get_weights()
     x, y = np.ones((4, 2), "float32"), np.eye(3)[[0, 1, 2, 0]]
     assert mimo.train_on_batch(x, y, np.zeros(4)) == 0.0
-    for old, new in zip(before, mimo.body.get_weights()):
+    for old, new in zip(before, mimo.body.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert mimo.train_on_batch(x, y, np.ones(4)) > 0
 
@@ -324,7 +326,7 @@ def test_trains_sparse_and_is_saved(tmp_path):
     mimo.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[rigl])
     changed = [
         not np.array_equal(c.mask, mask)
-        for c, mask in zip(mimo.masked_kernels, masks)
+        for c, mask in zip(mimo.masked_kernels, masks, strict=True)
     ]
     assert any(changed)
     for connection in mimo.masked_kernels:
@@ -380,7 +382,9 @@ def test_a_killed_run_goes_on(tmp_path):
     whole = train(tmp_path / "whole", 4)
     train(tmp_path / "parts", 2)
     resumed = train(tmp_path / "parts", 4)
-    for one, other in zip(whole.get_weights(), resumed.get_weights()):
+    for one, other in zip(
+        whole.get_weights(), resumed.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 

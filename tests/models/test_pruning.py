@@ -50,7 +50,7 @@ def test_the_largest_of_all_kernels_stay(sparsity, seed):
 def test_the_largest_of_each_kernel_stay():
     dense = network()
     sparse = kft.prune(dense, 0.75, scope="layer")
-    for mask, kernel in zip(masks(sparse), kernels(dense)):
+    for mask, kernel in zip(masks(sparse), kernels(dense), strict=True):
         kept = mask.size // 4
         assert mask.sum() == kept
         limit = np.sort(np.abs(kernel).ravel())[-kept]
@@ -61,10 +61,10 @@ def test_values_stay_and_the_model_too():
     dense = network()
     before = dense.get_weights()
     sparse = kft.prune(dense, 0.5)
-    for old, new in zip(before, dense.get_weights()):
+    for old, new in zip(before, dense.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     for mask, mine, other in zip(
-        masks(sparse), kernels(sparse), kernels(dense)
+        masks(sparse), kernels(sparse), kernels(dense), strict=True
     ):
         np.testing.assert_array_equal(mine, np.where(mask, other, 0))
     assert sparse.density == 0.5
@@ -76,7 +76,7 @@ def test_values_of_an_early_model():
     sparse = kft.prune(trained, 0.5, rewind_to=early)
     chosen = masks(kft.prune(trained, 0.5))
     for mask, mine, other, wanted in zip(
-        masks(sparse), kernels(sparse), kernels(early), chosen
+        masks(sparse), kernels(sparse), kernels(early), chosen, strict=True
     ):
         np.testing.assert_array_equal(mask, wanted)
         np.testing.assert_array_equal(mine, np.where(mask, other, 0))
@@ -91,7 +91,7 @@ def test_in_steps_nothing_comes_back():
     once.fit(np.ones((8, 6)), np.ones((8, 3)), verbose=0)
     twice = kft.prune(once, 0.8)
     assert sum(m.sum() for m in masks(twice)) == int(72 * 0.2)
-    for early, late in zip(masks(once), masks(twice)):
+    for early, late in zip(masks(once), masks(twice), strict=True):
         assert not (late & ~early).any()
     assert once.density == 0.5
 
@@ -110,7 +110,9 @@ def test_the_masks_rest_in_training(tmp_path):
     sparse.save(tmp_path / "pruned.keras")
     loaded = keras.saving.load_model(tmp_path / "pruned.keras")
     for model in (sparse, loaded):
-        for old, new, kernel in zip(before, masks(model), kernels(model)):
+        for old, new, kernel in zip(
+            before, masks(model), kernels(model), strict=True
+        ):
             np.testing.assert_array_equal(old, new)
             assert not kernel[~new].any()
 

@@ -171,7 +171,9 @@ def test_float8_trains_with_masks_that_change(tmp_path):
     assert all((a != b).any() for a, b in zip(masks, before, strict=True))
     kernels = [record.kernel for record in model.masked_kernels]
     slots = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, mask, found in zip(model.masked_kernels, masks, slots):
+    for record, mask, found in zip(
+        model.masked_kernels, masks, slots, strict=True
+    ):
         assert mask.sum() == record.active
         assert len(found) == 2
         for variable in [record.kernel, *(slot for slot, _ in found)]:
@@ -242,7 +244,7 @@ def with_lora():
 @pytest.mark.parametrize("make", [kft.sparsify, kft.prune])
 def test_lora_is_merged_before_masks_are_made(make, tmp_path):
     model = with_lora()
-    with pytest.raises(ValueError, match="hidden' has LoRA.*merge it first"):
+    with pytest.raises(ValueError, match=r"hidden' has LoRA.*merge it first"):
         make(model, 0.5)
     assert make(model, 0.5, filters="head").density == 0.5
     # What the message says to do.

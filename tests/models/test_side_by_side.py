@@ -152,7 +152,7 @@ def test_members_train_as_they_do_alone(name, build, vectorize, float64):
     counts = [int(m.update_state.update_count.numpy()) for m in models]
     assert min(counts) == max(counts) >= 2
     masks = [[c.mask.numpy() for c in model.masked_kernels] for model in models]
-    assert any((a != b).any() for a, b in zip(*masks))
+    assert any((a != b).any() for a, b in zip(*masks, strict=True))
     for log in ("loss", "accuracy", "val_loss", "val_accuracy"):
         values = [fitted.history[f"{log}_{i}"] for i in range(2)]
         np.testing.assert_allclose(values, [h[log] for h in histories], 1e-6)
@@ -164,7 +164,7 @@ def test_members_train_as_they_do_alone(name, build, vectorize, float64):
 @every_way
 def test_batches_of_their_own(vectorize, float64):
     method, own = METHODS["set"](), [data(seed=i) for i in range(2)]
-    x, y = [np.stack(arrays, axis=1) for arrays in zip(*own)]
+    x, y = [np.stack(arrays, axis=1) for arrays in zip(*own, strict=True)]
     alone, models = members(), members()
     trained_alone(alone, method, x, y, batch_size=4)
     together = SideBySide(models, member_batches=True, vectorize=vectorize)
@@ -178,7 +178,9 @@ def test_batches_of_their_own(vectorize, float64):
     )
     assert_same(models, alone)
     for wrong in ({"class_weight": {0: 2.0}}, {"validation_split": 0.5}):
-        with pytest.raises(ValueError, match=f"`{list(wrong)[0]}`.*Received"):
+        with pytest.raises(
+            ValueError, match=f"`{next(iter(wrong))}`.*Received"
+        ):
             together.fit(x, y, **wrong)
 
 
@@ -274,9 +276,9 @@ def test_a_gradient_that_is_not_finite_concerns_its_member(vectorize):
         return [
             any(
                 (c.mask.numpy() != old).any()
-                for c, old in zip(m.masked_kernels, o)
+                for c, old in zip(m.masked_kernels, o, strict=True)
             )
-            for m, o in zip(models, masks)
+            for m, o in zip(models, masks, strict=True)
         ]
 
     together.train_on_batch(own, labels)
@@ -350,7 +352,7 @@ def test_ensemble_of_members():
     )
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -364,7 +366,7 @@ def test_a_killed_run_goes_on(vectorize, tmp_path):
 
         def end(epoch, logs):
             if epoch == kill:
-                raise Killed
+                raise KilledError
 
         callbacks = [
             kft.callbacks.DST(
@@ -376,7 +378,7 @@ def test_a_killed_run_goes_on(vectorize, tmp_path):
         options = {"batch_size": 4, "epochs": 4, "callbacks": callbacks}
         try:
             history = together.fit(x, y, **options, **QUIET).history
-        except Killed:
+        except KilledError:
             history = None
         return models, history
 
@@ -414,7 +416,7 @@ def test_mixed_float16():
             x, y, callbacks=[kft.callbacks.SET(update_interval=1)], **QUIET
         )
         if BACKEND == "jax":
-            with pytest.raises(ValueError, match="`vectorize`.*Received"):
+            with pytest.raises(ValueError, match=r"`vectorize`.*Received"):
                 SideBySide(members(), vectorize=True)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -423,12 +425,12 @@ def test_mixed_float16():
 
 def test_an_exception_leaves_nothing_attached():
     def fail(batch, logs):
-        raise Killed
+        raise KilledError
 
     models = members()
     together = SideBySide(models)
     failing = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         together.fit(
             *data(), callbacks=[kft.callbacks.RigL(), failing], **QUIET
         )
@@ -508,16 +510,16 @@ def test_bad_members(make, message):
 
 def test_bad_arguments(tmp_path):
     together = SideBySide(members())
-    with pytest.raises(ValueError, match="`method` must.*Received: method=1"):
+    with pytest.raises(ValueError, match=r"`method` must.*Received: method=1"):
         together.attach(1)
-    with pytest.raises(ValueError, match="one by one. Received: method=AGENT"):
+    with pytest.raises(ValueError, match=r"one by one. Received: method=AGENT"):
         together.attach(topology.AGENT())
     edst = kft.callbacks.EDST(1, 1, directory=tmp_path)
-    with pytest.raises(ValueError, match="EDST trains one SparseModel.*Rec"):
+    with pytest.raises(ValueError, match=r"EDST trains one SparseModel.*Rec"):
         together.fit(*data(), epochs=4, callbacks=[edst], **QUIET)
     if BACKEND == "tensorflow":
         with pytest.raises(
-            ValueError, match="`vectorize`.*Received: vec.*True"
+            ValueError, match=r"`vectorize`.*Received: vec.*True"
         ):
             SideBySide(members(), vectorize=True)
 
@@ -529,7 +531,7 @@ def test_distributions_are_refused():
     spread = keras.distribution.DataParallel(devices=devices)
     keras.distribution.set_distribution(spread)
     try:
-        with pytest.raises(ValueError, match="one by one. Rec.*DataParallel"):
+        with pytest.raises(ValueError, match=r"one by one. Rec.*DataParallel"):
             together.fit(*data(), **QUIET)
     finally:
         keras.distribution.set_distribution(None)
@@ -542,7 +544,7 @@ def test_vectorized_members_have_equally_many_connections():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     denser.compile(momentum(), loss, metrics=["accuracy"])
     method = topology.SET(2)
-    with pytest.raises(ValueError, match="equally many connections.*Received"):
+    with pytest.raises(ValueError, match=r"equally many connections.*Received"):
         SideBySide([member(0), denser], vectorize=True).attach(method)
     SideBySide([member(0), denser], vectorize=False).attach(method)
 

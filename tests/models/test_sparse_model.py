@@ -83,7 +83,7 @@ def check_p1(model):
     records = model.masked_kernels
     kernels = [record.kernel for record in records]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, slots in zip(records, found):
+    for record, slots in zip(records, found, strict=True):
         mask = record.mask.numpy()
         assert mask.sum() == record.active
         assert not record.kernel.numpy()[~mask].any()
@@ -115,7 +115,9 @@ def test_promise_1_after_every_step(name):
         check_p1(model)
     assert int(model.update_state.update_count.numpy()) == 2
     # The last step was none of the topology: all that lives has moved.
-    for (kernel, mask), record in zip(before, model.masked_kernels):
+    for (kernel, mask), record in zip(
+        before, model.masked_kernels, strict=True
+    ):
         moved = record.kernel.numpy() != kernel
         assert not moved[~mask].any()
         if name not in ("lion", "accumulated"):
@@ -238,7 +240,9 @@ def test_rigl_leaves_weights_alone_in_an_update():
     before = state(model)
     model.train_on_batch(x, y)
     assert int(model.optimizer.iterations.numpy()) == 1
-    for record, (kernel, mask) in zip(model.masked_kernels, before):
+    for record, (kernel, mask) in zip(
+        model.masked_kernels, before, strict=True
+    ):
         new = record.mask.numpy()
         expected = np.where(new & mask, kernel, 0)
         np.testing.assert_array_equal(record.kernel.numpy(), expected)
@@ -266,7 +270,7 @@ def test_a_gradient_that_is_not_finite_postpones_the_update():
     model.train_on_batch(x, y)
     weights = model.get_weights()
     model.train_on_batch(bad, y)
-    for (_, new), old in zip(state(model), masks):
+    for (_, new), old in zip(state(model), masks, strict=True):
         np.testing.assert_array_equal(new, old)
     assert int(model.update_state.update_count.numpy()) == 0
     model.set_weights(weights)  # the optimizer took the NaN, as Keras does
@@ -309,7 +313,9 @@ def test_compile_options_change_nothing(arguments):
             x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[callback]
         )
         results.append(state(model))
-    for (kernel, mask), (other_kernel, other_mask) in zip(*results):
+    for (kernel, mask), (other_kernel, other_mask) in zip(
+        *results, strict=True
+    ):
         np.testing.assert_array_equal(mask, other_mask)
         np.testing.assert_allclose(kernel, other_kernel, atol=1e-6)
 
@@ -364,7 +370,7 @@ def test_first_step_of_a_connection_that_adam_meets_late():
     assert int(model.update_state.update_count.numpy()) == 1
     model.train_on_batch(x, y)
     sizes = []
-    for record, mask in zip(model.masked_kernels, before):
+    for record, mask in zip(model.masked_kernels, before, strict=True):
         grown = record.mask.numpy() & ~mask
         sizes += list(np.abs(record.kernel.numpy()[grown]))
     # Those that a unit without a gradient holds do not move.
@@ -403,7 +409,7 @@ def test_second_fit_with_another_method_or_none():
         model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
         return any(
             (b != r.mask.numpy()).any()
-            for (_, b), r in zip(before, model.masked_kernels)
+            for (_, b), r in zip(before, model.masked_kernels, strict=True)
         )
 
     assert changed([kft.callbacks.SET(update_interval=1)])
@@ -426,9 +432,11 @@ def test_gradients_at_leaves_no_trace():
     kernels = [keras.ops.zeros(r.kernel.shape) for r in model.masked_kernels]
     gradients = model.gradients_at(kernels, x, y)
     assert [g.shape for g in gradients] == [k.shape for k in kernels]
-    for old, variable in zip(before, model.variables):
+    for old, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
-    for old, variable in zip(seeds, keras_adapter.seed_states(model)):
+    for old, variable in zip(
+        seeds, keras_adapter.seed_states(model), strict=True
+    ):
         np.testing.assert_array_equal(old, variable.numpy())
 
 
@@ -499,7 +507,9 @@ def test_save_and_resume(tmp_path):
     other = network(sparsity=0.7)
     other.load_weights(tmp_path / "model.weights.h5")
     for again in (loaded, other):
-        for (kernel, mask), (k, m) in zip(state(model), state(again)):
+        for (kernel, mask), (k, m) in zip(
+            state(model), state(again), strict=True
+        ):
             np.testing.assert_array_equal(kernel, k)
             np.testing.assert_array_equal(mask, m)
     assert int(loaded.update_state.update_count.numpy()) == 3
@@ -541,7 +551,9 @@ def test_nothing_to_update_is_no_reason_to_stop_training(method):
     before = model.get_weights()
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
     assert int(model.optimizer.iterations.numpy()) == 6
-    assert any((a != b).any() for a, b in zip(before, model.get_weights()))
+    assert any(
+        (a != b).any() for a, b in zip(before, model.get_weights(), strict=True)
+    )
 
 
 def test_an_exception_in_fit_leaves_no_method_behind():
@@ -558,7 +570,7 @@ def test_an_exception_in_fit_leaves_no_method_behind():
     assert model.method is None
     masks = [mask for _, mask in state(model)]
     model.fit(x, y, verbose=0)
-    for old, (_, new) in zip(masks, state(model)):
+    for old, (_, new) in zip(masks, state(model), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
@@ -750,7 +762,7 @@ def test_a_built_class_of_ones_own_loads_weights(tmp_path):
     model.save_weights(path)
     other.build((None, 5, 8))
     other.load_weights(path)
-    for one, two in zip(model.get_weights(), other.get_weights()):
+    for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -67,7 +67,7 @@ def test_an_equal_method_finds_the_compiled_step_of_before():
     assert int(model.update_state.update_count.numpy()) == updates + 2
     masks = [np.array(r.mask.value) for r in model.masked_kernels]
     assert traces_of_fit(model) == 0  # without a method
-    for mask, record in zip(masks, model.masked_kernels):
+    for mask, record in zip(masks, model.masked_kernels, strict=True):
         np.testing.assert_array_equal(mask, record.mask.value)
     assert traces_of_fit(model, Counted(update_interval=1)) == 0
     # A method that was changed in place is another.
@@ -88,7 +88,7 @@ def test_fits_that_share_a_step_end_as_those_that_do_not():
         traces_of_fit(apart, Counted(update_interval=1))
         apart.run._compiled_steps = type(apart.run._compiled_steps)()
         apart.make_train_function(force=True)
-    for a, b in zip(shared.variables, apart.variables):
+    for a, b in zip(shared.variables, apart.variables, strict=True):
         np.testing.assert_array_equal(a.value, b.value)
 
 
@@ -210,7 +210,7 @@ def test_what_a_schedule_looks_at_is_part_of_it(monkeypatch):
     assert frozen(Settings(0.1)) != before[0]  # another object
     settings.value = rates["rate"] = 0.2
     monkeypatch.setitem(globals(), "RATE", 0.2)
-    for schedule, old in zip(schedules_now, before):
+    for schedule, old in zip(schedules_now, before, strict=True):
         assert frozen(schedule) != old
 
 

@@ -145,8 +145,8 @@ def test_a_model_can_be_looked_at_between_batches():
     for a, b in zip(weights_of(model), weights_of(expected), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(seen) == 4
-    densities, _, masks = zip(*seen)
+    densities, _, masks = zip(*seen, strict=True)
     assert set(densities) == {expected.density}
-    assert all((a != b).any() for a, b in zip(masks[0], masks[1]))
+    assert all((a != b).any() for a, b in zip(masks[0], masks[1], strict=True))
     for mask, record in zip(masks[-1], expected.masked_kernels, strict=True):
         np.testing.assert_array_equal(mask, record.mask.numpy())

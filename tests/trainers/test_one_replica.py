@@ -46,7 +46,9 @@ def test_it_trains_as_without_a_strategy():
     mirrored = trained(callback(), strategy.scope())
     count = int(alone.update_state.update_count.numpy())
     assert count > 0 and mirrored.update_state.update_count.numpy() == count
-    for one, other in zip(alone.masked_kernels, mirrored.masked_kernels):
+    for one, other in zip(
+        alone.masked_kernels, mirrored.masked_kernels, strict=True
+    ):
         np.testing.assert_array_equal(one.mask.numpy(), other.mask.numpy())
         np.testing.assert_allclose(
             one.kernel.numpy(), other.kernel.numpy(), atol=1e-6

@@ -175,7 +175,7 @@ def test_a_model_compiled_anew_keeps_its_method():
     assert updates_of(model) == 2
     model.compile("adam", "mse")
     gradients = [np.zeros(v.shape) for v in model.trainable_variables]
-    with pytest.raises(ValueError, match="call `model.attach.method.` again"):
+    with pytest.raises(ValueError, match=r"call `model.attach.method.` again"):
         model.apply_gradients(gradients)
     for _ in range(12):
         model.train_on_batch(*data())
@@ -217,7 +217,7 @@ def test_what_a_method_noted_is_no_hindrance_to_loading(tmp_path):
         np.testing.assert_array_equal(mine, its)
     kept = np.array(model.masked_kernels[0].state["visits"].value)
     np.testing.assert_array_equal(kept, visits)
-    with pytest.raises(ValueError, match="expected|shape|mismatch"):
+    with pytest.raises(ValueError, match=r"expected|shape|mismatch"):
         kft.sparsify(
             keras.Sequential([keras.Input((10,)), layers.Dense(5)]), 0.5
         ).load_weights(path)

@@ -74,7 +74,7 @@ def test_slots_exist_before_the_first_step_is_traced():
     model.fit(*data(), epochs=3, verbose=0)
     kernels = [record.kernel for record in model.masked_kernels]
     found = keras_adapter.optimizer_slots(model.optimizer, kernels)
-    for record, slots in zip(model.masked_kernels, found):
+    for record, slots in zip(model.masked_kernels, found, strict=True):
         mask = record.mask.numpy()
         assert len(slots) == 2
         for slot, _ in slots:
@@ -125,7 +125,7 @@ def test_own_loop():
 
     before = [record.mask.numpy() for record in model.masked_kernels]
     step(*data())
-    for old, record in zip(before, model.masked_kernels):
+    for old, record in zip(before, model.masked_kernels, strict=True):
         mask = record.mask.numpy()
         assert (old != mask).any() and mask.sum() == old.sum()
         assert not record.kernel.numpy()[~mask].any()

@@ -37,8 +37,12 @@ def arrays(name):
     kernels, masks, gradients = updates.network(SHAPES, [0.5] * len(SHAPES))
     if name == "N:M":
         masks = [_two_of_four(mask) for mask in masks]
-        kernels = [np.where(*both, 0.3) for both in zip(masks, gradients)]
-        kernels = [np.where(m, k, 0) for m, k in zip(masks, kernels)]
+        kernels = [
+            np.where(*both, 0.3) for both in zip(masks, gradients, strict=True)
+        ]
+        kernels = [
+            np.where(m, k, 0) for m, k in zip(masks, kernels, strict=True)
+        ]
     states = None
     if name in ("DST-EE", "SNFS"):
         made = {"DST-EE": ("visits", "int32"), "SNFS": ("momentum", "float32")}
@@ -68,7 +72,7 @@ def test_kernels_of_one_shape_are_updated_as_each_alone(name):
     )
     new, alive, share, done = chosen(method, inputs)
     assert done
-    born = sum(int((n & ~m).sum()) for n, m in zip(new, masks))
+    born = sum(int((n & ~m).sum()) for n, m in zip(new, masks, strict=True))
     assert share == pytest.approx(born / sum(int(n.sum()) for n in new))
     for i in range(len(SHAPES)):
         one = inputs.part([i])  # with the kernel's place in the model
@@ -85,7 +89,7 @@ def test_stacks_of_a_limited_size_choose_the_same(monkeypatch):
     one_stack = chosen(RigL(), inputs)
     monkeypatch.setattr(update, "_LARGEST_STACK", 8 * 6)
     several = chosen(RigL(), inputs)
-    for a, b in zip(one_stack[0], several[0]):
+    for a, b in zip(one_stack[0], several[0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -110,7 +114,7 @@ def test_a_hook_is_traced_for_each_shape_not_for_each_layer():
     )
     new = [np.array(mask) for mask in program()]
     assert method.traced == 3
-    for a, b in zip(new, chosen(RigL(), inputs)[0]):
+    for a, b in zip(new, chosen(RigL(), inputs)[0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -138,7 +142,7 @@ def test_one_gradient_that_is_not_finite_changes_no_mask(spoiled):
     new, alive, share, done = chosen(RigL(), inputs)
     assert not done
     assert share == 0.0
-    for old, a, b in zip(masks, new, alive):
+    for old, a, b in zip(masks, new, alive, strict=True):
         np.testing.assert_array_equal(old, a)
         np.testing.assert_array_equal(old, b)
 
@@ -178,10 +182,10 @@ def test_a_hook_that_is_given_all_kernels_couples_them():
 def test_coupled_kernels_see_each_other():
     kernels, masks, gradients = updates.network([(6, 5)] * 2, [0.2, 0.8])
     inputs = updates.inputs_of(kernels, masks, gradients, fraction=0.5)
-    new, alive, _, _ = chosen(SameBudget(), inputs)
+    new, _alive, _, _ = chosen(SameBudget(), inputs)
     # A half of the 6 connections of the first is 3, also in the second.
     assert [int(m.sum()) for m in new] == [6, 24]
-    born = [int((n & ~m).sum()) for n, m in zip(new, masks)]
+    born = [int((n & ~m).sum()) for n, m in zip(new, masks, strict=True)]
     assert all(0 < b <= 3 for b in born)
 
 
