@@ -16,18 +16,18 @@ y = np.sin(x[:, 0] * x[:, 1]) + x[:, 2] * x[:, 3]
 
 
 # A method says which connections to drop, and which to grow: those of the
-# lowest and of the highest score. `connections` holds one kernel's values, its
-# mask and its gradient, absent connections included. Use `keras.ops`, as the
+# lowest and of the highest score. `view` holds one kernel's values, its mask
+# and its gradient, absent connections included. Use `keras.ops`, as the
 # methods run inside the compiled training step.
-@keras.saving.register_keras_serializable()
+@kft.topology.register("drop_by_effect")
 class DropByEffect(kft.topology.Method):
     """Drops what changes the loss least: |weight * gradient|."""
 
-    def drop_score(self, connections):
-        return ops.abs(connections.kernel * connections.gradient)
+    def drop_score(self, view):
+        return ops.abs(view.kernel * view.gradient)
 
-    def grow_score(self, connections):
-        return ops.abs(connections.gradient)
+    def grow_score(self, view):
+        return ops.abs(view.gradient)
 
 
 # A regression network, half of its weights missing.
@@ -38,8 +38,9 @@ model = kft.sparsify(dense, sparsity=0.5)
 model.compile("adam", "mse")
 
 # Every 20 optimizer updates a third of the connections is replaced.
-method = DropByEffect(update_interval=20, drop_fraction=0.33, stop_step=600)
-callback = kft.callbacks.DropAndGrow(method)
+callback = kft.callbacks.DropAndGrow(
+    "drop_by_effect", update_interval=20, drop_fraction=0.33, stop_step=600
+)
 model.fit(x[:1600], y[:1600], epochs=20, verbose=0, callbacks=[callback])
 
 # Have the connections found the inputs that matter?

@@ -408,3 +408,14 @@ def test_contributing(tmp_path):
     margin = names["Margin"]()
     margin.update_state([0, 1], [[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
     assert float(margin.result()) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_adding_a_method():
+    """The class, its preset and its test, as the page gives them."""
+    names = {}
+    for block in blocks_of("docs/adding_a_method.md"):
+        exec(block, names)
+    names["test_what_changes_the_loss_least_goes"]()
+    assert isinstance(kft.topology.get("taylor"), names["Taylor"])
+    assert kft.topology.get("taylor").update_interval == 100
+    assert isinstance(names["TaylorPreset"]().method, names["Taylor"])
