@@ -462,7 +462,10 @@ def test_members_to_add_are_checked(ensemble, tmp_path):
         (3, "`source` must be the path"),
         ([None], "`source` must be the path"),
         (tmp_path, r"`source` must be a ticket .*\(no ticket is finished th"),
-        (tmp_path / "x.keras", "`source` must be .*no such file or directory"),
+        (
+            tmp_path / "x.keras",
+            "`source` must be .*the file or directory does not exist",
+        ),
         (member(1, classes=4), "`source` must be tickets that agree .* shapes"),
         (member(1, units=9), "`source` must be .*architecture.*member 3"),
     ]:

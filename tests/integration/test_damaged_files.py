@@ -148,7 +148,9 @@ def test_a_run_interrupted_before_its_first_ticket(copied):
     with pytest.raises(ValueError, match="interrupted before its first ti"):
         kft.EnsembleModel.from_tickets(copied)
     assert bytes_of(copied) == before
-    with pytest.raises(ValueError, match="no such file or directory"):
+    with pytest.raises(
+        ValueError, match="the file or directory does not exist"
+    ):
         kft.EnsembleModel.from_tickets(copied / "elsewhere")
     assert not (copied / "elsewhere").exists()
 

@@ -14,7 +14,7 @@ Y = RNG.integers(3, size=48)
 BATCHES = [(X[i : i + 12], Y[i : i + 12]) for i in range(0, 48, 12)]
 # Updates of the topology with batches 3, 6 ... of 20: in all epochs but the
 # last, the average's.
-GROWN = {"update_interval": 3, "drop_fraction": 0.4, "stop": 16, "seed": 3}
+GROWN = {"update_interval": 3, "drop_fraction": 0.4, "stop_step": 16, "seed": 3}
 
 
 METHODS = {

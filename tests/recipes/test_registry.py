@@ -17,7 +17,12 @@ NAMES = [
 
 
 def test_names():
-    assert recipes.names() == NAMES
+    ours = [
+        name
+        for name in recipes.names()  # other tests register their own
+        if recipes.class_of(name).__module__.startswith("keras_freetickets.")
+    ]
+    assert ours == NAMES
     kinds = {recipes.class_of(name) for name in NAMES}
     assert kinds == {
         value
