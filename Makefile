@@ -12,9 +12,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.
 JAX_CORE := tests/topology tests/layers/test_sparse.py tests/trainers \
-	tests/models/test_sparse_model.py tests/ensembles/test_ensemble_model.py \
+	tests/models/test_sparse_model.py tests/models/test_hooks.py \
 	tests/models/test_mimo.py tests/models/test_side_by_side.py \
-	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_averaged.py \
+	tests/ensembles/test_ensemble_model.py tests/ensembles/test_regression.py \
+	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_moon.py \
 	tests/callbacks/test_weight_averaging.py tests/callbacks/test_snapshot.py \
 	tests/losses tests/recipes tests/integration/test_docs.py
 
