@@ -243,7 +243,7 @@ def _peak_on_device(device, function):
 
 
 def _forget_peak():
-    """Gives freed memory back and starts the process' peak anew."""
+    """Gives freed memory back and resets the process' peak."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as file:

@@ -8,7 +8,7 @@ KERAS_BACKEND=jax python benchmarks/selection.py --sizes=3.6e7   # on a GPU
 Ways: `numpy.partition` on the host (a mask needs more: a floor), XLA's sort
 (`top_k`), bisection of one threshold a pass (this package's first version),
 and this package's selection in an XLA program and, on TensorFlow, in a graph.
-All are timed once a round, in an order drawn anew, so that changes of the
+All are timed once a round, in a random order, so that changes of the
 machine's speed and what the one before left in caches and memory meet all of
 them. The first is timed twice as a control.
 """

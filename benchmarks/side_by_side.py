@@ -9,7 +9,7 @@ One optimizer step of all members: in sequence, each by the compiled step of
 its own, and side by side, all in one compiled step. `again` is the sequence
 once more (the control: how far from 1 a ratio gets by chance). A round is one
 interval of topology updates (RigL) for each way, update included, in blocks of
-a few steps whose order is drawn anew. Ratios are to the sequence of the same
+a few steps in a random order. Ratios are to the sequence of the same
 round, by the clock and of processor time. Steps are calls of the compiled
 train function on a fixed batch: no input pipeline is timed, of which members
 side by side need one and a sequence of runs one each.

@@ -11,7 +11,7 @@ the dense model once more (the control: how far from 1 a ratio gets by chance),
 and sparse ones, with RigL and with SET or what `--methods` names. A round is
 one interval of
 topology updates for each, update included, in blocks of a few steps whose
-order is drawn anew. Ratios are of the same round. Steps are calls of the
+order is drawn again. Ratios are of the same round. Steps are calls of the
 compiled train function on a fixed batch: no input pipeline is timed.
 
 Beside the clock, ratios of processor time are shown (`cpu`): on a machine

@@ -9,7 +9,7 @@ Kernels, masks, gradients and momenta of a network go in, new masks, kernels
 and momenta come out, all layers in one program, as in a training step. `ours`
 is this package's update; `top_k` is the same update with `top_k` in place of
 the selection (its counts are constants, which suits it: ours are computed).
-All ways take turns in an order drawn anew each round; the first is timed twice
+All ways take turns in a random order each round; the first is timed twice
 as a control.
 
 The peak is the resident memory that one update takes on top of its inputs, in

@@ -229,7 +229,7 @@ def decoded(
         List of arrays.
 
     Raises:
-        ValueError: If the arrays have another shape or dtype.
+        ValueError: If the arrays have the wrong shape or dtype.
     """
     if len(records) != len(likes):
         raise ValueError(

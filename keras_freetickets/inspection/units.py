@@ -1,4 +1,4 @@
-"""What masks are like: units without inputs, inputs that none reads."""
+"""Mask diagnostics: units without inputs, and inputs that no unit reads."""
 
 import dataclasses
 import typing

@@ -286,8 +286,8 @@ def improvement_of(model: Model, monitor: str, mode: str | None) -> Callable:
         callback._set_monitor_op()
     except ValueError as error:
         raise ValueError(
-            "`mode` must be 'min' or 'max' for a log that is no metric with a "
-            f"direction of its own. Received: mode={mode!r}, "
+            "`mode` must be 'min' or 'max' for a log that is not a metric with "
+            f"a direction of its own. Received: mode={mode!r}, "
             f"monitor={monitor!r}"
         ) from error
     return callback._is_improvement

@@ -161,7 +161,7 @@ class MOON(Objective):
             outputs: Integer, how many outputs the model has.
 
         Raises:
-            ValueError: If the largest label so far is no class.
+            ValueError: If the largest label so far is not a class.
         """
         label = int(ops.convert_to_numpy(state["moon_label"].value))
         if label >= outputs - 1:

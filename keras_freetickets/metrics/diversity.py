@@ -263,7 +263,7 @@ def disagreement_matrix(members: Tensor) -> np.ndarray:
         Array `(members, members)`, symmetric with a diagonal of zeros.
 
     Raises:
-        ValueError: If the array has another shape or no examples.
+        ValueError: If the array has the wrong shape or no examples.
 
     Example:
 
