@@ -564,3 +564,34 @@ def test_an_edst_that_only_drops_between_refinements_is_told(tmp_path):
     with pytest.warns(UserWarning, match="EDST never updated the topology"):
         fit_tiny(model, 3, [edst])
     assert int(model.update_state.update_count.numpy()) == 1
+
+
+@pytest.mark.parametrize("kind", ["edst", "dst"])
+def test_agent_corrects_gradients_while_tickets_are_collected(kind, tmp_path):
+    """The method's own callback comes along: snapshots, a tau that moves."""
+    x, y = data()
+    batches = [(x[i : i + 16], y[i : i + 16]) for i in range(0, 64, 16)]
+    given = {"method": "agent", "data": batches, "update_interval": 3}
+    given |= {"monitor": "loss", "directory": tmp_path / "tickets"}
+    if kind == "edst":
+        callback = kft.callbacks.EDST(
+            1, 1, num_tickets=2, learning_rate=None, **given
+        )
+    else:
+        callback = kft.callbacks.DST(**given)
+    model = network()
+    history = model.fit(
+        x,
+        y,
+        batch_size=16,
+        epochs=3,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+    ).history
+    state = model.update_state.state
+    assert float(keras.ops.convert_to_numpy(state["snapshots"].value)) == 1.0
+    assert history["tau"][1] != history["tau"][2]
+    assert float(keras.ops.convert_to_numpy(state["correction"].value)) != 0.0
+    assert int(keras.ops.convert_to_numpy(model.update_state.update_count)) > 0
+    assert any((tmp_path / "tickets").rglob("*.keras"))
