@@ -100,7 +100,7 @@ class Objective:
         Returns:
             Float scalar.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def get_config(self) -> Config:
         """The arguments of the objective."""
