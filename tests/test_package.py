@@ -75,9 +75,30 @@ every_public = pytest.mark.parametrize("name", sorted(PUBLIC))
 
 def sections(value):
     """Name -> text of the sections of a docstring, e.g. "Args"."""
-    text = inspect.getdoc(value) or ""
+    return sections_of(inspect.getdoc(value) or "")
+
+
+def sections_of(text):
     parts = re.split(r"^([A-Z][\w ]*):$", text, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def described_arguments(value):
+    """Pairs of names and text of the entries of "Args" in a docstring.
+
+    One entry may be of several: `a, b: As for `Other`.`
+    """
+    names = r"\*{0,2}\w+(?:, \*{0,2}\w+)*"
+    entry = rf"^    ({names}):\s+(\S.*(?:\n+     .*)*)"
+    text = value if isinstance(value, str) else sections(value).get("Args", "")
+    return [
+        (listed.split(", "), " ".join(description.split()))
+        for listed, description in re.findall(entry, text, flags=re.M)
+    ]
+
+
+def described_names(value):
+    return [one for names, _ in described_arguments(value) for one in names]
 
 
 def parameters(value):
@@ -127,9 +148,19 @@ def test_documented(name):
 
 @every_public
 def test_arguments_are_documented(name):
-    described = sections(PUBLIC[name]).get("Args", "")
-    names = re.findall(r"^    (\*{0,2}\w+): \S", described, flags=re.M)
-    assert names == parameters(PUBLIC[name])
+    assert described_names(PUBLIC[name]) == parameters(PUBLIC[name])
+
+
+@every_public
+def test_arguments_described_elsewhere_are_there(name):
+    """Of `a, b: As for `Other`.`, `Other` describes `a` and `b`."""
+    for names, text in described_arguments(PUBLIC[name]):
+        other = re.match(r"As (?:for|in) `([\w.]+)`", text)
+        if len(names) == 1 or other is None:
+            continue
+        last = other.group(1).split(".")[-1]
+        found = [v for k, v in PUBLIC.items() if k.split(".")[-1] == last]
+        assert any(set(names) <= set(described_names(v)) for v in found), text
 
 
 @every_public
@@ -201,10 +232,9 @@ def test_methods_are_documented(name, value):
     if name.endswith(CONFIG):
         return
     assert inspect.getdoc(value), "no docstring"  # or that of a class above
-    described = sections(value).get("Args")
-    if described is not None:
-        names = re.findall(r"^    (\*{0,2}\w+): \S", described, flags=re.M)
-        assert names == [one for one in parameters(value) if one != "cls"]
+    if "Args" in sections(value):
+        given = [one for one in parameters(value) if one != "cls"]
+        assert described_names(value) == given
 
 
 @pytest.mark.parametrize(
@@ -255,6 +285,22 @@ def functions(body, of_class=False):
         shown = not private or getattr(node, "name", "") == "__init__"
         if isinstance(node, ast.FunctionDef) and shown:
             yield node, of_class
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_described_arguments_are_those_of_the_function(path):
+    """Of every function that describes some: ruff's D417 knows no `a, b:`."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        text = ast.get_docstring(node) or ""
+        described = sections_of(text).get("Args")
+        if described is not None:
+            of = node.args
+            given = [*of.posonlyargs, *of.args, *of.kwonlyargs]
+            names = {one.arg for one in given} - {"self", "cls"}
+            listed = {n for n in described_names(described) if n[0] != "*"}
+            assert listed == names, f"{node.name}:{node.lineno}"
 
 
 def without_types(node, of_class):

@@ -9,6 +9,15 @@ _EXAMPLE = re.compile(r"^(Examples?):$", re.M)
 _PROMPTS = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.M | re.S)
 # `keras_freetickets.sparsify`, or the bare name of a class, such as `Method`.
 _NAME = re.compile(r"(?<![\[`])`(keras_freetickets\.[\w.]+|[A-Z]\w+)`(?!`)")
+# "a, b: As for `Other`." in "Args", which griffe would take for one name.
+_SEVERAL = re.compile(
+    r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)+):(?=\s+As )(.*(?:\n\1 +.*)*)", re.M
+)
+
+
+def _one_by_one(found):
+    indent, names, text = found.groups()
+    return "\n".join(f"{indent}{name}:{text}" for name in names.split(", "))
 
 
 class Docstrings(griffe.Extension):
@@ -32,4 +41,5 @@ class Docstrings(griffe.Extension):
 
         text = _EXAMPLE.sub(r"**\1**", obj.docstring.value)
         text = _PROMPTS.sub(r"```pycon\n\g<0>\n```", text)
+        text = _SEVERAL.sub(_one_by_one, text)
         obj.docstring.value = _NAME.sub(link, text)

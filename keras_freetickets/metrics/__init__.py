@@ -6,19 +6,9 @@ from keras_freetickets.metrics.calibration_error import (
 )
 from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
 from keras_freetickets.metrics.calibration_error import MaximumCalibrationError
-from keras_freetickets.metrics.calibration_error import (
-    calibration_errors_by_label,
-)
-from keras_freetickets.metrics.calibration_error import (
-    classwise_calibration_errors,
-)
-from keras_freetickets.metrics.calibration_error import (
-    expected_calibration_error,
-)
-from keras_freetickets.metrics.calibration_error import (
-    maximum_calibration_error,
-)
-from keras_freetickets.metrics.calibration_error import reliability_bins
+from keras_freetickets.metrics.detection import AUPR
+from keras_freetickets.metrics.detection import AUROC
+from keras_freetickets.metrics.detection import FPRAtTPR
 from keras_freetickets.metrics.diversity import Disagreement
 from keras_freetickets.metrics.diversity import DoubleFault
 from keras_freetickets.metrics.diversity import ExpectedEntropy
@@ -34,12 +24,6 @@ from keras_freetickets.metrics.diversity import mutual_information
 from keras_freetickets.metrics.diversity import pairwise_kl
 from keras_freetickets.metrics.diversity import predictive_entropy
 from keras_freetickets.metrics.diversity import variation_ratio
-from keras_freetickets.metrics.out_of_distribution import AUPR
-from keras_freetickets.metrics.out_of_distribution import AUROC
-from keras_freetickets.metrics.out_of_distribution import FPRAtTPR
-from keras_freetickets.metrics.out_of_distribution import aupr
-from keras_freetickets.metrics.out_of_distribution import auroc
-from keras_freetickets.metrics.out_of_distribution import fpr_at_tpr
 from keras_freetickets.metrics.out_of_distribution import maximum_logit
 from keras_freetickets.metrics.out_of_distribution import maximum_probability
 from keras_freetickets.metrics.out_of_distribution import negative_energy
@@ -47,8 +31,16 @@ from keras_freetickets.metrics.out_of_distribution import negative_entropy
 from keras_freetickets.metrics.out_of_distribution import (
     negative_mutual_information,
 )
-from keras_freetickets.metrics.out_of_distribution import roc_curve
 from keras_freetickets.metrics.out_of_distribution import unknown_aware_score
+from keras_freetickets.metrics.reliability import calibration_errors_by_label
+from keras_freetickets.metrics.reliability import classwise_calibration_errors
+from keras_freetickets.metrics.reliability import expected_calibration_error
+from keras_freetickets.metrics.reliability import maximum_calibration_error
+from keras_freetickets.metrics.reliability import reliability_bins
+from keras_freetickets.metrics.roc import aupr
+from keras_freetickets.metrics.roc import auroc
+from keras_freetickets.metrics.roc import fpr_at_tpr
+from keras_freetickets.metrics.roc import roc_curve
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import Brier
 from keras_freetickets.metrics.scores import NegativeLogLikelihood

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_boolean
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.validation import Rows
@@ -16,11 +17,16 @@ class ClassificationMetric(keras.metrics.Metric):
 
     Args:
         from_logits: Whether predictions are logits.
-        ignore_class: Integer, the label that is not counted, or `None`.
-        name: Name of the metric.
+        ignore_class: Integer, the label that is not counted, or `None`
+            (default).
+        name: Name of the metric; `None` (default) for `default_name`.
         dtype: Unused; sums are kept in float32.
     """
 
+    # The name of a metric that is given none; `None` for Keras' choice.
+    default_name: str | None = None
+    # Which way is better, "up" or "down", for callbacks that monitor it.
+    direction: str | None = None
     # The axis of the members, of metrics of several.
     members_axis: int | None = None
     # Whether only the largest class of each row is asked for.
@@ -35,11 +41,21 @@ class ClassificationMetric(keras.metrics.Metric):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=name or self.default_name, dtype=dtype)
         check_boolean("from_logits", from_logits)
         validation.check_ignore_class(ignore_class)
         self.from_logits = from_logits
         self.ignore_class = ignore_class
+        if self.direction is not None:
+            keras_adapter.set_direction(self, self.direction)
+        self.make_state()
+
+    def make_state(self) -> None:
+        """Adds the variables of the state.
+
+        A subclass overrides it, or adds them at the end of its `__init__`
+        where their shapes depend on its arguments.
+        """
 
     def update_state(
         self,
@@ -47,24 +63,35 @@ class ClassificationMetric(keras.metrics.Metric):
         y_pred: Tensor,
         sample_weight: Tensor | None = None,
     ) -> None:
-        self.update_rows(
-            validation.read_rows(
-                y_true,
-                y_pred,
-                sample_weight,
-                from_logits=self.from_logits,
-                ignore_class=self.ignore_class,
-                members_axis=self.members_axis,
-                only_chosen=self.only_chosen,
-                needs_labels=self.needs_labels,
-            )
+        self.update_rows(self.read(y_true, y_pred, sample_weight))
+
+    def read(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None
+    ) -> Any:
+        """What `update_rows` is handed.
+
+        Args:
+            y_true, y_pred, sample_weight: As for `update_state`.
+
+        Returns:
+            `validation.Rows`.
+        """
+        return validation.read_rows(
+            y_true,
+            y_pred,
+            sample_weight,
+            from_logits=self.from_logits,
+            ignore_class=self.ignore_class,
+            members_axis=self.members_axis,
+            only_chosen=self.only_chosen,
+            needs_labels=self.needs_labels,
         )
 
-    def update_rows(self, rows: Rows) -> None:
+    def update_rows(self, rows: Any) -> None:
         """Adds rows to the state.
 
         Args:
-            rows: `validation.Rows`.
+            rows: What `read` returns.
         """
         raise NotImplementedError  # abstract
 
@@ -86,20 +113,10 @@ class MeanOfRows(ClassificationMetric):
     """Mean over rows, by their weights, of what a subclass makes of them.
 
     Args:
-        from_logits: Whether predictions are logits.
-        ignore_class: Integer, the label that is not counted, or `None`.
-        name: Name of the metric.
-        dtype: Unused; sums are kept in float32.
+        from_logits, ignore_class, name, dtype: As for `ClassificationMetric`.
     """
 
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(from_logits, ignore_class, name, dtype)
+    def make_state(self) -> None:
         self.total = self._zeros("total")
         self.weight = self._zeros("weight")
 

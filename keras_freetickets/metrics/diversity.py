@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import MeanOfRows
 from keras_freetickets.metrics.validation import Rows
@@ -73,15 +72,13 @@ def expected_entropy(members: Tensor, members_axis: int = 0) -> Tensor:
     """Mean of the members' entropies: what each is uncertain about.
 
     Args:
-        members: Probabilities `(members, examples, ..., classes)`.
-        members_axis: Integer, 0 (default), or 1 for
-            `(examples, members, ..., classes)`.
+        members, members_axis: As for `predictive_entropy`.
 
     Returns:
         Tensor `(examples, ...)`, in nats, in [0, log(classes)].
 
     Raises:
-        ValueError: If the shape is wrong or rows do not sum to one.
+        ValueError: As for `predictive_entropy`.
 
     Example:
 
@@ -97,15 +94,14 @@ def mutual_information(members: Tensor, members_axis: int = 0) -> Tensor:
     """Predictive minus expected entropy: uncertainty from disagreement.
 
     Args:
-        members: Probabilities `(members, examples, ..., classes)`.
-        members_axis: Integer, 0 (default), or 1 for
-            `(examples, members, ..., classes)`.
+        members, members_axis: As for `predictive_entropy`.
 
     Returns:
-        Tensor `(examples, ...)`, in nats, in [0, log(members)].
+        Tensor `(examples, ...)`, in nats, in [0, log(members)]: 0 where the
+        members predict the same probabilities.
 
     Raises:
-        ValueError: If the shape is wrong or rows do not sum to one.
+        ValueError: As for `predictive_entropy`.
 
     Example:
 
@@ -126,15 +122,13 @@ def variation_ratio(members: Tensor, members_axis: int = 0) -> Tensor:
     """Share of members that do not choose the class most members choose.
 
     Args:
-        members: Probabilities `(members, examples, ..., classes)`.
-        members_axis: Integer, 0 (default), or 1 for
-            `(examples, members, ..., classes)`.
+        members, members_axis: As for `predictive_entropy`.
 
     Returns:
         Tensor `(examples, ...)`, in [0, 1 - 1 / members].
 
     Raises:
-        ValueError: If the shape is wrong or rows do not sum to one.
+        ValueError: As for `predictive_entropy`.
 
     Example:
 
@@ -184,15 +178,13 @@ def pairwise_kl(members: Tensor, members_axis: int = 0) -> Tensor:
         members: Probabilities `(members, examples, ..., classes)`, two
             members or more. Those below 1e-7 count as 1e-7 in the logarithm,
             or the divergence would be infinite.
-        members_axis: Integer, 0 (default), or 1 for
-            `(examples, members, ..., classes)`.
+        members_axis: As for `predictive_entropy`.
 
     Returns:
         Tensor `(examples, ...)`, in nats, not negative.
 
     Raises:
-        ValueError: If there is only one member, the shape is wrong or rows do
-            not sum to one.
+        ValueError: As for `disagreement`.
 
     Example:
 
@@ -218,18 +210,14 @@ def double_fault(
     Args:
         y_true: Labels `(examples, ...)` or `(examples, ..., 1)`, integers, or
             one-hot `(examples, ..., classes)`.
-        members: Probabilities `(members, examples, ..., classes)`, two
-            members or more.
-        members_axis: Integer, 0 (default), or 1 for
-            `(examples, members, ..., classes)`.
+        members, members_axis: As for `disagreement`.
 
     Returns:
         Tensor `(examples, ...)`, in [0, 1].
 
     Raises:
-        ValueError: If there is only one member, the shape is wrong, rows do
-            not sum to one, or there is not one label for each example, a
-            class.
+        ValueError: As for `disagreement`, and if there is not one label for
+            each example, or a label is not a class.
 
     Example:
 
@@ -282,10 +270,12 @@ def disagreement_matrix(members: Tensor) -> np.ndarray:
 
 
 class _MembersMetric(MeanOfRows):
-    """Mean over rows of a function of the members' probabilities."""
+    """Mean over rows of `function` of the members' probabilities.
+
+    A metric that `needs_labels` hands them to its function first.
+    """
 
     function: Callable[..., Tensor]
-    default_name: str
     members_axis: int
     needs_labels = False
 
@@ -296,12 +286,14 @@ class _MembersMetric(MeanOfRows):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
-        name = name or self.default_name
+        name = name or self.function.__name__
         super().__init__(False, ignore_class, name, dtype)
         validation.check_members_axis(members_axis)
         self.members_axis = members_axis
 
     def values(self, rows: Rows) -> Tensor:
+        if self.needs_labels:
+            return self.function(rows.labels, rows.probabilities)
         return self.function(rows.probabilities)
 
     def get_config(self) -> dict[str, Any]:
@@ -313,6 +305,8 @@ class _MembersMetric(MeanOfRows):
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class PredictiveEntropy(_MembersMetric):
     """Mean of `predictive_entropy` over examples, in nats. Exact.
+
+    0 if the ensemble is sure of every example, log(classes) if of none.
 
     Args:
         members_axis: Integer. 0 (default) for predictions
@@ -333,107 +327,81 @@ class PredictiveEntropy(_MembersMetric):
     """
 
     function = staticmethod(predictive_entropy)
-    default_name = "predictive_entropy"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class ExpectedEntropy(_MembersMetric):
     """Mean of `expected_entropy` over examples, in nats. Exact.
 
+    High where each member by itself is unsure, as on noisy labels.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
-    ```python
-    metric = ExpectedEntropy()
-    metric.update_state(y, ensemble.predict_members(x))
-    ```
+    >>> mean = ExpectedEntropy()([0], [[[1.0, 0.0]], [[0.5, 0.5]]])  # log 2 / 2
+    >>> round(float(mean), 4)
+    0.3466
     """
 
     function = staticmethod(expected_entropy)
-    default_name = "expected_entropy"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class MutualInformation(_MembersMetric):
     """Mean of `mutual_information` over examples, in nats. Exact.
 
+    High where members are sure but disagree, as on inputs unlike the training
+    data; 0 if all predict the same probabilities.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
     ```python
-    metric = MutualInformation()
-    metric.update_state(y, ensemble.predict_members(x))
+    several.compile(metrics=[MutualInformation(members_axis=1)])
     ```
     """
 
     function = staticmethod(mutual_information)
-    default_name = "mutual_information"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class VariationRatio(_MembersMetric):
     """Mean of `variation_ratio` over examples. Exact.
 
+    0 if all members choose the same class for every example.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
     ```python
-    metric = VariationRatio()
-    metric.update_state(y, ensemble.predict_members(x))
+    metric = VariationRatio(ignore_class=255)
+    for x, y in batches:
+        metric.update_state(y, ensemble.predict_members(x))
     ```
     """
 
     function = staticmethod(variation_ratio)
-    default_name = "variation_ratio"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Disagreement(_MembersMetric):
     """Mean of `disagreement` over examples. Exact.
 
+    0 if all members choose alike, 1 if no two of them ever do.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
-    ```python
-    metric = Disagreement()
-    metric.update_state(y, ensemble.predict_members(x))
-    ```
+    >>> float(Disagreement()([0], [[[0.9, 0.1]], [[0.2, 0.8]]]))
+    1.0
 
     Reference:
         d_dis of Liu et al., 2022, arXiv:2106.14568 (whose code adds 0.001 to
@@ -441,22 +409,17 @@ class Disagreement(_MembersMetric):
     """
 
     function = staticmethod(disagreement)
-    default_name = "disagreement"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class PairwiseKL(_MembersMetric):
     """Mean of `pairwise_kl` over examples, in nats. Exact.
 
+    0 if all members predict the same probabilities; it has no upper limit but
+    that of the logarithm's clipping.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
@@ -470,43 +433,25 @@ class PairwiseKL(_MembersMetric):
     """
 
     function = staticmethod(pairwise_kl)
-    default_name = "pairwise_kl"
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class DoubleFault(_MembersMetric):
     """Mean of `double_fault` over examples. Exact.
 
+    The lower the better: an ensemble cannot mend what most members get wrong.
+
     Args:
-        members_axis: Integer. 0 (default) for predictions
-            `(members, examples, ..., classes)`, as `predict_members` returns
-            them; 1 for `(batch, members, ..., classes)`, as a compiled model
-            does.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric; `None` (default) for that of the function.
-        dtype: Unused; sums are kept in float32.
+        members_axis, ignore_class, name, dtype: As for `PredictiveEntropy`.
 
     Example:
 
-    ```python
-    metric = DoubleFault()
-    metric.update_state(y, ensemble.predict_members(x))
-    ```
+    >>> members = [[[0.9, 0.1]], [[0.2, 0.8]], [[0.3, 0.7]]]
+    >>> share = DoubleFault()([0], members)  # one of three pairs
+    >>> round(float(share), 4)
+    0.3333
     """
 
+    function = staticmethod(double_fault)
     needs_labels = True
-    default_name = "double_fault"
-
-    def __init__(
-        self,
-        members_axis: int = 0,
-        ignore_class: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(members_axis, ignore_class, name, dtype)
-        keras_adapter.set_direction(self, "down")
-
-    def values(self, rows: Rows) -> Tensor:
-        return double_fault(rows.labels, rows.probabilities)
+    direction = "down"

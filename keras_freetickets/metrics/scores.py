@@ -130,7 +130,7 @@ class Accuracy(MeanOfRows):
             column only.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for `"accuracy"`.
         dtype: Unused; sums are kept in float32.
 
     Raises:
@@ -144,17 +144,9 @@ class Accuracy(MeanOfRows):
     ```
     """
 
+    default_name = "accuracy"
+    direction = "up"
     only_chosen = True
-
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "accuracy",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(from_logits, ignore_class, name, dtype)
-        keras_adapter.set_direction(self, "up")
 
     def values(self, rows: Rows) -> Tensor:
         return rows.hits
@@ -168,7 +160,7 @@ class NegativeLogLikelihood(MeanOfRows):
         from_logits: Whether predictions are logits.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
-        name: Name of the metric.
+        name: Name of the metric; `None` (default) for `"nll"`.
         dtype: Unused; sums are kept in float32.
 
     Raises:
@@ -177,19 +169,13 @@ class NegativeLogLikelihood(MeanOfRows):
     Example:
 
     ```python
-    model.compile(metrics=[NegativeLogLikelihood()])
+    nll = NegativeLogLikelihood(from_logits=True)
+    model.compile("sgd", loss, metrics=[nll])
     ```
     """
 
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "nll",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(from_logits, ignore_class, name, dtype)
-        keras_adapter.set_direction(self, "down")
+    default_name = "nll"
+    direction = "down"
 
     def values(self, rows: Rows) -> Tensor:
         return keras.losses.categorical_crossentropy(
@@ -244,31 +230,21 @@ class Brier(MeanOfRows):
     """Mean of `brier_score` over labels: 0 is perfect, 2 the worst.
 
     Args:
-        from_logits: Whether predictions are logits.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric.
-        dtype: Unused; sums are kept in float32.
+        from_logits, ignore_class, name, dtype: As for
+            `NegativeLogLikelihood`; the name is `"brier"` by default.
 
     Raises:
         ValueError: As `brier_score`.
 
     Example:
 
-    ```python
-    model.compile(metrics=[Brier()])
-    ```
+    >>> score = Brier()([1, 1], [[0.25, 0.75], [0.0, 1.0]])
+    >>> round(float(score), 4)  # (0.125 + 0) / 2
+    0.0625
     """
 
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "brier",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(from_logits, ignore_class, name, dtype)
-        keras_adapter.set_direction(self, "down")
+    default_name = "brier"
+    direction = "down"
 
     def values(self, rows: Rows) -> Tensor:
         return _squared_distance(rows.labels, rows.probabilities)

@@ -1,12 +1,9 @@
 """Selective prediction: errors when the least confident are rejected."""
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets import keras_adapter
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
@@ -82,17 +79,11 @@ class AURC(ClassificationMetric):
     function `area_under_risk_coverage` is exact.
 
     Args:
-        from_logits: Whether predictions are logits.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-        name: Name of the metric.
-        dtype: Unused; sums are kept in float32.
+        from_logits, ignore_class, name, dtype: As for
+            `ExpectedCalibrationError`; the name is `"aurc"` by default.
 
     Call arguments:
-        y_true: Integer labels `(batch, ...)` or `(batch, ..., 1)`, or one-hot
-            `(batch, ..., classes)`.
-        y_pred: Probabilities or logits `(batch, ..., classes)`, or
-            `(batch, ..., 1)` of class 1.
+        y_true, y_pred: As for `ExpectedCalibrationError`.
         sample_weight: Optional weights `(batch,)` up to `(batch, ...)`,
             integers: an example of weight 2 counts as two. There is no
             coverage for a part of an example, and weights below 1 bias the
@@ -115,15 +106,10 @@ class AURC(ClassificationMetric):
         Geifman et al., 2019, arXiv:1805.08206.
     """
 
-    def __init__(
-        self,
-        from_logits: bool = False,
-        ignore_class: int | None = None,
-        name: str = "aurc",
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(from_logits, ignore_class, name, dtype)
-        keras_adapter.set_direction(self, "down")
+    default_name = "aurc"
+    direction = "down"
+
+    def make_state(self) -> None:
         self.count = self._zeros("count", (DOUBT.size,))
         self.errors = self._zeros("errors", (DOUBT.size,))
 
@@ -223,13 +209,7 @@ def area_under_risk_coverage(
     """Exact area under the risk-coverage curve, see `AURC`.
 
     Args:
-        y_true: Labels, an integer array `(examples, ...)`, or one-hot
-            `(examples, ..., classes)`.
-        y_pred: Probabilities, an array `(examples, ..., classes)`, or
-            `(examples, ..., 1)` of class 1.
-        scores: As for `risk_coverage_curve`.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
+        y_true, y_pred, scores, ignore_class: As for `risk_coverage_curve`.
 
     Returns:
         Float in [0, 1].
