@@ -6,7 +6,9 @@ subclass of `int`: `num_bins=True` is a mistake.
 """
 
 import numbers
+from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -60,6 +62,33 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(
             f"`{name}` must be one of {choices}. Received: {name}={value!r}"
         )
+
+
+def named_or_callable(
+    name: str,
+    value: Any,
+    known: Mapping[str, Callable[..., Any]],
+    kind: str = "a callable",
+) -> Callable[..., Any]:
+    """The callable that an argument is, or that it names.
+
+    Args:
+        name: Name of the argument.
+        value: What was given for it.
+        known: Dict from names to callables.
+        kind: What a callable has to be, for the error.
+
+    Raises:
+        ValueError: If it is neither a callable nor a name in `known`.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, str) and value in known:
+        return known[value]
+    raise ValueError(
+        f"`{name}` must be one of {sorted(known)} or {kind}. "
+        f"Received: {name}={value}"
+    )
 
 
 def check_number(

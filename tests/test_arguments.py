@@ -6,6 +6,7 @@ import keras_freetickets as kft
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
+from keras_freetickets.arguments import named_or_callable
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, True, "3"])
@@ -41,6 +42,18 @@ def test_choices():
     message = r"`mode` must be one of \['min', 'max'\]. Received: mode=\[1\]"
     with pytest.raises(ValueError, match=message):
         check_choice("mode", [1], {"min": 0, "max": 1})
+
+
+def test_named_or_callable():
+    known = {"sum": sum, "max": max}
+    assert named_or_callable("pool", "max", known) is max
+    assert named_or_callable("pool", min, known) is min
+    message = (
+        r"`pool` must be one of \['max', 'sum'\] or a callable. Received: "
+    )
+    for value in ("mean", None, ["max"]):
+        with pytest.raises(ValueError, match=message):
+            named_or_callable("pool", value, known)
 
 
 NOT_MODELS = {

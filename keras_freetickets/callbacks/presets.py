@@ -7,7 +7,10 @@ from keras_freetickets.topology import methods
 
 
 class _Preset(DropAndGrow):
-    """`DropAndGrow` with the method `forwards_to`, made of its arguments."""
+    """`DropAndGrow` with the method `forwards_to`.
+
+    The method is made of the arguments that are not `DropAndGrow`'s.
+    """
 
     forwards_to: type[methods.Method] = methods.Method
 
@@ -24,10 +27,12 @@ class _Preset(DropAndGrow):
 class RigL(_Preset):
     """`DropAndGrow` with RigL: drop by magnitude, grow by gradient.
 
+    Each update drops the smallest weights and grows the connections that would
+    lower the loss most steeply, as many in each layer.
+
     Args:
-        *args: As for `keras_freetickets.topology.RigL`.
+        *args, **kwargs: As for `keras_freetickets.topology.RigL`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.RigL`.
 
     Example:
 
@@ -45,10 +50,12 @@ class RigL(_Preset):
 class SET(_Preset):
     """`DropAndGrow` with SET: drop by magnitude, grow at random.
 
+    Each update drops the smallest weights and grows as many connections at
+    random, which needs no gradient of absent ones.
+
     Args:
-        *args: As for `keras_freetickets.topology.SET`.
+        *args, **kwargs: As for `keras_freetickets.topology.SET`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.SET`.
 
     Example:
 
@@ -66,10 +73,12 @@ class SET(_Preset):
 class ITOP(_Preset):
     """`DropAndGrow` with ITOP: rare updates that go on to the end.
 
+    Between updates new connections have time to become large; over the whole
+    training most weights are tried.
+
     Args:
-        *args: As for `keras_freetickets.topology.ITOP`.
+        *args, **kwargs: As for `keras_freetickets.topology.ITOP`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.ITOP`.
 
     Example:
 
@@ -87,10 +96,12 @@ class ITOP(_Preset):
 class SNFS(_Preset):
     """`DropAndGrow` with SNFS: growth by momentum, across layers.
 
+    Layers whose active weights have a large momentum get more of what all
+    layers drop; within a layer the largest momentum grows.
+
     Args:
-        *args: As for `keras_freetickets.topology.SNFS`.
+        *args, **kwargs: As for `keras_freetickets.topology.SNFS`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.SNFS`.
 
     Example:
 
@@ -108,10 +119,11 @@ class SNFS(_Preset):
 class DSTEE(_Preset):
     """`DropAndGrow` with DST-EE: growth that also explores.
 
+    Growth prefers large gradients and connections that were seldom active.
+
     Args:
-        *args: As for `keras_freetickets.topology.DSTEE`.
+        *args, **kwargs: As for `keras_freetickets.topology.DSTEE`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.DSTEE`.
 
     Example:
 
@@ -129,10 +141,11 @@ class DSTEE(_Preset):
 class GMP(_Preset):
     """`DropAndGrow` with gradual magnitude pruning of a dense network.
 
+    The sparsity rises along a cubic; what is pruned never returns.
+
     Args:
-        *args: As for `keras_freetickets.topology.GMP`.
+        *args, **kwargs: As for `keras_freetickets.topology.GMP`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.GMP`.
 
     Example:
 
@@ -152,17 +165,18 @@ class GMP(_Preset):
 class GraNet(_Preset):
     """`DropAndGrow` with GraNet: pruning that regrows at every step.
 
+    Each update prunes along a cubic, then drops a fraction of what is left and
+    grows as many connections by their gradients.
+
     Args:
-        *args: As for `keras_freetickets.topology.GraNet`.
+        *args, **kwargs: As for `keras_freetickets.topology.GraNet`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.GraNet`.
 
     Example:
 
     ```python
-    model = keras_freetickets.sparsify(dense_model, sparsity=0.5)
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(train, callbacks=[GraNet(0.9, end_step=20_000)])
+    granet = GraNet(final_sparsity=0.9, end_step=20_000)
+    model.fit(train, callbacks=[granet])  # sparsify(..., sparsity=0.5)
     ```
 
     Reference:
@@ -175,10 +189,12 @@ class GraNet(_Preset):
 class NDSNN(_Preset):
     """`DropAndGrow` with NDSNN: from sparse to sparser.
 
+    It starts from a sparse model and grows fewer connections than it drops,
+    so that training is cheap from the first step on.
+
     Args:
-        *args: As for `keras_freetickets.topology.NDSNN`.
+        *args, **kwargs: As for `keras_freetickets.topology.NDSNN`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.NDSNN`.
 
     Example:
 
@@ -196,10 +212,12 @@ class NDSNN(_Preset):
 class NM(_Preset):
     """`DropAndGrow` with masks that keep `n` of every `m` consecutive weights.
 
+    The smallest weights of a layer are dropped; each group then grows as many
+    as it lost.
+
     Args:
-        *args: As for `keras_freetickets.topology.NM`.
+        *args, **kwargs: As for `keras_freetickets.topology.NM`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.NM`.
 
     Example:
 
@@ -222,10 +240,12 @@ class NM(_Preset):
 class SRigL(_Preset):
     """`DropAndGrow` with SRigL: the same fan-in for every unit.
 
+    Units with too few inputs worth keeping are removed, and their connections
+    go to the others.
+
     Args:
-        *args: As for `keras_freetickets.topology.SRigL`.
+        *args, **kwargs: As for `keras_freetickets.topology.SRigL`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.SRigL`.
 
     Example:
 

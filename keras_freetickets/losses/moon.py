@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.arguments import is_integer
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_count
+from keras_freetickets.arguments import check_number
 from keras_freetickets.data import class_labels
 from keras_freetickets.losses.objective import Objective
 from keras_freetickets.types import Config
@@ -89,27 +89,17 @@ class MOON(Objective):
         smoothing: float = 0.05,
         from_logits: bool = False,
     ) -> None:
-        for name, value in (("epochs", epochs), ("learn_epochs", learn_epochs)):
-            if not is_integer(value) or value < 0:
-                raise ValueError(
-                    f"`{name}` must be a non-negative integer. Received: "
-                    f"{name}={value}"
-                )
+        check_count("epochs", epochs, least=0)
+        check_count("learn_epochs", learn_epochs, least=0)
         if epochs <= learn_epochs + 1:
             raise ValueError(
                 "`epochs` must be greater than `learn_epochs` + 1, so that "
                 f"alpha can grow. Received: epochs={epochs}, "
                 f"learn_epochs={learn_epochs}"
             )
-        for name, number in (
-            ("alpha", alpha),
-            ("alpha_factor", alpha_factor),
-            ("smoothing", smoothing),
-        ):
-            if not is_real(number) or number <= 0:
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={number}"
-                )
+        check_number("alpha", alpha, "(0, inf)")
+        check_number("alpha_factor", alpha_factor, "(0, inf)")
+        check_number("smoothing", smoothing, "(0, inf)")
         self.epochs = int(epochs)
         self.learn_epochs = int(learn_epochs)
         self.alpha = float(alpha)

@@ -1,8 +1,9 @@
 """Criteria: scores by which connections are dropped and grown.
 
-A drop criterion scores active connections; those with the lowest scores are
-dropped. A growth criterion scores absent ones; those with the highest scores
-are grown.
+A criterion is a function of a `KernelView` of one kernel and returns a float
+tensor of the kernel's shape. A drop criterion scores active connections; those
+with the lowest scores are dropped. A growth criterion scores absent ones; those
+with the highest scores are grown.
 """
 
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 from keras import ops
 
+from keras_freetickets.arguments import named_or_callable
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.types import Tensor
 
@@ -21,12 +23,13 @@ def magnitude(view: KernelView) -> Tensor:
         view: `KernelView` of one kernel.
 
     Returns:
-        Float tensor of the kernel's shape.
+        Float tensor of the kernel's shape, not negative.
 
     Example:
 
     ```python
-    Method(drop="magnitude")  # the same as drop=criteria.magnitude
+    Method(drop="magnitude")
+    Method(drop=criteria.magnitude)  # the same
     ```
     """
     return ops.abs(view.kernel)
@@ -36,10 +39,11 @@ def gradient(view: KernelView) -> Tensor:
     """|dense gradient|: the steepest connections grow (RigL).
 
     Args:
-        view: `KernelView` of one kernel.
+        view: As for `magnitude`.
 
     Returns:
-        Float tensor of the kernel's shape.
+        Float tensor of the kernel's shape: how fast the loss would change
+        with each weight, absent ones too.
 
     Example:
 
@@ -53,16 +57,19 @@ def gradient(view: KernelView) -> Tensor:
 def random(view: KernelView) -> Tensor:
     """Zeros: the seeded hash that breaks ties decides (SET).
 
+    Every choice is as likely as any other, and needs no gradient.
+
     Args:
-        view: `KernelView` of one kernel.
+        view: As for `magnitude`.
 
     Returns:
-        Float tensor of the kernel's shape, zeros.
+        Zeros of the kernel's shape.
 
     Example:
 
     ```python
-    Method(growth="random")  # the same as growth=criteria.random
+    Method(growth="random")  # SET
+    Method(drop="random")
     ```
     """
     return ops.zeros_like(view.kernel)
@@ -70,19 +77,7 @@ def random(view: KernelView) -> Tensor:
 
 _DROP = {"magnitude": magnitude, "random": random}
 _GROWTH = {"gradient": gradient, "random": random}
-
-
-def _get(
-    name: str, identifier: typing.Any, known: dict[str, Callable[..., Tensor]]
-) -> Callable[..., Tensor]:
-    if callable(identifier):
-        return identifier
-    if isinstance(identifier, str) and identifier in known:
-        return known[identifier]
-    raise ValueError(
-        f"`{name}` must be one of {sorted(known)} or a callable that takes "
-        f"`KernelView`. Received: {name}={identifier}"
-    )
+_KIND = "a callable that takes `KernelView`"
 
 
 def get_drop(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
@@ -90,15 +85,14 @@ def get_drop(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
 
     Args:
         identifier: `"magnitude"`, `"random"` or a callable that takes
-            `KernelView` and returns a score for each entry of the kernel;
-            the lowest of the active ones are
-            dropped.
+            `KernelView` and returns a score for each entry of the kernel; the
+            lowest of the active ones are dropped.
 
     Returns:
         The callable.
 
     Raises:
-        ValueError: If `identifier` is neither.
+        ValueError: If `identifier` is neither a name nor a callable.
 
     Example:
 
@@ -106,23 +100,21 @@ def get_drop(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
     get_drop("magnitude")  # criteria.magnitude
     ```
     """
-    return _get("drop", identifier, _DROP)
+    return named_or_callable("drop", identifier, _DROP, _KIND)
 
 
 def get_growth(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
     """Returns the growth criterion for a name or a callable.
 
     Args:
-        identifier: `"gradient"`, `"random"` or a callable that takes
-            `KernelView` and returns a score for each entry of the kernel;
-            the highest of the absent ones are
-            grown.
+        identifier: `"gradient"`, `"random"` or a callable as for `get_drop`;
+            the highest of the absent ones are grown.
 
     Returns:
-        The callable.
+        The callable; its scores are those of absent connections.
 
     Raises:
-        ValueError: If `identifier` is neither.
+        ValueError: As for `get_drop`.
 
     Example:
 
@@ -130,4 +122,4 @@ def get_growth(identifier: typing.Any) -> Callable[[KernelView], Tensor]:
     get_growth("gradient")  # criteria.gradient
     ```
     """
-    return _get("growth", identifier, _GROWTH)
+    return named_or_callable("growth", identifier, _GROWTH, _KIND)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
+from keras_freetickets.arguments import named_or_callable
 
 
 def _check(
@@ -113,7 +114,7 @@ def erdos_renyi(
     Args:
         shapes: List of kernel shapes, input and output dimensions last.
         sparsity: Float in [0, 1), over all kernels together.
-        custom: As in `uniform`.
+        custom: As for `uniform`.
 
     Returns:
         List of densities.
@@ -147,9 +148,7 @@ def erdos_renyi_kernel(
     layer, `(features, heads, key_dim)`, counts its three dimensions.
 
     Args:
-        shapes: List of kernel shapes.
-        sparsity: Float in [0, 1), over all kernels together.
-        custom: As in `uniform`.
+        shapes, sparsity, custom: As for `erdos_renyi`.
 
     Returns:
         List of densities.
@@ -187,10 +186,10 @@ def get(identifier: typing.Any) -> Callable[..., list[float]]:
             `(shapes, sparsity) -> densities`.
 
     Returns:
-        The callable.
+        Callable `(shapes, sparsity) -> densities`.
 
     Raises:
-        ValueError: If `identifier` is neither.
+        ValueError: If `identifier` is neither a name nor a callable.
 
     Example:
 
@@ -198,14 +197,7 @@ def get(identifier: typing.Any) -> Callable[..., list[float]]:
     get("erk")  # erdos_renyi_kernel
     ```
     """
-    if callable(identifier):
-        return identifier
-    if isinstance(identifier, str) and identifier in _DISTRIBUTIONS:
-        return _DISTRIBUTIONS[identifier]
-    raise ValueError(
-        f"`distribution` must be one of {sorted(_DISTRIBUTIONS)} or a "
-        f"callable. Received: distribution={identifier}"
-    )
+    return named_or_callable("distribution", identifier, _DISTRIBUTIONS)
 
 
 def active_count(size: int, density: float) -> int:

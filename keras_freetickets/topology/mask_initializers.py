@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_freetickets.arguments import is_integer
+from keras_freetickets.arguments import named_or_callable
 from keras_freetickets.types import Config
 
 
@@ -207,12 +208,9 @@ def get(identifier: typing.Any) -> Callable[..., np.ndarray]:
     >>> mask.tolist()
     [True, False, False, True]
     """
-    if callable(identifier):
-        return identifier
-    if isinstance(identifier, str) and identifier in _INITIALIZERS:
-        return _INITIALIZERS[identifier]
-    raise ValueError(
-        f"`mask_initializer` must be one of {sorted(_INITIALIZERS)} or a "
-        "callable (kernel, count, generator) -> mask. "
-        f"Received: mask_initializer={identifier}"
+    return named_or_callable(
+        "mask_initializer",
+        identifier,
+        _INITIALIZERS,
+        "a callable (kernel, count, generator) -> mask",
     )

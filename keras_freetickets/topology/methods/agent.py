@@ -5,7 +5,7 @@ import typing
 import numpy as np
 from keras import ops
 
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_number
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
 from keras_freetickets.types import Config
@@ -64,15 +64,13 @@ class AGENT(RigL):
         drop_fraction: typing.Any = 0.3,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(scale) or not 0.0 <= scale <= 1.0:
-            raise ValueError(
-                f"`scale` must be in [0, 1]. Received: scale={scale}"
-            )
-        if not is_real(smoothing) or not 0.0 < smoothing <= 1.0:
-            raise ValueError(
-                "`smoothing` must be in (0, 1]: with 0 the estimate of `tau` "
-                f"would never move. Received: smoothing={smoothing}"
-            )
+        check_number("scale", scale)
+        check_number(
+            "smoothing",
+            smoothing,
+            "(0, 1]",
+            "with 0 the estimate of `tau` would never move",
+        )
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.scale = float(scale)
         self.smoothing = float(smoothing)

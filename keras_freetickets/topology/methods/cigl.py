@@ -4,7 +4,7 @@ import typing
 
 from keras import ops
 
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_number
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
@@ -63,12 +63,12 @@ class CigL(RigL):
         drop_fraction: typing.Any = 0.3,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(random_drop) or not 0.0 <= random_drop < 1.0:
-            raise ValueError(
-                "`random_drop` must be in [0, 1): the probability for a "
-                "weight to be switched off in a step. "
-                f"Received: random_drop={random_drop}"
-            )
+        check_number(
+            "random_drop",
+            random_drop,
+            "[0, 1)",
+            "the probability for a weight to be switched off in a step",
+        )
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.random_drop = float(random_drop)
 

@@ -5,7 +5,7 @@ import typing
 import numpy as np
 from keras import ops
 
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_number
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.topology.methods.rigl import RigL
@@ -59,16 +59,8 @@ class DSTEE(RigL):
         drop_fraction: typing.Any = 0.3,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(exploration) or exploration < 0:
-            raise ValueError(
-                "`exploration` must be a non-negative number. "
-                f"Received: exploration={exploration}"
-            )
-        if not is_real(epsilon) or epsilon <= 0:
-            raise ValueError(
-                "`epsilon` must be a positive number. "
-                f"Received: epsilon={epsilon}"
-            )
+        check_number("exploration", exploration, "[0, inf)")
+        check_number("epsilon", epsilon, "(0, inf)")
         if score_norm not in (None, "layer"):
             raise ValueError(
                 '`score_norm` must be None or "layer". '

@@ -7,6 +7,7 @@ import typing
 import numpy as np
 from keras import ops
 
+from keras_freetickets.arguments import check_number
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
 from keras_freetickets.topology import distributions
@@ -57,11 +58,12 @@ class Ramp(Method):
         update_interval: int = 1000,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(final_sparsity) or not 0.0 <= final_sparsity < 1.0:
-            raise ValueError(
-                "`final_sparsity` must be in [0, 1): the fraction of weights "
-                f"to remove. Received: final_sparsity={final_sparsity}"
-            )
+        check_number(
+            "final_sparsity",
+            final_sparsity,
+            "[0, 1)",
+            "the fraction of weights to remove",
+        )
         if not is_integer(start_step) or start_step < 0:
             raise ValueError(
                 "`start_step` must be a number of optimizer updates. "
@@ -74,10 +76,7 @@ class Ramp(Method):
                 f"`update_interval` ({update_interval}) after `start_step` "
                 f"({start_step}). Received: end_step={end_step}"
             )
-        if not is_real(power) or power <= 0:
-            raise ValueError(
-                f"`power` must be positive. Received: power={power}"
-            )
+        check_number("power", power, "(0, inf)")
         self.final_sparsity = float(final_sparsity)
         self.end_step = int(end_step)
         self.distribution = distribution
@@ -336,17 +335,14 @@ class GraNet(Ramp):
 
     Args:
         final_sparsity: Float in [0, 1), over all maskable weights together.
-        end_step: Positive integer, the optimizer update with the last pruning.
-        start_step: Integer, the optimizer update after which pruning begins.
-            Defaults to 0.
+        end_step, start_step: As for `GMP`.
         update_interval: Defaults to 1000 (GraNet's README, CIFAR).
         drop_fraction: Defaults to 0.5; GraNet's code lets it fall along
             `schedules.Cosine(0.5, total_steps, minimum=0.005)`.
         **kwargs: As in `Method`, and `power`, by default 3.
 
     Raises:
-        ValueError: If an argument is out of range, or the model is sparser
-            than `final_sparsity` when training begins.
+        ValueError: As for `GMP`.
 
     Example:
 
@@ -445,8 +441,7 @@ class NDSNN(Ramp):
         **kwargs: As in `Method`, and `power`, by default 3.
 
     Raises:
-        ValueError: If an argument is out of range, or the model is sparser
-            than `final_sparsity` when training begins.
+        ValueError: As for `GMP`.
 
     Example:
 
@@ -478,10 +473,7 @@ class NDSNN(Ramp):
             ("drop_fraction", drop_fraction),
             ("minimum_drop_fraction", minimum_drop_fraction),
         ):
-            if not is_real(value) or not 0.0 <= value <= 1.0:
-                raise ValueError(
-                    f"`{name}` must be in [0, 1]. Received: {name}={value}"
-                )
+            check_number(name, value)
         super().__init__(
             final_sparsity,
             end_step,

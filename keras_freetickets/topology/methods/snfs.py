@@ -4,7 +4,7 @@ import typing
 
 from keras import ops
 
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_number
 from keras_freetickets.topology.kernel_view import PARTS
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import fraction_of
@@ -64,10 +64,7 @@ class SNFS(Method):
         drop_fraction: typing.Any = 0.5,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(momentum) or not 0.0 <= momentum < 1.0:
-            raise ValueError(
-                f"`momentum` must be in [0, 1). Received: momentum={momentum}"
-            )
+        check_number("momentum", momentum, "[0, 1)")
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.momentum = float(momentum)
         self.redistribution = bool(redistribution)

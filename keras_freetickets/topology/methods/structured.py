@@ -5,7 +5,7 @@ import typing
 import numpy as np
 from keras import ops
 
-from keras_freetickets.arguments import is_real
+from keras_freetickets.arguments import check_number
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import best
 from keras_freetickets.topology.kernel_view import tie_bits
@@ -172,10 +172,7 @@ class SRigL(RigL):
         drop_fraction: typing.Any = 0.3,
         **kwargs: typing.Any,
     ) -> None:
-        if not is_real(ablation) or not 0.0 <= ablation < 1.0:
-            raise ValueError(
-                f"`ablation` must be in [0, 1). Received: ablation={ablation}"
-            )
+        check_number("ablation", ablation, "[0, 1)")
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.ablation = float(ablation)
         self._last: int | None = None
