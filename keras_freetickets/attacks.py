@@ -69,7 +69,7 @@ def fast_gradient_sign(
     Example:
 
     ```python
-    attacked = fast_gradient_sign(ensemble, x, y)
+    attacked = fast_gradient_sign(ensemble, x, y, epsilon=2 / 255)
     ensemble.evaluate(attacked, y)
     ```
 

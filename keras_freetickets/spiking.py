@@ -130,9 +130,6 @@ class LIF(keras.layers.Layer):
         output = spike(potential - self.threshold)
         return (1.0 - ops.stop_gradient(output)) * potential, output
 
-    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
-        return input_shape
-
     def get_config(self) -> Config:
         return {
             **super().get_config(),
@@ -142,9 +139,24 @@ class LIF(keras.layers.Layer):
             "threshold": self.threshold,
         }
 
+    def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
+        return input_shape
+
+
+class _KnowsSteps(keras.layers.Layer):
+    """Base of layers that are told the number of steps."""
+
+    def __init__(self, steps: int, **kwargs: typing.Any) -> None:
+        super().__init__(**kwargs)
+        check_count("steps", steps)
+        self.steps = int(steps)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "steps": self.steps}
+
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class RepeatSteps(keras.layers.Layer):
+class RepeatSteps(_KnowsSteps):
     """Feeds the same input at every step: direct coding of static images.
 
     Args:
@@ -167,19 +179,11 @@ class RepeatSteps(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, steps: int, **kwargs: typing.Any) -> None:
-        super().__init__(**kwargs)
-        check_count("steps", steps)
-        self.steps = int(steps)
-
     def call(self, inputs: typing.Any) -> typing.Any:
         return ops.repeat(ops.expand_dims(inputs, 1), self.steps, axis=1)
 
     def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (input_shape[0], self.steps, *input_shape[1:])
-
-    def get_config(self) -> Config:
-        return {**super().get_config(), "steps": self.steps}
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -213,12 +217,11 @@ class MergeSteps(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class SplitSteps(keras.layers.Layer):
+class SplitSteps(_KnowsSteps):
     """Undoes `MergeSteps`.
 
     Args:
-        steps: Positive integer.
-        **kwargs: As for `keras.layers.Layer`.
+        steps, **kwargs: As for `RepeatSteps`.
 
     Input shape:
         `(batch * steps, ...)`
@@ -227,7 +230,7 @@ class SplitSteps(keras.layers.Layer):
         `(batch, steps, ...)`
 
     Raises:
-        ValueError: If `steps` is not a positive integer.
+        ValueError: As for `RepeatSteps`.
 
     Example:
 
@@ -236,16 +239,8 @@ class SplitSteps(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, steps: int, **kwargs: typing.Any) -> None:
-        super().__init__(**kwargs)
-        check_count("steps", steps)
-        self.steps = int(steps)
-
     def call(self, inputs: typing.Any) -> typing.Any:
         return ops.reshape(inputs, (-1, self.steps, *inputs.shape[1:]))
 
     def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
         return (None, self.steps, *input_shape[1:])
-
-    def get_config(self) -> Config:
-        return {**super().get_config(), "steps": self.steps}

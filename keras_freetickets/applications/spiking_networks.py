@@ -155,14 +155,10 @@ def spiking_vgg16(
     Args:
         input_shape: Tuple `(height, width, channels)`, 16 pixels at least;
             images so small are pooled as often as they allow.
-        classes: Positive integer.
-        steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
+        classes, steps: As for `spiking_cnn`.
         width: Positive integer, channels of the first layer. Defaults to 64
             (VGG-16).
-        activation: Of the outputs; `"linear"` for logits.
-        per_step: Whether the outputs are those of each step, of shape
-            `(batch, steps, classes)`, in place of those of the mean logits.
-        **neuron: As for `keras_freetickets.spiking.LIF`.
+        activation, per_step, **neuron: As for `spiking_cnn`.
 
     Returns:
         A `keras.Model`.
@@ -209,13 +205,10 @@ def spiking_resnet19(
 
     Args:
         input_shape: Tuple `(height, width, channels)`.
-        classes: Positive integer.
-        steps: Positive integer. Defaults to 5 (code of arXiv:2207.01382).
-        width: Positive integer, channels of the stem. Defaults to 64.
-        activation: Of the outputs; `"linear"` for logits.
-        per_step: Whether the outputs are those of each step, of shape
-            `(batch, steps, classes)`, in place of those of the mean logits.
-        **neuron: As for `keras_freetickets.spiking.LIF`.
+        classes, steps: As for `spiking_cnn`.
+        width: Positive integer, channels of the stem. Defaults to 64, those
+            of ResNet-19.
+        activation, per_step, **neuron: As for `spiking_cnn`.
 
     Returns:
         A `keras.Model`.

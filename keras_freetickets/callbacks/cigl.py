@@ -36,7 +36,9 @@ class CigL(DropAndGrow):
     Example:
 
     ```python
+    # The topology rests from update 66,000 on, before the average begins.
     cigl = CigL(start_epoch=199, data=train, random_drop=0.1, stop_step=66_000)
+    cigl.averaging  # the WeightAveraging
     model.fit(train, epochs=250, callbacks=[cigl])
     ```
 

@@ -278,23 +278,10 @@ class DST(_CollectsTickets):
             Tickets of members side by side go there together.
         ticket_name: Name of the file, without `.keras`. Not for members side
             by side, whose files have numbers.
-        growth: `"gradient"` or `"random"`. `None` (default) for `"gradient"`,
-            or the default of `method`.
-        update_interval: Optimizer updates between topology updates. `None`
-            (default) for 1000 (paper, CIFAR, batches of 128), or the default
-            of `method`.
-        drop_fraction: Float in [0, 1] or a schedule. `None` (default) for 0.5
-            (paper and README of its code), or the default of `method`.
+        growth, update_interval, drop_fraction: As for `EDST`.
         monitor: Name of the epoch log whose best value chooses the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`.
-        mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
-            `keras.callbacks.EarlyStopping` tells it.
-        track_ever_active: As for `DropAndGrow`.
-        method: A `keras_freetickets.topology.Method` or its name, such as
-            `"dst_ee"`. `None` for `Method`, which drops by magnitude and
-            grows as `growth` says. Not one that averages weights (`CigL`).
-        **kwargs: Arguments of the method, unless it is given as an object,
-            and of the callbacks that it needs (`data` of `AGENT`).
+        mode, track_ever_active, method, **kwargs: As for `EDST`.
 
     Raises:
         ValueError: If an argument is out of range, the directory cannot be

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import is_within
 from keras_freetickets.callbacks.claims import SETS_THE_RATE
 from keras_freetickets.callbacks.claims import claim
@@ -178,11 +179,7 @@ class PhaseSchedule(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_global_drop(global_drop_fraction)
-        if counters not in ("shared", "per_member"):
-            raise ValueError(
-                '`counters` must be "shared" or "per_member". '
-                f"Received: counters={counters!r}"
-            )
+        check_choice("counters", counters, ("shared", "per_member"))
         self.factors = check_factors(learning_rate)
         self.learning_rate = learning_rate
         self.drop_and_grow = drop_and_grow

@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
-from keras_freetickets.arguments import is_integer
 from keras_freetickets.callbacks.claims import claim
 from keras_freetickets.callbacks.claims import end_claims
 from keras_freetickets.models.batch_normalization import (
@@ -63,11 +62,7 @@ class WeightAveraging(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_count("votes_per_epoch", votes_per_epoch)
-        if not is_integer(start_epoch) or start_epoch < 0:
-            raise ValueError(
-                "`start_epoch` must be a non-negative integer, the first epoch "
-                f"that counts. Received: start_epoch={start_epoch}"
-            )
+        check_count("start_epoch", start_epoch, least=0)
         self.start_epoch = int(start_epoch)
         self.data = data
         self.votes_per_epoch = votes_per_epoch

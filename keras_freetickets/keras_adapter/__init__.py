@@ -16,8 +16,8 @@ from keras_freetickets.keras_adapter.graph import frozen_parts
 from keras_freetickets.keras_adapter.graph import name_by_layers
 from keras_freetickets.keras_adapter.graph import new_input
 from keras_freetickets.keras_adapter.graph import origin
+from keras_freetickets.keras_adapter.graph import paired_layers
 from keras_freetickets.keras_adapter.graph import paired_variables
-from keras_freetickets.keras_adapter.graph import parts_by_way
 from keras_freetickets.keras_adapter.graph import refuse_legacy_config
 from keras_freetickets.keras_adapter.graph import rerun
 from keras_freetickets.keras_adapter.graph import summary
@@ -130,8 +130,8 @@ __all__ = [
     "own_step",
     "own_trained",
     "own_variables",
+    "paired_layers",
     "paired_variables",
-    "parts_by_way",
     "penalties",
     "print_message",
     "quantized_by",

@@ -14,7 +14,6 @@ from keras_freetickets.keras_adapter.layers import created_trainable
 from keras_freetickets.keras_adapter.layers import inner_names
 from keras_freetickets.keras_adapter.layers import same_shape
 from keras_freetickets.keras_adapter.layers import set_trainable
-from keras_freetickets.keras_adapter.layers import sublayers
 from keras_freetickets.keras_adapter.layers import variables_by_name
 from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Layer
@@ -26,11 +25,11 @@ from keras_freetickets.types import Tensor
 def paired_variables(model: Layer, other: Layer) -> list[tuple]:
     """Pairs the variables of two layers or models of one architecture.
 
-    Each is found by its place: the layer that owns it and its name there. The
-    order of `variables` says nothing: that of a layer quantized in place is
-    not that of the same layer made from its config, and LoRA moves kernels
-    to the end. Where a layer's variables have other names (Keras makes up
-    names for those that have none), they go by their order.
+    Each is found by its place: the layer that owns it (`paired_layers`) and
+    its name there. The order of `variables` says nothing: that of a layer
+    quantized in place is not that of the same layer made from its config, and
+    LoRA moves kernels to the end. Where a layer's variables have other names
+    (Keras makes up names for those that have none), they go by their order.
 
     Args:
         model: A built Keras layer or model.
@@ -43,18 +42,16 @@ def paired_variables(model: Layer, other: Layer) -> list[tuple]:
         ValueError: If the two do not hold the same variables.
     """
     pairs: dict[int, tuple] = {}
-    layers, others = sublayers(model), sublayers(other)
-    fits = len(layers) == len(others)
-    # Of two lengths, neither pairing fits: told below, by their paths.
-    for part, other_part in zip(layers, others, strict=False):
-        mine = variables_by_name(part)
-        theirs = variables_by_name(other_part)
-        fits = fits and len(mine) == len(theirs)
-        keys = theirs if mine.keys() == theirs.keys() else None
-        for (key, variable), by_order in zip(
-            mine.items(), theirs.values(), strict=False
-        ):
-            partner = by_order if keys is None else keys[key]
+    fits = True
+    for part, other_part in paired_layers(model, other).values():
+        mine = {} if part is None else variables_by_name(part)
+        theirs = {} if other_part is None else variables_by_name(other_part)
+        if len(mine) != len(theirs):
+            fits = False
+            break
+        by_name = mine.keys() == theirs.keys()
+        partners = [theirs[n] for n in mine] if by_name else theirs.values()
+        for variable, partner in zip(mine.values(), partners, strict=True):
             fits = fits and same_shape(partner, variable)
             pairs[id(variable)] = (variable, partner)
     if not fits:
@@ -130,9 +127,8 @@ def summary(
 
 def copy_adapted_state(layer: Layer, copy: Layer) -> None:
     """Takes over what `adapt` gave to all layers within a layer."""
-    copies = parts_by_way(copy)
-    for way, part in parts_by_way(layer).items():
-        copy_own_adapted_state(part, copies[way])
+    for part, other in paired_layers(layer, copy).values():
+        copy_own_adapted_state(part, other)
 
 
 def refuse_legacy_config(obj: typing.Any) -> None:
@@ -229,6 +225,24 @@ def parts_by_way(
 
     visit(layer, ())
     return found
+
+
+def paired_layers(
+    layer: Layer, other: Layer, through: type | None = None
+) -> dict[tuple[str, ...], tuple[Layer | None, Layer | None]]:
+    """Pairs all within two layers of one structure, by place.
+
+    Args:
+        layer: A layer or model.
+        other: Another of the same structure.
+        through: Class of wrappers in `layer`, as for `parts_by_way`.
+
+    Returns:
+        Dict from places, as `parts_by_way` gives them, to pairs of layers;
+        `None` where one of the two has no layer at a place.
+    """
+    parts, others = parts_by_way(layer, through), parts_by_way(other)
+    return {way: (parts.get(way), others.get(way)) for way in parts | others}
 
 
 def frozen_parts(model: Model) -> list[str]:

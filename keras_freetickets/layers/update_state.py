@@ -175,22 +175,16 @@ class UpdateState(keras.layers.Layer):
     @property
     def counters(self) -> list[Variable]:
         """List of the variables that an update changes."""
-        return [
-            self.update_count,
-            self.next_update,
-            self.global_drop,
-            self.replaced,
-        ]
+        return [*self._timing, self.replaced]
 
     @property
     def shared_counters(self) -> list[Variable]:
         """List of the variables that say when updates are due."""
-        return [
-            self.update_count,
-            self.next_update,
-            self.phase,
-            self.global_drop,
-        ]
+        return [*self._timing, self.phase]
+
+    @property
+    def _timing(self) -> list[Variable]:
+        return [self.update_count, self.next_update, self.global_drop]
 
     def counted(
         self,

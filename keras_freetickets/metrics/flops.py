@@ -200,8 +200,8 @@ def _einsum_dense(layer, inputs, outputs):
     left, dots, right = operand.partition("...")
     end = len(inputs) - len(right)
     sizes = [
-        *zip(left, inputs, strict=False),
-        *zip(right, inputs[end:], strict=False),
+        *zip(left, inputs[: len(left)], strict=True),
+        *zip(right, inputs[end:], strict=True),
     ]
     sizes += [("...", size) for size in inputs[len(left) : end] if dots]
     alone = [size for index, size in sizes if index not in kernel]

@@ -401,7 +401,7 @@ def spread(values: Tensor, shape: Any, name: str) -> Tensor:
     rank = len(values.shape)
     fits = rank <= len(shape) and all(
         mine in (1, None) or not isinstance(other, int) or mine == other
-        for mine, other in zip(values.shape, shape, strict=False)
+        for mine, other in zip(values.shape, shape[:rank], strict=True)
     )
     if not fits:
         raise ValueError(

@@ -115,12 +115,11 @@ def _pairs(layer, copy, through=None):
     Raises:
         _DiffersError: If their weights are not of the same names.
     """
-    copies = keras_adapter.parts_by_way(copy)
-    parts = keras_adapter.parts_by_way(layer, through)
-    for way in parts | copies:
+    pairs = keras_adapter.paired_layers(layer, copy, through)
+    for way, both in pairs.items():
         names = [
-            list(keras_adapter.own_variables(part[way])) if way in part else []
-            for part in (parts, copies)
+            [] if one is None else list(keras_adapter.own_variables(one))
+            for one in both
         ]
         if set(names[0]) != set(names[1]):
             place = "/".join(way) or "the layer itself"
@@ -128,7 +127,7 @@ def _pairs(layer, copy, through=None):
                 f"its copy has other weights: {names[1]} in place of "
                 f"{names[0]} in {place}"
             )
-    return [(parts[way], copies[way]) for way in parts if way in copies]
+    return [both for both in pairs.values() if None not in both]
 
 
 def _copy_values(part, copy):
@@ -149,7 +148,7 @@ def copy_state(
     Args:
         layer: A layer or model.
         copy: Another of the same structure.
-        through: As in `keras_adapter.parts_by_way`.
+        through: As for `keras_adapter.paired_layers`.
 
     Returns:
         List of pairs of a layer within and its copy.
@@ -377,14 +376,16 @@ class GraphCopy:
         """Maps the id of each leaf of the graph to a layer of another model."""
         try:
             source = _source(self._model)
-            second = leaf_layers(revived(source)) if source else []
+            second = leaf_layers(revived(source)) if source else None
         except Exception:  # of a class that does not say how to rebuild it
             return {}
         self.source = source
+        if second is None:
+            return {}
+        # Of two lengths the layers that have no partner are not found here.
         leaves = leaf_layers(self._model)
         return {
-            id(leaf): other
-            for leaf, other in zip(leaves, second, strict=False)  # or none
+            id(leaf): other for leaf, other in zip(leaves, second, strict=False)
         }
 
     def _check_shared(self):

@@ -155,6 +155,10 @@ class SparseModel(
         in a loaded Functional model, until another method is attached. A call
         `model(x)` computes with the kernels themselves.
 
+        Callbacks that do a part of the method's work (`Method.companions`, as
+        `GradientSnapshots` for `AGENT`) are passed to `fit`, which refuses to
+        train without them; in a loop of your own you call them.
+
         Args:
             method: A `keras_freetickets.topology.Method`.
 

@@ -5,9 +5,11 @@ mixin `TrainsMembers` is their public service; `TrainingRun`, a model's `run`,
 is what callbacks and trainers of this package use besides.
 """
 
+import inspect
 import typing
 from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -286,7 +288,12 @@ class TrainsMembers(KerasMixin):
             *args: As for `keras.Model.fit`.
             **kwargs: As for `keras.Model.fit`.
         """
-        self._before_fit(kwargs)
+        fit = inspect.signature(keras.Model.fit)
+        arguments = fit.bind(self, *args, **kwargs).arguments
+        check_companions(
+            self.run.members[0].run.method, arguments.get("callbacks")
+        )
+        self._before_fit(arguments)
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
             history = super().fit(*args, **kwargs)
@@ -308,6 +315,37 @@ class TrainsMembers(KerasMixin):
         with keras_adapter.own_step(self, "train_step"):
             super().make_train_function(force)
         self.run.keep_step()
+
+
+def check_companions(method: Method | None, callbacks: typing.Any) -> None:
+    """Raises if `fit` lacks a callback that does a part of a method's work.
+
+    Callbacks that take a method bring these along; `model.attach` cannot.
+
+    Args:
+        method: The method that is attached when `fit` is called, or `None`.
+        callbacks: The argument of `fit`.
+
+    Raises:
+        ValueError: If one of `Method.companions` is not among them.
+    """
+    if method is None or not method.companions:
+        return
+    given = getattr(callbacks, "callbacks", callbacks) or []
+    given = given if isinstance(given, (list, tuple)) else [given]
+    kinds = {kind.__name__ for one in given for kind in type(one).__mro__}
+    names = [getattr(one, "__name__", one) for one in method.companions]
+    missing = [name for name in names if name not in kinds]
+    if missing:
+        kind = type(method).__name__
+        raise ValueError(
+            f"`callbacks` must hold {' and '.join(missing)}, a part of the "
+            f"method {kind} that was attached: pass it to `fit` too, or call "
+            "`model.detach()` and pass "
+            "keras_freetickets.callbacks.DropAndGrow(method, ...), which "
+            f"brings it along. Received: method={kind} and callbacks of type "
+            f"{[type(one).__name__ for one in given]}"
+        )
 
 
 def _project(member: Model) -> None:

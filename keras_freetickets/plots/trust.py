@@ -189,18 +189,14 @@ def risk_coverage_curves(
     """Draws the errors among the surest examples against their share.
 
     Args:
-        y_true: As for `reliability_diagram`.
-        y_pred: As for `reliability_diagram`.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
+        y_true, y_pred, path, ignore_class: As for `reliability_diagram`.
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`: all models in one panel.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If a model has no labels.
+        ValueError: If a model has no labels, and as `risk_coverage_curve`.
 
     Example:
 
@@ -239,12 +235,12 @@ def score_histograms(
         scores: Dict from the title of a panel to a dict from the name of a
             set to the array of its scores. The first set, that of known
             inputs, is filled.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        path: As for `reliability_diagram`.
         label: Name of the score.
         num_bins: Positive integer.
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`, with a panel for each title.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -291,10 +287,11 @@ def roc_curves(
         scores: Dict from the title of a panel, e.g. a set of unknown inputs,
             to a dict from a model's name to the scores `(known, unknown)`,
             higher for known inputs.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        path: As for `reliability_diagram`.
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`, with a panel for each set; the legend of each
+        tells the areas.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -340,11 +337,12 @@ def severity_curves(
         values: Dict from a model's name to an array
             `(scores, corruptions, severities + 1)`, the first column that of
             clean images.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        path: As for `reliability_diagram`.
         labels: Names of the scores.
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`, with one panel for each of the scores and one
+        legend below.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -389,11 +387,11 @@ def matrices(
     Args:
         values: Dict from a title to an array `(members, members)`. The
             diagonal is left blank: a member agrees with itself.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        path: As for `reliability_diagram`.
         names: List of the members' names, numbers if `None`.
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`; a panel has a scale of colors of its own.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -444,14 +442,14 @@ def predictions_in_plane(
         members: Probabilities `(members, examples, ..., classes)`, or
             `(members, examples, ..., 1)` of class 1. A few hundred examples
             are enough, and thousands slow.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        path: As for `reliability_diagram`.
         names: List of the members' names, numbers if `None`.
         seed: Integer, of t-SNE.
         ignore_class: Integer, the label that is not counted, or `None`
             (default).
 
     Returns:
-        The matplotlib `Figure`, which a notebook shows.
+        The matplotlib `Figure`, one panel for each member.
 
     Raises:
         ImportError: If matplotlib or scikit-learn is not installed.

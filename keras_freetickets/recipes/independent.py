@@ -121,9 +121,7 @@ class Static(Dense):
 
     Args:
         num_members: Positive integer. Defaults to 3 (paper).
-        epochs: As for `Dense`.
-        learning_rate: As for `Dense`.
-        monitor: As for `Dense`.
+        epochs, learning_rate, monitor: As for `Dense`.
         sparsity: As for `keras_freetickets.sparsify`. Defaults to 0.8 (paper).
         distribution: As for `sparsify`. Defaults to `"erk"` (paper).
 
@@ -133,7 +131,7 @@ class Static(Dense):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.Static(sparsity=0.8, epochs=250)
+    recipe = keras_freetickets.recipes.Static(sparsity=0.8)
     ensemble = recipe.fit(make_model, compile_model, data, "run/static")
     ```
 
@@ -166,17 +164,14 @@ class DST(Static):
     """FreeTickets' DST ensemble: dynamic sparse training, one run a member.
 
     Args:
-        num_members: As for `Static`.
-        epochs: As for `Dense`.
-        learning_rate: As for `Dense`.
-        monitor: As for `Dense`.
-        sparsity: As for `Static`.
-        distribution: As for `Static`.
+        num_members, epochs, learning_rate, monitor, sparsity, distribution: As
+            for `Static`.
         growth: `"gradient"` (default) or `"random"`.
-        update_interval: Optimizer updates between topology updates. Defaults
-            to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.5 (paper
-            and README of its code).
+        update_interval: Positive integer, optimizer updates between topology
+            updates. Defaults to 1000 (paper, CIFAR, batches of 128).
+        drop_fraction: Float in [0, 1] or a schedule, the share of connections
+            that an update replaces. Defaults to 0.5 (paper and README of its
+            code).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -184,7 +179,7 @@ class DST(Static):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.DST(sparsity=0.8, epochs=250)
+    recipe = keras_freetickets.recipes.DST(sparsity=0.9, growth="random")
     ensemble = recipe.fit(make_model, compile_model, data, "run/dst")
     ```
 

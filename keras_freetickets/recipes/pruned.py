@@ -48,7 +48,7 @@ class PruneAndFinetune(Recipe):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.PruneAndFinetune(epochs=250)
+    recipe = keras_freetickets.recipes.PruneAndFinetune(learning_rate=None)
     ensemble = recipe.fit(make_model, compile_model, data, "run/pf")
     ```
 
@@ -138,7 +138,8 @@ class LotteryTicketRewinding(Recipe):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.LotteryTicketRewinding(epochs=250)
+    name = "lottery_ticket_rewinding"
+    recipe = keras_freetickets.recipes.get(name, rounds=2, rewind_epochs=5)
     ensemble = recipe.fit(make_model, compile_model, data, "run/ltr")
     ```
 

@@ -38,12 +38,7 @@ class EDST(Recipe):
         exploration_epochs: Positive integer. Defaults to 150 (paper, CIFAR).
         refinement_epochs: Positive integer, of each. Defaults to 100 (the
             same).
-        distribution: As for `sparsify`. Defaults to `"erk"` (paper).
-        growth: `"gradient"` (default) or `"random"`.
-        update_interval: Positive integer, optimizer updates between topology
-            updates. Defaults to 1000 (paper, CIFAR, batches of 128).
-        drop_fraction: Float in [0, 1] or a schedule, the share of connections
-            that an update replaces. Defaults to 0.5 (paper).
+        distribution, growth, update_interval, drop_fraction: As for `DST`.
         global_drop_fraction: Float in (0, 1], the share that is replaced
             between refinements. Defaults to 0.8 (paper).
         learning_rate: `"paper"`; or three factors of the compiled rate, for
@@ -60,7 +55,9 @@ class EDST(Recipe):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.EDST(sparsity=0.8)
+    recipe = keras_freetickets.recipes.EDST(
+        sparsity=0.8, exploration_epochs=150, refinement_epochs=100
+    )
     ensemble = recipe.fit(make_model, compile_model, data, "run/edst")
     ```
 
@@ -141,12 +138,12 @@ class Snapshot(Recipe):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.Snapshot(cycle_epochs=40)
+    recipe = keras_freetickets.recipes.get("snapshot", cycle_epochs=40)
     ensemble = recipe.fit(make_model, compile_model, data, "run/snapshot")
     ```
 
     Reference:
-        Huang et al., 2017, arXiv:1704.00109.
+        Huang et al., 2017, arXiv:1704.00109; gaohuang/SnapshotEnsemble.
     """
 
     num_members: int = 5
@@ -188,8 +185,7 @@ class MIMO(Recipe):
         num_members: As for `keras_freetickets.MIMO`. Defaults to 3 (paper).
         epochs: Positive integer. Defaults to 250
             (google/uncertainty-baselines, CIFAR).
-        batch_repetitions: As for `keras_freetickets.MIMO`. Defaults to 4.
-        input_repetition: As for `keras_freetickets.MIMO`. Defaults to 0.
+        batch_repetitions, input_repetition: As for `keras_freetickets.MIMO`.
         sparsity: Float in [0, 1), of the body between its ends. Defaults to
             0: dense.
         distribution: As for `sparsify`.
@@ -215,12 +211,15 @@ class MIMO(Recipe):
     Example:
 
     ```python
-    recipe = keras_freetickets.recipes.MIMO(num_members=3, sparsity=0.5)
+    recipe = keras_freetickets.recipes.MIMO(
+        num_members=3, sparsity=0.5, learning_rate=None
+    )
     ensemble = recipe.fit(make_body, compile_model, data, "run/mimo")
     ```
 
     Reference:
-        Havasi et al., 2021, arXiv:2010.06610.
+        Havasi et al., 2021, arXiv:2010.06610; baselines/cifar/mimo.py of
+        google/uncertainty-baselines.
     """
 
     num_members: int = 3

@@ -67,8 +67,26 @@ def _largest(rows: np.ndarray, count: int) -> np.ndarray:
     return mask
 
 
+class _StructuredMask:
+    """Base of masks of a pattern: by magnitude, or at random."""
+
+    magnitude: bool
+
+    def scores(
+        self, kernel: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Array of the kernel's shape; the largest of a group are kept."""
+        if self.magnitude:
+            return np.abs(kernel)
+        return generator.random(kernel.shape)
+
+    @classmethod
+    def from_config(cls, config: Config) -> typing.Any:
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class NMMask:
+class NMMask(_StructuredMask):
     """Initial masks that keep `n` of every `m` consecutive weights.
 
     Args:
@@ -117,9 +135,7 @@ class NMMask:
                 f"{self.n} of {self.m}. Received: {count} of {kernel.size} "
                 "weights"
             )
-        scores = np.abs(kernel)
-        if not self.magnitude:
-            scores = generator.random(kernel.shape)
+        scores = self.scores(kernel, generator)
         moved = np.moveaxis(scores, self.axis, -1)
         mask = _largest(moved.reshape(-1, self.m), self.n)
         return np.moveaxis(mask.reshape(moved.shape), -1, self.axis)
@@ -132,13 +148,9 @@ class NMMask:
             "magnitude": self.magnitude,
         }
 
-    @classmethod
-    def from_config(cls, config: Config) -> typing.Any:
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class ConstantFanInMask:
+class ConstantFanInMask(_StructuredMask):
     """Initial masks with the same number of inputs for every output unit.
 
     The units are the kernel's last axis. The density of a layer is rounded to
@@ -174,18 +186,11 @@ class ConstantFanInMask:
         self, kernel: np.ndarray, count: int, generator: np.random.Generator
     ) -> np.ndarray:
         units = kernel.shape[-1]
-        scores = np.abs(kernel)
-        if not self.magnitude:
-            scores = generator.random(kernel.shape)
-        rows = scores.reshape(-1, units).T
+        rows = self.scores(kernel, generator).reshape(-1, units).T
         return _largest(rows, count // units).T.reshape(kernel.shape)
 
     def get_config(self) -> Config:
         return {"magnitude": self.magnitude}
-
-    @classmethod
-    def from_config(cls, config: Config) -> typing.Any:
-        return cls(**config)
 
 
 _INITIALIZERS = {"random": random_mask, "magnitude": magnitude_mask}

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 from keras_freetickets.types import Batch
+from keras_freetickets.types import Gradients
 from keras_freetickets.types import Model
-from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
 from keras_freetickets.types import Variable
 
+# Values of groups of variables, e.g. of a kernel with its mask and slots.
 Groups = list[list[Tensor]]
+VariableGroups = Sequence[Sequence[Variable]]
+# Function from values to new values, and whether they differ.
+GroupsUpdate = Callable[[Groups], tuple[Groups, Tensor]]
 
 
 class Backend(typing.Protocol):
@@ -61,10 +65,7 @@ class Backend(typing.Protocol):
         """
 
     def apply_gradients(
-        self,
-        model: Model,
-        gradients: Sequence[Tensor | None],
-        batch: Batch | None = None,
+        self, model: Model, gradients: Gradients, batch: Batch | None = None
     ) -> None:
         """The rest of a step, from the dense gradients on.
 
@@ -82,7 +83,7 @@ class Backend(typing.Protocol):
         trainable: Sequence[Tensor],
         others: Sequence[Tensor],
         slots: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
+        gradients: Gradients,
         batch: Batch | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """`apply_gradients` as a function from values to values.
@@ -126,9 +127,7 @@ class Backend(typing.Protocol):
     def replicas(self) -> int:
         """How many replicas share a batch."""
 
-    def sum_over_replicas(
-        self, gradients: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
+    def sum_over_replicas(self, gradients: Gradients) -> list[Tensor | None]:
         """The gradients of the whole batch, the same on every replica.
 
         Args:
@@ -153,18 +152,14 @@ class Backend(typing.Protocol):
         """
 
     def apply(
-        self,
-        optimizer: Optimizer,
-        gradients: Sequence[Tensor | None],
-        variables: Sequence[Variable],
-        skip: Tensor | None = None,
+        self, model: Model, gradients: Gradients, skip: Tensor | None = None
     ) -> None:
         """The optimizer's own step.
 
         Args:
-            optimizer: A built optimizer.
-            gradients: List of gradients of the whole batch.
-            variables: List of the variables to train.
+            model: A `SparseModel` whose optimizer is built.
+            gradients: List of gradients of the whole batch, one for each
+                trainable variable.
             skip: Boolean tensor, true to leave all as it is; `None` for
                 never.
         """
@@ -185,10 +180,7 @@ class Backend(typing.Protocol):
         """
 
     def update_if_due(
-        self,
-        due: Tensor,
-        groups: Sequence[Sequence[Variable]],
-        update: Callable[[Groups], tuple[Groups, Tensor]],
+        self, due: Tensor, groups: VariableGroups, update: GroupsUpdate
     ) -> Tensor:
         """Gives variables new values if that is due.
 

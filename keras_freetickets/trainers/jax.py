@@ -16,11 +16,12 @@ import keras
 from keras_freetickets import keras_adapter
 from keras_freetickets.trainers import jax_members
 from keras_freetickets.trainers import step
-from keras_freetickets.trainers.backend import Groups
+from keras_freetickets.trainers.backend import GroupsUpdate
+from keras_freetickets.trainers.backend import VariableGroups
 from keras_freetickets.types import Batch
+from keras_freetickets.types import Gradients
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model
-from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
 from keras_freetickets.types import Variable
 
@@ -100,7 +101,7 @@ class JaxBackend:
         trainable: Sequence[Tensor],
         others: Sequence[Tensor],
         slots: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
+        gradients: Gradients,
         batch: Batch | None = None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """The rest of a step, from dense gradients on, as values to values."""
@@ -114,10 +115,7 @@ class JaxBackend:
         return trainable, others, slots
 
     def apply_gradients(
-        self,
-        model: Model,
-        gradients: Sequence[Tensor | None],
-        batch: Batch | None = None,
+        self, model: Model, gradients: Gradients, batch: Batch | None = None
     ) -> None:
         """The rest of a step, from dense gradients on."""
         step.apply_gradients(self, model, gradients, batch)
@@ -140,9 +138,7 @@ class JaxBackend:
         """One: a compiled step sees the whole batch, wherever it lies."""
         return 1
 
-    def sum_over_replicas(
-        self, gradients: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
+    def sum_over_replicas(self, gradients: Gradients) -> list[Tensor | None]:
         """The gradients of the whole batch, as they are."""
         return list(gradients)
 
@@ -155,16 +151,12 @@ class JaxBackend:
         return function
 
     def apply(
-        self,
-        optimizer: Optimizer,
-        gradients: Sequence[Tensor | None],
-        variables: Sequence[Variable],
-        skip: Tensor | None = None,
+        self, model: Model, gradients: Gradients, skip: Tensor | None = None
     ) -> None:
         """The optimizer's own step, left out where `skip` is true."""
-        groups = (variables, optimizer.variables)
+        groups = (model.trainable_variables, model.optimizer.variables)
         before = [[v.value for v in group] for group in groups]
-        after = optimizer.stateless_apply(before[1], gradients, before[0])
+        after = model.optimizer.stateless_apply(before[1], gradients, before[0])
         for variable, old, new in zip(
             _flat(groups), _flat(before), _flat(after), strict=True
         ):
@@ -182,10 +174,7 @@ class JaxBackend:
         return jax.numpy.where(mask, gradient, 0)
 
     def update_if_due(
-        self,
-        due: Tensor,
-        groups: Sequence[Sequence[Variable]],
-        update: Callable[[Groups], tuple[Groups, Tensor]],
+        self, due: Tensor, groups: VariableGroups, update: GroupsUpdate
     ) -> Tensor:
         """Gives variables new values if that is due; see `Backend`."""
         never = jax.numpy.array(False)

@@ -25,6 +25,7 @@ from keras_freetickets.topology.methods import Method
 from keras_freetickets.trainers import update as updates
 from keras_freetickets.trainers.backend import Backend
 from keras_freetickets.types import Batch
+from keras_freetickets.types import Gradients
 from keras_freetickets.types import Model
 from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
@@ -32,7 +33,6 @@ from keras_freetickets.types import Variable
 
 # A slot of an optimizer and the value that it starts with.
 Slots = list[tuple[Variable, float]]
-Gradients = Sequence[Tensor | None]
 
 
 def forward_kernels(
@@ -380,7 +380,7 @@ class Step:
             before = self.inputs(update_state, self.dense, states)
             # Read now, as they are about to change.
             before.kernels = [ops.copy(kernel) for kernel in before.kernels]
-        self.backend.apply(self.optimizer, gradients, self.variables, skip)
+        self.backend.apply(self.model, gradients, skip)
         if skip is not None:
             self.window.restart(skip)
         if method is not None and before is not None:

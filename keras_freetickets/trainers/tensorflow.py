@@ -14,12 +14,13 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.trainers import compiled_steps
 from keras_freetickets.trainers import step
 from keras_freetickets.trainers.backend import Groups
+from keras_freetickets.trainers.backend import GroupsUpdate
+from keras_freetickets.trainers.backend import VariableGroups
 from keras_freetickets.types import Batch
+from keras_freetickets.types import Gradients
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model
-from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
-from keras_freetickets.types import Variable
 
 _PROGRAMS = compiled_steps.SharedPrograms()
 
@@ -122,23 +123,12 @@ class TensorFlowBackend:
 
     @tf.autograph.experimental.do_not_convert  # no more than in `fit`
     def apply_gradients(
-        self,
-        model: Model,
-        gradients: Sequence[Tensor | None],
-        batch: Batch | None = None,
+        self, model: Model, gradients: Gradients, batch: Batch | None = None
     ) -> None:
         """The rest of a step, from dense gradients on."""
         step.apply_gradients(self, model, _dense(gradients), batch)
 
-    def stateless_apply(
-        self,
-        model: Model,
-        trainable: Sequence[Tensor],
-        others: Sequence[Tensor],
-        slots: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
-        batch: Batch | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def stateless_apply(self, *args: typing.Any) -> typing.NoReturn:
         """Not on TensorFlow, whose steps change variables in place.
 
         Raises:
@@ -179,9 +169,7 @@ class TensorFlowBackend:
         inside = tf.distribute.get_replica_context() is not None
         return inside and self.replicas() > 1
 
-    def sum_over_replicas(
-        self, gradients: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
+    def sum_over_replicas(self, gradients: Gradients) -> list[Tensor | None]:
         """The gradients of the whole batch, the same on every replica.
 
         A replica's own are those of its share of the loss: Keras divides it
@@ -222,13 +210,10 @@ class TensorFlowBackend:
         return _PROGRAMS.get([*traits, keras.config.floatx()], make)
 
     def apply(
-        self,
-        optimizer: Optimizer,
-        gradients: Sequence[Tensor | None],
-        variables: Sequence[Variable],
-        skip: Tensor | None = None,
+        self, model: Model, gradients: Gradients, skip: Tensor | None = None
     ) -> None:
         """The optimizer's own step, left out where `skip` is true."""
+        optimizer, variables = model.optimizer, model.trainable_variables
         if self._in_replica():
             # The optimizer sums over replicas once more.
             count = self.replicas()
@@ -266,10 +251,7 @@ class TensorFlowBackend:
         return tf.math.multiply_no_nan(gradient, tf.cast(mask, gradient.dtype))
 
     def update_if_due(
-        self,
-        due: Tensor,
-        groups: Sequence[Sequence[Variable]],
-        update: Callable[[Groups], tuple[Groups, Tensor]],
+        self, due: Tensor, groups: VariableGroups, update: GroupsUpdate
     ) -> Tensor:
         """Gives variables new values if that is due; see `Backend`."""
         never = tf.constant(False)

@@ -150,7 +150,7 @@ def test_members_of_seeds_and_rates(tmp_path, sparsity):
         for one, other in zip(
             ensemble.member(i).trainable_variables,
             model.trainable_variables,
-            strict=False,
+            strict=True,
         ):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
@@ -185,7 +185,7 @@ def test_pruned_and_fine_tuned(tmp_path):
             ensemble.member(i).masked_kernels,
             model.masked_kernels,
             masks,
-            strict=False,
+            strict=True,
         ):
             np.testing.assert_array_equal(connection.mask, mask)
             np.testing.assert_allclose(
@@ -213,7 +213,7 @@ def test_lottery_tickets(tmp_path):
             ensemble.member(i).masked_kernels,
             model.masked_kernels,
             masks,
-            strict=False,
+            strict=True,
         ):
             np.testing.assert_array_equal(connection.mask, mask)
             np.testing.assert_allclose(

@@ -65,12 +65,7 @@ class AGENT(RigL):
         **kwargs: typing.Any,
     ) -> None:
         check_number("scale", scale)
-        check_number(
-            "smoothing",
-            smoothing,
-            "(0, 1]",
-            "with 0 the estimate of `tau` would never move",
-        )
+        check_number("smoothing", smoothing, "(0, 1]", "0 never moves `tau`")
         super().__init__(update_interval, drop_fraction, **kwargs)
         self.scale = float(scale)
         self.smoothing = float(smoothing)

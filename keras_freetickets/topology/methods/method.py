@@ -20,6 +20,7 @@ from keras_freetickets.topology.kernel_view import fraction_of
 from keras_freetickets.topology.selection import sort_keys
 from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
+from keras_freetickets.types import Tensors
 
 _REGROWN = ("keep", "reset")
 _ROUNDING = ("ceil", "floor", "nearest")
@@ -317,11 +318,8 @@ class Method(ShowsArguments):
         return best(views, scores, masks, counts, stage, self.scope)
 
     def grow(
-        self,
-        views: list[KernelView],
-        kept: list[Tensor],
-        grow_counts: list[Tensor],
-    ) -> list[Tensor]:
+        self, views: list[KernelView], kept: Tensors, grow_counts: Tensors
+    ) -> Tensors:
         """Boolean tensors: the connections that come.
 
         Those just dropped may grow again at once (RigL, issue 5 of

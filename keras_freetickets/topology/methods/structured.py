@@ -24,6 +24,7 @@ from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
 from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
+from keras_freetickets.types import Tensors
 
 
 def to_groups(array: Tensor, m: int, axis: int) -> Tensor:
@@ -90,11 +91,8 @@ class NM(Method):
                 )
 
     def grow(
-        self,
-        views: list[KernelView],
-        kept: list[Tensor],
-        grow_counts: list[Tensor],
-    ) -> list[Tensor]:
+        self, views: list[KernelView], kept: Tensors, grow_counts: Tensors
+    ) -> Tensors:
         return [
             self._grow(view, mask)
             for view, mask in zip(views, kept, strict=True)

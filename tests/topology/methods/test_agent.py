@@ -172,7 +172,8 @@ def test_without_a_correction_it_is_rigl():
     # The passes over the data leave no trace: not in the statistics of batch
     # normalization, nor in the order of dropout.
     # AGENT's own state comes after the weights that both have.
-    for a, b in zip(arrays(ours.weights), arrays(rigl.weights), strict=False):
+    both = arrays(ours.weights[: len(rigl.weights)]), arrays(rigl.weights)
+    for a, b in zip(*both, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -273,3 +274,23 @@ def test_what_is_refused():
         gradients = [v.value for v in model.trainable_variables]
         with pytest.raises(ValueError, match="looks at the batch a second"):
             model.apply_gradients(gradients)
+
+
+def test_attached_alone_it_is_refused():
+    """Without snapshots it would correct nothing, without a word."""
+    model = network()
+    model.attach(AGENT())
+    x, y = batches(1)[0]
+    message = (
+        r"`callbacks` must hold GradientSnapshots, a part of the method AGENT"
+        r".*Received: method=AGENT and callbacks of type \['History'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, callbacks=[keras.callbacks.History()], verbose=0)
+    with pytest.raises(ValueError, match="must hold GradientSnapshots"):
+        model.fit(x, y)
+    # As the sixth argument, too.
+    snapshots = kft.callbacks.GradientSnapshots(batches(1))
+    model.fit(x, y, 16, 1, 0, [snapshots])
+    state = model.update_state.state
+    assert float(ops.convert_to_numpy(state["snapshots"].value))

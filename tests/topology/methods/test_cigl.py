@@ -125,3 +125,10 @@ def test_the_gradient_is_that_of_the_kernels_in_use():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`random_drop` must be in"):
         CigL(random_drop=1.0)
+
+
+def test_attached_alone_it_is_refused():
+    model = network()
+    model.attach(CigL(0.5))
+    with pytest.raises(ValueError, match="`callbacks` must hold WeightAver"):
+        model.fit(*data(), verbose=0)

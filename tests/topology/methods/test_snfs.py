@@ -37,9 +37,10 @@ def test_allocation_is_exact(rooms, part, seed):
 
 def momentum(kernels, seed=4):
     generator = np.random.default_rng(seed)
+    scales = (1.0, 3.0, 0.5)[: len(kernels)]
     return [
         {"momentum": generator.normal(size=k.shape).astype("float32") * scale}
-        for k, scale in zip(kernels, (1.0, 3.0, 0.5), strict=False)
+        for k, scale in zip(kernels, scales, strict=True)
     ]
 
 
