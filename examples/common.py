@@ -1,7 +1,9 @@
 """What the training scripts share: flags, directories, data, networks."""
 
+import importlib.util
 import json
 import os
+import runpy
 import sys
 import tempfile
 
@@ -21,26 +23,20 @@ flags.DEFINE_integer(
 )
 
 
-# What `keras_freetickets.recipes.sparse_training` takes; the package itself is
-# imported only when a flag has been found right.
-SPARSE_TRAININGS = [
-    "agent",
-    "cigl",
-    "dense",
-    "dst_ee",
-    "gmp",
-    "granet",
-    "itop_rigl",
-    "itop_set",
-    "moon",
-    "ndsnn",
-    "nm",
-    "rigl",
-    "set",
-    "snfs",
-    "srigl",
-    "static",
-]
+def _sparse_trainings():
+    """What `keras_freetickets.recipes.sparse_training` takes.
+
+    Read from its file: the package itself, and Keras with it, is imported
+    only when the flags have been found right.
+    """
+    (folder,) = importlib.util.find_spec(
+        "keras_freetickets"
+    ).submodule_search_locations
+    names = os.path.join(folder, "recipes", "sparse_training_names.py")
+    return list(runpy.run_path(names)["SPARSE_TRAININGS"])
+
+
+SPARSE_TRAININGS = _sparse_trainings()
 
 
 def read_json(path):
