@@ -5,7 +5,6 @@ run on every backend, are saved with a model and exported with it.
 """
 
 import typing
-import warnings
 from typing import Any
 
 import keras
@@ -14,14 +13,9 @@ from keras import ops
 
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
+from keras_freetickets.calibration import fitting
 from keras_freetickets.metrics import validation
-from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
-
-# Where a temperature is looked for. On predictions that are all right, or that
-# tell nothing, the best one is 0 or infinite.
-_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 100.0
-_TINY = np.finfo("float32").tiny
 
 
 class Calibrator(keras.layers.Layer):
@@ -77,7 +71,7 @@ class Calibrator(keras.layers.Layer):
                 are not classes or were given second, or rows of
                 probabilities do not sum to one.
         """
-        labels, predictions = _read(
+        labels, predictions = fitting.read_held_out(
             y_true, y_pred, self.from_logits, ignore_class
         )
         self._fit(labels, predictions)
@@ -100,7 +94,7 @@ class Calibrator(keras.layers.Layer):
     def _logits(self, predictions):
         if self.from_logits:
             return predictions
-        return ops.log(ops.maximum(predictions, _TINY))
+        return ops.log(ops.maximum(predictions, fitting.TINY))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -147,8 +141,8 @@ class TemperatureScaling(Calibrator):
         return float(self.scale.value) if self.built else 1.0
 
     def _fit(self, labels, predictions):
-        logits = _as_logits(predictions, self.from_logits)
-        value = _best_temperature(logits, labels)
+        logits = fitting.as_logits(predictions, self.from_logits)
+        value = fitting.best_temperature(logits, labels)
         if not self.built:
             self.build(predictions.shape)
             self.built = True
@@ -210,8 +204,8 @@ class VectorScaling(Calibrator):
         )
 
     def _fit(self, labels, predictions):
-        logits = _as_logits(predictions, self.from_logits)
-        scale, shift = _best_vectors(logits, labels, self.penalty)
+        logits = fitting.as_logits(predictions, self.from_logits)
+        scale, shift = fitting.best_vectors(logits, labels, self.penalty)
         if not self.built:
             self.build(predictions.shape)
             self.built = True
@@ -284,8 +278,8 @@ class IsotonicCalibration(Calibrator):
                 "An IsotonicCalibration is fitted once, for its size depends "
                 "on the data: make a new one. Received: a layer that is built"
             )
-        curves = _isotonic_curves(
-            _as_probabilities(predictions, self.from_logits), labels
+        curves = fitting.isotonic_curves(
+            fitting.as_probabilities(predictions, self.from_logits), labels
         )
         self.num_knots = max(2, max(len(knots) for knots, _ in curves))
         self.build(predictions.shape)
@@ -351,134 +345,6 @@ def get(calibrator: str | Calibrator, from_logits: bool = False) -> Calibrator:
             f"Calibrator. Received: calibrator={calibrator!r}"
         )
     return _CALIBRATORS[calibrator](from_logits=from_logits)
-
-
-def _read(y_true, y_pred, from_logits, ignore_class):
-    """Labels, and their float64 rows of two columns or more."""
-    if from_logits:
-        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-        validation.check_order(y_true, y_pred)
-        validation.check_shape(y_pred)
-        labels, counted = validation.read_label_array(
-            y_true, y_pred.shape, ignore_class
-        )
-        labels, rows = labels[counted], y_pred[counted].astype("float64")
-        if not np.isfinite(rows).all():
-            raise ValueError(
-                "`y_pred` must be finite. Received: y_pred with NaN or "
-                "infinite values"
-            )
-        rows = validation.two_columns(rows, from_logits, backend=np)
-    else:
-        labels, rows = validation.read_arrays(y_true, y_pred, ignore_class)
-    if len(np.unique(labels)) < 2:
-        raise ValueError(
-            "`y_true` must hold examples of two classes or more: one class "
-            "says nothing about confidence. "
-            f"Received: {len(labels)} examples of {np.unique(labels).tolist()}"
-        )
-    return labels, rows.astype("float64")
-
-
-def _softmax(logits):
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponents / exponents.sum(axis=-1, keepdims=True)
-
-
-def _as_logits(predictions, from_logits):
-    return (
-        predictions if from_logits else np.log(np.maximum(predictions, _TINY))
-    )
-
-
-def _as_probabilities(predictions, from_logits):
-    return _softmax(predictions) if from_logits else predictions
-
-
-def _best_temperature(logits, labels):
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    wanted = np.take_along_axis(logits, labels[:, None], axis=-1).mean()
-
-    def too_sure(temperature):
-        # The derivative of the cross-entropy by 1 / T.
-        expected = (_softmax(logits / temperature) * logits).sum(axis=-1)
-        return expected.mean() > wanted
-
-    low, high = np.log([_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE])
-    for _ in range(60):
-        middle = (low + high) / 2
-        if too_sure(np.exp(middle)):
-            low = middle
-        else:
-            high = middle
-    best = float(np.exp(high))
-    if not 1.01 * _LOWEST_TEMPERATURE < best < 0.99 * _HIGHEST_TEMPERATURE:
-        warnings.warn(
-            f"The best temperature is at an end of its range, {best:.4g}: the "
-            "model predicts all examples correctly (was it trained on them?) "
-            "or cannot distinguish them at all.",
-            stacklevel=4,
-        )
-    return best
-
-
-def _best_vectors(logits, labels, penalty, tolerance=1e-9, max_steps=100):
-    """Scale and shift of each class by Newton's method."""
-    count, classes = logits.shape
-    target = np.eye(classes)[labels]
-    start = np.repeat([1.0, 0.0], classes)
-
-    def loss(point):
-        shifted = point[:classes] * logits + point[classes:]
-        shifted = shifted - shifted.max(axis=-1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        distance = np.square(point - start).sum()
-        return -(logs * target).sum() / count + penalty / 2 * distance, logs
-
-    point, (value, logs) = start, loss(start)
-    for _ in range(max_steps):
-        p = np.exp(logs)
-        gap = (p - target) / count
-        slope = np.concatenate([(gap * logits).sum(0), gap.sum(0)])
-        slope += penalty * (point - start)
-        if np.abs(slope).max() < tolerance:
-            break
-        step = np.linalg.lstsq(
-            _curvature(p, logits, penalty), slope, rcond=None
-        )[0]
-        size = 1.0
-        # Half the step as long as it climbs; convex, so a small one does not.
-        while size > 1e-8 and loss(point - size * step)[0] > value:
-            size /= 2
-        point = point - size * step
-        value, logs = loss(point)
-    return point[:classes], point[classes:]
-
-
-def _curvature(p, logits, penalty):
-    count, classes = p.shape
-    moved = np.concatenate([p * logits, p], axis=1)
-    curvature = -moved.T @ moved / count
-    scale = np.arange(classes)
-    shift = scale + classes
-    both = (p * logits).mean(axis=0)
-    curvature[scale, scale] += (p * logits**2).mean(axis=0)
-    curvature[scale, shift] += both
-    curvature[shift, scale] += both
-    curvature[shift, shift] += p.mean(axis=0)
-    return curvature + penalty * np.eye(2 * classes)
-
-
-def _isotonic_curves(probabilities, labels):
-    isotonic = import_optional("sklearn.isotonic")
-    curves = []
-    for k in range(probabilities.shape[-1]):
-        curve = isotonic.IsotonicRegression(
-            y_min=0.0, y_max=1.0, out_of_bounds="clip"
-        )
-        curve.fit(probabilities[:, k], labels == k)
-        curves.append((curve.X_thresholds_, curve.y_thresholds_))
-    return curves
 
 
 def _padded(arrays, size):

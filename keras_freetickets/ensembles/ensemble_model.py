@@ -15,9 +15,10 @@ from keras_freetickets.arguments import is_integer
 from keras_freetickets.ensembles import member_selection
 from keras_freetickets.ensembles import packed_file
 from keras_freetickets.ensembles import pooling as pools
-from keras_freetickets.ensembles import regression
+from keras_freetickets.ensembles import uncertainty
+from keras_freetickets.ensembles.evaluation import loss_and_metrics
+from keras_freetickets.ensembles.member_stacks import MemberStacks
 from keras_freetickets.ensembles.members import check_members
-from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import state_of
 from keras_freetickets.ensembles.members import uncompiled
 from keras_freetickets.ensembles.outputs import probabilities
@@ -27,12 +28,7 @@ from keras_freetickets.ensembles.ticket_files import load_ticket
 from keras_freetickets.ensembles.ticket_files import models_of
 from keras_freetickets.ensembles.ticket_files import ticket_paths
 from keras_freetickets.layers.parameters import CountsParameters
-from keras_freetickets.layers.sparse import Sparse
-from keras_freetickets.metrics import diversity
 from keras_freetickets.metrics import validation
-from keras_freetickets.metrics.scores import Accuracy
-from keras_freetickets.metrics.scores import NegativeLogLikelihood
-from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
 from keras_freetickets.types import PathLike
 from keras_freetickets.types import Tensor
 
@@ -143,24 +139,21 @@ class EnsembleModel(
                 ignore_class = found.ignore_class
             template = uncompiled(members[0])
             num_members = len(members)
-        self._config = template
         # Ensembles of before `pooling` say nothing of it.
         self.pooling = "mean_probability" if pooling is None else pooling
         self.num_members = typing.cast(int, num_members)
-        model = revived(template)
-        self._template = _Untracked(model)
+        self._stacks = MemberStacks(self, template, self.num_members)
         self.from_logits = from_logits
         self.ignore_class = ignore_class
-        self._stacks = [
-            self._stack(i, v) for i, v in enumerate(state_of(model))
-        ]
         self._view: _Untracked | None = None
         self.built = True
         for i, member in enumerate(members or []):
-            self._set_member(i, member)
+            self._stacks.set_member(i, member)
         if members:
-            keras_adapter.copy_adapted_state(members[0], model)
-        self._compile_for_evaluation()
+            keras_adapter.copy_adapted_state(members[0], self._stacks.graph)
+        compiled_with = loss_and_metrics(self.pooling, ignore_class)
+        if compiled_with is not None:
+            self.compile(**compiled_with)
 
     @property
     def is_classifier(self) -> bool:
@@ -172,72 +165,18 @@ class EnsembleModel(
         """Whether it returns probabilities, whatever its members return."""
         return self.is_classifier
 
-    def _compile_for_evaluation(self) -> None:
-        if self.is_classifier:
-            self.compile(
-                loss=NegativeLogLikelihoodLoss(self.ignore_class),
-                metrics=[
-                    Accuracy(ignore_class=self.ignore_class),
-                    NegativeLogLikelihood(ignore_class=self.ignore_class),
-                ],
-            )
-        elif self.pooling == "mean":
-            self.compile(
-                loss="mean_squared_error",
-                metrics=[keras.metrics.MeanSquaredError()],
-            )
-        elif self.pooling == "mean_and_variance":
-            self.compile(
-                loss=regression.GaussianNegativeLogLikelihood(),
-                metrics=[
-                    keras.metrics.MeanMetricWrapper(
-                        regression.squared_error_of_mean,
-                        name="mean_squared_error",
-                    )
-                ],
-            )
-
-    def _stack(self, i: int, variable: keras.Variable) -> keras.Variable:
-        path = variable.path.replace("/", "_")
-        return self.add_weight(
-            name=f"{i:04d}_{path}",
-            shape=(self.num_members, *variable.shape),
-            dtype=variable.dtype,
-            initializer="zeros",
-            trainable=False,
-            autocast=False,
-        )
-
     def load_own_variables(self, store: typing.Any) -> None:
         super().load_own_variables(store)
         self._derive()
 
     def _derive(self) -> None:
         """Updates what depends on the stacks' values, after a change."""
-        # Adapted layers derive values from their weights, which functions
-        # traced earlier hold as constants.
-        _assign(self._template.model, self._stacks, 0)
+        self._stacks.refresh_graph()
         self._view = self.predict_function = self.test_function = None
 
     def _set_values(self, values: list[np.ndarray]) -> None:
-        for stack, value in zip(self._stacks, values, strict=True):
-            stack.assign(value)
+        self._stacks.set_values(values)
         self._derive()
-
-    def _values(self) -> list[np.ndarray]:
-        return [ops.convert_to_numpy(stack.value) for stack in self._stacks]
-
-    def _set_member(self, i: int, member: keras.Model) -> None:
-        model = self._template.model
-        found = {
-            id(own): theirs
-            for own, theirs in keras_adapter.paired_variables(model, member)
-        }
-        for stack, own in zip(self._stacks, state_of(model), strict=True):
-            variable = found[id(own)]
-            values = ops.convert_to_numpy(stack.value).copy()
-            values[i] = ops.convert_to_numpy(variable.value)
-            stack.assign(values)
 
     @classmethod
     def from_tickets(
@@ -303,7 +242,9 @@ class EnsembleModel(
         try:
             config, masked_kernels = packed_file.read(path)
             ensemble = cls.from_config(config)
-            values = packed_file.decoded(masked_kernels, ensemble._values())
+            values = packed_file.decoded(
+                masked_kernels, ensemble._stacks.values()
+            )
         except Exception as error:
             raise ValueError(
                 "`path` must be a file as `save_packed` writes it. "
@@ -336,11 +277,15 @@ class EnsembleModel(
         ensemble.save_packed("run/ensemble.npz", dtype="float16")
         ```
         """
-        model, masks = self._template.model, self._places_of_masks()
+        masks = self._stacks.places_of_masks()
         stacks = [
             packed_file.Stack(variable.path, values, masks.get(i))
             for i, (variable, values) in enumerate(
-                zip(state_of(model), self._values(), strict=True)
+                zip(
+                    state_of(self._stacks.graph),
+                    self._stacks.values(),
+                    strict=True,
+                )
             )
         ]
         packed_file.write(path, self.get_config(), stacks, dtype)
@@ -421,7 +366,9 @@ class EnsembleModel(
     def _subset(self, indices: list[int]) -> typing.Self:
         config = {**self._settings(), "num_members": len(indices)}
         ensemble = type(self).from_config(config)
-        ensemble._set_values([values[indices] for values in self._values()])
+        ensemble._set_values(
+            [values[indices] for values in self._stacks.values()]
+        )
         return ensemble
 
     def select_members(
@@ -505,20 +452,7 @@ class EnsembleModel(
         Returns:
             List of variables of the shape `(members, ...)`.
         """
-        model = self._template.model
-        places = {id(v): i for i, v in enumerate(state_of(model))}
-        return [self._stacks[places[id(v)]] for v in choose(model)]
-
-    def _places_of_masks(self) -> dict[int | None, int | None]:
-        """Maps the index of a masked kernel's stack to that of its mask's."""
-        model = self._template.model
-        places = {id(v): i for i, v in enumerate(state_of(model))}
-        return {
-            places.get(id(masked.kernel)): places.get(id(masked.mask))
-            for layer in keras_adapter.sublayers(model)
-            if isinstance(layer, Sparse)
-            for masked in layer.masked_kernels
-        }
+        return self._stacks.stacks_of(choose)
 
     def _print_summary(
         self, show: Callable[[str], typing.Any], **kwargs: typing.Any
@@ -545,41 +479,23 @@ class EnsembleModel(
                 f"`index` must be in [0, {self.num_members}). "
                 f"Received: index={index}"
             )
-        model = revived(self._config)
-        _assign(model, self._stacks, index)
-        return model
+        return self._stacks.member(index)
 
     def _member_probabilities(self, inputs: typing.Any) -> Tensor:
         """What members predict, `(members, batch, ..., classes)`."""
         if self.is_classifier:
-            return self._stacked(
+            return self._stacks.outputs(
                 inputs, lambda y: probabilities(y, self.from_logits)
             )
-        return self._stacked(inputs, pools.widened)
-
-    def _stacked(
-        self, inputs: typing.Any, read: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Outputs of all members, each passed through `read`, stacked."""
-        model = self._template.model
-        cut = len(model.trainable_variables)
-        outputs, mask = [], None
-        for i in range(self.num_members):
-            values = [ops.convert_to_tensor(s)[i] for s in self._stacks]
-            y, _ = model.stateless_call(
-                values[:cut], values[cut:], inputs, training=False
-            )
-            mask = keras_adapter.mask_of(y)
-            outputs.append(read(y))
-        stacked = ops.stack(outputs)
-        keras_adapter.set_mask(stacked, mask)
-        return stacked
+        return self._stacks.outputs(inputs, pools.widened)
 
     def call(
         self, inputs: typing.Any, training: bool | None = None
     ) -> typing.Any:
         if self.pooling == "mean_logits":
-            stacked = self._stacked(inputs, lambda y: ops.cast(y, "float32"))
+            stacked = self._stacks.outputs(
+                inputs, lambda y: ops.cast(y, "float32")
+            )
         else:
             stacked = self._member_probabilities(inputs)
         pooled = self._pooled(stacked)
@@ -599,7 +515,7 @@ class EnsembleModel(
         return ops.mean(stacked, axis=0)
 
     def compute_output_shape(self, input_shape: typing.Any) -> typing.Any:
-        shape = self._template.model.compute_output_shape(input_shape)
+        shape = self._stacks.graph.compute_output_shape(input_shape)
         if not callable(self.pooling):
             return shape
         stacked = keras.KerasTensor((self.num_members, *shape))
@@ -673,19 +589,13 @@ class EnsembleModel(
             `keras_freetickets.metrics`.
         """
         self._check_named_pooling("predict_uncertainty")
-        if not self.is_classifier:
-            return self._moments(x, batch_size)
-        members = self._distributions(x, batch_size)
-        found = {
-            function.__name__: ops.convert_to_numpy(function(members))
-            for function in (
-                diversity.predictive_entropy,
-                diversity.expected_entropy,
-                diversity.mutual_information,
-                diversity.variation_ratio,
+        if self.is_classifier:
+            return uncertainty.of_classifiers(
+                self._distributions(x, batch_size)
             )
-        }
-        return {"probabilities": members.mean(axis=0), **found}
+        return uncertainty.of_regressors(
+            *self._means_and_variances(x, batch_size)
+        )
 
     def _check_named_pooling(self, method: str) -> None:
         if callable(self.pooling):
@@ -705,23 +615,10 @@ class EnsembleModel(
         means, variances = np.split(members, 2, axis=-1)
         return means, variances
 
-    def _moments(self, x: typing.Any, batch_size: int) -> dict[str, np.ndarray]:
-        means, variances = self._means_and_variances(x, batch_size)
-        mean, spread = means.mean(axis=0), means.var(axis=0)
-        if variances is None:
-            return {"mean": mean, "variance": spread}
-        expected = variances.mean(axis=0)
-        return {
-            "mean": mean,
-            "variance": expected + spread,
-            "expected_variance": expected,
-            "variance_of_means": spread,
-        }
-
     def _distributions(self, x: typing.Any, batch_size: int) -> np.ndarray:
         """Members' probabilities, which sum to one."""
         members = self.predict_members(x, batch_size)
-        if self._template.model.outputs[0].dtype in ("float16", "bfloat16"):
+        if self._stacks.graph.outputs[0].dtype in ("float16", "bfloat16"):
             members = renormalized(members)
         if not validation.is_distribution(members):
             raise ValueError(
@@ -756,7 +653,7 @@ class EnsembleModel(
     def _settings(self) -> dict[str, typing.Any]:
         """Arguments of another ensemble of such members."""
         return {
-            "template": copy.deepcopy(self._config),
+            "template": copy.deepcopy(self._stacks.config),
             "num_members": self.num_members,
             "from_logits": self.from_logits,
             "ignore_class": self.ignore_class,
@@ -782,16 +679,7 @@ class EnsembleModel(
 
     def _input_specs(self) -> typing.Any:
         """Specs of the members' inputs, with a free batch dimension."""
-        return data.input_specs(self._template.model)
-
-
-def _assign(
-    model: keras.Model, stacks: list[keras.Variable], index: int
-) -> None:
-    """Gives a model the values of one member."""
-    for stack, variable in zip(stacks, state_of(model), strict=True):
-        variable.assign(ops.convert_to_numpy(stack.value)[index])
-    keras_adapter.copy_adapted_state(model, model)
+        return data.input_specs(self._stacks.graph)
 
 
 def _without(kwargs: dict[str, typing.Any]) -> dict[str, typing.Any]:

@@ -1,7 +1,6 @@
 """A table of what is sparse in a model, what is not, and why."""
 
 import dataclasses
-import html
 import math
 import sys
 import typing
@@ -13,6 +12,8 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
+from keras_freetickets.inspection.summary_table import html_table
+from keras_freetickets.inspection.summary_table import text_table
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.sparse import find_kernels
 from keras_freetickets.layers.sparse import is_depthwise
@@ -235,95 +236,6 @@ def _rows(model, costs):
     return rows
 
 
-_HEADS = (
-    "Layer",
-    "Kernel",
-    "Shape",
-    "Active / total",
-    "Sparsity",
-    "FLOPs",
-    "Note",
-)
-# Numbers, which stand on the right in HTML.
-_NUMBERS = {"Active / total", "Sparsity", "FLOPs"}
-
-
-def _cells(row):
-    return (
-        row.layer,
-        row.kernel,
-        str(row.shape) if row.shape else "",
-        f"{row.active:,} / {row.total:,}" if row.total else "0",
-        f"{row.sparsity:.4f}" if row.shape else "",
-        "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
-        row.note,
-    )
-
-
-def _totals(rows, unknown):
-    """The lines below the table."""
-    masked = [row for row in rows if row.shape]
-    active = sum(row.active for row in masked)
-    total = sum(row.total for row in masked)
-    counts = "none, no layer is sparse"
-    if total:
-        sparsity = 1.0 - active / total
-        counts = f"{active:,} / {total:,} (sparsity {sparsity:.4f})"
-    return [f"Active / maskable weights: {counts}", _flops(rows, unknown)]
-
-
-def _flops(rows, unknown):
-    """The FLOPs of what can be counted, and what cannot."""
-    if unknown:
-        return f"Theoretical forward FLOPs: unknown, as {unknown}"
-    counted = [row for row in rows if not math.isnan(row.dense_flops)]
-    used = sum(row.flops for row in counted)
-    dense = sum(row.dense_flops for row in counted)
-    names = [row.layer for row in rows if math.isnan(row.dense_flops)]
-    ratio = f" (ratio {used / dense:.4f})" if dense else ""
-    without = ""
-    if names:
-        named = ", ".join(dict.fromkeys(names))
-        without = f", without those of {named}, which are unknown"
-    return (
-        f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense"
-        f"{ratio}{without}; masks simulate sparsity, they save no time"
-    )
-
-
-def _table(title, rows, unknown):
-    """The rows as text of fixed width."""
-    grid = [_HEADS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = [
-        "  ".join(
-            c.ljust(w) for c, w in zip(cells, widths, strict=True)
-        ).rstrip()
-        for cells in grid
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([title, *lines, *_totals(rows, unknown)])
-
-
-def _html_row(cells, tag):
-    sides = ["right" if head in _NUMBERS else "left" for head in _HEADS]
-    inside = "".join(
-        f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
-        for side, cell in zip(sides, cells, strict=True)
-    )
-    return f"<tr>{inside}</tr>"
-
-
-def _html_table(title, rows, unknown):
-    body = "".join(_html_row(_cells(row), "td") for row in rows)
-    below = "<br>".join(html.escape(line) for line in _totals(rows, unknown))
-    return (
-        f"<p>{html.escape(title)}</p>"
-        f"<table><thead>{_html_row(_HEADS, 'th')}</thead>"
-        f"<tbody>{body}</tbody></table><p>{below}</p>"
-    )
-
-
 def _notebook_cell():
     """The number of the cell that IPython runs, `None` outside of it."""
     ipython = sys.modules.get("IPython")
@@ -366,13 +278,13 @@ class SparsitySummary(list):
         self._printed_in = _notebook_cell()
 
     def __str__(self):
-        return _table(self.title, self, self.unknown)
+        return text_table(self.title, self, self.unknown)
 
     def __repr__(self):
         return f"<{self.title}: {len(self)} rows>"
 
     def _repr_html_(self):
-        return _html_table(self.title, self, self.unknown)
+        return html_table(self.title, self, self.unknown)
 
     def _ipython_display_(self):
         cell = _notebook_cell()

@@ -27,7 +27,26 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
+from keras_freetickets.metrics.flop_rules import CONV_LSTM
+from keras_freetickets.metrics.flop_rules import cell_rule
+from keras_freetickets.metrics.flop_rules import cells_of
+from keras_freetickets.metrics.flop_rules import embedding_rule
+from keras_freetickets.metrics.flop_rules import positions
+from keras_freetickets.metrics.flop_rules import product
+from keras_freetickets.metrics.flop_rules import register_rule
+from keras_freetickets.metrics.flop_rules import rule_of
+from keras_freetickets.metrics.flop_rules import size_of
 from keras_freetickets.types import Tensor
+
+__all__ = [
+    "KernelCost",
+    "KernelMacs",
+    "forward_flops",
+    "kernel_macs",
+    "open_inputs",
+    "register_rule",
+    "training_flops_per_sample",
+]
 
 
 @dataclasses.dataclass
@@ -76,155 +95,6 @@ class KernelMacs(dict):
         self.notes: list[str] = []
 
 
-def _product(sizes):
-    """The product of sizes, NaN if one depends on the data."""
-    return math.nan if None in sizes else math.prod(sizes)
-
-
-Rule = Callable[[Any, tuple, tuple], dict[str, Any]]
-_RULES: dict[type, Rule] = {}
-
-
-def register_rule(*layer_classes: type[layers.Layer]) -> Callable[[Rule], Rule]:
-    """Says how many multiply-accumulates layers of a class make: a decorator.
-
-    Layers made of layers need no rule. One that multiplies by weights of its
-    own does, or these cost NaN. The rule holds for subclasses too, unless
-    they have one of their own; Keras' own layers are registered in the same
-    way.
-
-    Args:
-        *layer_classes: Classes of Keras layers. (Cells of recurrent layers
-            cannot have a rule: Keras traces them once for all steps.)
-
-    Returns:
-        A decorator of a function `(layer, input_shape, output_shape)` that
-        returns a dict from the name of a weight, an attribute of the layer,
-        to the multiply-accumulates of one call. The shapes begin with the
-        batch, which is 1, or larger where time steps, crops or windows of an
-        example were merged into it: count it. A size is `None` where it
-        depends on the data; return NaN then.
-
-    Raises:
-        TypeError: If one of `layer_classes` is not a class of layers.
-        ValueError: If a class has a rule already.
-
-    Example:
-
-    ```python
-    @metrics.flops.register_rule(LowRank)  # x @ self.down @ self.up
-    def low_rank(layer, input_shape, output_shape):
-        rows = math.prod(input_shape[:-1])
-        return {
-            "down": rows * math.prod(layer.down.shape),
-            "up": rows * math.prod(layer.up.shape),
-        }
-    ```
-    """
-    for kind in layer_classes:
-        if not isinstance(kind, type) or not issubclass(kind, layers.Layer):
-            raise TypeError(
-                "`layer_classes` must be classes of Keras layers. "
-                f"Received: {kind!r}"
-            )
-        if kind in _RULES:
-            raise ValueError(
-                "`layer_classes` must have no rule yet. Received: "
-                f"{kind.__name__}, whose rule is `{_RULES[kind].__name__}` of "
-                f"{_RULES[kind].__module__}"
-            )
-
-    def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(layer_classes, rule))
-        return rule
-
-    return register
-
-
-def _rule_of(layer):
-    """The rule of a layer's class or of the nearest class above it."""
-    rules = (_RULES[kind] for kind in type(layer).__mro__ if kind in _RULES)
-    return next(rules, None)
-
-
-def _size(kernel):
-    return math.prod(kernel.shape)
-
-
-@register_rule(layers.Dense)
-def _dense(layer, inputs, outputs):
-    return {"kernel": _size(layer.kernel) * _product(inputs[:-1])}
-
-
-def _positions(layer, shape):
-    """Number of pixels of the images, of one or more dimensions."""
-    if layer.data_format == "channels_first":
-        return _product((shape[0], *shape[2:]))
-    return _product(shape[:-1])
-
-
-@register_rule(
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-)
-def _conv(layer, inputs, outputs):
-    # A kernel (3, 3, in / groups, out) is applied once at each output pixel.
-    return {"kernel": _size(layer.kernel) * _positions(layer, outputs)}
-
-
-@register_rule(
-    layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose
-)
-def _conv_transpose(layer, inputs, outputs):
-    # Each input pixel is multiplied with the whole kernel.
-    return {"kernel": _size(layer.kernel) * _positions(layer, inputs)}
-
-
-@register_rule(layers.SeparableConv1D, layers.SeparableConv2D)
-def _separable_conv(layer, inputs, outputs):
-    pixels = _positions(layer, outputs)
-    return {
-        "depthwise_kernel": _size(layer.depthwise_kernel) * pixels,
-        "pointwise_kernel": _size(layer.pointwise_kernel) * pixels,
-    }
-
-
-@register_rule(layers.EinsumDense)
-def _einsum_dense(layer, inputs, outputs):
-    # "abc,cde->abde" costs (c d e) (a b): the kernel's size times those of
-    # the indices that the input alone has. Dots stand for such indices.
-    operand, kernel = layer.equation.split("->")[0].split(",")
-    left, dots, right = operand.partition("...")
-    end = len(inputs) - len(right)
-    sizes = [
-        *zip(left, inputs[: len(left)], strict=True),
-        *zip(right, inputs[end:], strict=True),
-    ]
-    sizes += [("...", size) for size in inputs[len(left) : end] if dots]
-    alone = [size for index, size in sizes if index not in kernel]
-    return {"kernel": _size(layer.kernel) * _product(alone)}
-
-
-@register_rule(layers.ReversibleEmbedding)
-def _reversible_embedding(layer, inputs, outputs):
-    if len(inputs) != len(outputs):
-        return {}  # a look-up
-    name = "embeddings" if layer.tie_weights else "reverse_embeddings"
-    return {name: _size(getattr(layer, name)) * _product(inputs[:-1])}
-
-
-@register_rule(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
-def _cell(layer, inputs, outputs):
-    return {
-        name: _size(getattr(layer, name)) * _product(inputs[:-1])
-        for name in ("kernel", "recurrent_kernel")
-    }
-
-
-_CONV_LSTM = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
 # Layers whose weights of rank 2 and more are looked up, or multiply entry by
 # entry.
 _NO_KERNELS = (
@@ -236,13 +106,6 @@ _NO_KERNELS = (
     layers.RMSNormalization,
     layers.SpectralNormalization,
 )
-
-
-def _cells(layer):
-    """The cells that a recurrent layer calls once for each time step."""
-    if isinstance(layer.cell, layers.StackedRNNCells):
-        return layer.cell.cells
-    return [layer.cell]
 
 
 def _first_shape(tensors):
@@ -261,13 +124,13 @@ class _Trace:
         """Adds to what the weight `layer.name` costs."""
         value = getattr(layer, name)
         variable = keras_adapter.stored_weight(layer, name)
-        cost = KernelCost(variable, layer.path, 0, _size(value))
+        cost = KernelCost(variable, layer.path, 0, size_of(value))
         self.costs.setdefault(id(variable), cost).macs += macs
 
     @contextlib.contextmanager
     def noting(self, parts: Any) -> Iterator[None]:
         """Lets layers note their calls: their instances get another `call`."""
-        noted = [p for p in parts if _rule_of(p) or isinstance(p, layers.RNN)]
+        noted = [p for p in parts if rule_of(p) or isinstance(p, layers.RNN)]
         # Keras calls one of them, by whether the layer is quantized.
         places = [(p, n) for p in noted for n in ("call", "quantized_call")]
         before = [vars(part).get(name) for part, name in places]
@@ -301,15 +164,16 @@ class _Trace:
 
     def _record(self, layer, inputs, outputs):
         """Notes one call of a layer by the shapes that went in and out."""
-        if isinstance(layer, _CONV_LSTM):
+        if isinstance(layer, CONV_LSTM):
             self._record_conv_lstm(layer, inputs, outputs)
         elif isinstance(layer, layers.RNN):
-            for cell in _cells(layer):
-                if _rule_of(cell) is _cell:
-                    for name, macs in _cell(cell, (*inputs[:2], 0), ()).items():
+            for cell in cells_of(layer):
+                if rule_of(cell) is cell_rule:
+                    macs_of = cell_rule(cell, (*inputs[:2], 0), ())
+                    for name, macs in macs_of.items():
                         self.add(cell, name, macs)
         else:
-            rule = _rule_of(layer)
+            rule = rule_of(layer)
             for name, macs in rule(layer, inputs, outputs).items():
                 if not hasattr(layer, name):
                     raise ValueError(
@@ -321,10 +185,10 @@ class _Trace:
     def _record_conv_lstm(self, layer, inputs, outputs):
         # Both kernels are applied at each pixel of the state in each step.
         image = outputs[2:] if layer.return_sequences else outputs[1:]
-        pixels = _positions(layer.cell, (1, *image))
+        pixels = positions(layer.cell, (1, *image))
         for name in ("kernel", "recurrent_kernel"):
-            size = _size(getattr(layer.cell, name))
-            self.add(layer.cell, name, size * pixels * _product(inputs[:2]))
+            size = size_of(getattr(layer.cell, name))
+            self.add(layer.cell, name, size * pixels * product(inputs[:2]))
 
 
 class _ModelCall(keras.Operation):
@@ -420,9 +284,9 @@ def _cells_without_rule(parts):
     return {
         id(inner): cell
         for part in parts
-        if isinstance(part, layers.RNN) and not isinstance(part, _CONV_LSTM)
-        for cell in _cells(part)
-        if _rule_of(cell) is not _cell
+        if isinstance(part, layers.RNN) and not isinstance(part, CONV_LSTM)
+        for cell in cells_of(part)
+        if rule_of(cell) is not cell_rule
         for inner in keras_adapter.sublayers(cell)
     }
 
@@ -448,15 +312,15 @@ def _note_what_is_unknown(costs, parts):
                 f"{cost.kernel.path}: unknown, as sizes depend on the data"
             )
     own_cells = _cells_without_rule(parts)
-    counted = {id(p.cell) for p in parts if isinstance(p, _CONV_LSTM)}
+    counted = {id(p.cell) for p in parts if isinstance(p, CONV_LSTM)}
     for part in parts:
-        covered = _rule_of(part) is not None or id(part) in counted
+        covered = rule_of(part) is not None or id(part) in counted
         if covered and id(part) not in own_cells:
             continue
         kind = type(own_cells.get(id(part), part)).__name__
         for variable in _may_multiply(part):
             costs[id(variable)] = KernelCost(
-                variable, part.path, math.nan, _size(variable)
+                variable, part.path, math.nan, size_of(variable)
             )
             costs.notes.append(
                 f"{variable.path}: unknown, as there is no rule for {kind}"
@@ -465,7 +329,7 @@ def _note_what_is_unknown(costs, parts):
 
 def _note_what_is_not_called(costs, parts):
     for part in parts:
-        if _rule_of(part) in (None, _reversible_embedding):
+        if rule_of(part) in (None, embedding_rule):
             continue
         if not any(id(weight) in costs for weight in part.weights):
             costs.notes.append(f"{part.path}: 0, as the model never calls it")

@@ -1,10 +1,10 @@
 """Pictures of runs and of models. Needs matplotlib: the extra `plots`."""
 
 from keras_freetickets.plots.costs import scores_against_cost
+from keras_freetickets.plots.members import matrices
+from keras_freetickets.plots.members import predictions_in_plane
 from keras_freetickets.plots.training import density_per_layer
 from keras_freetickets.plots.training import learning_curve
-from keras_freetickets.plots.trust import matrices
-from keras_freetickets.plots.trust import predictions_in_plane
 from keras_freetickets.plots.trust import reliability_diagram
 from keras_freetickets.plots.trust import risk_coverage_curves
 from keras_freetickets.plots.trust import roc_curves

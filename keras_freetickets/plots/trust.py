@@ -11,60 +11,14 @@ from keras_freetickets.metrics import auroc
 from keras_freetickets.metrics import reliability_bins
 from keras_freetickets.metrics import risk_coverage_curve
 from keras_freetickets.metrics import roc_curve
-from keras_freetickets.metrics import validation
-from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
+from keras_freetickets.plots.panels import check_nested
+from keras_freetickets.plots.panels import check_panels
+from keras_freetickets.plots.panels import dashes_of
+from keras_freetickets.plots.panels import legend_below
+from keras_freetickets.plots.panels import new_panels
 from keras_freetickets.types import PathLike
 from keras_freetickets.types import Tensor
-
-_COLUMNS = 3
-# Lines that lie on each other stay apart to the eye.
-_DASHES = ("-", "--", "-.", ":")
-# Of a logarithm of probabilities, as Keras clips them.
-_LEAST = 1e-7
-
-
-def _panels(count, columns=_COLUMNS, **kwargs):
-    """A figure of at most so many columns, and its axes, one a panel."""
-    columns = max(1, min(count, columns))
-    rows = max(1, -(-count // columns))
-    figure = figures.new(figsize=(max(5, 4.2 * columns), 4.2 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False, **kwargs).ravel()
-    for axes in grid[count:]:
-        axes.set_visible(False)
-    return figure, grid[:count]
-
-
-def _dashes(count):
-    return [_DASHES[i % len(_DASHES)] for i in range(count)]
-
-
-def _legend_below(figure, axes):
-    """The legend of one panel, which is that of all, below them."""
-    handles, labels = axes.get_legend_handles_labels()
-    # As many columns as there is room for: a letter takes .07 inches.
-    longest = 0.5 + 0.07 * max(map(len, labels), default=1)
-    columns = max(1, int(figure.get_size_inches()[0] / longest))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize=8
-    )
-
-
-def _check_panels(name, values, contents):
-    """Raises unless `values` is a dict with something to draw."""
-    if not isinstance(values, dict) or not values:
-        found = "{}" if isinstance(values, dict) else type(values).__name__
-        raise ValueError(
-            f"`{name}` must be a dict of one entry or more, from {contents}. "
-            f"Received: {name}={found}"
-        )
-
-
-def _check_nested(name, values, contents):
-    """As `_check_panels`, also of the dicts within."""
-    _check_panels(name, values, contents)
-    for inner in values.values():
-        _check_panels(name, inner, contents)
 
 
 def _pairs(y_true, y_pred):
@@ -82,7 +36,7 @@ def _pairs(y_true, y_pred):
                 "Received: y_true of type dict"
             )
         return {"": (y_true, y_pred)}
-    _check_panels("y_pred", y_pred, "a name to what it predicts")
+    check_panels("y_pred", y_pred, "a name to what it predicts")
     if not isinstance(y_true, dict):
         return {name: (y_true, p) for name, p in y_pred.items()}
     if set(y_true) != set(y_pred):
@@ -134,7 +88,7 @@ def reliability_diagram(
     ```
     """
     pairs = _pairs(y_true, y_pred)
-    figure, panels = _panels(len(pairs), sharey=True)
+    figure, panels = new_panels(len(pairs), sharey=True)
     for axes, (name, given) in zip(panels, pairs.items(), strict=True):
         labels, probabilities = given
         bins = reliability_bins(
@@ -176,7 +130,7 @@ def reliability_diagram(
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
     panels[0].set_ylabel("accuracy: share of examples that are right")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figures.save(figure, path)
 
 
@@ -205,9 +159,9 @@ def risk_coverage_curves(
     ```
     """
     pairs = _pairs(y_true, y_pred)
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = new_panels(1)
     for dashes, (name, given) in zip(
-        _dashes(len(pairs)), pairs.items(), strict=True
+        dashes_of(len(pairs)), pairs.items(), strict=True
     ):
         settings = {"ignore_class": ignore_class}
         coverage, risk = risk_coverage_curve(*given, **settings)
@@ -253,8 +207,8 @@ def score_histograms(
     ```
     """
     contents = "a title to a dict from the name of a set to its scores"
-    _check_nested("scores", scores, contents)
-    figure, panels = _panels(len(scores))
+    check_nested("scores", scores, contents)
+    figure, panels = new_panels(len(scores))
     for axes, (title, sets) in zip(panels, scores.items(), strict=True):
         every = np.concatenate(list(sets.values()))
         edges = np.linspace(every.min(), every.max(), num_bins + 1)
@@ -273,7 +227,7 @@ def score_histograms(
         axes.set_xlabel(label)
         axes.set_yscale("log")
     panels[0].set_ylabel("share of the images of a set")
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figures.save(figure, path)
 
 
@@ -304,11 +258,11 @@ def roc_curves(
     ```
     """
     contents = "a title to a dict from a name to scores `(known, unknown)`"
-    _check_nested("scores", scores, contents)
-    figure, panels = _panels(len(scores), sharex=True, sharey=True)
+    check_nested("scores", scores, contents)
+    figure, panels = new_panels(len(scores), sharex=True, sharey=True)
     for axes, (title, models) in zip(panels, scores.items(), strict=True):
         for dashes, (name, (known, unknown)) in zip(
-            _dashes(len(models)), models.items(), strict=True
+            dashes_of(len(models)), models.items(), strict=True
         ):
             area = auroc(known, unknown)
             accepted = roc_curve(known, unknown)
@@ -355,11 +309,11 @@ def severity_curves(
     ```
     """
     contents = "a name to an array (scores, corruptions, severities + 1)"
-    _check_panels("values", values, contents)
-    figure, panels = _panels(len(labels))
+    check_panels("values", values, contents)
+    figure, panels = new_panels(len(labels))
     for i, (axes, label) in enumerate(zip(panels, labels, strict=True)):
         for dashes, (name, scores) in zip(
-            _dashes(len(values)), values.items(), strict=True
+            dashes_of(len(values)), values.items(), strict=True
         ):
             scores = np.asarray(scores)[i]
             severities = np.arange(scores.shape[-1])
@@ -373,152 +327,5 @@ def severity_curves(
         axes.set_xlabel("severity (0: clean)")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    _legend_below(figure, panels[0])
+    legend_below(figure, panels[0])
     return figures.save(figure, path)
-
-
-def matrices(
-    values: dict[str, Tensor],
-    path: PathLike | None = None,
-    names: Sequence[str] | None = None,
-) -> Any:
-    """Draws square matrices of members against members.
-
-    Args:
-        values: Dict from a title to an array `(members, members)`. The
-            diagonal is left blank: a member agrees with itself.
-        path: As for `reliability_diagram`.
-        names: List of the members' names, numbers if `None`.
-
-    Returns:
-        The matplotlib `Figure`; a panel has a scale of colors of its own.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-        ValueError: If `values` is not a dict, or is empty.
-
-    Example:
-
-    ```python
-    matrices({"disagreement": disagreement_matrix(members)}, "m.png")
-    ```
-    """
-    contents = "a title to an array (members, members)"
-    _check_panels("values", values, contents)
-    figure, panels = _panels(len(values))
-    for axes, (title, matrix) in zip(panels, values.items(), strict=True):
-        matrix = np.array(matrix, "float64")
-        count = len(matrix)
-        others = np.where(np.eye(count, dtype=bool), np.nan, matrix)
-        image = axes.imshow(others, cmap="Blues", vmin=0)
-        middle = image.get_clim()[1] / 2
-        for i, j in zip(*np.nonzero(~np.isnan(others)), strict=True):
-            color = "white" if others[i, j] > middle else "black"
-            text = f"{others[i, j]:.3f}"
-            axes.text(j, i, text, ha="center", va="center", color=color)
-        axes.set_xticks(range(count), names)
-        axes.set_yticks(range(count), names)
-        axes.set_title(title)
-        figure.colorbar(image, ax=axes, shrink=0.8)
-    return figures.save(figure, path)
-
-
-def predictions_in_plane(
-    y_true: Tensor,
-    members: Tensor,
-    path: PathLike | None = None,
-    names: Sequence[str] | None = None,
-    seed: int = 0,
-    ignore_class: int | None = None,
-) -> Any:
-    """Draws the predictions of members in the plane, by t-SNE.
-
-    All members' log-probabilities are laid out together: an image's points
-    lie in the same place in all panels where the members agree. Colours are
-    labels; images that some member reads otherwise than others are ringed.
-
-    Args:
-        y_true: Labels, an integer array `(examples, ...)`, or one-hot.
-        members: Probabilities `(members, examples, ..., classes)`, or
-            `(members, examples, ..., 1)` of class 1. A few hundred examples
-            are enough, and thousands slow.
-        path: As for `reliability_diagram`.
-        names: List of the members' names, numbers if `None`.
-        seed: Integer, of t-SNE.
-        ignore_class: Integer, the label that is not counted, or `None`
-            (default).
-
-    Returns:
-        The matplotlib `Figure`, one panel for each member.
-
-    Raises:
-        ImportError: If matplotlib or scikit-learn is not installed.
-        ValueError: If there are fewer than 4 predictions, or there is not one
-            label for each example, a class.
-
-    Example:
-
-    ```python
-    members = ensemble.predict_members(x[:300])
-    predictions_in_plane(y[:300], members, "tsne.png")
-    ```
-
-    Reference:
-        van der Maaten and Hinton, 2008, JMLR 9.
-    """
-    y_true, members = np.asarray(y_true), np.asarray(members)
-    if members.ndim and len(members):
-        validation.check_order(y_true, members[0])
-    validation.check_shape(members, members=True, name="members")
-    members = validation.two_columns(members, False, backend=np)
-    labels, counted = validation.read_label_array(
-        y_true, members.shape[1:], ignore_class
-    )
-    members, labels = members[:, counted], labels[counted]
-    count = len(members)
-    points = _embed(members.reshape(-1, members.shape[-1]), seed)
-    points = points.reshape(count, -1, 2)
-    chosen = members.argmax(axis=-1)
-    disputed = (chosen != chosen[0]).any(axis=0)
-    classes = members.shape[-1]
-    colors = {"cmap": figures.colors(classes), "vmin": 0, "vmax": classes}
-    figure, panels = _panels(count, sharex=True, sharey=True)
-    for i, (axes, place) in enumerate(zip(panels, points, strict=True)):
-        dots = axes.scatter(*place.T, c=labels, s=9, **colors)
-        axes.scatter(
-            *place[disputed].T,
-            s=36,
-            facecolors="none",
-            edgecolors="black",
-            linewidths=0.7,
-            label="members choose differently",
-        )
-        axes.set_title(names[i] if names else str(i))
-        axes.set_xticks([])
-        axes.set_yticks([])
-    _legend_below(figure, panels[0])
-    bar = figure.colorbar(
-        dots, ax=list(panels), label="class (label)", shrink=0.8
-    )
-    ticks = np.unique(np.linspace(0, classes - 1, min(classes, 10)).astype(int))
-    bar.set_ticks(ticks + 0.5, labels=ticks)
-    return figures.save(figure, path)
-
-
-def _embed(probabilities, seed):
-    manifold = import_optional("sklearn.manifold")
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
-
-    if len(probabilities) < 4:
-        raise ValueError(
-            "`members` must hold 4 predictions or more for t-SNE. "
-            f"Received: {len(probabilities)} predictions"
-        )
-    logs = np.log(np.maximum(probabilities, _LEAST))
-    # scikit-learn's own default, less where there are few.
-    perplexity = min(30.0, (len(logs) - 1) / 3)
-    layout = manifold.TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    # Its threads wait for each other thousands of times, in a spin: on a busy
-    # machine two take many times as long as one.
-    with threadpool_limits(1):
-        return layout.fit_transform(logs.astype("float32"))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_freetickets.applications import wide_resnet
+from keras_freetickets.metrics import flop_rules
 from keras_freetickets.metrics import flops
 
 
@@ -462,7 +463,7 @@ class LowRank(layers.Layer):
 @pytest.fixture
 def rules(monkeypatch):
     """Rules that a test registers are gone after it."""
-    monkeypatch.setattr(flops, "_RULES", dict(flops._RULES))
+    monkeypatch.setattr(flop_rules, "_RULES", dict(flop_rules._RULES))
 
 
 def _low_rank(layer, input_shape, output_shape):
