@@ -12,6 +12,7 @@ from keras_freetickets.arguments import check_number
 from keras_freetickets.data import check_examples
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import returns_logits
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics import validation
 from keras_freetickets.types import Tensor
 
@@ -85,7 +86,7 @@ def fast_gradient_sign(
     check_examples(x, y)
     predictions = ops.convert_to_numpy(model(x[:batch_size], training=False))
     shape = (len(y), *predictions.shape[1:])
-    labels, counted = validation.read_label_array(
+    labels, counted = arrays.read_label_array(
         y, shape, getattr(model, "ignore_class", None), "y"
     )
     if from_logits is None:

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
@@ -25,9 +26,9 @@ def read_held_out(
     """Labels, and their float64 rows of two columns or more."""
     if from_logits:
         y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-        validation.check_order(y_true, y_pred)
+        arrays.check_order(y_true, y_pred)
         validation.check_shape(y_pred)
-        labels, counted = validation.read_label_array(
+        labels, counted = arrays.read_label_array(
             y_true, y_pred.shape, ignore_class
         )
         labels, rows = labels[counted], y_pred[counted].astype("float64")
@@ -38,7 +39,7 @@ def read_held_out(
             )
         rows = validation.two_columns(rows, from_logits, backend=np)
     else:
-        labels, rows = validation.read_arrays(y_true, y_pred, ignore_class)
+        labels, rows = arrays.read_arrays(y_true, y_pred, ignore_class)
     if len(np.unique(labels)) < 2:
         raise ValueError(
             "`y_true` must hold examples of two classes or more: one class "

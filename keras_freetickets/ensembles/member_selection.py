@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics import validation
 from keras_freetickets.types import Tensor
 
@@ -154,7 +155,7 @@ def _rows(
     members: np.ndarray, y: Tensor, ignore_class: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Members' rows `(members, rows, classes)` and labels that count."""
-    labels, counted = validation.read_label_array(
+    labels, counted = arrays.read_label_array(
         y, members.shape[1:], ignore_class, "y"
     )
     if not counted.any():

@@ -5,7 +5,7 @@ The metrics that add up batches are in `calibration_error.py`.
 
 import numpy as np
 
-from keras_freetickets.metrics import validation
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics.bins import bin_sums
 from keras_freetickets.metrics.bins import check_bins
 from keras_freetickets.types import Tensor
@@ -13,7 +13,7 @@ from keras_freetickets.types import Tensor
 
 def _top_class_sums(y_true, y_pred, num_bins, binning, ignore_class):
     check_bins(num_bins, binning)
-    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = arrays.read_arrays(y_true, y_pred, ignore_class)
     confidence = probabilities.max(axis=-1)
     hit = probabilities.argmax(axis=-1) == labels
     return len(labels), *bin_sums(confidence, hit, num_bins, binning)
@@ -151,7 +151,7 @@ def classwise_calibration_errors(
     [0.4, 0.4]
     """
     check_bins(num_bins, binning)
-    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = arrays.read_arrays(y_true, y_pred, ignore_class)
     errors = []
     for k in range(probabilities.shape[-1]):
         _, confidence, hits = bin_sums(
@@ -193,7 +193,7 @@ def calibration_errors_by_label(
     Reference:
         Wu et al., 2023, arXiv:2307.09858.
     """
-    labels, probabilities = validation.read_arrays(y_true, y_pred, ignore_class)
+    labels, probabilities = arrays.read_arrays(y_true, y_pred, ignore_class)
     errors = np.full(probabilities.shape[-1], np.nan)
     for k in np.unique(labels):
         own = labels == k

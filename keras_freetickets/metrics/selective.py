@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_freetickets.metrics import validation
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics.base import ClassificationMetric
 from keras_freetickets.metrics.grid import DOUBT
 from keras_freetickets.metrics.grid import doubt
@@ -181,7 +181,7 @@ def risk_coverage_curve(
     >>> [part.tolist() for part in curve]
     [[0.5, 1.0], [0.0, 0.5]]
     """
-    labels, rows, counted = validation.read_counted_arrays(
+    labels, rows, counted = arrays.read_counted_arrays(
         y_true, y_pred, ignore_class
     )
     if not len(labels):

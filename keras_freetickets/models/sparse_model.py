@@ -23,6 +23,7 @@ from keras_freetickets.models.sparse_training import TrainingRun
 from keras_freetickets.models.sparse_training import TrainsMembers
 from keras_freetickets.models.sparse_training import begin_connection_state
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.topology.methods.method import overrides
 from keras_freetickets.trainers import get_backend
 from keras_freetickets.trainers import step
 from keras_freetickets.types import Batch
@@ -38,7 +39,7 @@ def _looks_at_kernels(method):
     """Whether a method begins with what kernels and masks are."""
     hooks = ("begin", "initial_state")
     return method.variable_state or any(
-        step.overrides(method, hook) for hook in hooks
+        overrides(method, hook) for hook in hooks
     )
 
 

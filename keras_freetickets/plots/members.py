@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_freetickets.metrics import arrays
 from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.plots import figures
@@ -109,10 +110,10 @@ def predictions_in_plane(
     """
     y_true, members = np.asarray(y_true), np.asarray(members)
     if members.ndim and len(members):
-        validation.check_order(y_true, members[0])
+        arrays.check_order(y_true, members[0])
     validation.check_shape(members, members=True, name="members")
     members = validation.two_columns(members, False, backend=np)
-    labels, counted = validation.read_label_array(
+    labels, counted = arrays.read_label_array(
         y_true, members.shape[1:], ignore_class
     )
     members, labels = members[:, counted], labels[counted]

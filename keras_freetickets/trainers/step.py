@@ -22,17 +22,16 @@ from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.topology.methods.method import overrides
 from keras_freetickets.trainers import update as updates
+from keras_freetickets.trainers.accumulation import AccumulationWindow
 from keras_freetickets.trainers.backend import Backend
+from keras_freetickets.trainers.kernel_update import KernelUpdate
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Gradients
 from keras_freetickets.types import Model
-from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Tensor
 from keras_freetickets.types import Variable
-
-# A slot of an optimizer and the value that it starts with.
-Slots = list[tuple[Variable, float]]
 
 
 def forward_kernels(
@@ -105,11 +104,6 @@ def _stand_ins(
         (masked.kernel, ops.cast(value, masked.kernel.dtype))
         for masked, value in zip(masked_kernels, values, strict=True)
     ]
-
-
-def overrides(method: Method, name: str) -> bool:
-    """Whether a method has a hook of its own."""
-    return getattr(type(method), name) is not getattr(Method, name)
 
 
 def other_values(model: Model) -> tuple[list[Tensor], list[Tensor]]:
@@ -529,117 +523,6 @@ class Step:
             for variable, fill in [(masked.kernel, 0.0), *self.slots[i]]:
                 value = ops.convert_to_tensor(variable.value)
                 variable.assign(updates.projected(value, mask, mask, fill))
-
-
-class KernelUpdate:
-    """The variables of one kernel that change in an update.
-
-    Attributes:
-        variables: List of variables: kernel, mask, slots, what the method
-            notes of an update and, where it is tracked, which connections
-            were ever active.
-    """
-
-    def __init__(
-        self, masked: MaskedKernel, slots: Slots, method: Method
-    ) -> None:
-        self.method = method
-        self.fills = [initial for _, initial in slots]
-        self.notes: list[str] = []
-        if overrides(method, "after_update"):
-            self.notes = list(method.connection_state)
-        self.variables = [masked.kernel, masked.mask, *(s for s, _ in slots)]
-        self.variables += [masked.state[name] for name in self.notes]
-        if "ever_active" in masked.state:
-            self.variables.append(masked.state["ever_active"])
-
-    def moved(
-        self, values: list[Tensor], mask: Tensor, alive: Tensor
-    ) -> list[Tensor]:
-        """The values after an update.
-
-        Args:
-            values: List of tensors, the values of `variables` before it.
-            mask: Boolean tensor, the mask from now on.
-            alive: Boolean tensor, where values are kept.
-        """
-        kernel, _, *rest = values
-        slots, rest = rest[: len(self.fills)], rest[len(self.fills) :]
-        notes, ever_active = rest[: len(self.notes)], rest[len(self.notes) :]
-        if notes:
-            state = dict(zip(self.notes, notes, strict=True))
-            state = self.method.after_update(state, mask)
-            notes = [state[name] for name in self.notes]
-        grown = self.method.grown_value
-        return [
-            updates.projected(kernel, alive, mask, 0.0, grown),
-            mask,
-            *(
-                updates.projected(slot, alive, mask, fill)
-                for slot, fill in zip(slots, self.fills, strict=True)
-            ),
-            *notes,
-            *(ops.logical_or(ever, mask) for ever in ever_active),
-        ]
-
-
-class AccumulationWindow:
-    """The micro-batches that make one update of the optimizer.
-
-    Without gradient accumulation there is one, and nothing to do here.
-
-    Args:
-        optimizer: The model's optimizer.
-        kernels: List of variables whose sums are wanted.
-        gradients: List of the gradients of this micro-batch, all of them: an
-            optimizer that scales losses passes over one that overflowed.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        kernels: list[Variable],
-        gradients: Gradients,
-    ) -> None:
-        self.steps, self.count, self.sums = keras_adapter.accumulators(
-            optimizer, kernels
-        )
-        if self.steps:
-            self._closes = ops.equal((self.count.value + 1) % self.steps, 0)
-            if keras_adapter.loss_scale(optimizer) is not None:
-                finite = updates.all_finite(gradients)
-                self._closes = ops.logical_and(self._closes, finite)
-
-    def closes(self) -> Tensor | None:
-        """Whether this micro-batch is the last; `None` if it always is."""
-        return self._closes if self.steps else None
-
-    def mean(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Means over the micro-batches of a window so far."""
-        if not self.steps:
-            return gradients
-        return [
-            (g + ops.cast(s.value, g.dtype)) / self.steps
-            for g, s in zip(gradients, self.sums, strict=True)
-        ]
-
-    def mask(self, masks: list[Tensor]) -> None:
-        """Masks the sums that the optimizer is about to use."""
-        if not self.steps:
-            return
-        waits = ops.logical_not(self.closes())
-        for total, mask in zip(self.sums, masks, strict=True):
-            kept = ops.logical_or(mask, waits)
-            total.assign(ops.where(kept, total.value, 0))
-
-    def restart(self, skipped: Tensor) -> None:
-        """Starts the window again where its update was skipped."""
-        if not self.steps:
-            return
-        for total in self.sums:
-            total.assign(ops.where(skipped, 0, total.value))
-        back = ops.cast(skipped, self.count.dtype) * (self.steps - 1)
-        self.count.assign(self.count.value - back)
 
 
 def _state_of(masked: MaskedKernel) -> dict[str, Tensor]:

@@ -444,6 +444,16 @@ class Method(ShowsArguments):
 _HOOKS_OF_ALL = ("update", "budget", "counts", "keep", "strongest", "grow")
 
 
+def overrides(method: Method, name: str) -> bool:
+    """Whether a method has a hook of its own.
+
+    Args:
+        method: A `Method`.
+        name: Name of the hook.
+    """
+    return getattr(type(method), name) is not getattr(Method, name)
+
+
 def is_kernelwise(method: Method) -> bool:
     """Whether a method's update of one kernel looks at no other kernel.
 
