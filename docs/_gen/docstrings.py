@@ -11,7 +11,7 @@ _PROMPTS = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.M | re.S)
 _NAME = re.compile(r"(?<![\[`])`(keras_freetickets\.[\w.]+|[A-Z]\w+)`(?!`)")
 # "a, b: As for `Other`." in "Args", which griffe would take for one name.
 _SEVERAL = re.compile(
-    r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)+):(?=\s+As )(.*(?:\n\1 +.*)*)", re.M
+    r"^( +)(\*{0,2}\w+(?:, \*{0,2}\w+)+):(?=\s+As\s)(.*(?:\n\1 +.*)*)", re.M
 )
 
 

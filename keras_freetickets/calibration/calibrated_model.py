@@ -41,9 +41,9 @@ class CalibratedModel(
 ):
     """A model whose predictions pass through fitted calibrators.
 
-    Returns probabilities, comes compiled with accuracy, negative
-    log-likelihood and calibration error, and cannot be trained. `calibrate`
-    makes one.
+    `calibrate` makes one. It returns probabilities, cannot be trained, and
+    comes compiled with accuracy, negative log-likelihood and calibration
+    error.
 
     Args:
         model: Built Keras model with one output `(batch, ..., classes)` or
@@ -211,29 +211,30 @@ def calibrate(
             it is.
         x: Array of inputs that the model was not trained on, or a
             `tf.data.Dataset` of batches of inputs and labels.
-        y: Labels `(examples, ...)`, integers, or one-hot. Not for a dataset.
+        y: Labels `(examples, ...)`, integers, or one-hot. Leave it out for a
+            dataset.
         calibrator: `"temperature"`, `"vector"`, `"isotonic"` or a
             `Calibrator`.
-        order: For an ensemble `"pool_first"`: the mean of the members is
-            calibrated, or `"members_first"`: each member is, then the mean is
-            taken, which tends to leave it not sure enough.
-        from_logits: Whether the model returns logits. `None` (default) goes
-            by the activation of its last layer: linear outputs are logits,
-            softmax and sigmoid are probabilities, compiled or not. Where the
-            last layer has no activation to tell by (a pooling, a layer of
-            your own), rows that are distributions are probabilities, and
-            others logits.
+        order: For an ensemble, `"pool_first"` calibrates the mean of the
+            members; `"members_first"` calibrates each member and then takes
+            the mean, which tends to be underconfident.
+        from_logits: Whether the model returns logits. `None` (default) to
+            tell by the activation of its last layer: linear outputs are
+            logits; those of a softmax or a sigmoid are probabilities. If the
+            last layer has no activation (a pooling, a layer of your own),
+            outputs are probabilities if each row is a distribution, and
+            logits if not.
         ignore_class: Integer, the label that is not counted. `None` (default)
             for that of an ensemble, if it has one.
-        input_mask_ratio: Float in [0, 1). Above 0 this share of the input
-            values, each pixel and channel by itself, is set to zero: masked
-            temperature scaling, for when the only data are those that the
-            model was trained on. Inputs must be standardized, so that zero is
-            their mean. 0.3 is the published code's (arXiv:2307.12463).
-            Defaults to 0.
-        num_draws: Positive integer, maskings of each input. Defaults to 10
-            (ours; the published code has 1).
-        seed: Integer, of the masking.
+        input_mask_ratio: Float in [0, 1), the share of the input values (each
+            pixel and channel by itself) that is set to zero: masked
+            temperature scaling, for when there are no data but those that
+            the model was trained on. Inputs must be standardized, so that
+            zero is their mean. Defaults to 0: no masks. The published code
+            uses 0.3 (arXiv:2307.12463).
+        num_draws: Positive integer, how many masks each input gets. Defaults
+            to 10 (ours; the published code has 1).
+        seed: Integer, the seed of the masks.
         batch_size: Positive integer.
 
     Returns:

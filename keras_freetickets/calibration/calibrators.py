@@ -19,13 +19,13 @@ from keras_freetickets.types import Tensor
 
 
 class Calibrator(keras.layers.Layer):
-    """Base of the layers that calibrate; a subclass fits and calibrates.
+    """Base class of layers that calibrate predictions.
 
-    What is given in one column, the probability or logit of class 1 of a
-    binary classifier, comes back in one column.
+    The single column of a binary classifier, the probability or logit of
+    class 1, comes back as a single column.
 
     Args:
-        from_logits: Whether what it is given are logits.
+        from_logits: Whether the inputs are logits.
         name: Name of the layer.
         **kwargs: Further arguments of `keras.layers.Layer`. Computes in
             float32 under any dtype policy.
@@ -44,7 +44,7 @@ class Calibrator(keras.layers.Layer):
         self, from_logits: bool = False, name: str | None = None, **kwargs: Any
     ) -> None:
         kwargs["trainable"] = False
-        # Whatever the policy: half precision moves what was fitted.
+        # Whatever the policy is: half precision would change the fit.
         kwargs["dtype"] = "float32"
         super().__init__(name=name, **kwargs)
         self.from_logits = from_logits
@@ -111,12 +111,10 @@ class TemperatureScaling(Calibrator):
 
     T minimizes the cross-entropy of held-out predictions, which is convex in
     1 / T; it is found by bisection in [0.01, 100]. The chosen class never
-    changes. Of probabilities their logarithms are taken.
+    changes. If the inputs are probabilities, it divides their logarithms.
 
     Args:
-        from_logits: Whether what it is given are logits.
-        name: Name of the layer.
-        **kwargs: Further arguments of `keras.layers.Layer`.
+        from_logits, name, **kwargs: As for `Calibrator`.
 
     Example:
 
@@ -156,16 +154,15 @@ class TemperatureScaling(Calibrator):
 class VectorScaling(Calibrator):
     """Scales and shifts the logits of each class: `softmax(w * z + b)`.
 
-    Fitted by Newton's method to the cross-entropy of held-out predictions, a
-    convex function, plus a small penalty for being far from `w = 1, b = 0`,
-    without which predictions that are all right would have no best fit.
+    Newton's method minimizes the cross-entropy of held-out predictions, a
+    convex function, plus a small penalty for the distance from
+    `w = 1, b = 0`. Without the penalty, predictions that are all right would
+    have no best fit.
 
     Args:
-        penalty: Float, not negative, times half the squared distance.
+        penalty: Non-negative float, the factor of half the squared distance.
             Defaults to 1e-4 (ours; Guo et al., 2017, have none).
-        from_logits: Whether what it is given are logits.
-        name: Name of the layer.
-        **kwargs: Further arguments of `keras.layers.Layer`.
+        from_logits, name, **kwargs: As for `Calibrator`.
 
     Raises:
         ValueError: If the penalty is negative.
@@ -222,18 +219,16 @@ class VectorScaling(Calibrator):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class IsotonicCalibration(Calibrator):
-    """A rising curve for the probability of each class, then normalized.
+    """Maps the probability of each class by a rising curve, and normalizes.
 
-    Each class against the rest is fitted by scikit-learn's isotonic
-    regression; between the fitted points the curve is straight. A row to which
-    every class gives 0 becomes uniform. Unlike the scalings it may change the
+    scikit-learn's isotonic regression fits the curve of each class against
+    the rest; between the fitted points it is straight. A row for which all
+    curves give 0 becomes uniform. Unlike the scalings it may change the
     chosen class, and it needs a thousand examples or more.
 
     Args:
         num_knots: Integer, fitted points of a curve; set by `fit`.
-        from_logits: Whether what it is given are logits.
-        name: Name of the layer.
-        **kwargs: Further arguments of `keras.layers.Layer`.
+        from_logits, name, **kwargs: As for `Calibrator`.
 
     Example:
 
@@ -259,7 +254,7 @@ class IsotonicCalibration(Calibrator):
         self.num_knots = num_knots
 
     def build(self, input_shape: Any) -> None:
-        # Before it is fitted a curve goes straight from (0, 0) to (1, 1).
+        # Until it is fitted, a curve is the line from (0, 0) to (1, 1).
         line = np.linspace(0, 1, self.num_knots)
         lines = np.tile(line, (max(2, input_shape[-1]), 1)).astype("float32")
         self.knots, self.heights = (
@@ -315,18 +310,18 @@ _CALIBRATORS = {
 
 
 def get(calibrator: str | Calibrator, from_logits: bool = False) -> Calibrator:
-    """A fresh calibrator of a name, or like a given one.
+    """Returns a new calibrator: by its name, or like a given one.
 
     Args:
         calibrator: `"temperature"`, `"vector"`, `"isotonic"`, or a
-            `Calibrator`, whose settings are taken over, not its fit.
-        from_logits: Whether it is to be given logits.
+            `Calibrator`, of which the settings are copied, not the fit.
+        from_logits: Whether its inputs will be logits.
 
     Returns:
         A `Calibrator` that is not fitted yet.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither a name nor a `Calibrator`.
 
     Example:
 
@@ -348,7 +343,7 @@ def get(calibrator: str | Calibrator, from_logits: bool = False) -> Calibrator:
 
 
 def _padded(arrays, size):
-    """Arrays as rows of one, the last value of each repeated."""
+    """The arrays as rows of one array, each padded with its last value."""
     rows = [np.pad(a, (0, size - len(a)), mode="edge") for a in arrays]
     return np.stack(rows).astype("float32")
 

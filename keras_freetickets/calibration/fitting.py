@@ -13,17 +13,17 @@ from keras_freetickets.metrics import validation
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
 
-# Where a temperature is looked for. On predictions that are all right, or that
-# tell nothing, the best one is 0 or infinite.
+# The range of temperatures. For predictions that are all right, or no better
+# than chance, the best one is 0 or infinite.
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 0.01, 100.0
-# The smallest probability whose logarithm is taken as it is.
+# Smaller probabilities count as this one in logarithms.
 TINY = np.finfo("float32").tiny
 
 
 def read_held_out(
     y_true: Tensor, y_pred: Tensor, from_logits: bool, ignore_class: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and their float64 rows of two columns or more."""
+    """Checked labels, and predictions of two columns or more in float64."""
     if from_logits:
         y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
         arrays.check_order(y_true, y_pred)
@@ -55,14 +55,14 @@ def _softmax(logits):
 
 
 def as_logits(predictions: np.ndarray, from_logits: bool) -> np.ndarray:
-    """Logits; of probabilities their logarithms."""
+    """Logits as they are; the logarithms of probabilities."""
     if from_logits:
         return predictions
     return np.log(np.maximum(predictions, TINY))
 
 
 def as_probabilities(predictions: np.ndarray, from_logits: bool) -> np.ndarray:
-    """Probabilities; of logits their softmax."""
+    """Probabilities as they are; the softmax of logits."""
     return _softmax(predictions) if from_logits else predictions
 
 
@@ -72,7 +72,7 @@ def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     wanted = np.take_along_axis(logits, labels[:, None], axis=-1).mean()
 
     def too_sure(temperature):
-        # The derivative of the cross-entropy by 1 / T.
+        # The sign of the derivative of the cross-entropy by 1 / T.
         expected = (_softmax(logits / temperature) * logits).sum(axis=-1)
         return expected.mean() > wanted
 
@@ -125,7 +125,8 @@ def best_vectors(
             _curvature(p, logits, penalty), slope, rcond=None
         )[0]
         size = 1.0
-        # Half the step as long as it climbs; convex, so a small one does not.
+        # Halves the step while the loss grows: it is convex, so that a small
+        # step lowers it.
         while size > 1e-8 and loss(point - size * step)[0] > value:
             size /= 2
         point = point - size * step

@@ -139,7 +139,7 @@ class EnsembleModel(
                 ignore_class = found.ignore_class
             template = uncompiled(members[0])
             num_members = len(members)
-        # Ensembles of before `pooling` say nothing of it.
+        # Ensembles saved before there was `pooling` have none.
         self.pooling = "mean_probability" if pooling is None else pooling
         self.num_members = typing.cast(int, num_members)
         self._stacks = MemberStacks(self, template, self.num_members)

@@ -60,7 +60,7 @@ def _squared_error(predictions: np.ndarray, targets: np.ndarray) -> float:
     return -float(np.mean(np.square(predictions - targets)))
 
 
-# A score of which more is better, and the sign by which it is reported.
+# A score, higher for better predictions, and the sign it is reported with.
 _METRICS: dict[str, tuple[_Score, float]] = {
     "nll": (_likelihood, -1.0),
     "accuracy": (_accuracy, 1.0),

@@ -15,7 +15,7 @@ from keras_freetickets.types import Tensor
 
 
 class MemberStacks:
-    """The values of all members: a variable `(members, ...)` for each of one.
+    """The values of all members: a stack `(members, ...)` for each variable.
 
     It is not a layer: Keras, which saves what it finds in a model's
     attributes, would save the weights of the graph beside the stacks.

@@ -20,7 +20,7 @@ from keras_freetickets.ensembles.pooling import check_columns
 from keras_freetickets.metrics import validation
 from keras_freetickets.types import Tensor
 
-# How far from one float32 leaves the sum of a softmax.
+# How far the sum of a softmax in float32 may be from one.
 _ROUNDING = 1e-5
 _REMOVABLE = (keras.activations.softmax, keras.activations.linear)
 

@@ -9,10 +9,10 @@ from keras_freetickets.types import Model
 
 
 def mask_overlap(members: Sequence[Model]) -> dict:
-    """KernelView that each two models share, of those that either has.
+    """Share of connections that each pair of models has in common.
 
-    The intersection of their masks over the union, all masked kernels taken
-    together: 1 for the same masks, 0 for none in common.
+    It is the intersection of the two masks over their union, of all masked
+    kernels together: 1 for equal masks, 0 for masks with nothing in common.
 
     Args:
         members: List of sparse models of the same architecture, e.g.

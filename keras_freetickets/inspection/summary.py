@@ -26,13 +26,13 @@ from keras_freetickets.types import Model
 
 @dataclasses.dataclass
 class SummaryRow:
-    """One masked kernel, or what is not masked of one layer.
+    """One masked kernel, or the rest of a layer, which is not masked.
 
     The arguments are the attributes.
 
     Args:
-        layer: Name of the layer, after those of the models and layers that it
-            is nested in: `"encoder/hidden"`.
+        layer: Path of the layer, with the names of the models and layers that
+            it is nested in: `"encoder/hidden"`.
         kernel: Name of the kernel within the layer, "" for what has no mask.
         shape: Shape of the kernel, () for what has no mask.
         active: Integer, number of active weights.
@@ -41,7 +41,8 @@ class SummaryRow:
         flops: Theoretical FLOPs of one example's forward pass, masked weights
             not counted; NaN where they are unknown, and the note says why.
         dense_flops: The same with every weight counted.
-        note: Why there is no mask, or nothing is masked, else "".
+        note: Why there is no mask, why nothing is masked or why FLOPs are
+            unknown, else "".
 
     Example:
 
@@ -299,8 +300,8 @@ def sparsity_summary(
 ) -> "SparsitySummary":
     """Prints what is sparse in a model, and why the rest is not.
 
-    The ratio below the table is that of the FLOPs with masks to those of the
-    dense model, over the layers that can be counted; the others are named.
+    The line below the table compares the FLOPs with masks to those of the
+    dense model. It covers the layers that can be counted and names the others.
 
     Args:
         model: A built Keras model, sparse or not.
@@ -308,8 +309,8 @@ def sparsity_summary(
             `print`; `False` for no output.
         input_shape: Shape of one example, without the batch, such as
             `(224, 224, 3)`, or a structure of shapes as the model has inputs.
-            FLOPs of a model that leaves sizes open depend on it. `None` for
-            the model's own.
+            The FLOPs of a model with open sizes depend on it. `None` for the
+            model's own shape.
 
     Returns:
         List of rows with the attributes `layer`, `kernel`, `shape`, `active`,

@@ -22,12 +22,12 @@ _TINY = float(np.finfo("float32").tiny)
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class MOON(Objective):
-    """Cross-entropy that teaches a class for the unknown, with no examples.
+    """Cross-entropy that teaches a class for the unknown without examples.
 
     The model has one output more than there are classes, the last one. After
     `learn_epochs`, a wrongly classified example weighs
     `1 + alpha / (1 + alpha * q)`, where `q` is the probability of that last
-    class: to call an example unknown makes an error cheaper. `alpha` starts
+    class: calling an example unknown makes an error cheaper. `alpha` starts
     from the running loss and grows from epoch to epoch.
 
     It is an `Objective`, since it has a state.
@@ -37,8 +37,9 @@ class MOON(Objective):
 
     Args:
         epochs: Positive integer, the epochs of the training.
-        learn_epochs: Non-negative integer less than `epochs`, with plain
-            cross-entropy. Defaults to 5 (the released code).
+        learn_epochs: Non-negative integer less than `epochs`, how many of the
+            first epochs use plain cross-entropy. Defaults to 5 (the released
+            code).
         alpha: Positive float, `alpha` in the last epoch. Defaults to 1 (the
             released README).
         alpha_factor: Positive float, by which the running loss is divided for
@@ -47,8 +48,8 @@ class MOON(Objective):
             Defaults to 0.05 (the released code).
         from_logits: Whether the model's outputs are logits. If they are
             probabilities, `model.set_objective` trains on the logits beneath
-            them: of probabilities alone nothing can be learned where that of
-            the right class is 0 in the model's precision.
+            them: a probability of the right class that was rounded to 0 has
+            no gradient.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -67,7 +68,7 @@ class MOON(Objective):
         Lei et al., 2024, arXiv:2403.20047; StevenBoys/MOON.
     """
 
-    # What tells it the epoch, without which `alpha` stays 0.
+    # The callback that tells it the epoch; without it `alpha` stays 0.
     companion = "MOON"
     # Name -> initial value of what it keeps; the epoch is counted from 1.
     scalar_state = {
@@ -116,7 +117,7 @@ class MOON(Objective):
         of_replicas: Callable[[Tensor], Tensor] = ops.ravel,
         from_logits: bool | None = None,
     ) -> Tensor:
-        """The loss of a batch in training; moves the state on.
+        """Returns the loss of a batch in training, and updates the state.
 
         Args:
             y: Labels, integers of shape `(batch,)` or `(batch, 1)`, or
@@ -124,8 +125,9 @@ class MOON(Objective):
             y_pred: Outputs of shape `(batch, classes + 1)`.
             state: Dict from the names of `scalar_state` to variables.
             sample_weight: Tensor of shape `(batch,)`, or `None`.
-            of_replicas: Callable from a scalar of this part of the batch to
-                the vector of those of all parts; the state is of the whole.
+            of_replicas: Callable that takes a scalar of this replica's part
+                of the batch and returns the vector of those of all replicas.
+                The state describes the whole batch.
             from_logits: Whether `y_pred` are logits. `None` for what the loss
                 was made with.
         """

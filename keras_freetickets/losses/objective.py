@@ -24,10 +24,10 @@ class Objective:
     config.
 
     Args:
-        from_logits: Whether `y_pred` are logits. If it takes probabilities,
-            the model must end in a softmax, and training hands over the
-            logits beneath it with `from_logits=True`. Defaults to False, as
-            in Keras' losses.
+        from_logits: Whether `y_pred` are logits. An objective of
+            probabilities needs a model that ends in a softmax; in training
+            it is called with the logits beneath it and `from_logits=True`.
+            Defaults to False, as in Keras' losses.
 
     Attributes:
         scalar_state: Dict from names to initial values of the floats that it
@@ -84,7 +84,7 @@ class Objective:
         of_replicas: Callable[[Tensor], Tensor] = ops.ravel,
         from_logits: bool | None = None,
     ) -> Tensor:
-        """The loss of a batch in training; moves the state on.
+        """Returns the loss of a batch in training, and updates the state.
 
         Args:
             y_true: Targets of the batch.
@@ -92,8 +92,9 @@ class Objective:
             state: Dict from the names of `scalar_state` to variables; it may
                 hold others.
             sample_weight: Tensor of shape `(batch,)`, or `None`.
-            of_replicas: Callable from a scalar of this part of the batch to
-                the vector of those of all parts; the state is of the whole.
+            of_replicas: Callable that takes a scalar of this replica's part
+                of the batch and returns the vector of those of all replicas.
+                The state describes the whole batch.
             from_logits: Whether `y_pred` are logits. `None` for what the
                 objective was made with.
 

@@ -27,9 +27,9 @@ class ClassificationMetric(keras.metrics.Metric):
     default_name: str | None = None
     # Which way is better, "up" or "down", for callbacks that monitor it.
     direction: str | None = None
-    # The axis of the members, of metrics of several.
+    # The axis of the members, in metrics of ensembles.
     members_axis: int | None = None
-    # Whether only the largest class of each row is asked for.
+    # Whether the metric needs only the most probable class of each row.
     only_chosen = False
     # Whether labels have to be classes of the predictions.
     needs_labels = True

@@ -56,7 +56,7 @@ def bin_sums(
     if binning == "equal_mass":
         return _equal_mass_sums(confidence, hit, num_bins)
     edges = inner_edges(num_bins, binning)
-    # Whether it is on an edge is asked in float32, as by the metric.
+    # Compared with the edges in float32, as the metric does.
     rounded = confidence.astype("float32")
     place = np.searchsorted(edges, rounded, side="left")
     counted = np.ones(len(confidence), bool)
@@ -73,8 +73,8 @@ def bin_sums(
 
 
 def _equal_mass_sums(confidence, hit, num_bins):
-    # Equal confidences are one step, so that the order of examples does not
-    # matter; highest first, as in the metric.
+    # Equal confidences make one step, so that the order of examples does not
+    # matter; the highest comes first, as in the metric.
     _, place, count = np.unique(
         -confidence, return_inverse=True, return_counts=True
     )

@@ -167,9 +167,10 @@ class ExpectedCalibrationError(_TopClassCalibration):
 class MaximumCalibrationError(_TopClassCalibration):
     """Maximum calibration error (MCE): the worst bin's gap.
 
-    As `ExpectedCalibrationError`, but the largest |accuracy - confidence| of
-    the bins that hold examples in place of their mean. A bin of one example
-    weighs as much as one of a thousand: prefer few bins, or equal mass.
+    It takes the largest |accuracy - confidence| of the bins that hold
+    examples, where `ExpectedCalibrationError` takes the mean. A bin of one
+    example weighs as much as one of a thousand: prefer few bins, or bins of
+    equal mass.
 
     Args:
         num_bins, from_logits, binning, ignore_class, name, dtype: As for

@@ -162,7 +162,7 @@ class AUROC(_DetectionMetric):
     exact. NaN unless both kinds have been seen.
 
     Args:
-        score: What to make of the predictions: `"maximum_probability"`,
+        score: Which score to compute: `"maximum_probability"` (default),
             `"entropy"`, `"energy"`, `"maximum_logit"`, `"unknown_aware"`
             (MOON's), `"mutual_information"`, or `None` for predictions that
             are scores, `(batch,)` or `(batch, 1)`, higher for known inputs.
@@ -170,7 +170,7 @@ class AUROC(_DetectionMetric):
             it is better to pass `score - 1`.
         from_logits: Whether predictions are logits. Energy and maximum logit
             need them.
-        members_axis: Integer, of mutual information. 0 (default) for
+        members_axis: Integer, for mutual information. 0 (default) for
             `(members, examples, ..., classes)`, as `predict_members` returns
             them; 1 for `(batch, members, ...)`, as a compiled model does.
         ignore_class: Integer, the `y_true` that is not counted, or `None`
@@ -228,8 +228,8 @@ class AUPR(_DetectionMetric):
     function `aupr` is exact. NaN unless both kinds have been seen.
 
     Args:
-        positive: `"in"`: known inputs are to be found, by high scores;
-            `"out"`: unknown ones, by low scores.
+        positive: The class to be found: `"in"` (default) for known inputs, by
+            high scores; `"out"` for unknown ones, by low scores.
         score, from_logits, members_axis, ignore_class, name, dtype: As for
             `AUROC`; the name is `"aupr_in"` or `"aupr_out"` by default.
 
@@ -283,8 +283,8 @@ class AUPR(_DetectionMetric):
         """How far `result` may be from the value of all scores, at most.
 
         Returns:
-            Float: positives of a cell may all come before or all after its
-            negatives. For examples of weight 1.
+            Float, for examples of weight 1: the positives of a cell may all
+            come before, or all after, its negatives.
         """
         found, wrong = self._ranked(*self._arrays())
         filled = found > 0

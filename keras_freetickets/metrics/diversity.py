@@ -228,7 +228,7 @@ def double_fault(
     Reference:
         Giacinto and Roli, 2001, Image and Vision Computing 19(9-10).
     """
-    # Of one column labels may be the chance of class 1.
+    # Labels of a single column may be probabilities of class 1.
     one = validation.members_first(members, members_axis)[0]
     members = _read(members, members_axis, least=2)
     count = members.shape[0]

@@ -131,7 +131,7 @@ class _Trace:
     def noting(self, parts: Any) -> Iterator[None]:
         """Lets layers note their calls: their instances get another `call`."""
         noted = [p for p in parts if rule_of(p) or isinstance(p, layers.RNN)]
-        # Keras calls one of them, by whether the layer is quantized.
+        # Keras calls the second one if the layer is quantized.
         places = [(p, n) for p in noted for n in ("call", "quantized_call")]
         before = [vars(part).get(name) for part, name in places]
         try:
@@ -215,7 +215,7 @@ def _inputs_of(model):
 
 
 def open_inputs(model: keras.Model) -> list[str]:
-    """Names of the inputs of a model with sizes that the data decide on.
+    """Names of a model's inputs whose sizes depend on the data.
 
     Args:
         model: A Keras functional model or a built Sequential.
@@ -338,12 +338,12 @@ def _note_what_is_not_called(costs, parts):
 def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
     """Counts the multiply-accumulates of each kernel for one example.
 
-    Known are Dense, EinsumDense (so attention layers, but for the products of
-    queries, keys and values), plain, transposed, depthwise and separable
-    convolutions, LSTM, GRU, SimpleRNN, their cells and ConvLSTM, alone,
-    shared, nested, quantized or in any wrapper. LoRA counts as merged into
-    its kernel. Weights of rank 2 and more in other layers may multiply
-    anything: they cost NaN.
+    There are rules for Dense, EinsumDense (so for attention layers, except
+    the products of queries, keys and values), plain, transposed, depthwise
+    and separable convolutions, LSTM, GRU, SimpleRNN, their cells and
+    ConvLSTM, alone, shared, nested, quantized or in any wrapper. LoRA counts
+    as merged into its kernel. Weights of rank 2 and more in other layers may
+    multiply anything: they cost NaN.
 
     Args:
         model: A Keras functional model or a built Sequential.

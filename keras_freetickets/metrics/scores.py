@@ -1,6 +1,6 @@
 """Accuracy, likelihood and Brier score, of labels as integers or one-hot.
 
-Keras' own metrics are for the one or for the other.
+Each of Keras' own metrics takes only one of these.
 """
 
 from typing import Any
@@ -31,8 +31,8 @@ def negative_log_likelihood(
 
     Returns:
         Tensor of shape `(batch, ...)`, 0 where a label is ignored, with a
-        mask by which Keras' mean leaves that out. As in Keras, a row is
-        divided by its sum: a loss is handed what half precision rounded.
+        mask that lets Keras leave these out of a mean. As in Keras, each row
+        is divided by its sum, which half precision may have moved from one;
         `NegativeLogLikelihood` refuses rows that do not sum to one.
 
     Raises:
@@ -122,8 +122,8 @@ class Accuracy(MeanOfRows):
     """Share of labels that are the most probable class.
 
     Predictions of two columns or more may be probabilities or logits: rows
-    need not sum to one. Of one column class 1 is chosen above a probability
-    of 0.5, or a logit of 0.
+    need not sum to one. Of a single column, class 1 is chosen above a
+    probability of 0.5, or a logit of 0.
 
     Args:
         from_logits: Whether predictions are logits; it matters for one
@@ -195,8 +195,8 @@ def brier_score(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape `(batch, ...)`, in [0, 2]: the sum over the classes,
-        as Brier defined it. For two classes, also as one column, it is twice
-        what is often given.
+        as Brier defined it. For two classes, also given as one column, that
+        is twice the score that is often reported.
 
     Raises:
         ValueError: If `y_pred` has no axis of classes, there is not one

@@ -71,12 +71,13 @@ class AURC(ClassificationMetric):
 
     Examples are taken in the order of their largest probability. The risk at
     coverage k / n is the share of errors among the k surest; the area is its
-    mean over k. 0 is perfect. Equal confidences share their errors, as a mean
-    over their orders. (torch-uncertainty's AURC joins the curve's points by
-    straight lines, and with many equal confidences differs: in one case .2175
-    for .1987 here.) Kept is a histogram of confidence (cells of 1/1024 of
-    1 - confidence): `error_bound()` says how far the value may be off; the
-    function `area_under_risk_coverage` is exact.
+    mean over k. 0 is perfect. Examples of equal confidence share their errors,
+    which is the mean over their orders. (torch-uncertainty's AURC joins the
+    curve's points by straight lines and differs where many confidences are
+    equal: in one case it gives .2175, this metric .1987.) The metric keeps a
+    histogram of confidence (cells of 1/1024 of 1 - confidence):
+    `error_bound()` says how far the value may be off; the function
+    `area_under_risk_coverage` is exact.
 
     Args:
         from_logits, ignore_class, name, dtype: As for
@@ -128,9 +129,10 @@ class AURC(ClassificationMetric):
         """How far `result` may be from the value of all examples, at most.
 
         Returns:
-            Float: errors of a cell may come before or after its hits, sums of
-            1 / k are of an expansion, and `result` is rounded to float32. For
-            weights that are non-negative integers.
+            Float, for weights that are non-negative integers. It allows for
+            errors that come before or after the hits of their cell, for sums
+            of 1 / k that are approximated, and for the rounding of `result`
+            to float32.
         """
         count = ops.convert_to_numpy(self.count.value).astype("float64")
         errors = ops.convert_to_numpy(self.errors.value).astype("float64")
@@ -166,8 +168,8 @@ def risk_coverage_curve(
             (default).
 
     Returns:
-        Tuple of arrays `(coverage, risk)`, as long as there are labels that
-        count, the coverage rising from 1 / length to 1. Equal scores share
+        Tuple of arrays `(coverage, risk)` with an entry for each label that
+        counts; the coverage rises from 1 / length to 1. Equal scores share
         their errors.
 
     Raises:

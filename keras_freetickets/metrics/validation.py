@@ -40,10 +40,10 @@ class Rows:
     Attributes:
         probabilities: Float32 tensor `(rows, classes)`, of two classes or
             more, or `(members, rows, classes)`.
-        labels: Int32 tensor `(rows,)`, or `None` where nothing asks for them.
+        labels: Int32 tensor `(rows,)`, or `None` if the metric needs none.
         weights: Float32 tensor `(rows,)`, 0 where a label is ignored.
-        distributions: What labels are as float32 `(rows, classes)` if they
-            were given so (one-hot, or a column of floats), or `None`.
+        distributions: Labels as float32 `(rows, classes)` if they were given
+            as distributions (one-hot, or a column of floats), else `None`.
     """
 
     probabilities: typing.Any
@@ -169,7 +169,7 @@ def check_shape(
 def two_columns(
     values: Tensor, from_logits: bool, backend: Any = ops
 ) -> Tensor:
-    """Predictions with a column for each class, also where one was given.
+    """Predictions with a column for each class: a single one becomes two.
 
     [[0.2]] -> [[0.8, 0.2]]; of logits [[z]] -> [[0, z]], whose softmax is
     the sigmoid of z in its second column.
@@ -186,14 +186,14 @@ def two_columns(
 
 
 def as_given(values: Tensor, one_column: bool) -> Tensor:
-    """The second column alone, if predictions were given as one column."""
+    """The second column alone, if predictions came as a single column."""
     return values[..., 1:] if one_column else values
 
 
 def keep_nan(values: Tensor, y_pred: Tensor) -> Tensor:
     """Values of rows, NaN where the predictions hold NaN.
 
-    The choice of a class hides it.
+    Choosing a class would hide them.
 
     Args:
         values: Float tensor `(...)`.
@@ -218,7 +218,8 @@ def read_predictions(
 
     Args:
         y_pred: Probabilities or logits `(batch, ..., classes)`, or
-            `(batch, ..., 1)` of class 1; of members with an axis before.
+            `(batch, ..., 1)` of class 1; of members with one more axis, the
+            first.
         from_logits: Whether they are logits.
         members: Whether they are of several members.
         only_chosen: Whether it matters only which class is largest: then
@@ -324,11 +325,12 @@ def check_chances(values: Tensor, name: str = "y_true") -> None:
 def read_labels(
     y_true: Tensor, y_pred: Tensor, ignore_class: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, what of them counts, and the distributions they are given as.
+    """Labels, which of them count, and their distributions if given so.
 
     Args:
         y_true: Integers `(batch, ...)` or `(batch, ..., 1)`, or one-hot
-            `(batch, ..., classes)`. Of one column also the chance of class 1.
+            `(batch, ..., classes)`. For predictions of a single column they
+            may be probabilities of class 1.
         y_pred: Predictions `(batch, ..., classes)`; only the shape is read.
         ignore_class: Integer or `None`.
 

@@ -50,8 +50,8 @@ class Dense(Recipe):
     Args:
         num_members: Positive integer. Defaults to 4 (FreeTickets' reference;
             google/uncertainty-baselines).
-        epochs: Positive integer, epochs of each. Defaults to 250 (the
-            members of VITA-Group/FreeTickets).
+        epochs: Positive integer, how long each member is trained. Defaults to
+            250 (the members of VITA-Group/FreeTickets).
         learning_rate: `"paper"`: the compiled rate, a tenth of it from 1/2 of
             the epochs and a hundredth from 3/4 on (the same); a function from
             an epoch to a factor of the compiled rate; or `None` to leave the
@@ -136,7 +136,7 @@ class Static(Dense):
     ```
 
     Reference:
-        Liu et al., 2022, arXiv:2106.14568, a reference of its tables.
+        Liu et al., 2022, arXiv:2106.14568, a baseline in its tables.
     """
 
     sparsity: typing.Any = 0.8

@@ -145,7 +145,7 @@ class LotteryTicketRewinding(Recipe):
 
     Reference:
         Frankle et al., 2020, arXiv:1912.05671; Liu et al., 2022,
-        arXiv:2106.14568, a reference of its tables.
+        arXiv:2106.14568, a baseline in its tables.
     """
 
     sparsity: float = 0.8
@@ -254,7 +254,7 @@ _EARLY = "early.keras"
 
 
 class _KeepEarly(keras.callbacks.Callback):
-    """Saves the model after so many epochs."""
+    """Saves the model after `epochs` epochs."""
 
     def __init__(self, folder: str, epochs: int):
         super().__init__()

@@ -107,8 +107,8 @@ def bootstrap(
 ) -> Callable[[int], FitArguments]:
     """Data for bagging: each member trains on a sample of the examples.
 
-    As many examples as there are, drawn with replacement by the seed of the
-    member: about 63 % of the examples, some of them several times.
+    A sample has as many examples as `x`, drawn with replacement by the seed
+    of the member: about 63 % of all examples, some of them several times.
 
     Args:
         x: Array of inputs, `(examples, ...)`.

@@ -127,10 +127,11 @@ class Snapshot(Recipe):
     """A snapshot ensemble: one dense network, kept after each cosine cycle.
 
     Args:
-        num_members: Positive integer, cycles. Defaults to 5 (README of
-            gaohuang/SnapshotEnsemble).
-        cycle_epochs: Positive integer. Defaults to 40 (the same: 200 epochs
-            in all). There a cycle starts at a learning rate of 0.2.
+        num_members: Positive integer, the number of cycles. Defaults to 5
+            (README of gaohuang/SnapshotEnsemble).
+        cycle_epochs: Positive integer, the length of a cycle. Defaults to 40
+            (the same: 200 epochs in all, with cycles that start at a learning
+            rate of 0.2).
 
     Raises:
         ValueError: If an argument is out of range.

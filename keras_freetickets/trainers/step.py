@@ -37,9 +37,9 @@ from keras_freetickets.types import Variable
 def forward_kernels(
     model: Model, steps_ago: int = 0
 ) -> list[tuple[Variable, Tensor]]:
-    """What the layers compute with in this step, where it is not the kernels.
+    """The tensors that layers compute with in this step instead of kernels.
 
-    A frozen kernel is its own: it does not take part in the training.
+    A frozen kernel is used as it is: it does not take part in the training.
 
     Args:
         model: A `SparseModel`.
