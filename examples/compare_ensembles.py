@@ -1,22 +1,25 @@
-r"""Compares ways to make an ensemble: scores against what they cost.
+r"""Compares ways to make an ensemble: their scores and their costs.
 
     python examples/compare_ensembles.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --output_dir=runs/ensembles
 
 Runs train_ensemble.py once for each method and seed, with the proportions of
-the published recipes and --epochs in the place of a dense network's, then
+the published recipes and --epochs as the epochs of a dense network, then
 prints a table with mean and standard deviation of each score and draws
-accuracy and NLL against training FLOPs. Finished runs are kept, a killed one
-goes on where it was: start the same command again.
+accuracy and NLL against training FLOPs. Finished runs are kept and a
+killed one resumes: start the same command again.
 """
 
 import importlib.util
 import os
+from typing import Any
 
-import common
+import run_directory
 import sweep
 from absl import app
 from absl import flags
+
+from keras_freetickets import plots
 
 FLAGS = flags.FLAGS
 METHODS = (
@@ -33,9 +36,9 @@ METHODS = (
 )
 flags.DEFINE_list("methods", list(METHODS), "What to compare.")
 flags.DEFINE_integer("num_seeds", 3, "Seeds 0, 1, ...", lower_bound=1)
-flags.DEFINE_string("output_dir", "runs/ensembles", "Where everything goes.")
-flags.DEFINE_string("dataset", "optdigits", "A TFDS set, or optdigits.")
-flags.DEFINE_string("data_dir", None, "Where the prepared set lies.")
+flags.DEFINE_string("output_dir", "runs/ensembles", "Where all files go.")
+flags.DEFINE_string("dataset", "optdigits", "A TFDS dataset, or optdigits.")
+flags.DEFINE_string("data_dir", None, "Where the prepared dataset is.")
 flags.DEFINE_string("model", "small_cnn", "As for train_ensemble.py.")
 flags.DEFINE_integer("epochs", 10, "Of a dense network.", lower_bound=5)
 flags.DEFINE_integer("num_members", 3, "Of most methods.", lower_bound=1)
@@ -50,16 +53,22 @@ flags.register_validator(
 flags.register_validator(
     "methods",
     lambda names: set(names) <= set(METHODS),
-    f"must be of {list(METHODS)}",
+    f"must be some of {list(METHODS)}",
 )
 
-# What all runs have in common.
+# Flags that all runs share.
 _PASSED_ON = ("dataset", "model", "num_examples", "learning_rate")
-_DECIDING = ("epochs", "num_members", "sparsity", "mimo_sparsity")
-_DECIDING += ("update_interval", *_PASSED_ON)
+_DECIDING = (
+    "epochs",
+    "num_members",
+    "sparsity",
+    "mimo_sparsity",
+    "update_interval",
+    *_PASSED_ON,
+)
 
 
-def settings(method):
+def settings(method: str) -> dict[str, Any]:
     """The flags of train_ensemble.py for a method."""
     epochs = FLAGS.epochs
     alike = {"num_members": FLAGS.num_members, "epochs": epochs}
@@ -68,7 +77,7 @@ def settings(method):
     if method == "one_dense":
         return {"method": "dense", **alike, "num_members": 1}
     if method == "edst":
-        # 150 and 100 epochs where a dense network has 250
+        # 150 and 100 epochs, where a dense network has 250.
         exploration = round(0.6 * epochs)
         del grown["epochs"]
         return {
@@ -90,7 +99,7 @@ def settings(method):
     return {**kinds.get(method, sparse), "method": method}
 
 
-def run(method, seed):
+def run(method: str, seed: int) -> dict[str, Any]:
     """The scores of the ensemble of one finished run."""
     given = {name: getattr(FLAGS, name) for name in _PASSED_ON}
     given |= {"data_dir": FLAGS.data_dir, "seed": seed, "verbose": 0}
@@ -106,10 +115,10 @@ _COSTS = ("parameters", "file_bytes", "train_flops", "inference_flops")
 _TIMES = ("seconds", "inference_ms")
 
 
-def summary(method):
+def summary(method: str) -> dict[str, Any]:
     """One row: means and standard deviations over the seeds."""
     runs = [run(method, seed) for seed in range(FLAGS.num_seeds)]
-    row = {"method": method}
+    row: dict[str, Any] = {"method": method}
     for name in (*_SCORES, *_COSTS, *_TIMES):
         values = [one[name] for one in runs]
         known = None not in values
@@ -129,7 +138,7 @@ _HEADS += [
 _HEADS += ["inference FLOPs", "inference ms"]
 
 
-def table(rows):
+def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; ~ marks scores within a deviation of the dense ensemble's."""
     reference = {row["method"]: row for row in rows}.get("dense")
     lines = []
@@ -147,7 +156,9 @@ def table(rows):
     return sweep.markdown(_HEADS, lines)
 
 
-def score(row, name, reference):
+def score(
+    row: dict[str, Any], name: str, reference: dict[str, Any] | None
+) -> str:
     if row[name] is None:
         return ""
     text = "{:.4f} ± {:.4f}".format(*row[name])
@@ -156,12 +167,10 @@ def score(row, name, reference):
     return f"{text} ~" if alike else text
 
 
-def draw(rows):
+def draw(rows: list[dict[str, Any]]) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         print("No picture: pip install matplotlib")
         return
-    from keras_freetickets import plots
-
     path = os.path.join(FLAGS.output_dir, "pareto.png")
     names = {"accuracy": "accuracy", "nll": "NLL"}
     plots.scores_against_cost(
@@ -177,15 +186,17 @@ def draw(rows):
     print(f"Picture: {path}")
 
 
-def main(argv):
-    common.no_arguments(argv)
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
     deciding = {name: getattr(FLAGS, name) for name in _DECIDING}
-    common.claim_directory(FLAGS.output_dir, deciding)
+    run_directory.claim_directory(FLAGS.output_dir, deciding)
     rows = [summary(method) for method in FLAGS.methods]
-    common.write_json(os.path.join(FLAGS.output_dir, "summary.json"), rows)
+    run_directory.write_json(
+        os.path.join(FLAGS.output_dir, "summary.json"), rows
+    )
     print(table(rows))
     print("~: within a standard deviation of the dense ensemble.")
-    print("FLOPs are theoretical; one dense network has 1 of either.")
+    print("FLOPs are theoretical; one dense network has 1 of both.")
     draw(rows)
 
 

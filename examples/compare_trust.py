@@ -5,14 +5,15 @@ r"""Compares how far several models can be trusted, over several seeds.
         --models=dense=runs/ensembles/one_dense_SEED/ensemble.keras \
         --models=EDST=runs/ensembles/edst_SEED/ensemble.keras
 
-Runs evaluate.py once for each model and seed, SEED in the path being replaced
-by it, then prints a table with mean and standard deviation of each figure.
-Finished runs are kept: start the same command again.
+Runs evaluate.py once for each model and seed, which replaces SEED in the path,
+then prints a table with mean and standard deviation of each number. Finished
+runs are kept: start the same command again.
 """
 
 import os
+from typing import Any
 
-import common
+import run_directory
 import sweep
 from absl import app
 from absl import flags
@@ -22,9 +23,9 @@ flags.DEFINE_multi_string(
     "models", None, "NAME=PATH, the path of a .keras file with SEED in it."
 )
 flags.DEFINE_integer("num_seeds", 3, "Seeds 0, 1, ...", lower_bound=1)
-flags.DEFINE_string("output_dir", "runs/trust", "Where everything goes.")
+flags.DEFINE_string("output_dir", "runs/trust", "Where all files go.")
 flags.DEFINE_string("dataset", "fashion_mnist", "As for evaluate.py.")
-flags.DEFINE_string("data_dir", None, "Where the prepared sets lie.")
+flags.DEFINE_string("data_dir", None, "Where the prepared datasets are.")
 flags.DEFINE_list("ood", "mnist,kmnist,noise", "As for evaluate.py.")
 flags.DEFINE_list("corruptions", "all", "As for evaluate.py.")
 flags.DEFINE_integer("limit", None, "As for evaluate.py.", lower_bound=2)
@@ -41,7 +42,7 @@ flags.register_validator(
 _PASSED_ON = ("dataset", "limit", "num_examples", "resize", "attack")
 
 
-def run(name, pattern, seed):
+def run(name: str, pattern: str, seed: int) -> dict[str, float]:
     """What evaluate.py reports of one model."""
     path = pattern.replace("SEED", str(seed))
     if not os.path.exists(path):
@@ -60,13 +61,13 @@ def run(name, pattern, seed):
     made = os.path.getmtime(os.path.join(directory, "report.json"))
     if found["config"]["model"] != path or made < os.path.getmtime(path):
         raise SystemExit(
-            f"{directory} holds the report of another model than {path} is "
-            "now: remove it"
+            f"{directory} holds the report of another model, or {path} has "
+            "changed since: remove it"
         )
     return figures(found)
 
 
-def figures(report):
+def figures(report: dict[str, Any]) -> dict[str, float]:
     """The numbers of the table, by name."""
     model = report["names"]["model"]
     clean = report["clean"][model]
@@ -94,9 +95,9 @@ _DETECTED = {
 }
 
 
-def table(rows):
-    """Markdown, a line for each figure."""
-    names = []
+def table(rows: dict[str, dict[str, sweep.MeanAndDeviation]]) -> str:
+    """Markdown, one line for each number."""
+    names: list[str] = []
     for found in rows.values():
         names += [name for name in found if name not in names]
     lines = [
@@ -106,15 +107,15 @@ def table(rows):
     return sweep.markdown(["", *rows], lines)
 
 
-def cell(value):
+def cell(value: sweep.MeanAndDeviation | None) -> str:
     return "" if value is None else "{:.4f} ± {:.4f}".format(*value)
 
 
-def main(argv):
-    common.no_arguments(argv)
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
     setting = {name: getattr(FLAGS, name) for name in _PASSED_ON}
     setting |= {"ood": FLAGS.ood, "corruptions": FLAGS.corruptions}
-    common.claim_directory(FLAGS.output_dir, setting)
+    run_directory.claim_directory(FLAGS.output_dir, setting)
     rows = {}
     for model in FLAGS.models:
         name, _, pattern = model.partition("=")
@@ -123,7 +124,9 @@ def main(argv):
             figure: sweep.mean_and_deviation([one[figure] for one in runs])
             for figure in runs[0]
         }
-    common.write_json(os.path.join(FLAGS.output_dir, "summary.json"), rows)
+    run_directory.write_json(
+        os.path.join(FLAGS.output_dir, "summary.json"), rows
+    )
     print(table(rows))
 
 

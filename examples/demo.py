@@ -1,24 +1,30 @@
 r"""Trains a dense network and a FreeTickets ensemble on handwritten digits.
 
-The digits are those that scikit-learn carries (8x8 pixels, 10 classes), so
-nothing is downloaded. Started again after a kill, it goes on where it was and
-ends with the same result; started again after the end, it prints the table.
+The digits are part of scikit-learn (8x8 pixels, 10 classes), so nothing is
+downloaded. If the run is killed, start it again: it resumes and ends with the
+same result. Started after its end, it prints the table again.
 
     python examples/demo.py --output_dir=runs/demo
 """
 
 import os
 
-import common
+import costs
+import keras
 import results
+import run_directory
+import training
+import training_flags
 from absl import app
 from absl import flags
 from absl import logging
 
+import keras_freetickets as kft
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output_dir", "runs/demo", "Where everything goes.")
+flags.DEFINE_string("output_dir", "runs/demo", "Where all files go.")
 flags.DEFINE_integer(
-    "exploration_epochs", 24, "Epochs at the full rate.", lower_bound=1
+    "exploration_epochs", 24, "Epochs at the full learning rate.", lower_bound=1
 )
 flags.DEFINE_integer(
     "refinement_epochs", 16, "Epochs of each refinement.", lower_bound=1
@@ -26,13 +32,18 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "dense_epochs", 40, "Epochs of the dense reference.", lower_bound=1
 )
-flags.DEFINE_integer("num_tickets", 3, "Members.", lower_bound=1)
-flags.DEFINE_float("sparsity", 0.8, "Share of weights removed.", 0.0, 0.999)
-flags.DEFINE_float("learning_rate", 0.05, "Rate of SGD.", lower_bound=1e-9)
-flags.DEFINE_integer(
-    "update_interval", 20, "Optimizer updates between drops.", lower_bound=1
+flags.DEFINE_integer("num_tickets", 3, "Number of tickets.", lower_bound=1)
+flags.DEFINE_float("sparsity", 0.8, "Fraction of weights removed.", 0.0, 0.999)
+flags.DEFINE_float(
+    "learning_rate", 0.05, "Learning rate of SGD.", lower_bound=1e-9
 )
-flags.DEFINE_string("data_dir", None, "Where the digits are prepared.")
+flags.DEFINE_integer(
+    "update_interval",
+    20,
+    "Optimizer updates between topology updates.",
+    lower_bound=1,
+)
+flags.DEFINE_string("data_dir", None, "Where the prepared digits are.")
 
 _CONFIG = (
     "exploration_epochs",
@@ -47,24 +58,18 @@ _CONFIG = (
 )
 
 
-def path(*parts):
+def path(*parts: str) -> str:
     return os.path.join(FLAGS.output_dir, *parts)
 
 
-def build(data):
-    import keras
-
-    import keras_freetickets as kft
-
+def build(data: kft.datasets.Datasets) -> keras.Model:
     keras.utils.set_random_seed(FLAGS.seed)
     return kft.applications.small_cnn(
         data.input_shape, data.num_classes, weight_decay=2.5e-4
     )
 
 
-def compile_model(model):
-    import keras
-
+def compile_model(model: keras.Model) -> None:
     model.compile(
         keras.optimizers.SGD(FLAGS.learning_rate, momentum=0.9),
         "sparse_categorical_crossentropy",
@@ -72,21 +77,24 @@ def compile_model(model):
     )
 
 
-def train_dense(data):
-    """The reference: half the epochs at the rate, then tenths of it."""
+def train_dense(
+    data: kft.datasets.Datasets,
+) -> tuple[keras.Model, training.History]:
+    """The reference: a tenth of the rate from 1/2 on, again from 3/4."""
     model = build(data)
     compile_model(model)
-    schedule = common.step_decay(FLAGS.dense_epochs)
-    callbacks = [results.training_cost(None, None), schedule]
+    schedule = training.step_decay(FLAGS.dense_epochs)
+    callbacks = [costs.training_cost(), schedule]
     folder = os.path.join("backup", "dense")
-    history = common.fit(model, data, FLAGS.dense_epochs, callbacks, folder)
+    history = training.fit(model, data, FLAGS.dense_epochs, callbacks, folder)
     model.save(path("dense.keras"))
     return model, history
 
 
-def train_tickets(data):
-    import keras_freetickets as kft
-
+def train_tickets(
+    data: kft.datasets.Datasets,
+) -> tuple[kft.callbacks.EDST, training.History]:
+    """One EDST run."""
     model = kft.sparsify(build(data), FLAGS.sparsity, seed=FLAGS.seed)
     kft.sparsity_summary(model)
     compile_model(model)
@@ -95,23 +103,31 @@ def train_tickets(data):
         refinement_epochs=FLAGS.refinement_epochs,
         num_tickets=FLAGS.num_tickets,
         update_interval=FLAGS.update_interval,
-        # Accuracy on 143 validation images is soon 1 for all epochs.
+        # The accuracy on 143 validation images soon stays at 1.
         monitor="val_loss",
         directory=path("tickets"),
         seed=FLAGS.seed,
     )
-    cost = results.training_cost("gradient", FLAGS.update_interval)
+    cost = costs.training_cost("gradient", FLAGS.update_interval)
     folder = os.path.join("backup", "edst")
-    history = common.fit(model, data, edst.epochs, [cost, edst], folder)
+    history = training.fit(model, data, edst.epochs, [cost, edst], folder)
     return edst, history
 
 
-def report(data, dense, dense_history, edst, history):
-    """Scores everything on the test images; writes files and pictures."""
+def report(
+    data: kft.datasets.Datasets,
+    dense: keras.Model,
+    dense_history: training.History,
+    edst: kft.callbacks.EDST,
+    history: training.History,
+) -> list[results.Row]:
+    """Scores all models on the test images; writes files and pictures."""
 
-    def cost_of(model, epochs, growth="gradient"):
+    def cost_of(
+        model: keras.Model, epochs: int, growth: str | None = "gradient"
+    ) -> dict[str, float]:
         interval = FLAGS.update_interval
-        return results.costs(
+        return costs.costs(
             dense, model, epochs, FLAGS.dense_epochs, growth, interval
         )
 
@@ -127,30 +143,27 @@ def report(data, dense, dense_history, edst, history):
         **cost_of(dense, FLAGS.dense_epochs, growth=None),
         "seconds": sum(dense_history["seconds"]),
     }
-    ends = [phase.stop_epoch for phase in edst.phases[1:]]
-    rows = results.member_rows(
-        ensemble, data, ends, history["seconds"], cost_of
+    rows = results.edst_member_rows(
+        edst, ensemble, data, cost_of, history["seconds"]
     )
     tickets = edst.store.read().values()
     for row, entry in zip(rows[:-1], tickets, strict=True):
         row["epoch"] = entry["epoch"] + 1
     results.write_ensemble(ensemble)
-    results.draw(predictions, labels, ensemble, edst, history, dense_history)
+    ticket = ensemble.member(0)
+    results.draw(predictions, labels, ticket, edst, history, dense_history)
     return [reference, *rows]
 
 
-def main(argv):
-    common.no_arguments(argv)
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     config = {name: getattr(FLAGS, name) for name in _CONFIG}
-    common.check_directory(FLAGS.output_dir, config)
-    done = common.read_json(path("metrics.json"))
+    run_directory.check_directory(FLAGS.output_dir, config)
+    done = run_directory.read_json(path("metrics.json"))
     if done is not None:
-        print(results.table(done["rows"]))
-        print(f"Files: {FLAGS.output_dir}")
+        results.show(done["rows"])
         return
-    import keras_freetickets as kft
-
     data = kft.datasets.load(
         "optdigits",
         batch_size=FLAGS.batch_size,
@@ -159,11 +172,15 @@ def main(argv):
     )
     if FLAGS.sparsity:
         phases = {
-            "exploration": common.steps(data, FLAGS.exploration_epochs),
-            "refinement": common.steps(data, FLAGS.refinement_epochs),
+            "exploration": training.steps(
+                data.num_train, FLAGS.exploration_epochs
+            ),
+            "refinement": training.steps(
+                data.num_train, FLAGS.refinement_epochs
+            ),
         }
-        common.check_interval(FLAGS.update_interval, phases)
-    common.claim_directory(FLAGS.output_dir, config)
+        training_flags.check_interval(FLAGS.update_interval, phases)
+    run_directory.claim_directory(FLAGS.output_dir, config)
     print("Dense reference", flush=True)
     dense, dense_history = train_dense(data)
     print("EDST: exploration and refinements", flush=True)
@@ -173,6 +190,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.FLAGS.set_default("batch_size", 32)
-    flags.adopt_module_key_flags(common)
+    FLAGS.set_default("batch_size", 32)
+    flags.adopt_module_key_flags(training_flags)
     app.run(main)

@@ -1,17 +1,19 @@
-"""The figures of evaluate.py: what goes into report.json."""
+"""The numbers that evaluate.py computes from predictions."""
 
+from typing import Any
+
+import classifiers
+import numpy as np
 import results
-from absl import flags
 
-FLAGS = flags.FLAGS
-SEVERITIES = (1, 2, 3, 4, 5)
+import keras_freetickets as kft
+from keras_freetickets import metrics
 
 
-def known_classes(probabilities, num_classes):
-    """Distributions over the known classes, without MOON's unknown.
+def known_classes(probabilities: np.ndarray, num_classes: int) -> np.ndarray:
+    """Distributions over the known classes, without MOON's unknown class.
 
-    It is never predicted, so that votes and the risk of a prediction are a
-    matter of these.
+    It is never predicted, so votes and risks are of the known classes.
     """
     known = probabilities[..., :num_classes]
     if known.shape == probabilities.shape:
@@ -19,12 +21,10 @@ def known_classes(probabilities, num_classes):
     return known / known.sum(axis=-1, keepdims=True)
 
 
-def scores(probabilities, labels, num_classes):
+def scores(
+    probabilities: np.ndarray, labels: np.ndarray, num_classes: int
+) -> dict[str, float]:
     """Accuracy, likelihood, calibration and selective prediction."""
-    import numpy as np
-
-    from keras_freetickets import metrics
-
     brier = metrics.brier_score(labels, probabilities)
     ece = metrics.expected_calibration_error
     classwise = metrics.classwise_calibration_errors(labels, probabilities)
@@ -43,15 +43,13 @@ def scores(probabilities, labels, num_classes):
     }
 
 
-def confidences(made, num_classes):
-    """Scores of predictions, all higher for known images."""
-    import numpy as np
-
-    from keras_freetickets import metrics
-
+def confidences(
+    made: classifiers.Predictions, num_classes: int
+) -> dict[str, np.ndarray]:
+    """Scores of images that are all higher for known ones."""
     p = made.probabilities
     if p.shape[1] == num_classes + 1:
-        # An image that is surely unknown is not a familiar one (MOON).
+        # MOON: an image that is certainly unknown must score low.
         found = {"maximum probability": metrics.unknown_aware_score(p)}
     else:
         found = {
@@ -63,7 +61,7 @@ def confidences(made, num_classes):
             made.members
         )
     if made.logits is not None:
-        # Of an ensemble the mean over its members.
+        # The mean over the members of an ensemble.
         logits = made.logits[..., :num_classes]
         for name, score in {
             "energy": metrics.negative_energy,
@@ -73,10 +71,8 @@ def confidences(made, num_classes):
     return {name: np.asarray(values) for name, values in found.items()}
 
 
-def detection(known, unknown):
-    """How well a score tells known images from unknown ones."""
-    from keras_freetickets import metrics
-
+def detection(known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
+    """How well a score separates known images from unknown ones."""
     return {
         "auroc": metrics.auroc(known, unknown),
         "aupr_in": metrics.aupr(known, unknown, "in"),
@@ -85,78 +81,17 @@ def detection(known, unknown):
     }
 
 
-def under_corruption(networks, images, names):
-    """Scores of each network by corruption and severity, and of all."""
-    import numpy as np
-
-    classes = images.data.num_classes
-    labels = np.tile(images.labels, len(SEVERITIES))
-    parts = {network.name: [] for network in networks}
-    found = {network.name: {} for network in networks}
-    for name in names:
-        print(f"Corruption {name}", flush=True)
-        # One call for all severities: each call traces an ensemble again.
-        x = images.corrupted(name, SEVERITIES)
-        for network in networks:
-            made = network.predict(x).probabilities
-            parts[network.name].append(made)
-            found[network.name][name] = [
-                results.scores(one, images.labels, classes)
-                for one in np.split(made, len(SEVERITIES))
-            ]
-    return {
-        name: {
-            "by_corruption": found[name],
-            # All predictions put together, as FreeTickets has it.
-            "together": results.scores(
-                np.concatenate(made), np.tile(labels, len(names)), classes
-            ),
-        }
-        for name, made in parts.items()
-    }
-
-
-def under_attack(networks, images, epsilon):
-    """Accuracy where pixels were moved to raise a network's own loss.
-
-    Of an ensemble also where they were moved to raise that of its first
-    member alone.
-    """
-    import keras_freetickets as kft
-
-    classes = images.data.num_classes
-    found = {}
-    for network in networks:
-        attackers = {"itself": network.model}
-        if getattr(network.model, "num_members", 1) > 1:
-            attackers["its first member"] = network.model.member(0)
-        for name, attacker in attackers.items():
-            attacked = kft.attacks.fast_gradient_sign(
-                attacker,
-                images.x,
-                images.labels,
-                epsilon,
-                mean=images.data.mean,
-                std=images.data.std,
-                batch_size=FLAGS.batch_size,
-            )
-            made = network.predict(attacked).probabilities
-            row = results.scores(made, images.labels, classes)
-            found.setdefault(network.name, {})[name] = row
-    return found
-
-
-def diversity(network, members, labels, num_classes):
-    """What the members of an ensemble differ in."""
-    import numpy as np
-
-    import keras_freetickets as kft
-
-    metrics = kft.metrics
+def diversity(
+    network: classifiers.Network,
+    members: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+) -> dict[str, Any]:
+    """How the members of an ensemble differ."""
     members = known_classes(members, num_classes)
     share = metrics.disagreement(members)
     faults = metrics.double_fault(labels, members)
-    found = {
+    found: dict[str, Any] = {
         "disagreement": float(np.mean(share)),
         "pairwise_kl": float(np.mean(metrics.pairwise_kl(members))),
         "double_fault": float(np.mean(faults)),

@@ -4,21 +4,26 @@ import base64
 import dataclasses
 import html
 import os
+from collections.abc import Callable
+from typing import Any
 
 import results
+from absl import flags
+
+FLAGS = flags.FLAGS
 
 
 @dataclasses.dataclass
 class Table:
-    """Rows of cells under a row of heads."""
+    """Rows of numbers and text under a row of heads."""
 
-    heads: list
-    rows: list
+    heads: list[str]
+    rows: list[list[Any]]
 
 
 @dataclasses.dataclass
 class Picture:
-    """A file in the folder of the report, and what is to be seen in it."""
+    """A file in the folder of the report, and what it shows."""
 
     file: str
     caption: str
@@ -30,17 +35,26 @@ class Section:
 
     title: str
     text: str = ""
-    tables: list = dataclasses.field(default_factory=list)
-    pictures: list = dataclasses.field(default_factory=list)
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    pictures: list[Picture] = dataclasses.field(default_factory=list)
 
 
-def cell(value):
+def cell(value: Any) -> str:
     """A number with four digits after the point, or text."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def markdown(title, sections):
-    """The report as Markdown, which shows the pictures beside it."""
+def picture(
+    name: str, caption: str, draw: Callable, *args: Any, **kwargs: Any
+) -> Picture:
+    """Draws into the folder of pictures in --output_dir."""
+    file = f"pictures/{name.replace('/', '_')}.png"
+    draw(*args, path=os.path.join(FLAGS.output_dir, file), **kwargs)
+    return Picture(file, caption)
+
+
+def markdown(title: str, sections: list[Section]) -> str:
+    """The report as Markdown that refers to the pictures."""
     lines = [f"# {title}", ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
@@ -53,12 +67,12 @@ def markdown(title, sections):
     return "\n".join(lines)
 
 
-def _markdown_row(row):
+def _markdown_row(row: list[Any]) -> str:
     cells = (cell(value).replace("|", r"\|") for value in row)
     return "| " + " | ".join(cells) + " |"
 
 
-def text(sections):
+def text(sections: list[Section]) -> str:
     """The tables of the report for a terminal."""
     parts = []
     for section in sections:
@@ -84,8 +98,8 @@ figcaption { font-size: 0.9rem; color: #555; }
 """
 
 
-def page(title, sections, folder):
-    """The report as one HTML page that holds its pictures."""
+def page(title: str, sections: list[Section], folder: str) -> str:
+    """The report as one HTML page that contains its pictures."""
     name = html.escape(title)
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -102,13 +116,13 @@ def page(title, sections, folder):
     return "\n".join([*parts, "</body>\n</html>\n"])
 
 
-def _html_table(table):
+def _html_table(table: Table) -> str:
     kinds = [
         ' class="number"' if isinstance(value, float) else ""
         for value in table.rows[0]
     ]
 
-    def row(values, tag):
+    def row(values: list[Any], tag: str) -> str:
         cells = (
             f"<{tag}{kind}>{html.escape(cell(value))}</{tag}>"
             for kind, value in zip(kinds, values, strict=True)
@@ -120,7 +134,7 @@ def _html_table(table):
     return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
-def _html_figure(picture, folder):
+def _html_figure(picture: Picture, folder: str) -> str:
     with open(os.path.join(folder, picture.file), "rb") as file:
         data = base64.b64encode(file.read()).decode("ascii")
     caption = html.escape(picture.caption)

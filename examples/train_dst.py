@@ -1,6 +1,6 @@
-r"""Trains one independent ticket, or collects those of several runs.
+r"""Trains independent tickets (DST) and makes an ensemble of them.
 
-One seed a run; then the ensemble of all seeds found in --output_dir:
+Train one seed per run, then collect all seeds of --output_dir:
 
     for seed in 0 1 2; do
       python examples/train_dst.py --dataset=fashion_mnist \
@@ -9,49 +9,49 @@ One seed a run; then the ensemble of all seeds found in --output_dir:
     python examples/train_dst.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --epochs=10 --collect
 
---sparsity=0 trains a dense reference. Killed and started again with the same
-flags, a run goes on where it was.
+--sparsity=0 trains a dense reference. If a run is killed, start it again with
+the same flags: it resumes.
 """
 
 import glob
 import os
+from typing import Any
 
-import common
+import costs
 import results
+import run_directory
+import training
+import training_flags
 from absl import app
 from absl import flags
 
+import keras_freetickets as kft
+
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 25, "Epochs of each run.", lower_bound=1)
-flags.DEFINE_bool(
-    "collect", False, "Build the ensemble of the seeds that are there."
-)
+flags.DEFINE_bool("collect", False, "Make the ensemble of the finished seeds.")
 
 
-def seed_directory(seed):
+def seed_directory(seed: int) -> str:
     return os.path.join(FLAGS.output_dir, f"seed_{seed}")
 
 
-def update_interval(data):
-    """The interval, once the run is known to have an update."""
-    steps = common.steps(data, FLAGS.epochs)
-    interval = common.update_interval(steps)
+def update_interval(data: kft.datasets.Datasets) -> int:
+    """The interval; refused if the run would have no topology update."""
+    steps = training.steps(data.num_train, FLAGS.epochs)
+    interval = training_flags.update_interval(steps)
     if FLAGS.sparsity:
-        common.check_interval(interval, {"run": steps})
+        training_flags.check_interval(interval, {"run": steps})
     return interval
 
 
-def train():
-    import keras_freetickets as kft
-
-    data = common.load()
+def train() -> None:
+    data = training.load()
     interval = update_interval(data)
-    dense = common.network(data.input_shape, data.num_classes)
-    model = kft.sparsify(
-        dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
+    _, model = training.sparse_network(
+        data.input_shape, data.num_classes, sparsity=FLAGS.sparsity
     )
-    kft.sparsity_summary(model)
-    common.compile_model(model)
+    training.compile_model(model)
     dst = kft.callbacks.DST(
         seed_directory(FLAGS.seed),
         growth=FLAGS.growth,
@@ -59,25 +59,25 @@ def train():
         drop_fraction=FLAGS.drop_fraction,
         seed=FLAGS.seed,
     )
-    common.claim_directory(FLAGS.output_dir, shared_config())
-    schedule = common.step_decay(FLAGS.epochs)
+    run_directory.claim_directory(FLAGS.output_dir, shared_config())
+    schedule = training.step_decay(FLAGS.epochs)
     name = os.path.join(f"seed_{FLAGS.seed}", "backup")
-    cost = results.training_cost(FLAGS.growth, interval)
+    cost = costs.training_cost(FLAGS.growth, interval)
     callbacks = [schedule, cost, dst]
-    history = common.fit(model, data, FLAGS.epochs, callbacks, name)
-    # The sign that this seed is done.
-    common.write_json(
+    history = training.fit(model, data, FLAGS.epochs, callbacks, name)
+    # It marks the seed as finished.
+    run_directory.write_json(
         os.path.join(seed_directory(FLAGS.seed), "history.json"), history
     )
     print(
         f"Ticket of seed {FLAGS.seed}: "
-        f"{os.path.join(dst.directory, 'ticket_0.keras')}. With all seeds "
-        "trained, start again with --collect."
+        f"{os.path.join(dst.directory, 'ticket_0.keras')}. When all seeds are "
+        "trained, start the script with --collect."
     )
 
 
-def finished_seeds():
-    """Numbers of the seeds whose runs are done, in order."""
+def finished_seeds() -> list[int]:
+    """The seeds whose runs are complete, in order."""
     begun = glob.glob(os.path.join(FLAGS.output_dir, "seed_*"))
     numbers = sorted(int(path.rpartition("_")[2]) for path in begun)
     done = [
@@ -95,28 +95,23 @@ def finished_seeds():
     return done
 
 
-def collect():
-    import keras_freetickets as kft
-
+def collect() -> None:
     seeds = finished_seeds()
     folders = [seed_directory(seed) for seed in seeds]
     ensemble = kft.EnsembleModel.from_tickets(folders)
     histories = [
-        common.read_json(os.path.join(folder, "history.json"))
+        run_directory.read_json(os.path.join(folder, "history.json"))
         for folder in folders
     ]
-    data = common.load()
+    data = training.load()
     interval = update_interval(data)
-    dense = common.network(data.input_shape, data.num_classes)
+    dense = training.network(data.input_shape, data.num_classes)
     rows = results.member_rows(
         ensemble,
         data,
+        lambda model, epochs: costs.flag_costs(dense, model, epochs, interval),
         [FLAGS.epochs] * len(folders),
         [sum(history["seconds"]) for history in histories],
-        lambda model, epochs: results.flag_costs(
-            dense, model, epochs, interval
-        ),
-        apart=True,
         names=[f"seed {seed}" for seed in seeds],
     )
     results.write_ensemble(ensemble)
@@ -125,16 +120,16 @@ def collect():
     )
 
 
-def shared_config():
-    """The flags that all seeds of a directory have in common."""
-    config = common.config()
+def shared_config() -> dict[str, Any]:
+    """The flags that are the same for all seeds of a directory."""
+    config = run_directory.config()
     return {k: v for k, v in config.items() if k not in ("seed", "collect")}
 
 
-def main(argv):
-    common.no_arguments(argv)
-    flags.FLAGS.set_default("reference_epochs", FLAGS.epochs)
-    common.check_directory(FLAGS.output_dir, shared_config())
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
+    FLAGS.set_default("reference_epochs", FLAGS.epochs)
+    run_directory.check_directory(FLAGS.output_dir, shared_config())
     if FLAGS.collect:
         collect()
     else:
@@ -143,6 +138,6 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.DEFINE_integer("reference_epochs", None, "Set by --epochs.")
-    common.define_training_flags("runs/dst")
-    flags.adopt_module_key_flags(common)
+    training_flags.define("runs/dst")
+    flags.adopt_module_key_flags(training_flags)
     app.run(main)

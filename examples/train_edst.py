@@ -1,51 +1,60 @@
-r"""Trains an EDST ensemble on an image-classification set of TFDS.
+r"""Trains an EDST ensemble on an image-classification dataset of TFDS.
 
-One run: exploration at the full learning rate, then `num_tickets`
+One run: exploration at the full learning rate, then --num_tickets
 refinements, each of which yields a ticket. The tickets, the ensemble (also as
-a SavedModel), pictures and `metrics.json` go to --output_dir. Killed and
-started again with the same flags, it goes on where it was. A dense reference
-is trained by train_dst.py --sparsity=0.
+a SavedModel), pictures and `metrics.json` go to --output_dir. If the run is
+killed, start it again with the same flags: it resumes. train_dst.py
+--sparsity=0 trains a dense reference.
 
     python examples/train_edst.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --exploration_epochs=6 \
         --refinement_epochs=4 --output_dir=runs/fashion
 
-The recipe of the paper for CIFAR, WRN-28-10 (450 epochs, a GPU's work), and
-what it would cost, without training:
+The paper's recipe for CIFAR and WRN-28-10 (450 epochs, needs a GPU), and what
+it costs, without training:
 
     python examples/train_edst.py --preset=cifar --dataset=cifar10
     python examples/train_edst.py --preset=cifar --dry_run
 
-A flag that is given wins over the preset.
+Flags that are given override the preset.
 """
 
 import os
 
-import common
+import costs
+import keras
 import results
+import run_directory
+import training
+import training_flags
 from absl import app
 from absl import flags
 
+import keras_freetickets as kft
+
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("preset", None, ["cifar"], "Defaults of a published recipe.")
+flags.DEFINE_enum(
+    "preset", None, ["cifar"], "Use the values of a published recipe."
+)
 flags.DEFINE_integer(
-    "exploration_epochs", 15, "Epochs at the full rate.", lower_bound=1
+    "exploration_epochs", 15, "Epochs at the full learning rate.", lower_bound=1
 )
 flags.DEFINE_integer(
     "refinement_epochs", 10, "Epochs of each refinement.", lower_bound=1
 )
-flags.DEFINE_integer("num_tickets", 3, "Members.", lower_bound=1)
+flags.DEFINE_integer("num_tickets", 3, "Number of tickets.", lower_bound=1)
 flags.DEFINE_float(
     "global_drop_fraction",
     0.8,
-    "Share of connections replaced between refinements.",
+    "Fraction of connections replaced between refinements.",
     1e-9,
     1.0,
 )
 flags.DEFINE_string(
     "monitor",
     "val_accuracy",
-    "Epoch log whose best value chooses each ticket; empty: its last epoch.",
+    "Epoch log whose best value selects the epoch of each ticket; empty: the "
+    "last epoch.",
 )
 flags.DEFINE_bool(
     "dry_run", False, "Print the sparsity table and the cost; do not train."
@@ -53,12 +62,12 @@ flags.DEFINE_bool(
 flags.DEFINE_integer(
     "reference_epochs",
     None,
-    "Epochs of the dense model that costs are relative to. Default: as many "
-    "as one ticket needs, exploration and one refinement.",
+    "Epochs of the dense model that costs are relative to. Default: those of "
+    "exploration and one refinement.",
     lower_bound=1,
 )
 
-# methods: FreeTickets on CIFAR, from VITA-Group/FreeTickets (main_EDST.py).
+# FreeTickets on CIFAR, from VITA-Group/FreeTickets (main_EDST.py).
 _CIFAR = {
     "dataset": "cifar10",
     "model": "wide_resnet",
@@ -79,7 +88,7 @@ _CIFAR = {
 }
 
 
-def apply_preset():
+def apply_preset() -> None:
     if FLAGS.preset == "cifar":
         for name, value in _CIFAR.items():
             FLAGS.set_default(name, value)
@@ -88,15 +97,15 @@ def apply_preset():
         FLAGS.set_default("reference_epochs", epochs)
 
 
-def update_interval(steps_per_epoch):
-    """The interval, once each phase is known to have an update."""
+def update_interval(steps_per_epoch: int) -> int:
+    """The interval; refused if a phase would have no topology update."""
     phases = {
         "exploration": steps_per_epoch * FLAGS.exploration_epochs,
         "refinement": steps_per_epoch * FLAGS.refinement_epochs,
     }
-    interval = common.update_interval(phases["exploration"])
+    interval = training_flags.update_interval(phases["exploration"])
     if FLAGS.sparsity:
-        common.check_interval(interval, phases)
+        training_flags.check_interval(interval, phases)
         print(
             f"Topology updates every {interval} optimizer updates: the "
             f"exploration has {phases['exploration']}, a refinement "
@@ -105,23 +114,19 @@ def update_interval(steps_per_epoch):
     return interval
 
 
-def total_epochs():
+def total_epochs() -> int:
     refinements = FLAGS.num_tickets * FLAGS.refinement_epochs
     return FLAGS.exploration_epochs + refinements
 
 
-def dry_run():
-    """Prints densities and theoretical cost; needs no data."""
-    import keras_freetickets as kft
-
-    shape, classes, num_train = common.known_shape(FLAGS.dataset)
-    interval = update_interval(-(-num_train // FLAGS.batch_size))
-    dense = common.network(shape, classes)
-    model = kft.sparsify(
-        dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
+def dry_run() -> None:
+    """Prints densities and theoretical costs; needs no data."""
+    shape, classes, num_train = training.known_shape(FLAGS.dataset)
+    interval = update_interval(training.steps(num_train))
+    dense, model = training.sparse_network(
+        shape, classes, sparsity=FLAGS.sparsity
     )
-    kft.sparsity_summary(model)
-    cost = results.flag_costs(dense, model, total_epochs(), interval)
+    cost = costs.flag_costs(dense, model, total_epochs(), interval)
     print(f"MAC ratio: {cost['inference_flops']:.4f}")
     print(
         f"Training cost of {FLAGS.num_tickets} tickets in {total_epochs()} "
@@ -131,15 +136,14 @@ def dry_run():
     )
 
 
-def train(data, interval):
-    import keras_freetickets as kft
-
-    dense = common.network(data.input_shape, data.num_classes)
-    model = kft.sparsify(
-        dense, FLAGS.sparsity, FLAGS.distribution, seed=FLAGS.seed
+def train(
+    data: kft.datasets.Datasets, interval: int
+) -> tuple[keras.Model, kft.callbacks.EDST, training.History]:
+    """Returns the dense network, the callback and the logs."""
+    dense, model = training.sparse_network(
+        data.input_shape, data.num_classes, sparsity=FLAGS.sparsity
     )
-    kft.sparsity_summary(model)
-    common.compile_model(model)
+    training.compile_model(model)
     edst = kft.callbacks.EDST(
         exploration_epochs=FLAGS.exploration_epochs,
         refinement_epochs=FLAGS.refinement_epochs,
@@ -152,40 +156,38 @@ def train(data, interval):
         directory=os.path.join(FLAGS.output_dir, "tickets"),
         seed=FLAGS.seed,
     )
-    common.claim_directory(FLAGS.output_dir, common.config())
-    cost = results.training_cost(FLAGS.growth, interval)
-    history = common.fit(model, data, edst.epochs, [cost, edst], "backup")
+    run_directory.claim_directory(FLAGS.output_dir, run_directory.config())
+    callbacks = [costs.training_cost(FLAGS.growth, interval), edst]
+    history = training.fit(model, data, edst.epochs, callbacks, "backup")
     return dense, edst, history
 
 
-def main(argv):
-    common.no_arguments(argv)
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
     apply_preset()
     if FLAGS.dry_run:
         dry_run()
         return
-    common.check_directory(FLAGS.output_dir, common.config())
-    data = common.load()
-    interval = update_interval(common.steps(data, 1))
+    run_directory.check_directory(FLAGS.output_dir, run_directory.config())
+    data = training.load()
+    interval = update_interval(training.steps(data.num_train))
     dense, edst, history = train(data, interval)
     ensemble = edst.ensemble()
-    rows = results.member_rows(
+    rows = results.edst_member_rows(
+        edst,
         ensemble,
         data,
-        [phase.stop_epoch for phase in edst.phases[1:]],
+        lambda model, epochs: costs.flag_costs(dense, model, epochs, interval),
         history["seconds"],
-        lambda model, epochs: results.flag_costs(
-            dense, model, epochs, interval
-        ),
     )
     results.write_ensemble(ensemble)
     predictions = {"ensemble": ensemble.predict(data.test, verbose=0)}
     labels = results.labels_of(data.test)
-    results.draw(predictions, labels, ensemble, edst, history)
-    results.finish(rows, history, common.config())
+    results.draw(predictions, labels, ensemble.member(0), edst, history)
+    results.finish(rows, history, run_directory.config())
 
 
 if __name__ == "__main__":
-    common.define_training_flags("runs/edst")
-    flags.adopt_module_key_flags(common)
+    training_flags.define("runs/edst")
+    flags.adopt_module_key_flags(training_flags)
     app.run(main)

@@ -2,37 +2,47 @@ r"""Trains an ensemble of a network by one of several methods.
 
     python examples/train_ensemble.py --method=snapshot --epochs=10
 
-FreeTickets' own (edst, dst) and what a user would weigh them against: dense
-networks (dense), sparse ones whose masks rest (static), snapshots of one run
+The methods of FreeTickets (edst, dst), and others to compare them with: dense
+networks (dense), sparse ones with fixed masks (static), snapshots of one run
 (snapshot), pruned and fine-tuned networks (pf), lottery tickets (ltr),
-subnetworks of one network (mimo). A setting of the method that is not given
-has the value that its authors published, see docs/making_ensembles.md: a GPU's
-work. --recipe prints these. The network and its optimizer are those of the
-flags, whatever the method, but for the rate of snapshot (0.2) and the schedule
-of a sparse mimo (RigL's). The tickets, the ensemble, also
-as a packed file, and `metrics.json` go to --output_dir. Killed and started
-again with the same flags, it goes on where it was.
+subnetworks of one network (mimo). A setting that is not given has the value
+that its authors published (docs/making_ensembles.md), which needs a GPU;
+--recipe prints the settings. The network and its optimizer are those of the
+flags for all methods, except the learning rate of snapshot (0.2) and the
+schedule of a sparse mimo (RigL's). The tickets, the ensemble, also as a packed
+file, and `metrics.json` go to --output_dir. If the run is killed, start it
+again with the same flags: it resumes.
 """
 
 import inspect
 import os
-import time
+from typing import Any
 
-import common
+import costs
+import keras
+import numpy as np
 import results
+import run_directory
+import training
+import training_flags
 from absl import app
 from absl import flags
 
+import keras_freetickets as kft
+from keras_freetickets import metrics
+from keras_freetickets.metrics import flops
+from keras_freetickets.topology import schedules
+
 FLAGS = flags.FLAGS
-# The names of keras_freetickets.recipes, two of them shortened.
+# From --method to the names of keras_freetickets.recipes.
 METHODS = {
-    name: name for name in ("dense", "static", "dst", "edst", "snapshot")
+    name: name
+    for name in ("dense", "static", "dst", "edst", "snapshot", "mimo")
 }
 METHODS |= {"pf": "prune_and_finetune", "ltr": "lottery_ticket_rewinding"}
-METHODS["mimo"] = "mimo"
-flags.DEFINE_enum("method", "edst", list(METHODS), "How members are made.")
-flags.DEFINE_bool("recipe", False, "Print the method's settings; train not.")
-flags.DEFINE_integer("num_members", None, "Members.", lower_bound=1)
+flags.DEFINE_enum("method", "edst", list(METHODS), "How the members are made.")
+flags.DEFINE_bool("recipe", False, "Print the method's settings; do not train.")
+flags.DEFINE_integer("num_members", None, "Number of members.", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "Epochs of a training.", lower_bound=1)
 flags.DEFINE_integer("exploration_epochs", None, "Of edst.", lower_bound=1)
 flags.DEFINE_integer("refinement_epochs", None, "Of edst.", lower_bound=1)
@@ -47,7 +57,7 @@ flags.DEFINE_float("input_repetition", None, "Of mimo.", 0.0, 1.0)
 flags.DEFINE_string(
     "monitor",
     None,
-    "Epoch log whose best value chooses a member's epoch; empty: its last "
+    "Epoch log whose best value selects a member's epoch; empty: its last "
     "epoch. Default: the method's.",
 )
 flags.DEFINE_integer(
@@ -60,36 +70,34 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
-# Of the data, the network and its optimizer; not of a method.
+# Flags of the data, the network and its optimizer; not of a method.
 _SHARED = {"learning_rate", "momentum", "weight_decay", "batch_size", "seed"}
 
 
-def method():
-    """The method with the settings that are given."""
-    import keras_freetickets as kft
+def is_given(name: str) -> bool:
+    return name in FLAGS and FLAGS[name].present
 
-    kind = kft.recipes.class_of(METHODS[FLAGS.method])
-    names = set(inspect.signature(kind).parameters) - _SHARED
-    _refuse_flags_of_others(names)
-    given = {name: FLAGS[name].value for name in names if is_given(name)}
-    given |= _rigl_of_mimo(given)
+
+def method() -> kft.recipes.Recipe:
+    """The recipe with the settings that are given as flags."""
+    classes = [kft.recipes.class_of(name) for name in METHODS.values()]
+    names = {
+        name for one in classes for name in inspect.signature(one).parameters
+    }
+    given = {n: FLAGS[n].value for n in names - _SHARED if is_given(n)}
     if given.get("monitor") == "":
         given["monitor"] = None
-    try:
-        return kind(**given)
-    except ValueError as error:
-        raise SystemExit(f"--method={FLAGS.method}: {error}") from error
+    if FLAGS.method == "mimo" and given.get("sparsity") and not FLAGS.recipe:
+        given |= rigl_of_mimo(given)
+    with run_directory.naming(f"--method={FLAGS.method}"):
+        return kft.recipes.get(METHODS[FLAGS.method], **given)
 
 
-def _rigl_of_mimo(given):
-    """The end of RigL's updates, and a drop fraction that falls until then."""
-    from keras_freetickets.topology import schedules
-
-    if FLAGS.method != "mimo" or not given.get("sparsity") or FLAGS.recipe:
-        return {}
-    data = common.load(num_examples=FLAGS.num_examples)
-    steps = -(-data.num_train // FLAGS.batch_size) * given.get("epochs", 250)
-    stop = max(steps * 3 // 4, 1)
+def rigl_of_mimo(given: dict[str, Any]) -> dict[str, Any]:
+    """The end of RigL's updates, and a drop fraction that decays until then."""
+    epochs = given.get("epochs", 250)
+    num_train = training.load(num_examples=FLAGS.num_examples).num_train
+    stop = max(training.steps(num_train, epochs) * 3 // 4, 1)
     fraction = given.get("drop_fraction", 0.3)
     return {
         "stop_step": stop,
@@ -97,54 +105,33 @@ def _rigl_of_mimo(given):
     }
 
 
-def check_updates(made, data):
-    """Refuses a method that would never update the topology."""
-    interval = getattr(made, "update_interval", None)
-    if interval is None or not made.sparsity:
+def check_updates(recipe: Any, num_train: int) -> None:
+    """Refuses a recipe that would never update the topology."""
+    interval = getattr(recipe, "update_interval", None)
+    if interval is None or not recipe.sparsity:
         return
     if FLAGS.method == "edst":
         epochs = {
-            "exploration": made.exploration_epochs,
-            "refinement": made.refinement_epochs,
+            "exploration": recipe.exploration_epochs,
+            "refinement": recipe.refinement_epochs,
         }
     else:
-        epochs = {"run": made.epochs}
-    phases = {name: common.steps(data, count) for name, count in epochs.items()}
-    common.check_interval(interval, phases)
+        epochs = {"run": recipe.epochs}
+    phases = {name: training.steps(num_train, n) for name, n in epochs.items()}
+    training_flags.check_interval(interval, phases)
 
 
-def is_given(name):
-    return name in FLAGS and FLAGS[name].present
-
-
-def _refuse_flags_of_others(names):
-    import keras_freetickets as kft
-
-    settings = {
-        name
-        for other in METHODS.values()
-        for name in inspect.signature(kft.recipes.class_of(other)).parameters
-    }
-    for name in sorted(settings - names - _SHARED):
-        if is_given(name):
-            raise SystemExit(
-                f"--{name}={FLAGS[name].value} is not a setting of "
-                f"--method={FLAGS.method}, which has {sorted(names)}"
-            )
-
-
-def train(method, data):
-    """The ensemble, and the dense network that costs are relative to."""
+def train(recipe: Any, data: kft.datasets.Datasets) -> kft.EnsembleModel:
     shape, classes = data.input_shape, data.num_classes
 
-    def make_model(seed):
+    def make_model(seed: int) -> keras.Model:
         if FLAGS.method != "mimo":
-            return common.network(shape, classes, seed)
-        return common.mimo_body(shape, classes, method.num_members, seed)
+            return training.network(shape, classes, seed)
+        return training.mimo_body(shape, classes, recipe.num_members, seed)
 
-    def fit_arguments(seed):
+    def fit_arguments(seed: int) -> dict[str, Any]:
         # The order of each epoch follows from the seed of the member.
-        own = common.load(num_examples=FLAGS.num_examples, seed=seed)
+        own = training.load(num_examples=FLAGS.num_examples, seed=seed)
         return {
             "x": own.train,
             "shuffle": False,  # the pipeline does it
@@ -152,113 +139,82 @@ def train(method, data):
             "callbacks": [own.epoch_order()],
         }
 
-    ensemble = method.fit(
+    return recipe.fit(
         make_model,
-        common.compile_model,
+        training.compile_model,
         fit_arguments,
         os.path.join(FLAGS.output_dir, "runs"),
         FLAGS.seed,
         FLAGS.verbose,
     )
-    return ensemble, common.network(shape, classes)
 
 
-def heads(ensemble, images):
-    """Probabilities of all that is averaged, MIMO's heads apart."""
-    import keras
-    import numpy as np
-
+def predict_members(ensemble: kft.EnsembleModel, images: Any) -> np.ndarray:
+    """Probabilities of each member; of MIMO, whose mean is one, each head's."""
     if FLAGS.method != "mimo":
         return ensemble.predict_members(images)
     member = ensemble.member(0)
-    apart = keras.Model(member.inputs, member.layers[-2].output)
-    return np.moveaxis(apart.predict(images, verbose=0), 1, 0)
+    heads = keras.Model(member.inputs, member.layers[-2].output)
+    return np.moveaxis(heads.predict(images, verbose=0), 1, 0)
 
 
-def milliseconds(ensemble, images, rounds=20):
-    """The median time in which a batch is predicted."""
-    import numpy as np
-
-    ensemble.predict_on_batch(images)
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        ensemble.predict_on_batch(images)
-        found.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(found))
-
-
-def diversity(members, labels):
-    """How much the members differ, beyond their mean."""
-    import numpy as np
-
-    from keras_freetickets import metrics
-
-    if len(members) < 2:
-        return {"disagreement": None, "kl": None}
-    apart = metrics.disagreement(members)
-    kl = metrics.pairwise_kl(members)
-    return {"disagreement": float(np.mean(apart)), "kl": float(np.mean(kl))}
-
-
-def rows(method, ensemble, dense, data):
-    """Scores and costs of each member and of the ensemble."""
-    import numpy as np
-
-    from keras_freetickets.metrics import flops
-
+def rows(
+    recipe: kft.recipes.Recipe,
+    ensemble: kft.EnsembleModel,
+    data: kft.datasets.Datasets,
+) -> list[results.Row]:
+    """Scores of each member; scores and costs of the ensemble."""
     labels = results.labels_of(data.test)
-    members = heads(ensemble, data.test)
-    reference = 3.0 * flops.forward_flops(dense) * FLAGS.reference_epochs
-    models = [ensemble.member(i) for i in range(ensemble.num_members)]
-    first = next(iter(data.test))[0]
-    file = os.path.join(FLAGS.output_dir, "ensemble.npz")
+    members = predict_members(ensemble, data.test)
     found = [
         {"model": f"member {i}", **results.scores(member, labels)}
         for i, member in enumerate(members)
     ]
-    found.append(
-        {
-            "model": FLAGS.method,
-            **results.scores(np.mean(members, axis=0), labels),
-            **diversity(members, labels),
-            "parameters": sum(results.active_parameters(m) for m in models),
-            "file_bytes": os.path.getsize(file),
-            "train_flops": method.training_flops() / reference,
-            "seconds": sum(sum(r.history["seconds"]) for r in method.runs),
-            "inference_flops": sum(
-                results.relative_flops(dense, m) for m in models
-            ),
-            "inference_ms": milliseconds(ensemble, first),
-        }
-    )
-    return found
+    whole: results.Row = {"model": FLAGS.method}
+    whole |= results.scores(np.mean(members, axis=0), labels)
+    whole |= {"disagreement": None, "kl": None}
+    if len(members) > 1:
+        whole["disagreement"] = float(np.mean(metrics.disagreement(members)))
+        whole["kl"] = float(np.mean(metrics.pairwise_kl(members)))
+    dense = training.network(data.input_shape, data.num_classes)
+    reference = 3.0 * flops.forward_flops(dense) * FLAGS.reference_epochs
+    models = [ensemble.member(i) for i in range(ensemble.num_members)]
+    file = os.path.join(FLAGS.output_dir, "ensemble.npz")
+    images = next(iter(data.test))[0]
+    whole |= {
+        "parameters": sum(costs.active_parameters(m) for m in models),
+        "file_bytes": os.path.getsize(file),
+        "train_flops": recipe.training_flops() / reference,
+        "seconds": sum(sum(r.history["seconds"]) for r in recipe.runs),
+        "inference_flops": sum(costs.relative_flops(dense, m) for m in models),
+        "inference_ms": costs.milliseconds(ensemble, images),
+    }
+    return [*found, whole]
 
 
-def main(argv):
-    common.no_arguments(argv)
-    made = method()
+def main(argv: list[str]) -> None:
+    run_directory.no_arguments(argv)
     if FLAGS.method == "snapshot" and not is_given("learning_rate"):
         FLAGS.learning_rate = 0.2  # README of gaohuang/SnapshotEnsemble
+    recipe = method()
     if FLAGS.recipe:
         print(f"--learning_rate: {FLAGS.learning_rate}")
-        for name, value in made.settings().items():
+        for name, value in recipe.settings().items():
             print(f"{name}: {value}")
         return
-    common.check_directory(FLAGS.output_dir, common.config())
-    data = common.load(num_examples=FLAGS.num_examples)
-    check_updates(made, data)
-    common.claim_directory(FLAGS.output_dir, common.config())
-    ensemble, dense = train(made, data)
+    config = run_directory.config()
+    run_directory.check_directory(FLAGS.output_dir, config)
+    data = training.load(num_examples=FLAGS.num_examples)
+    check_updates(recipe, data.num_train)
+    run_directory.claim_directory(FLAGS.output_dir, config)
+    ensemble = train(recipe, data)
     results.write_ensemble(ensemble)
     ensemble.save_packed(os.path.join(FLAGS.output_dir, "ensemble.npz"))
-    histories = {run.name: run.history for run in made.runs}
-    results.finish(
-        rows(made, ensemble, dense, data), histories, common.config()
-    )
+    histories = {run.name: run.history for run in recipe.runs}
+    results.finish(rows(recipe, ensemble, data), histories, config)
 
 
 if __name__ == "__main__":
-    common.define_training_flags("runs/ensemble")
-    flags.adopt_module_key_flags(common)
+    training_flags.define("runs/ensemble")
+    flags.adopt_module_key_flags(training_flags)
     app.run(main)

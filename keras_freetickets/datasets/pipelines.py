@@ -217,7 +217,7 @@ def load(
     seed: int = 0,
     data_dir: PathLike | None = None,
     augment: str = "auto",
-    image_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
     download: bool = False,
     num_examples: int | None = None,
 ) -> Datasets:
@@ -329,7 +329,7 @@ def load_test(
     like: Any = None,
     batch_size: int = 128,
     data_dir: PathLike | None = None,
-    image_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
     download: bool = False,
 ) -> Any:
     """Loads the test split of a set, e.g. as out-of-distribution data.

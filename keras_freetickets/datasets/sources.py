@@ -172,7 +172,10 @@ def split_names(source: Any, validation_fraction: float) -> Any:
 
 
 def open_source(
-    name: str, data_dir: PathLike | None, download: bool, image_size: int | None
+    name: str,
+    data_dir: PathLike | None,
+    download: bool,
+    image_size: tuple[int, int] | None,
 ) -> Source:
     """The `Source` of a set; arguments as for `load`."""
     return Source(name, _builder_of(name, data_dir, download), image_size)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
+from keras_freetickets.types import Array
 from keras_freetickets.types import Model
 
 
-def mask_overlap(members: Sequence[Model]) -> dict:
+def mask_overlap(members: Sequence[Model]) -> Array:
     """Share of connections that each pair of models has in common.
 
     It is the intersection of the two masks over their union, of all masked

@@ -1,8 +1,4 @@
-"""The names that `sparse_training` takes.
-
-This file imports nothing: a script that checks its flags before Keras is
-imported, which takes seconds, reads it by `runpy.run_path`.
-"""
+"""The names that `sparse_training` takes."""
 
 SPARSE_TRAININGS = (
     "agent",

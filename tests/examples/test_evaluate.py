@@ -2,13 +2,11 @@
 
 import html.parser
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import types
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -53,13 +51,7 @@ def folder(tmp_path_factory):
 
 
 def run(*flags):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *flags],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+    return forked.run([SCRIPT, *flags], ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +255,7 @@ def test_models_that_do_not_fit(script, tmp_path, folder):
     ]:
         path = tmp_path / f"{name}.keras"
         with pytest.raises(SystemExit, match=f"--baseline=.*{message}"):
-            script.load_network("x", "baseline", str(path))
+            script.classifiers.load("x", "baseline", str(path))
 
 
 @pytest.mark.parametrize(
@@ -281,23 +273,28 @@ def test_models_go_by_their_files(script, paths, names):
 
 def test_models_of_other_images(script):
     pair = [
-        script.Network("baseline", network(0, (8, 8, 1)), "--baseline=b"),
-        script.Network("model", network(0), "--model=a"),
+        script.classifiers.Network(
+            "baseline", network(0, (8, 8, 1)), "--baseline=b"
+        ),
+        script.classifiers.Network("model", network(0), "--model=a"),
     ]
     with pytest.raises(SystemExit, match=r"baseline=b \(8, 8, 1\) and --model"):
-        script.check_alike(pair)
-    script.check_alike(pair[1:])
+        script.classifiers.check_alike(pair)
+    script.classifiers.check_alike(pair[1:])
 
 
 def test_two_ensembles_have_a_section_each(script, folder, tmp_path):
     script.FLAGS.output_dir = str(tmp_path)
     model = keras.saving.load_model(folder / "ensemble.keras")
-    pair = [script.Network(name, model, "") for name in ("baseline", "model")]
+    pair = [
+        script.classifiers.Network(name, model, "")
+        for name in ("baseline", "model")
+    ]
     script.FLAGS.ood = []
     digits = np.load(folder / "digits.npz")
     data = types.SimpleNamespace(num_classes=10)
-    images = script.Images(data, digits["x"], None, digits["y"])
-    results, sections = script.evaluate(pair, images, [])
+    images = script.image_sets.Images(data, digits["x"], None, digits["y"])
+    results, sections = script.evaluation.evaluate(pair, images, [])
     assert set(results["diversity"]) == {"baseline", "model"}
     files = [one.file for section in sections for one in section.pictures]
     assert len(files) == len(set(files)) == 2 + 2 * 2
@@ -309,7 +306,7 @@ def test_an_unknown_class_is_no_familiar_one(script):
 
     known, unknown = [[0.6, 0.2, 0.2]], [[0.03, 0.02, 0.95]]
     p = np.array(known + unknown, "float32")
-    made = measures.confidences(script.Predictions(p), 2)
+    made = measures.confidences(script.classifiers.Predictions(p), 2)
     assert set(made) == {"maximum probability"}
     np.testing.assert_allclose(made["maximum probability"], [0.6, 0.03])
     row = measures.scores(p, np.array([0, 0]), 2)
@@ -322,7 +319,7 @@ def test_an_unknown_class_is_no_familiar_one(script):
 def test_energy_is_that_before_the_softmax(script, folder):
     x = np.load(folder / "digits.npz")["x"]
     ensemble = keras.saving.load_model(folder / "ensemble.keras")
-    made = script.Network("model", ensemble, "").predict(x, True)
+    made = script.classifiers.Network("model", ensemble, "").predict(x, True)
     for i in range(3):
         kernel, bias = (
             np.array(v.value) for v in ensemble.member(i).trainable_variables
@@ -335,7 +332,9 @@ def test_energy_is_that_before_the_softmax(script, folder):
 
 def test_what_is_neither_probabilities_nor_logits(script, folder):
     x = np.load(folder / "digits.npz")["x"]
-    one = script.Network("model", network(0, activation="sigmoid"), "--model=a")
+    one = script.classifiers.Network(
+        "model", network(0, activation="sigmoid"), "--model=a"
+    )
     with pytest.raises(SystemExit, match=r"--model=a: .* pass `from_logits`"):
         one.predict(x)
 
@@ -346,8 +345,10 @@ def test_a_calibrated_model_is_opened(script, folder, tmp_path):
     for name in ("ensemble", "dense"):
         model = keras.saving.load_model(folder / f"{name}.keras")
         kft.calibration.calibrate(model, x, y).save(tmp_path / "c.keras")
-        made = script.load_network("model", "model", str(tmp_path / "c.keras"))
-        assert script.input_shape(made.model) == (16, 16, 1)
+        made = script.classifiers.load(
+            "model", "model", str(tmp_path / "c.keras")
+        )
+        assert made.input_shape == (16, 16, 1)
         p = made.predict(x, True)
         assert p.logits is None
         np.testing.assert_allclose(p.probabilities.sum(1), 1.0, rtol=1e-5)
@@ -356,17 +357,17 @@ def test_a_calibrated_model_is_opened(script, folder, tmp_path):
 def test_predictions_that_are_not_finite(script):
     model = network(0, activation=None)
     model.layers[-1].bias.assign(np.full(10, np.nan))
-    broken = script.Network("model", model, "--model=a")
+    broken = script.classifiers.Network("model", model, "--model=a")
     with pytest.raises(SystemExit, match="--model=a predicts NaN"):
         broken.predict(np.zeros((2, 16, 16, 1), "float32"))
 
 
 def test_images_of_the_wrong_size(script):
     with pytest.raises(SystemExit, match=r"\(8, 8, 1\) .*--resize"):
-        script.load_images((16, 16, 1))
+        script.image_sets.load((16, 16, 1))
     script.FLAGS.resize = True
     with pytest.raises(SystemExit, match=r"takes \(16, 16, 3\)$"):
-        script.load_images((16, 16, 3))
+        script.image_sets.load((16, 16, 3))
 
 
 def test_images_out_of_range(script):
@@ -375,10 +376,12 @@ def test_images_out_of_range(script):
 
     x = np.array([[[[-2.0], [2.0]]]], "float32")
     np.testing.assert_array_equal(
-        script.as_pixels("", x, Data).ravel(), [0, 255]
+        script.image_sets.as_pixels("", x, Data).ravel(), [0, 255]
     )
     with pytest.raises(SystemExit, match=r"--dataset=a .* to 510"):
-        script.as_pixels("--dataset=a", x + np.array([[[0], [4]]]), Data)
+        script.image_sets.as_pixels(
+            "--dataset=a", x + np.array([[[0], [4]]]), Data
+        )
 
 
 def test_sets_without_images(script):
@@ -387,46 +390,52 @@ def test_sets_without_images(script):
     empty = tf.data.Dataset.from_tensors((np.zeros((2, 1)), [0, 1])).take(0)
     for batches in (None, empty):
         with pytest.raises(SystemExit, match="--ood=a has no test images"):
-            script.read("--ood=a", batches)
+            script.image_sets.read("--ood=a", batches)
 
 
 def test_labels_that_do_not_fit(script):
-    one = script.Network("model", network(0, classes=5), "--model=a")
+    one = script.classifiers.Network(
+        "model", network(0, classes=5), "--model=a"
+    )
     with pytest.raises(SystemExit, match=r"from 0 to 5, and --model=a .* 5 cl"):
-        script.check_labels(np.arange(6), [one])
+        script.image_sets.check_labels(np.arange(6), [one])
     with pytest.raises(SystemExit, match="one class only, 3"):
-        script.check_labels(np.array([3, 3]), [one])
-    script.check_labels(np.arange(5), [one])
+        script.image_sets.check_labels(np.array([3, 3]), [one])
+    script.image_sets.check_labels(np.arange(5), [one])
 
 
 def test_sets_and_corruptions_of_other_names(script):
     pixels = np.zeros((2, 16, 16, 1), "uint8")
     script.FLAGS.corruptions = ["fog", "smog"]
     with pytest.raises(SystemExit, match=r"--corruptions=smog: .* one of"):
-        script.chosen_corruptions(pixels)
+        script.image_sets.chosen_corruptions(pixels)
     script.FLAGS.corruptions = ["all"]
-    assert script.chosen_corruptions(pixels) == list(kft.datasets.CORRUPTIONS)
+    assert script.image_sets.chosen_corruptions(pixels) == list(
+        kft.datasets.CORRUPTIONS
+    )
     with pytest.raises(SystemExit, match=r"--corruptions=.*16 or more"):
-        script.chosen_corruptions(pixels[:, :8, :8])
+        script.image_sets.chosen_corruptions(pixels[:, :8, :8])
     script.FLAGS.corruptions, script.FLAGS.published_corruptions = [], True
     with pytest.raises(SystemExit, match="needs --corruptions"):
-        script.chosen_corruptions(pixels)
-    images = script.Images(None, pixels, pixels, None)
+        script.image_sets.chosen_corruptions(pixels)
+    images = script.image_sets.Images(None, pixels, pixels, None)
     with pytest.raises(SystemExit, match="--ood=kmnits: `name` must be"):
-        script.load_unknown("kmnits", images)
+        script.image_sets.load_unknown("kmnits", images)
 
 
 def test_calibration_needs_validation_images(script, folder):
     script.FLAGS.calibration = "temperature"
     script.FLAGS.validation_fraction = 0.0
     script.FLAGS.resize = True
-    images = script.load_images((16, 16, 1))
+    images = script.image_sets.load((16, 16, 1))
     with pytest.raises(SystemExit, match="--validation_fraction must be above"):
-        script.calibrated([], images.data)
+        script.classifiers.calibrated([], images.data)
     script.FLAGS.validation_fraction = 0.1
-    data = script.load_images((16, 16, 1)).data
+    data = script.image_sets.load((16, 16, 1)).data
     model = keras.saving.load_model(folder / "ensemble.keras")
-    both = script.calibrated([script.Network("model", model, "")], data)
+    both = script.classifiers.calibrated(
+        [script.classifiers.Network("model", model, "")], data
+    )
     names = [one.name for one in both]
     assert names == [
         "model, temperature, pool first",
@@ -445,8 +454,8 @@ def test_masked_temperature_is_fitted_to_training_images(script, monkeypatch):
     monkeypatch.setattr(kft.calibration, "calibrate", calibrate)
     script.FLAGS.calibration = "masked_temperature"
     data = types.SimpleNamespace(train="training", validation=None)
-    one = script.Network("model", network(0), "--model=a")
-    (made,) = script.calibrated([one], data)
+    one = script.classifiers.Network("model", network(0), "--model=a")
+    (made,) = script.classifiers.calibrated([one], data)
     assert made.name == "model, masked temperature"
     assert given == [("training", "temperature", "pool_first", 0.3)]
 
@@ -456,7 +465,6 @@ def test_models_are_compared(folder, tmp_path):
     for seed in range(2):
         network(seed).save(tmp_path / f"dense_{seed}.keras")
     command = [
-        sys.executable,
         str(ROOT / "examples" / "compare_trust.py"),
         f"--models=dense={tmp_path}/dense_SEED.keras",
         "--dataset=optdigits",
@@ -468,7 +476,7 @@ def test_models_are_compared(folder, tmp_path):
         "--corruptions=contrast",
         f"--output_dir={tmp_path / 'out'}",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run(command, ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())
     runs = [
@@ -481,6 +489,6 @@ def test_models_are_compared(folder, tmp_path):
     assert deviation == pytest.approx(abs(nlls[0] - nlls[1]) / 2**0.5)
     assert f"| nll | {mean:.4f} ± {deviation:.4f} |" in done.stdout
     assert {"corrupted nll", "AUROC noise, max p"} <= set(rows["dense"])
-    command[2] = "--models=dense=dense.keras"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command[1] = "--models=dense=dense.keras"
+    done = forked.run(command, ROOT)
     assert done.returncode and "SEED" in done.stderr

@@ -1,15 +1,17 @@
-"""The example scripts, run as a user runs them."""
+"""The example scripts, run as a user runs them.
+
+compare_ensembles.py starts its runs in fresh processes, so that their imports
+are tested too.
+"""
 
 import json
-import os
 import pathlib
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import numpy as np
 import pytest
 
@@ -17,16 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(script, *flags, check=True):
-    """Runs a script from the root; returns the finished process."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / script), *flags],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=check,
-    )
+    """Runs a script from the root, in a process that has imported Keras."""
+    return forked.run([ROOT / "examples" / script, *flags], ROOT, check=check)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +76,11 @@ def test_a_refused_start_leaves_the_directory_free(tmp_path):
 PLANS = """
 import json, sys, types
 sys.path.insert(0, {folder!r})
-import common, {script} as script
+import training_flags, {script} as script
 from absl import flags
 from absl.testing import flagsaver
 
-common.define_training_flags("out")
+training_flags.define("out")
 data = types.SimpleNamespace(num_train=1290, train=[])
 found = []
 for given in json.loads({cases!r}):
@@ -109,9 +103,7 @@ def plans(script, call, cases, said=None):
         call=call,
         cases=json.dumps(cases),
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
+    done = forked.run(["-c", code])
     assert done.returncode == 0, done.stderr[-2000:]
     *lines, last = done.stdout.splitlines()
     if said is not None:
@@ -207,7 +199,7 @@ def test_every_phase_updates_the_topology_at_the_defaults():
 
 def test_an_ensemble_that_would_never_grow_is_refused():
     """Published intervals are for longer runs."""
-    call = "script.check_updates(script.method(), data)"
+    call = "script.check_updates(script.method(), data.num_train)"
     edst, dst, given, static = plans(
         "train_ensemble",
         call,
@@ -260,12 +252,7 @@ def results(path):
 
 def kill_after(backups, script, *flags):
     """Starts a script and kills it a moment after its second backup."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / script), *flags],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = forked.Popen([ROOT / "examples" / script, *flags], ROOT)
     while process.poll() is None and not (backups / "epoch_000001").exists():
         time.sleep(0.001)
     time.sleep(random.Random(str(flags)).uniform(0.0, 0.1))
