@@ -1,7 +1,10 @@
 """Each method on a network so small that its runs can be made by hand."""
 
+import dataclasses
+import functools
 import json
 import shutil
+import typing
 
 import keras
 import numpy as np
@@ -103,30 +106,62 @@ METHODS = {
 }
 
 
+@dataclasses.dataclass
+class Trained:
+    """What the whole training of a method has left."""
+
+    ensemble: kft.EnsembleModel
+    folder: typing.Any
+    runs: list
+    flops: float
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Trains a method of `METHODS` once for all tests that only look."""
+
+    @functools.cache
+    def once(name):
+        method, folder = METHODS[name], tmp_path_factory.mktemp(name)
+        ensemble = fit(method, folder)
+        return Trained(ensemble, folder, method.runs, method.training_flops())
+
+    return once
+
+
+def test_every_recipe_is_among_them():
+    kinds = {type(method) for method in METHODS.values()}
+    assert kinds >= {
+        recipes.class_of(name)
+        for name in recipes.names()
+        if recipes.class_of(name).__module__.startswith("keras_freetickets.")
+    }
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_an_ensemble_that_has_learned(tmp_path, name):
-    method = METHODS[name]
-    ensemble = fit(method, tmp_path)
+def test_an_ensemble_that_has_learned(trained, name):
+    method, whole = METHODS[name], trained(name)
+    ensemble, folder = whole.ensemble, whole.folder
     assert ensemble.num_members == (1 if "mimo" in name else 2)
     loss, accuracy, _ = ensemble.evaluate(X, Y, verbose=0)
     assert accuracy > 0.6  # chance: 1/3
-    assert method.training_flops() > 0
-    for run in method.runs:
+    assert whole.flops > 0
+    for run in whole.runs:
         assert len(run.history["seconds"]) == len(run.history["epoch"])
     # The folder stands for the ensemble, in another process too.
-    opened = kft.EnsembleModel.from_tickets(tmp_path)
+    opened = kft.EnsembleModel.from_tickets(folder)
     np.testing.assert_array_equal(
         opened.predict_members(X), ensemble.predict_members(X)
     )
-    wider = opened.with_members(tmp_path)
+    wider = opened.with_members(folder)
     assert wider.num_members == 2 * opened.num_members
     # What is finished is not made again.
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("ticket*.keras")}
-    again = fit(method, tmp_path)
+    written = {p: p.stat().st_mtime_ns for p in folder.rglob("ticket*.keras")}
+    again = fit(method, folder)
     assert again.evaluate(X, Y, verbose=0)[0] == loss
     for path, when in written.items():
         assert path.stat().st_mtime_ns == when
-    assert not list(tmp_path.rglob("backup"))
+    assert not list(folder.rglob("backup"))
 
 
 def by_hand(model, rates, seed):
@@ -155,8 +190,8 @@ def test_members_of_seeds_and_rates(tmp_path, sparsity):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_member_of_dst(tmp_path):
-    ensemble = fit(METHODS["dst"], tmp_path)
+def test_a_member_of_dst(tmp_path, trained):
+    ensemble = trained("dst").ensemble
     model = kft.sparsify(make_model(1000), 0.5, seed=1000)
     compile_model(model)
     dst = kft.callbacks.DST(
@@ -172,11 +207,11 @@ def test_a_member_of_dst(tmp_path):
         np.testing.assert_allclose(one.kernel, other.kernel, rtol=1e-4)
 
 
-def test_pruned_and_fine_tuned(tmp_path):
-    ensemble = fit(METHODS["pf"], tmp_path)
+def test_pruned_and_fine_tuned(trained):
+    ensemble, folder = trained("pf").ensemble, trained("pf").folder
     for i, seed in enumerate([0, 1000]):
         dense = keras.saving.load_model(
-            tmp_path / f"dense_{i}" / "ticket_0.keras"
+            folder / f"dense_{i}" / "ticket_0.keras"
         )
         model = kft.prune(dense, 0.5)
         masks = [np.array(c.mask) for c in model.masked_kernels]
@@ -193,14 +228,14 @@ def test_pruned_and_fine_tuned(tmp_path):
             )
 
 
-def test_lottery_tickets(tmp_path):
+def test_lottery_tickets(trained):
     """Two rounds: 1 - sqrt(1/2) of all weights, then half of them."""
-    ensemble = fit(METHODS["ltr"], tmp_path)
+    ensemble, folder = trained("ltr").ensemble, trained("ltr").folder
 
     def ticket(name):
-        return keras.saving.load_model(tmp_path / name / "ticket_0.keras")
+        return keras.saving.load_model(folder / name / "ticket_0.keras")
 
-    early = keras.saving.load_model(tmp_path / "dense" / "early.keras")
+    early = keras.saving.load_model(folder / "dense" / "early.keras")
     between = ticket("round_1")
     kept = sum(int(np.sum(c.mask)) for c in between.masked_kernels)
     assert kept == int(72 * 0.5**0.5)
@@ -221,21 +256,18 @@ def test_lottery_tickets(tmp_path):
             )
 
 
-def test_costs_by_hand(tmp_path):
+def test_costs_by_hand(trained):
     """72 multiply-accumulates, 36 in a sparse network."""
     dense, sparse = 2 * 72, 2 * 36
-    fit(METHODS["pf"], tmp_path / "pf")
-    assert METHODS["pf"].training_flops() == 2 * 3 * (4 * dense + 2 * sparse)
-    fit(METHODS["edst"], tmp_path / "edst")
+    assert trained("pf").flops == 2 * 3 * (4 * dense + 2 * sparse)
     step = (3 * sparse * 5 + 2 * sparse + dense) / 6
-    assert METHODS["edst"].training_flops() == pytest.approx(4 * step)
-    fit(METHODS["mimo"], tmp_path / "mimo")
+    assert trained("edst").flops == pytest.approx(4 * step)
     body = 2 * (12 * 8 + 8 * 8 + 8 * 6)
-    assert METHODS["mimo"].training_flops() == 4 * 3 * body * 2
+    assert trained("mimo").flops == 4 * 3 * body * 2
 
 
-def test_both_ends_of_a_sparse_body_stay_dense(tmp_path):
-    (member,) = [fit(METHODS["sparse_mimo"], tmp_path).member(0)]
+def test_both_ends_of_a_sparse_body_stay_dense(trained):
+    member = trained("sparse_mimo").ensemble.member(0)
     (connection,) = member.masked_kernels
     assert tuple(connection.kernel.shape) == (8, 8)
     assert int(np.sum(connection.mask)) == 32
@@ -253,33 +285,31 @@ def test_a_body_without_a_middle_is_not_made_sparse(tmp_path):
         fit(method, tmp_path, make_model=two_kernels)
 
 
-@pytest.mark.parametrize("name", ["dense", "pf", "snapshot"])
-def test_a_killed_run_goes_on(tmp_path, name):
-    method = METHODS[name]
-    whole = fit(method, tmp_path / "whole")
-    count = {"left": 5}
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_run_goes_on(tmp_path, trained, name):
+    """Killed after half of all epochs, it ends as if nothing had happened."""
+    method, whole = METHODS[name], trained(name)
+    epochs = [len(run.history["epoch"]) for run in whole.runs]
+    left = sum(epochs) // 2
 
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            count["left"] -= 1
-            if not count["left"]:
+            nonlocal left
+            left -= 1
+            if left < 0:
                 raise KeyboardInterrupt
 
     def mortal(seed):
         return {**data(seed), "callbacks": [Kill()]}
 
-    if name == "snapshot":
-        count["left"] = 3
     with pytest.raises(KeyboardInterrupt):
-        fit(method, tmp_path / "parts", data=mortal)
-    resumed = fit(method, tmp_path / "parts")
+        fit(method, tmp_path, data=mortal)
+    resumed = fit(method, tmp_path)
     for one, other in zip(
-        whole.get_weights(), resumed.get_weights(), strict=True
+        whole.ensemble.get_weights(), resumed.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    wanted = {"dense": [4, 4], "pf": [4, 2, 4, 2], "snapshot": [4]}
-    epochs = [len(run.history["epoch"]) for run in method.runs]
-    assert epochs == wanted[name]
+    assert [len(run.history["epoch"]) for run in method.runs] == epochs
 
 
 def test_callbacks_that_remember_go_on_where_they_were(tmp_path):
