@@ -15,9 +15,9 @@ from keras_freetickets.recipes.run_data import folds
 from keras_freetickets.recipes.single_run import EDST
 from keras_freetickets.recipes.single_run import MIMO
 from keras_freetickets.recipes.single_run import Snapshot
+from keras_freetickets.recipes.sparse_training import SPARSE_TRAININGS
 from keras_freetickets.recipes.sparse_training import SparseTraining
 from keras_freetickets.recipes.sparse_training import sparse_training
-from keras_freetickets.recipes.sparse_training_names import SPARSE_TRAININGS
 from keras_freetickets.recipes.workspace import TrainingRun
 from keras_freetickets.recipes.workspace import Workspace
 from keras_freetickets.recipes.workspace import step_decay

@@ -240,7 +240,6 @@ class _Setting:
 _OWN_FRACTION = ("drop_fraction",)
 _FIXED_MASKS = ("drop_fraction", "update_interval")
 
-# Their names are in sparse_training_names.py; a test compares.
 _SETTINGS = {
     "agent": _Setting(_agent, cost=_agent_flops),
     "cigl": _Setting(_cigl),
@@ -269,6 +268,8 @@ _SETTINGS = {
     "srigl": _Setting(_preset("SRigL"), _fan_in_masks),
     "static": _Setting(lambda run: [], cost="static", unused=_FIXED_MASKS),
 }
+
+SPARSE_TRAININGS = tuple(_SETTINGS)
 
 
 def sparse_training(

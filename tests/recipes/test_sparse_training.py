@@ -1,15 +1,11 @@
 """The settings of each method that trains one sparse network."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import keras_freetickets as kft
-from keras_freetickets.recipes.sparse_training import _SETTINGS
 
 METHODS = kft.recipes.SPARSE_TRAININGS
 
@@ -19,26 +15,6 @@ def training_of(method, **arguments):
     given = {"sparsity": 0.9375, "epochs": 8, "steps_per_epoch": 50}
     given |= {"data": [batch], "update_interval": 10, **arguments}
     return kft.recipes.sparse_training(method, **given)
-
-
-def test_every_name_has_settings():
-    assert sorted(_SETTINGS) == list(METHODS)
-
-
-def test_the_names_are_there_without_keras():
-    """As a script reads them that checks its flags first."""
-    code = (
-        "import importlib.util, os, runpy, sys\n"
-        "spec = importlib.util.find_spec('keras_freetickets')\n"
-        "(folder,) = spec.submodule_search_locations\n"
-        "path = os.path.join(folder, 'recipes', 'sparse_training_names.py')\n"
-        "print(*runpy.run_path(path)['SPARSE_TRAININGS'])\n"
-        "assert 'keras' not in sys.modules\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == list(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
