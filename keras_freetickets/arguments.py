@@ -1,8 +1,8 @@
-"""Checks of arguments: one wording for one mistake, in every part.
+"""Checks of arguments, so that the same mistake gives the same error.
 
 Each check raises an error that names the argument, the rule and the value
-received. `bool` counts neither as an integer nor as a number, though it is a
-subclass of `int`: `num_bins=True` is a mistake.
+received. `bool` is a subclass of `int`, but counts neither as an integer nor
+as a number here: `num_bins=True` is a mistake.
 """
 
 import numbers
@@ -98,9 +98,9 @@ def check_number(
 
     Args:
         name: Name of the argument.
-        value: What was given for it.
+        value: The value received.
         interval: As for `is_within`.
-        meaning: What the number is, for the error.
+        meaning: What the number means, for the error message.
     """
     if not is_within(value, interval):
         rules = {"(0, inf)": "positive", "[0, inf)": "a non-negative number"}

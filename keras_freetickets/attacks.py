@@ -1,4 +1,4 @@
-"""Adversarial inputs: small changes that make a model err."""
+"""Adversarial inputs: small changes that make a model misclassify."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from keras_freetickets.types import Tensor
 
 __all__ = ["fast_gradient_sign"]
 
-# Float arithmetic on standardized images may leave the range by this much.
+# Standardized images may exceed the range by this much through rounding.
 _SLACK = 1e-3
 
 
@@ -32,30 +32,32 @@ def fast_gradient_sign(
     std: Any = None,
     batch_size: int = 128,
 ) -> np.ndarray:
-    """Moves each input value by epsilon so as to raise the model's loss.
+    """Changes each input value by epsilon to increase the model's loss.
 
-    `x + epsilon * sign(d loss / d x)`, clipped to the range of images. For an
-    ensemble the loss is that of the mean of its members; to attack with one
-    member alone pass `ensemble.member(i)`.
+    Returns `x + epsilon * sign(d loss / d x)`, clipped to the range of images.
+    For an ensemble it uses the loss of the members' mean; to attack with one
+    member pass `ensemble.member(i)`.
 
-    A model whose probability rounds to 1 in float32 has no gradient, and its
-    images come back unchanged. For a model that returns logits the gradient is
-    taken through the logits and does not vanish.
+    If a model's probability rounds to 1 in float32, the gradient is zero and
+    the image is returned unchanged. For a model that returns logits the
+    gradient is computed from the logits and does not vanish.
 
     Args:
         model: Keras model with one output `(batch, ..., classes)`, or
-            `(batch, ..., 1)` of class 1. A label that an ensemble ignores is
+            `(batch, ..., 1)` for class 1. Labels that an ensemble ignores are
             not attacked.
         x: Array of images in [0, 1], or standardized ones with `mean` and
             `std`.
         y: Labels `(examples, ...)`, integers, or one-hot.
-        epsilon: Float, not negative, in the units of images in [0, 1].
-            Defaults to 8 / 255, as for FreeTickets (Liu et al., 2022,
+        epsilon: Non-negative float, in the units of images in [0, 1].
+            Defaults to 8 / 255, as in FreeTickets (Liu et al., 2022,
             arXiv:2106.14568).
-        from_logits: Whether the model returns logits. `None` (default) goes
-            by its last layer, as `calibration.calibrate` does.
-        mean: Mean of each channel that was subtracted, e.g. `Datasets.mean`.
-        std: Standard deviation of each channel that was divided by.
+        from_logits: Whether the model returns logits. `None` (default) infers
+            it from the last layer, as `calibration.calibrate` does.
+        mean: Mean of each channel, as subtracted from the images, for example
+            `Datasets.mean`. `None` for images in [0, 1].
+        std: Standard deviation of each channel, by which the images were
+            divided. `None` for images in [0, 1].
         batch_size: Positive integer.
 
     Returns:
@@ -106,7 +108,7 @@ def _units(x, epsilon, mean, std):
     """The range of images and the step, standardized as the images are."""
     if (mean is None) != (std is None):
         raise ValueError(
-            "`mean` and `std` must be given both or neither. "
+            "`mean` and `std` must be given together or not at all. "
             f"Received: mean={mean}, std={std}"
         )
     mean = np.asarray(0.0 if mean is None else mean, "float32")
@@ -114,19 +116,19 @@ def _units(x, epsilon, mean, std):
     low, high = (0 - mean) / std, (1 - mean) / std
     if not (np.all(x >= low - _SLACK) and np.all(x <= high + _SLACK)):
         raise ValueError(
-            "`x` must hold images in [0, 1], or such images standardized by "
+            "`x` must be images in [0, 1], or such images standardized with "
             f"`mean` and `std`. Received: x in [{x.min():.4g}, {x.max():.4g}]"
         )
     return low, high, epsilon / std
 
 
 def _gradient_function(model, from_logits):
-    """Gradient of the summed loss by the inputs, compiled."""
+    """Gradient of the summed loss with respect to the inputs, compiled."""
 
     def loss(x, targets):
         scores = ops.cast(model(x, training=False), "float32")
         scores = validation.two_columns(scores, from_logits)
-        # Keras' cross-entropy clips probabilities, which stops the gradient.
+        # Keras' cross-entropy clips probabilities, which zeroes the gradient.
         if from_logits:
             logs = ops.log_softmax(scores)
         else:

@@ -1,4 +1,4 @@
-"""Readers of inputs and labels, in the forms in which Keras takes them."""
+"""Readers of inputs and labels, in the forms that Keras accepts."""
 
 from collections.abc import Sized
 from typing import Any
@@ -14,11 +14,11 @@ from keras_freetickets.types import Tensor
 def without_column(
     values: Tensor, rank: int | None = None, backend: Any = ops
 ) -> Tensor:
-    """Numbers `(batch, ..., 1)` as `(batch, ...)`.
+    """Removes a last axis of size 1: `(batch, ..., 1)` to `(batch, ...)`.
 
     Args:
         values: Tensor.
-        rank: Integer, how many axes it has if the last is such a column, or
+        rank: Integer, remove the axis only if the tensor has this many axes.
             `None` for two or more.
         backend: `keras.ops`, or NumPy for arrays.
     """
@@ -30,13 +30,13 @@ def without_column(
 
 
 def is_one_hot(y_true: Tensor, shape: Any, optional_columns: int = 0) -> bool:
-    """Whether labels have a column for each class, as predictions have.
+    """Whether labels have one column for each class, like predictions.
 
     Args:
         y_true: Labels, a tensor or an array.
         shape: Shape of the predictions, `(batch, ..., classes)`.
-        optional_columns: Integer, for how many of the last columns labels may
-            have none: 1 where a model has an output for the unknown (MOON).
+        optional_columns: Integer, how many of the last columns labels may
+            lack: 1 if the model has an output for unknown inputs (MOON).
     """
     columns = range(max(2, shape[-1] - optional_columns), shape[-1] + 1)
     return len(y_true.shape) == len(shape) and y_true.shape[-1] in columns
@@ -45,7 +45,7 @@ def is_one_hot(y_true: Tensor, shape: Any, optional_columns: int = 0) -> bool:
 def class_labels(
     y_true: Tensor, shape: Any, backend: Any = ops, optional_columns: int = 0
 ) -> Tensor:
-    """Labels as `(batch, ...)`, the index of the class if they are one-hot.
+    """Returns labels `(batch, ...)`; one-hot labels become class indices.
 
     Args:
         y_true: Labels `(batch, ...)` or `(batch, ..., 1)`, or one-hot
@@ -65,17 +65,17 @@ def class_labels(
 
 
 def as_arrays(x: Any, y: Any = None) -> tuple[Any, Any]:
-    """Inputs and labels as arrays, the batches of a dataset put together.
+    """Returns inputs and labels as arrays; concatenates batches.
 
-    A dataset that is shuffled has another order each time it is iterated.
+    A shuffled dataset has a different order each time it is iterated.
 
     Args:
         x: Inputs, with `y`, or an iterable of batches `(inputs, labels)`.
-        y: Labels, or `None` for those of the batches.
+        y: Labels, or `None` to take them from the batches.
 
     Returns:
-        Tuple of inputs and labels: as given, or arrays in the structure of a
-        batch.
+        Tuple of inputs and labels: unchanged if `y` is given, else arrays in
+        the structure of a batch.
 
     Raises:
         ValueError: If there are no labels, or no batches.
@@ -93,7 +93,7 @@ def as_arrays(x: Any, y: Any = None) -> tuple[Any, Any]:
 def _pair(batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise ValueError(
-            "`x` must be a dataset of inputs and labels, or `y` be given. "
+            "`x` must be a dataset of inputs and labels, or `y` must be given. "
             f"Received: batches of type {type(batch).__name__}"
         )
     return batch[0], batch[1]
@@ -104,16 +104,16 @@ def _concatenated(*parts: Tensor) -> np.ndarray:
 
 
 def check_examples(x: Sized, y: Sized) -> None:
-    """Raises unless there is a label for each of one input or more."""
+    """Raises unless there are examples, and one label for each."""
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(
-            "`x` and `y` must hold equally many examples, one or more. "
+            "`x` and `y` must have the same number of examples, at least one. "
             f"Received: {len(x)} inputs and {len(y)} labels"
         )
 
 
 def input_specs(model: keras.Model) -> Any:
-    """The inputs of a Functional model with a free batch size.
+    """Returns specs of a Functional model's inputs, for any batch size.
 
     Args:
         model: Built Keras model.

@@ -50,7 +50,7 @@ def _holder_prefix():
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name is that of what `atomic_path` has not finished.
+    """Whether a name belongs to an unfinished write of `atomic_path`.
 
     Args:
         name: Name in a folder that `atomic_path` writes to.
@@ -65,7 +65,7 @@ def is_partial(name: str) -> bool:
 
 
 def _is_abandoned(name):
-    """Whether the process that made a holder ran here and runs no more."""
+    """Whether a holder's process ran on this host and has ended."""
     match = _HOLDER.fullmatch(name)
     if match is None or match["host"] != socket.gethostname():
         return False
@@ -79,9 +79,9 @@ def _is_abandoned(name):
 
 
 def tidy(folder: PathLike) -> None:
-    """Removes what killed processes of this machine left half written.
+    """Removes unfinished files of killed processes of this machine.
 
-    A directory that was whole and about to replace another is put in place.
+    If a complete directory was about to replace another, moves it in place.
 
     Args:
         folder: A directory that `atomic_path` writes to.
@@ -103,15 +103,15 @@ def _finish(folder, holder):
 
 
 def integers_as(values: np.ndarray, dtype: Any) -> np.ndarray:
-    """Integers in another integer type; as they are if that cannot hold them.
+    """Converts integers to another integer type if it can hold them.
 
-    Keras holds the state of a seed in `uint32` on JAX, in `int64` on
-    TensorFlow and in `int32` on PyTorch, and counts likewise: a file that is
-    to be read on another backend goes by the numbers.
+    Keras keeps the state of a seed in `uint32` on JAX, in `int64` on
+    TensorFlow and in `int32` on PyTorch, and counters similarly. A file that
+    another backend reads must therefore be compared by value.
 
     Args:
-        values: Array of any type; what holds no integers is left alone.
-        dtype: The dtype wanted.
+        values: Array of any type; arrays without integers are not changed.
+        dtype: The wanted dtype.
     """
     if values.dtype.kind not in "iu" or np.dtype(dtype).kind not in "iu":
         return values
@@ -120,17 +120,17 @@ def integers_as(values: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def check_directory(directory: PathLike) -> None:
-    """Makes a directory; raises unless it can be written."""
+    """Creates a directory; raises unless it is writable."""
     try:
         os.makedirs(directory, exist_ok=True)
     except (OSError, TypeError) as error:
         raise ValueError(
-            "`directory` must be a directory that can be written. "
+            "`directory` must be a writable directory. "
             f"Received: directory={directory} ({error})"
         ) from error
     if not os.access(directory, os.W_OK):
         raise ValueError(
-            "`directory` must be a directory that can be written. "
+            "`directory` must be a writable directory. "
             f"Received: directory={directory}"
         )
 
@@ -139,15 +139,15 @@ def check_directory(directory: PathLike) -> None:
 def atomic_path(path: PathLike) -> Iterator[str]:
     """Yields a temporary path that becomes `path` when the block succeeds.
 
-    A file or a directory may be written there. It is flushed to the disk and
-    renamed; a reader sees the old content or the new, never a part. An
-    existing file is replaced in one rename. An existing directory takes two:
-    killed between them, the new one is put in place by the next write to the
-    same folder.
+    Write a file or a directory there. It is flushed to disk and renamed, so
+    a reader sees either the old content or the new. Replacing a file takes
+    one rename. Replacing a directory takes two; if the process is killed
+    between them, the next write to the same folder completes the
+    replacement.
 
     Args:
         path: The path to write. Its directory is created. The temporary name
-            ends as `path` does, since writers look at endings.
+            has the same suffix as `path`, because writers check suffixes.
 
     Example:
 
@@ -183,12 +183,12 @@ def _seal_of(content):
 
 
 def write_sealed(path: PathLike, content: dict[str, Any]) -> None:
-    """Writes a dict as JSON with a checksum, so that damage is noticed.
+    """Writes a dict as JSON with a checksum, so that damage is detected.
 
     Args:
-        path: File to write, e.g. one that `atomic_path` yields.
-        content: Dict that JSON can hold, with strings as keys and without
-            the key `"sha256"`.
+        path: File to write, for example one that `atomic_path` yields.
+        content: JSON-serializable dict with strings as keys and without the
+            key `"sha256"`.
     """
     with open(path, "w") as file:
         json.dump({**content, _SEAL: _seal_of(content)}, file, indent=2)
@@ -197,33 +197,35 @@ def write_sealed(path: PathLike, content: dict[str, Any]) -> None:
 def read_sealed(
     path: PathLike, keys: set[str], sealed: bool = True
 ) -> dict[str, Any]:
-    """Reads what `write_sealed` wrote, and nothing else.
+    """Reads a file that `write_sealed` wrote.
 
     Args:
-        path: A regular file; what would wait for a writer is refused.
-        keys: Set of the names that the dict holds.
-        sealed: Whether the checksum must be there. One that is there must be
+        path: A regular file; pipes and devices are refused.
+        keys: Set of the keys that the dict must have.
+        sealed: Whether the checksum is required. If there is one, it must be
             right in any case.
 
     Returns:
         The dict.
 
     Raises:
-        ValueError: If the file is truncated, altered, or something else.
-        OSError: If it is not there or cannot be read.
+        ValueError: If the file is truncated, changed, or of another kind.
+        OSError: If it does not exist or cannot be read.
     """
-    # A pipe or a device would be waited for, or read without end.
+    # Reading a pipe or a device could block, or never end.
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"'{path}' is not a regular file")
     try:
         with open(path) as file:
             content = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' holds no JSON ({error})") from error
+        raise ValueError(f"'{path}' is not valid JSON ({error})") from error
     found = set(content) if isinstance(content, dict) else type(content)
     if found not in ([keys | {_SEAL}] if sealed else [keys, keys | {_SEAL}]):
-        raise ValueError(f"'{path}' must hold {sorted(keys)}, sealed")
+        raise ValueError(
+            f"'{path}' must have the keys {sorted(keys)} and a checksum"
+        )
     seal = content.pop(_SEAL, None)
     if seal is not None and seal != _seal_of(content):
-        raise ValueError(f"'{path}' is altered: its checksum differs")
+        raise ValueError(f"'{path}' was changed: its checksum differs")
     return content

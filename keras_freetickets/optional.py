@@ -1,4 +1,4 @@
-"""Packages that only parts of this one need, imported when first used."""
+"""Optional packages, imported when they are first used."""
 
 import importlib
 from typing import Any
@@ -16,21 +16,22 @@ def import_optional(module: str, extra: str | None = None) -> Any:
     """Imports a module of a package that may be missing.
 
     Args:
-        module: Dotted name of a module, of one of `PACKAGES`.
-        extra: Name of the extra to advise, where a caller needs more than the
-            package alone. Defaults to the one in `PACKAGES`.
+        module: Dotted name of a module of one of `PACKAGES`.
+        extra: Name of the extra that the error suggests, if the caller needs
+            more than the package alone. Defaults to the one in `PACKAGES`.
 
     Returns:
         The module.
 
     Raises:
-        ImportError: If the package is not installed; it says how to.
+        ImportError: If the package is not installed. The message says how to
+            install it.
     """
     package = module.split(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # Of an installed package that is broken, its own error says more.
+        # If the package is installed but broken, its own error says more.
         if (error.name or "").split(".")[0] != package:
             raise
         usual_extra, requirement = PACKAGES[package]
@@ -45,7 +46,7 @@ class OptionalModule:
     """Stands for a module and imports it when it is first used.
 
     Args:
-        name: Dotted name of a module, of one of `PACKAGES`.
+        name: Dotted name of a module of one of `PACKAGES`.
     """
 
     def __init__(self, name: str) -> None:

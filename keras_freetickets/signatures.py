@@ -1,4 +1,4 @@
-"""Signatures that show all arguments of a class, and refuse others by name."""
+"""Signatures that show all arguments of a class; unknown ones are errors."""
 
 import difflib
 import inspect
@@ -7,18 +7,18 @@ from typing import ClassVar
 
 
 class ShowsArguments:
-    """Base of classes whose signature shows what their `**kwargs` take.
+    """Base of classes whose signature lists what their `**kwargs` accept.
 
-    A class passes its `**kwargs` to its base class, or to `forwards_to` if it
-    names one. Class attributes:
+    A class passes its `**kwargs` to its base class, or to the class in
+    `forwards_to`. Class attributes:
 
-    - `forwards_to`: another class, which takes the `**kwargs`, and the
-      `*args` where `__init__` has them;
-    - `defaults`: dict of the defaults in which a class differs from those
-      above it, to be passed on as `**{**self.defaults, **kwargs}`.
+    - `forwards_to`: another class that receives the `**kwargs`, and the
+      `*args` if `__init__` has them;
+    - `defaults`: dict of defaults that differ from those of the base classes;
+      pass them as `**{**self.defaults, **kwargs}`.
 
-    An argument that the signature does not show is refused in the name of the
-    class that was called.
+    An argument that is not in the signature raises a `TypeError` that names
+    the class that was called.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
@@ -31,7 +31,7 @@ class ShowsArguments:
 
     @classmethod
     def _check_arguments(cls, given):
-        """Refuses arguments that the signature does not show."""
+        """Raises for arguments that are not in the signature."""
         _check_names(cls, given)
 
     def __init_subclass__(cls, **kwargs):
@@ -42,7 +42,7 @@ class ShowsArguments:
 
 
 def _signature(cls):
-    """The signature of a class, its `**kwargs` spelled out."""
+    """The signature of a class, with its `**kwargs` spelled out."""
     _, *own = inspect.signature(cls.__init__).parameters.values()
     if own and own[0].kind is inspect.Parameter.VAR_POSITIONAL:
         own = [*_positional(cls), *own[1:]]
@@ -56,7 +56,7 @@ def _signature(cls):
 
 
 def _above(cls):
-    """The class that takes what a class does not name itself, or `None`."""
+    """The class that receives a class's `**kwargs`, or `None`."""
     above = cls.__dict__.get("forwards_to")
     if above is None:
         shown = (b for b in cls.__mro__[1:] if "__signature__" in vars(b))
@@ -65,7 +65,7 @@ def _above(cls):
 
 
 def _positional(cls):
-    """The arguments that may be given by place to the class above."""
+    """The positional arguments of the class above."""
     above = _above(cls)
     shown = above.__signature__.parameters.values() if above else ()
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -73,9 +73,9 @@ def _positional(cls):
 
 
 def _forwarded(cls, known):
-    """What may be given by keyword, of the class that takes the rest."""
+    """The keyword arguments of the class above that are not known yet."""
     above = _above(cls)
-    if above is None:  # whatever takes them is known only when it is called
+    if above is None:  # the receiver is known only when the class is called
         yield inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
         return
     variadic = (

@@ -1,10 +1,10 @@
 """Spiking neurons as plain Keras layers.
 
 Activations have a time axis after the batch axis. Layers without memory
-(convolution, normalization) see the steps as more examples: `MergeSteps` and
-`SplitSteps` stand around them. What the networks of
-`keras_freetickets.applications` read out at the end is the mean of the logits
-over the steps, or with `per_step=True` those of each step.
+(convolution, normalization) process the steps as additional examples, between
+`MergeSteps` and `SplitSteps`. The networks of
+`keras_freetickets.applications` return the mean of the logits over the steps,
+or with `per_step=True` the logits of each step.
 """
 
 import math
@@ -22,13 +22,13 @@ from keras_freetickets.types import Tensor
 
 @ops.custom_gradient
 def spike(x: typing.Any) -> Tensor:
-    """1 where `x` is not negative, 0 elsewhere; with a surrogate gradient.
+    """Returns 1 where `x >= 0`, else 0, with a surrogate gradient.
 
-    The gradient is that of arctan, `1 / (1 + (pi * x)^2)`: spikingjelly's
-    `ATan` at its default width of 2.
+    The surrogate is the derivative of an arctangent,
+    `1 / (1 + (pi * x)^2)`: spikingjelly's `ATan` with its default width of 2.
 
     Args:
-        x: Tensor, membrane potentials less the threshold.
+        x: Tensor, membrane potentials minus the threshold.
 
     Example:
 
@@ -50,10 +50,10 @@ class LIF(keras.layers.Layer):
     """Leaky integrate-and-fire neurons.
 
     With `reset="soft"` the potential is
-    `v[t] = leak * v[t-1] + x[t] - threshold * o[t-1]`; with `"hard"` it is
-    `h = v + (x - v) / tau`, and neurons that fire return to 0 (their reset is
-    left out of the gradient). They fire, `o = 1`, where the potential reaches
-    the threshold. Every call begins with potentials of 0.
+    `v[t] = leak * v[t-1] + x[t] - threshold * o[t-1]`. With `"hard"` it is
+    `h = v + (x - v) / tau`, and returns to 0 after the neuron fires (no
+    gradient flows through this reset). A neuron fires, `o = 1`, when its
+    potential reaches the threshold. Every call starts with potentials of 0.
 
     Args:
         reset: `"soft"` (default, as NDSNN describes; not verified) or
@@ -61,13 +61,13 @@ class LIF(keras.layers.Layer):
             compares with). The two scale their inputs differently.
         leak: Float in (0, 1], for `"soft"`. Defaults to 0.5 (could not be
             verified).
-        tau: Float of 1 at least, for `"hard"`. Defaults to 4/3 (code of
+        tau: Float, at least 1, for `"hard"`. Defaults to 4/3 (code of
             arXiv:2207.01382).
-        threshold: Positive float. Defaults to 1 (likewise).
+        threshold: Positive float. Defaults to 1 (code of arXiv:2207.01382).
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
-        `(batch, steps, ...)`, the number of steps known.
+        `(batch, steps, ...)`; the number of steps must be known.
 
     Output shape:
         As the input; entries are exactly 0 or 1.
@@ -144,7 +144,7 @@ class LIF(keras.layers.Layer):
 
 
 class _KnowsSteps(keras.layers.Layer):
-    """Base of layers that are told the number of steps."""
+    """Base of layers with an argument `steps`."""
 
     def __init__(self, steps: int, **kwargs: typing.Any) -> None:
         super().__init__(**kwargs)
@@ -157,7 +157,7 @@ class _KnowsSteps(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class RepeatSteps(_KnowsSteps):
-    """Feeds the same input at every step: direct coding of static images.
+    """Repeats the input at every step: direct coding of static images.
 
     Args:
         steps: Positive integer.
@@ -188,7 +188,7 @@ class RepeatSteps(_KnowsSteps):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class MergeSteps(keras.layers.Layer):
-    """Makes every step an example of its own, for layers without memory.
+    """Turns every step into a separate example, for layers without memory.
 
     Args:
         **kwargs: As for `keras.layers.Layer`.

@@ -1,4 +1,4 @@
-"""Layer wrappers that hold the masks."""
+"""The layer wrapper that holds the masks."""
 
 from keras_freetickets.layers.sparse import Sparse
 

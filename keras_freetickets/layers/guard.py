@@ -1,4 +1,4 @@
-"""Raises for optimizer steps that would train a masked kernel past its mask."""
+"""Guards that raise if an optimizer step ignores the mask of a kernel."""
 
 import contextlib
 import typing
@@ -11,20 +11,20 @@ from keras_freetickets.types import Variable
 
 
 class MaskGuard:
-    """A constraint of a masked kernel, for steps that do not respect masks.
+    """A constraint of a masked kernel that raises if a step ignores masks.
 
-    An optimizer's step ends with the constraint of each variable that it
-    trained, on every backend and in every loop: that is the one place where a
-    step that ignores masks can be noticed: that of another model around the
-    layer, of a custom `train_step`, or of a second optimizer. The
-    error comes while the first step is traced, before any weight changes. (A
-    step that is run eagerly has changed the weights once by then.)
+    On every backend and in every loop, an optimizer's step ends with the
+    constraint of each variable that it trained. So a constraint notices every
+    step that ignores masks: the step of another model around the layer, of a
+    custom `train_step`, or of a second optimizer. The error is raised while
+    the first step is traced, before any weight changes. (A step that runs
+    eagerly has changed the weights once by then.)
 
-    The step of a `SparseModel` lowers the guard for its time, so that a kernel
-    without a constraint of its own has none there and costs nothing.
+    The step of a `SparseModel` disables the guard while it runs and restores
+    the kernel's own constraint, so the guard costs nothing there.
 
     Args:
-        name: Path of the kernel, for the error.
+        name: Path of the kernel, for the error message.
         constraint: The kernel's own constraint, or `None`.
 
     Example:
@@ -37,29 +37,28 @@ class MaskGuard:
     def __init__(self, name: str, constraint: Callable | None = None) -> None:
         self.name = name
         self.constraint = constraint
-        self.lowered = 0  # replicas of TensorFlow trace in turns
+        self.lowered = 0  # a count: TensorFlow traces replicas in turns
 
     def __call__(self, value: typing.Any) -> Tensor:
         raise ValueError(
-            f"The kernel '{self.name}' has a mask, and the optimizer that is "
-            "about to train it does not know masks: the kernel would turn "
-            "dense. Train with `fit` of the SparseModel itself; in a "
-            "`train_step` or a training loop of your own call "
-            "`sparse_model.apply_gradients(gradients)`, on JAX "
-            "`sparse_model.stateless_apply(...)`, in place of the "
-            "optimizer's (docs/own_training_loop.md). A model around the "
-            "layer must be a SparseModel too. keras_freetickets.strip(model) "
-            "makes a dense model. "
+            f"The kernel '{self.name}' has a mask, but this optimizer step "
+            "ignores masks: the kernel would become dense. Train with `fit` "
+            "of the SparseModel itself. In a custom `train_step` or training "
+            "loop call `sparse_model.apply_gradients(gradients)`, or on JAX "
+            "`sparse_model.stateless_apply(...)`, instead of the optimizer's "
+            "method (docs/own_training_loop.md). A model around the layer "
+            "must be a SparseModel too. To train a dense model use "
+            "keras_freetickets.strip(model). "
             f"Received: an optimizer step on '{self.name}'"
         )
 
 
 def guard(kernel: Variable, name: str) -> None:
-    """Guards a masked kernel, once for all layers that share it.
+    """Guards a masked kernel, once even if several layers share it.
 
     Args:
         kernel: A variable.
-        name: Path of the kernel, for the error.
+        name: Path of the kernel, for the error message.
 
     Example:
 
@@ -77,7 +76,7 @@ def guards_lowered(kernels: Sequence[Variable]) -> Iterator[None]:
     """Context in which an optimizer may train masked kernels.
 
     Args:
-        kernels: List of variables, guarded ones and others.
+        kernels: List of variables, guarded or not.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""What counts as a parameter of a model: weights, not what says which are used.
+"""Counts the parameters of a model: weights, without masks and counters.
 
-Masks, what methods note of each connection and the counters of a run are
-variables of a model, so that they are saved with it; Keras would count them.
+Masks, the state of connections and the counters of a run are variables of the
+model so that they are saved with it; Keras would count them as parameters.
 """
 
 import math
@@ -27,7 +27,7 @@ def _parts(model, kind):
 
 
 def _found(model, choose):
-    """What `choose` finds in a model and, as stacks, in its ensembles."""
+    """Variables that `choose` finds in a model and, stacked, in ensembles."""
     found = choose(model)
     for part in _parts(model, keras.Model):
         if hasattr(part, "stacks_of"):
@@ -43,7 +43,7 @@ def _masks(model):
 
 
 def _notes(model):
-    """Variables that are no parameters."""
+    """Variables that are not parameters."""
     found = _masks(model)
     for part in _parts(model, UpdateState):
         found += part.weights
@@ -54,25 +54,25 @@ def _notes(model):
 
 
 def no_parameters(model: Model) -> set[int]:
-    """Ids of the variables of a model that are no parameters of it."""
+    """Ids of the variables of a model that are not parameters."""
     return {id(variable) for variable in _found(model, _notes)}
 
 
 def count_parameters(model: Model) -> int:
-    """Number of the weights of a built model, an integer."""
+    """Number of weights of a built model, an integer."""
     hidden = no_parameters(model)
     return _size(v for v in model.weights if id(v) not in hidden)
 
 
 def count_active(model: Model) -> int:
-    """Number of the weights that no mask takes out, an integer."""
+    """Number of weights that are not masked out, an integer."""
     masks = [ops.convert_to_numpy(mask.value) for mask in _found(model, _masks)]
     inactive = sum(mask.size - int(mask.sum()) for mask in masks)
     return count_parameters(model) - inactive
 
 
 def _kind(layer):
-    """The class that a summary names; `None` for what it leaves out."""
+    """The class name that a summary shows; `None` to leave the layer out."""
     if isinstance(layer, UpdateState):
         return None
     kind = type(layer).__name__
@@ -82,10 +82,10 @@ def _kind(layer):
 
 
 class CountsParameters(KerasMixin):
-    """A model whose `count_params` and `summary` count no masks."""
+    """A model whose `count_params` and `summary` do not count masks."""
 
     def count_params(self) -> int:
-        """Number of the model's weights, without masks and counters.
+        """Number of the model's weights, excluding masks and counters.
 
         Returns:
             Integer.
@@ -101,10 +101,10 @@ class CountsParameters(KerasMixin):
         show_trainable: bool = False,
         layer_range: list | None = None,
     ) -> None:
-        """Prints Keras' summary, and how many of the parameters are active.
+        """Prints Keras' summary and the number of active parameters.
 
-        Masks are no parameters and are not counted. What is sparse, and why
-        the rest is not, `keras_freetickets.sparsity_summary` tells.
+        Masks are not counted. `keras_freetickets.sparsity_summary` shows
+        which kernels are sparse, and why the others are not.
 
         Args:
             line_length: As for `keras.Model.summary`.

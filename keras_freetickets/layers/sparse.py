@@ -22,9 +22,9 @@ from keras_freetickets.topology.distributions import active_count
 from keras_freetickets.types import Config
 from keras_freetickets.types import Layer
 
-# Masked by role, never by rank: the biases of attention have rank 2.
+# Chosen by role, never by rank: the biases of attention have rank 2.
 KERNEL_ROLES = ("kernel", "recurrent_kernel", "pointwise_kernel")
-# Their kernels are left alone unless asked for by name.
+# Kernels of these layers are masked only if `kernels` names them.
 _UNMASKED = (
     layers.Embedding,
     layers.BatchNormalization,
@@ -41,10 +41,10 @@ class MaskedKernel:
         name: Path within the model, for reports.
         kernel: The trainable variable, zero outside the mask.
         mask: Boolean variable of the kernel's shape.
-        state: Dict of variables, a method's own state per connection.
-        active: Integer, how many entries the mask keeps: those that it was
-            made with, or had when a method was attached.
-        initial: Integer, how many entries the mask was made with.
+        state: Dict of variables, a method's state for each connection.
+        active: Integer, how many entries the mask keeps: the number when it
+            was made, or when a method was last attached.
+        initial: Integer, how many entries the mask kept when it was made.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _initializer_of(layer, role):
 
 @dataclasses.dataclass
 class KernelLocation:
-    """Where a kernel that can be masked was found."""
+    """The location of a kernel that can be masked."""
 
     name: str
     layer: typing.Any
@@ -76,10 +76,10 @@ class KernelLocation:
     variable: typing.Any
 
     def is_initial(self) -> bool:
-        """Whether the kernel still has the value it was made with.
+        """Whether the kernel still has its initial value.
 
-        An initializer with an integer seed gives the same value again. Where
-        it cannot be asked, the kernel counts as initial.
+        An initializer with an integer seed gives the same value again. If
+        there is none, the kernel counts as initial.
         """
         initializer = _initializer_of(self.layer, self.role)
         seed = getattr(initializer, "seed", None)
@@ -95,20 +95,20 @@ class KernelLocation:
 def find_kernels(
     layer: Layer, roles: Sequence[str] | None = None
 ) -> list[KernelLocation]:
-    """Lists the kernels of a built layer, and of those within, by role.
+    """Lists the kernels of a built layer and of its sublayers, by role.
 
     Args:
         layer: A built Keras layer.
-        roles: Tuple of attribute names. `None` for what a layer declares as
-            `sparse_kernels`, else `kernel`, `recurrent_kernel` and
-            `pointwise_kernel` (not of depthwise convolutions, whatever their
-            class, and of embeddings).
+        roles: Tuple of attribute names. `None` for those in the layer's
+            `sparse_kernels`, or else `kernel`, `recurrent_kernel` and
+            `pointwise_kernel` (except of depthwise convolutions of any class,
+            normalization and embeddings).
 
     Returns:
         List of `KernelLocation`.
 
     Raises:
-        ValueError: If `sparse_kernels` names no attributes of its layer.
+        ValueError: If `sparse_kernels` does not name attributes of its layer.
     """
     places, seen = [], set()
     paths = _paths_within(layer)
@@ -128,7 +128,7 @@ def find_kernels(
 
 
 def _paths_within(layer, above=()):
-    """Maps the id of each layer within to the names that lead to it."""
+    """Maps the id of each sublayer to the attribute names leading to it."""
     paths = {id(layer): above}
     for part, name in keras_adapter.inner_names(layer):
         found = _paths_within(part, (*above, name))
@@ -152,18 +152,18 @@ def _check_declared(layer, declared):
     if listed and all(hasattr(layer, str(name)) for name in declared):
         return
     raise ValueError(
-        "`sparse_kernels` must be a tuple of names of attributes that hold "
-        f"weights. Received: sparse_kernels={declared!r} of layer "
+        "`sparse_kernels` must be a tuple of names of weight attributes. "
+        f"Received: sparse_kernels={declared!r} of layer "
         f"'{layer.name}' of class {type(layer).__name__}, whose weights are "
         f"{sorted(keras_adapter.own_variables(layer))}"
     )
 
 
 def is_depthwise(layer: Layer) -> bool:
-    """Whether a convolution looks at each of several channels alone.
+    """Whether a convolution processes each of several channels separately.
 
-    So does any with as many groups as channels, whatever its class; that of
-    a single channel is an ordinary one.
+    This includes any convolution with as many groups as channels, whatever
+    its class. A convolution of a single channel is an ordinary one.
 
     Args:
         layer: A built Keras layer.
@@ -180,7 +180,7 @@ def is_depthwise(layer: Layer) -> bool:
     return isinstance(groups, int) and groups > 1 and kernel.shape[-2] == 1
 
 
-# Modes of `quantize` that leave no float kernel: they are for prediction.
+# Modes of `quantize` that leave no float kernel; they cannot be trained.
 _INTEGER_MODES = ("int8", "int4", "gptq", "awq")
 
 
@@ -192,14 +192,14 @@ def is_quantized(layer: Layer) -> bool:
 def without_float_kernel(
     layer: Layer, roles: Sequence[str] | None = None
 ) -> list[Layer]:
-    """Lists layers within whose kernels are quantized or have LoRA.
+    """Lists the layer and sublayers whose kernels are quantized or have LoRA.
 
     Args:
         layer: A built Keras layer.
         roles: As for `find_kernels`.
 
     Returns:
-        List of layers that `find_kernels` leaves out for that reason.
+        List of layers that `find_kernels` skips for that reason.
     """
     return [
         part
@@ -219,28 +219,29 @@ def check_float_kernels(
         roles: As for `find_kernels`.
 
     Raises:
-        ValueError: If such a kernel is not a float variable of its own.
+        ValueError: If a layer is quantized to integers or has LoRA.
     """
     for part in without_float_kernel(layer, roles):
         if is_quantized(part):
             raise ValueError(
                 f"Layer '{part.path}' is quantized and has no float kernel to "
                 "mask: make the model sparse first, train it, and quantize "
-                "what `keras_freetickets.strip` returns. "
+                "the result of `keras_freetickets.strip`. "
                 f"Received: quantization_mode={part.quantization_mode!r}"
             )
         raise ValueError(
-            f"Layer '{part.path}' has LoRA, whose product would fill a "
-            "masked kernel: merge it first, by `model.save_weights(path)` "
-            "and `load_weights(path)` into the same model built without "
+            f"Layer '{part.path}' has LoRA, whose product would make a "
+            "masked kernel dense: merge it first. Call "
+            "`model.save_weights(path)`, then `load_weights(path)` on the "
+            "same model built without "
             f"LoRA. Received: lora_rank={part.lora_rank}"
         )
 
 
 def _keep_float_kernel(layer):
-    """Lets a layer with a masked kernel refuse what would replace it.
+    """Makes a layer refuse methods that would replace its masked kernel.
 
-    Keras too sets `quantize` on each instance, in `Layer.__new__`.
+    Keras also sets `quantize` on each instance, in `Layer.__new__`.
     """
     quantize = layer.quantize
 
@@ -251,8 +252,8 @@ def _keep_float_kernel(layer):
     def enable_lora(*args, **kwargs):
         raise ValueError(
             f"Layer '{layer.path}' is sparse, and the product of LoRA would "
-            "fill its kernel: enable LoRA on what `keras_freetickets.strip` "
-            "returns, or on layers that have no mask. "
+            "make its kernel dense: enable LoRA on the result of "
+            "`keras_freetickets.strip`, or on layers without masks. "
             f"Received: a call of enable_lora for layer '{layer.name}'"
         )
 
@@ -264,7 +265,7 @@ def _keep_float_kernel(layer):
 def check_quantization(
     layer: Layer, mode: str | None = None, config: typing.Any = None
 ) -> None:
-    """Raises if `quantize` would take the float kernel of a sparse layer.
+    """Raises if `quantize` would remove the float kernel of a sparse layer.
 
     Args:
         layer: A layer with a masked kernel.
@@ -272,23 +273,23 @@ def check_quantization(
         config: As for `keras.Layer.quantize`.
 
     Raises:
-        ValueError: If the mode is one for prediction alone.
+        ValueError: If the mode is only for prediction, such as `"int8"`.
     """
     mode = getattr(config, "mode", None) if mode is None else mode
     if mode in _INTEGER_MODES:
         raise ValueError(
             f"Layer '{layer.path}' is sparse, and its mask needs a float "
-            "kernel: train the model first, then quantize what "
-            "`keras_freetickets.strip` returns. "
+            "kernel: train the model first, then quantize the result of "
+            "`keras_freetickets.strip`. "
             f"Received: mode={mode!r} (of Keras' modes only 'float8' keeps a "
             "float kernel)"
         )
 
 
-# What the wrapper does not take over: Keras would save a layer's assets, and
-# adapt it, twice.
+# Not delegated, because Keras would save a layer's assets, and adapt it,
+# twice.
 _NOT_DELEGATED = {"adapt", "finalize_state", "load_assets", "save_assets"}
-# Arguments of the wrapper, which a layer may have as well.
+# Arguments of the wrapper; a layer may have attributes of the same names.
 _OWN = {"kernels", "layer", "mask_initializer", "seed", "sparsity", "state"}
 
 
@@ -331,40 +332,37 @@ def _check_arguments(layer, kernels, seed, state):
 class Sparse(keras.layers.Wrapper):
     """Keeps kernels of a layer sparse, with a boolean mask for each.
 
-    The wrapper goes by the name of the layer and is called as the layer is;
-    the layer's public attributes and methods are the wrapper's too, to read
-    and to set: `units`, `kernel`, `activation`, `filters`. The layer itself
-    is `layer`.
+    The wrapper has the layer's name and is called like the layer. You can
+    read and set the layer's public attributes and methods on the wrapper:
+    `units`, `kernel`, `activation`, `filters`. The layer itself is `layer`.
 
-    The kernels are zero outside their masks, so the forward pass is the plain
-    layer's; a `SparseModel` keeps them so while it trains. Biases,
-    normalization, embeddings and depthwise kernels get no mask unless
+    Kernels are zero outside their masks, so the forward pass is that of the
+    plain layer; a `SparseModel` keeps them zero during training. Biases,
+    normalization, embeddings and depthwise kernels have no mask unless
     `kernels` names them.
 
     Args:
-        layer: A Keras layer, built or not. A layer of your own says which of
-            its weights are masked by an attribute
-            `sparse_kernels = ("w_in", "w_out")`.
+        layer: A Keras layer, built or not. A custom layer names the weights
+            to mask in an attribute, `sparse_kernels = ("w_in", "w_out")`.
         sparsity: Float in [0, 1), the fraction of each kernel's weights to
             remove, or a list with one for each kernel. `None` for 0.
-        kernels: Tuple of the attribute names of the weights to mask. `None`
-            for the layer's own choice: kernels, recurrent and pointwise
-            kernels.
+        kernels: Tuple of attribute names of the weights to mask. `None` for
+            the layer's `sparse_kernels`, or else its kernels, recurrent
+            kernels and pointwise kernels.
         mask_initializer: `"random"`, `"magnitude"` or a callable
-            `(kernel, count, generator) -> mask` over NumPy arrays, with
-            exactly `count` true entries; with a method
-            `active_count(shape, density)` it decides on `count`. The masks
-            themselves are saved; a callable is only if it is registered with
-            Keras.
+            `(kernel, count, generator) -> mask` of NumPy arrays, with
+            exactly `count` true entries. If it has a method
+            `active_count(shape, density)`, that decides `count`. Masks are
+            always saved; a callable only if it is registered with Keras.
         seed: Non-negative integer for the random mask. `None` draws one now.
-        state: Dict from the name to the dtype of further state for each
-            connection, as `add_state` adds it.
+        state: Dict from name to dtype of additional state for each
+            connection, as added by `add_state`.
         **kwargs: `name`, `dtype`, `trainable` of the wrapper. The name
             defaults to the layer's.
 
     Raises:
-        ValueError: If `sparsity` lies outside [0, 1), another argument is of
-            the wrong type, or the layer, once built, has nothing to mask, is
+        ValueError: If `sparsity` is outside [0, 1), another argument has the
+            wrong type, or the layer, once built, has nothing to mask, is
             quantized to integers or has LoRA.
 
     Example:
@@ -402,7 +400,7 @@ class Sparse(keras.layers.Wrapper):
             layer.trainable = False
         self.sparsity = tree.map_structure(_plain, sparsity)
         if kernels is None:
-            # Of an object, not of its class: a loaded one would not know.
+            # Set on the instance and not its class: a loaded layer lacks it.
             kernels = vars(layer).get("sparse_kernels")
         self.kernels = None if kernels is None else tuple(kernels)
         self.mask_initializer = mask_initializer
@@ -413,11 +411,12 @@ class Sparse(keras.layers.Wrapper):
         keras_adapter.adopt_call_signature(self, layer)
 
     def __getattr__(self, name):
-        # Reached if the wrapper has no such attribute, or its property
-        # raised. `dir` does not list the layer's: what it lists, Keras saves.
+        # Called if the wrapper has no such attribute, or its property raised.
+        # `dir` does not list the layer's attributes, because Keras saves what
+        # it lists.
         if self._delegates(name):
             return getattr(self.layer, name)
-        # As without this method; PyTorch's modules have one of their own.
+        # The default behavior; PyTorch's modules define their own method.
         inherited: typing.Any = getattr(
             super(), "__getattr__", super().__getattribute__
         )
@@ -430,7 +429,7 @@ class Sparse(keras.layers.Wrapper):
             super().__setattr__(name, value)
 
     def _delegates(self, name):
-        """Whether an attribute is the layer's, if it has one of this name."""
+        """Whether to look up an attribute on the layer."""
         hidden = name.startswith("_") or name in _NOT_DELEGATED | _OWN
         held = hidden or name in self.__dict__ or hasattr(type(self), name)
         return not held and hasattr(self, "layer")
@@ -440,7 +439,7 @@ class Sparse(keras.layers.Wrapper):
         return f"<Sparse({kind}) name={self.name}, built={self.built}>"
 
     def count_params(self) -> int:
-        """Number of the layer's weights, without masks.
+        """Number of the layer's weights, excluding masks.
 
         Returns:
             Integer.
@@ -456,7 +455,7 @@ class Sparse(keras.layers.Wrapper):
         config: typing.Any = None,
         **kwargs: typing.Any,
     ) -> None:
-        """As `quantize` of the layer; the kernels stay floats.
+        """Calls the layer's `quantize`; the kernels stay floats.
 
         Args:
             mode: `"float8"`.
@@ -512,7 +511,7 @@ class Sparse(keras.layers.Wrapper):
         if len(self.sparsity) != len(places):
             raise ValueError(
                 f"`sparsity` must have one value for each kernel of layer "
-                f"'{self.name}', which are {[p.name for p in places]}. "
+                f"'{self.name}': {[p.name for p in places]}. "
                 f"Received: sparsity={self.sparsity}"
             )
         return [value or 0.0 for value in self.sparsity]
@@ -552,8 +551,8 @@ class Sparse(keras.layers.Wrapper):
         masks = [masked.mask for masked in self.masked_kernels]
         noted = sum(len(masked.state) for masked in self.masked_kernels)
         if len(masks) <= len(store) != len(masks) + noted:
-            # What a method notes of connections belongs to a run: a file may
-            # hold it for another method, or for none.
+            # The state of connections belongs to a run: a file may contain it
+            # for another method, or not at all.
             for i, mask in enumerate(masks):
                 mask.assign(store[f"{i}"])
         else:
@@ -565,8 +564,8 @@ class Sparse(keras.layers.Wrapper):
         It starts at zero and is saved and loaded with the layer.
 
         Args:
-            name: String.
-            dtype: String, e.g. `"int32"`.
+            name: String, the key in `MaskedKernel.state`.
+            dtype: String, for example `"int32"`.
 
         Raises:
             ValueError: If Keras does not know the dtype.
@@ -589,7 +588,7 @@ class Sparse(keras.layers.Wrapper):
             )
 
     def _add_mask_like(self, name, **kwargs):
-        """A weight that no optimizer trains and all replicas have alike."""
+        """A weight that is not trained and is equal on all replicas."""
         variable = self.add_weight(
             name=name,
             trainable=False,
@@ -598,7 +597,7 @@ class Sparse(keras.layers.Wrapper):
         )
         if self._masked:
             keras_adapter.name_beside(variable, self._masked[0].mask)
-        # `tf.train.Checkpoint` saves what is an attribute.
+        # `tf.train.Checkpoint` saves only attributes.
         setattr(self, f"_{name}", variable)
         return variable
 
@@ -626,7 +625,7 @@ class Sparse(keras.layers.Wrapper):
         return {**self.own_config(), "layer": layer}
 
     def own_config(self) -> Config:
-        """The config without that of the layer, as a dict."""
+        """The config as a dict, without the wrapped layer."""
         return {
             **super(keras.layers.Wrapper, self).get_config(),
             "sparsity": self.sparsity,
@@ -651,7 +650,7 @@ class Sparse(keras.layers.Wrapper):
 
 
 def _active_count(initializer, shape, density):
-    """The count of a mask; an initializer with a pattern has its own."""
+    """The count of a mask; an initializer with a pattern decides it itself."""
     own = getattr(initializer, "active_count", None)
     if own is not None:
         return own(shape, density)
@@ -659,10 +658,10 @@ def _active_count(initializer, shape, density):
 
 
 def _saved(initializer):
-    """A name; a function that no name leads back to has done its work."""
+    """What is saved of an initializer; `"random"` if it is not registered."""
     if not callable(initializer):
         return initializer
-    # Names are those of functions and of classes, not of their objects.
+    # Functions and classes have names, instances do not.
     named = hasattr(initializer, "__name__")
     name = keras.saving.get_registered_name(
         initializer if named else type(initializer)

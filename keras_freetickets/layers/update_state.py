@@ -1,4 +1,4 @@
-"""The scalars of a sparse model's topology, in one layer that is saved."""
+"""The counters and scalars of a sparse model, in one layer that is saved."""
 
 import typing
 
@@ -14,9 +14,9 @@ from keras_freetickets.types import Variable
 
 
 class _Holder:
-    """A model's variable and what is held of it.
+    """A model's variable and the variable that holds its state.
 
-    Not a tuple: Keras would count the model's variable among the layer's.
+    Not a tuple: Keras would track the model's variable as one of the layer's.
     """
 
     def __init__(self, variable, held):
@@ -28,18 +28,19 @@ class _Holder:
 class UpdateState(keras.layers.Layer):
     """Counters of the drop-and-grow updates of one model.
 
-    Layers are saved, cloned and carried in the state of a compiled step;
-    variables of a model are not.
+    It is a layer because Keras saves and clones the variables of layers, and
+    carries them in the state of a compiled step, but not those of a model
+    itself.
 
     Args:
         **kwargs: As for `keras.layers.Layer`.
 
     Attributes:
         update_count: Topology updates so far.
-        next_update: Optimizer update at which the next one is due.
-        phase: Number of the training phase, 0 for exploration.
-        global_drop: Drop fraction of the next step, 0 for none.
-        replaced: Share of connections replaced at the last update.
+        next_update: Optimizer update at which the next topology update is due.
+        phase: Index of the training phase, 0 for exploration.
+        global_drop: Drop fraction requested for the next step, 0 for none.
+        replaced: Share of connections replaced by the last update.
         seed: Seed of ties and random growth.
         state: Dict from name to the variables of `add_state`, `add_scalar`.
 
@@ -64,19 +65,21 @@ class UpdateState(keras.layers.Layer):
         self.built = True
 
     def add_state(self, name: str, variables: list) -> bool:
-        """Adds variables of a run: one of the shape of each of a list.
+        """Adds a state variable of the same shape for each of a list.
 
         They start at zero and are part of a backup, but not of a saved model.
-        With another list (layers were frozen, or thawed) `state` holds those
-        of that list; each variable has one of its own, once and for all.
+        If it is called again with another list (layers were frozen or
+        unfrozen), `state` holds those of the new list. Each variable keeps
+        its own state variable.
 
         Args:
-            name: String.
-            variables: List of variables, e.g. the trainable ones of a model.
+            name: String, the key in `state`.
+            variables: List of variables, for example the trainable ones of a
+                model.
 
         Returns:
-            Whether the list is another than before, so that what is held
-            together does not belong together.
+            Whether the list differs from before, so that old values no longer
+            belong together.
         """
         holders = self._holders.setdefault(name, [])
         known = {id(holder.variable): holder for holder in holders}
@@ -102,7 +105,7 @@ class UpdateState(keras.layers.Layer):
         )
 
     def add_scalar(self, name: str, initial: float) -> None:
-        """Adds a float variable of a run; see `add_state`."""
+        """Adds a scalar float variable of a run; see `add_state`."""
         if name in self.state:
             return
         with keras_adapter.unlocked(self):
@@ -110,7 +113,7 @@ class UpdateState(keras.layers.Layer):
         self.restart_scalars({name: initial})
 
     def restart_scalars(self, initial: dict[str, float]) -> None:
-        """Gives variables of `add_scalar` their first values again.
+        """Resets variables of `add_scalar` to their initial values.
 
         Args:
             initial: Dict from names to floats.
@@ -147,9 +150,9 @@ class UpdateState(keras.layers.Layer):
 
     def step_of(self, optimizer: Optimizer) -> Tensor:
         """Optimizer updates so far, as an `int32` tensor."""
-        count = optimizer.iterations  # no variable under accumulation
-        # A copy is read now; TensorFlow's casts and conversions may give the
-        # variable itself, which is read when it is used.
+        count = optimizer.iterations  # not a variable under accumulation
+        # The copy reads the value now; TensorFlow's casts and conversions may
+        # return the variable itself, which would be read later.
         return ops.cast(ops.copy(getattr(count, "value", count)), "int32")
 
     def is_due(self, optimizer: Optimizer, method: Method) -> Tensor:
@@ -193,7 +196,7 @@ class UpdateState(keras.layers.Layer):
         replaced: Tensor,
         done: Tensor,
     ) -> list[Tensor]:
-        """Values of `counters` that count an update and plan the next.
+        """New values of `counters`: counts an update and schedules the next.
 
         Args:
             optimizer: The model's optimizer.

@@ -202,7 +202,7 @@ def test_masks_help_where_only_training_data_are_left():
         ({"num_draws": 0}, "`num_draws` must be a positive integer"),
         ({"calibrator": "odd"}, "`calibrator` must be one of"),
         ({"y": None}, "`y` must be given"),
-        ({"y": np.zeros(3)}, "`x` and `y` must hold equally many"),
+        ({"y": np.zeros(3)}, "`x` and `y` must have the same number"),
         ({"y": np.full(30, 5)}, r"`y_true` must .* \[0, 3\)"),
         ({"y": np.zeros(30)}, "two classes or more"),
     ],

@@ -158,9 +158,13 @@ def test_backup_of_another_model(tmp_path):
 
 def test_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`directory` must be a directory"):
+    with pytest.raises(
+        ValueError, match="`directory` must be a writable directory"
+    ):
         kft.callbacks.Backup(tmp_path / "file" / "backup")
-    with pytest.raises(ValueError, match="`directory` must be a directory"):
+    with pytest.raises(
+        ValueError, match="`directory` must be a writable directory"
+    ):
         kft.callbacks.Backup(None)
 
 

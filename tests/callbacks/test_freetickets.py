@@ -296,9 +296,13 @@ def test_bad_ticket_name(tmp_path, name):
 
 def test_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`directory` must be a directory"):
+    with pytest.raises(
+        ValueError, match="`directory` must be a writable directory"
+    ):
         make(tmp_path / "file" / "tickets")
-    with pytest.raises(ValueError, match="`directory` must be a directory"):
+    with pytest.raises(
+        ValueError, match="`directory` must be a writable directory"
+    ):
         kft.callbacks.EDST(1, 1, directory=None)
 
 

@@ -99,7 +99,9 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="`mode` must be one of"):
         kft.callbacks.TicketCheckpoint(tmp_path, mode="best")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`directory` must be a directory"):
+    with pytest.raises(
+        ValueError, match="`directory` must be a writable directory"
+    ):
         kft.callbacks.TicketCheckpoint(tmp_path / "file")
     ticket = kft.callbacks.TicketCheckpoint(tmp_path, monitor="val_accuracy")
     with pytest.raises(ValueError, match="monitor='val_accuracy'"):

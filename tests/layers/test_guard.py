@@ -11,7 +11,7 @@ from keras_freetickets.layers.guard import guards_lowered
 
 ON_JAX = keras.backend.backend() == "jax"
 X, Y = np.ones((8, 4), "float32"), np.ones((8, 3), "float32")
-REFUSED = "optimizer that is about to train it does not know masks"
+REFUSED = "this optimizer step ignores masks"
 
 
 def network():

@@ -62,7 +62,7 @@ def kernel_by_probing(layer):
 def test_modes_for_prediction_are_refused_and_nothing_is_changed(mode):
     model = sparse(filters="head")
     before = predicted(model)
-    message = "quantize what `keras_freetickets.strip`.*mode='" + mode
+    message = "quantize the result of `keras_freetickets.strip`.*mode='" + mode
     with pytest.raises(ValueError, match=message):
         model.quantize(mode)
     assert policies(model) == [None, None]
@@ -214,7 +214,7 @@ def test_corrected_gradients_leave_the_scales_of_float8_alone():
 
 def test_lora_on_a_sparse_layer_is_refused():
     model = sparse(filters="hidden")
-    message = "the product of LoRA would fill its kernel"
+    message = "the product of LoRA would make its kernel dense"
     with pytest.raises(ValueError, match=message):
         model.get_layer("hidden").layer.enable_lora(2)
     assert not any("lora" in weight.path for weight in model.weights)
