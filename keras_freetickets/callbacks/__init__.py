@@ -1,4 +1,4 @@
-"""Callbacks: methods in `fit`, tickets, averages and an atomic backup."""
+"""Callbacks: methods in `fit`, tickets, averages and backups."""
 
 from keras_freetickets.callbacks.agent import AGENT
 from keras_freetickets.callbacks.backup import Backup

@@ -1,4 +1,4 @@
-"""AGENT: drop-and-grow whose gradients are corrected by snapshots."""
+"""AGENT: drop-and-grow with gradients corrected by snapshots."""
 
 import typing
 
@@ -8,25 +8,25 @@ from keras_freetickets.topology import methods
 
 
 class AGENT(DropAndGrow):
-    """`DropAndGrow` with AGENT: gradients corrected by a snapshot's.
+    """`DropAndGrow` with AGENT: gradients corrected by snapshots.
 
-    The snapshots are taken by `GradientSnapshots`, whose docstring says how.
-    An epoch costs about 3.3 times a plain one: 2 gradients and 1 loss of each
-    batch more.
+    `GradientSnapshots` takes the snapshots; its docstring says how. An epoch
+    costs about 3.3 times a plain one, because each batch needs 2 additional
+    gradients and 1 additional loss.
 
-    In a loop of your own call `set_model(model)` once and
+    In a custom training loop call `set_model(model)` once and
     `on_epoch_begin(epoch)` before each epoch.
 
     Args:
         data: As for `GradientSnapshots`.
-        method: A `keras_freetickets.topology.AGENT`. `None` for one made
-            from the arguments that follow.
+        method: A `keras_freetickets.topology.AGENT`. `None` to make one from
+            `**kwargs`.
         track_ever_active: As for `DropAndGrow`.
         **kwargs: As for `keras_freetickets.topology.AGENT`.
 
     Raises:
-        ValueError: If the data is used up by one pass, empty or not in
-            batches.
+        ValueError: If the data can be iterated only once, is empty or is not
+            in batches.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""A backup that is whole or not there."""
+"""Backups of a run that are written completely or not at all."""
 
 import hashlib
 import os
@@ -27,8 +27,8 @@ from keras_freetickets.types import PathLike
 
 _NAME = re.compile(r"epoch_(\d{6})$")
 _KEPT = 2
-# No memory: `EarlyStopping` turns the sign of its own at its first epoch, also
-# after a restart.
+# Settings, not state: `EarlyStopping` changes the sign of its `min_delta` at
+# its first epoch, also after a restart.
 _SETTINGS = {"min_delta"}
 _FORMAT = 3
 _MANIFEST = {
@@ -45,7 +45,7 @@ _MANIFEST = {
 
 
 def _to_bytes(value: Array) -> Array:
-    """Array as raw bytes, whatever its dtype (bfloat16 has none in NumPy)."""
+    """Array as raw bytes, for every dtype (NumPy does not have bfloat16)."""
     return np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
 
 
@@ -60,33 +60,34 @@ def _from_bytes(stored: Array, described: typing.Any) -> Array:
 
 
 class Backup(keras.callbacks.Callback):
-    """Lets a killed run go on from its last finished epoch, bit for bit.
+    """Lets a killed run resume from its last finished epoch, bit for bit.
 
-    After every epoch the weights and masks, the optimizer with its learning
-    rate and slots, the state of every random seed and the logs so far are
-    written to a new directory that appears with one rename. When `fit` begins
-    and there is a backup, it is restored and its epochs are skipped; so start
-    the same command again. Comes last in the list of callbacks, so that what
-    they write in an epoch is there before the backup says it is over.
-    Callbacks that remember something from epoch to epoch, such as Keras'
-    `EarlyStopping` and `ReduceLROnPlateau`, are named in `callbacks`. Data
-    must come in an order that follows from the epoch, as that of
-    `keras_freetickets.datasets`. Metrics of a half-finished epoch are lost
-    with the epoch. Another backend may go on from a backup, with a warning:
-    not bit for bit.
+    To resume a run, start the same command again: if there is a backup when
+    `fit` begins, it is restored and its epochs are skipped.
+
+    After every epoch the callback writes the weights and masks, the optimizer
+    with its learning rate and slots, the state of every random seed and the
+    logs so far. They go to a new directory that appears with one rename.
+
+    Put it last in the list of callbacks, so that the other callbacks finish
+    an epoch before the backup records it. Pass Keras callbacks that keep
+    state between epochs, such as `EarlyStopping` and `ReduceLROnPlateau`, in
+    `callbacks`. The order of the data must depend only on the epoch, as in
+    `keras_freetickets.datasets`. An unfinished epoch is repeated. A run can
+    resume on another backend, with a warning, but then not bit for bit.
 
     Args:
-        directory: Where backups go; one for each run.
-        callbacks: List of callbacks of the same `fit` whose state is kept
-            and restored: their attributes that are numbers or strings, and
-            weights that they hold.
+        directory: Directory of the backups; use a separate one for each run.
+        callbacks: List of callbacks of the same `fit` whose state is saved
+            and restored: attributes that are numbers or strings, and weights
+            that they hold.
 
     Attributes:
         history: Dict from the name of a log to its values, with `"epoch"`;
-            the epochs before a kill included.
+            includes the epochs before a kill.
 
     Raises:
-        ValueError: If the directory cannot be written or holds the backup of
+        ValueError: If the directory is not writable or contains the backup of
             another model, or if the model is not built.
 
     Example:
@@ -118,7 +119,7 @@ class Backup(keras.callbacks.Callback):
         if not self.model.built:
             raise ValueError(
                 "The model must be built before a backup can be restored or "
-                "made: call it on a batch, or `model.build(input_shape)`. "
+                "written: call it on a batch, or `model.build(input_shape)`. "
                 f"Received: model={self.model.name!r}"
             )
         optimizer = self.model.optimizer
@@ -141,7 +142,7 @@ class Backup(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        # `fit` has read it; a later one begins at its own first epoch.
+        # `fit` has read it; the next `fit` starts at its own first epoch.
         keras_adapter.begin_at_epoch(self.model, None)
         self._fill_history()
 
@@ -159,7 +160,7 @@ class Backup(keras.callbacks.Callback):
         end_claims(self)
 
     def _fill_history(self) -> None:
-        """Puts the epochs before a kill into what `fit` returns."""
+        """Adds the epochs before a kill to the history that `fit` returns."""
         history = self.model.history
         before = len(self.history["epoch"]) - len(history.epoch)
         if before <= 0:
@@ -171,7 +172,7 @@ class Backup(keras.callbacks.Callback):
                 held[:0] = values[: len(values) - len(held)]
 
     def delete(self) -> None:
-        """Removes the backups, once the run has nothing more to do."""
+        """Removes the backups. Call it when the run is complete."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _backups(self) -> list[str]:
@@ -179,7 +180,7 @@ class Backup(keras.callbacks.Callback):
         return [os.path.join(self.directory, name) for name in names]
 
     def _variables(self) -> dict[str, typing.Any]:
-        """Everything that training changes, by a unique name."""
+        """Dict from unique names to all variables that training changes."""
         model, optimizer = self.model, self.model.optimizer
         named = {f"model/{i}": v for i, v in enumerate(model.variables)}
         for i, variable in enumerate(optimizer.variables):
@@ -227,13 +228,13 @@ class Backup(keras.callbacks.Callback):
             manifest, arrays = _read(path)
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(
-                f"The backup '{path}' is damaged and passed over: {error}",
+                f"The backup '{path}' is damaged and is skipped: {error}",
                 stacklevel=2,
             )
             return False
         variables = self._variables()
         arrays = _in_types_of(variables, arrays)
-        # All is checked before anything is assigned.
+        # Check everything before assigning anything.
         _check_same(path, variables, arrays)
         self._check_callbacks(path, manifest["callbacks"])
         for name, variable in variables.items():
@@ -252,9 +253,9 @@ class Backup(keras.callbacks.Callback):
         found = len(_with_parts(self.callbacks))
         if len(memories) != found:
             raise ValueError(
-                f"`callbacks` must be the {len(memories)} whose state is in "
-                f"'{path}', parts of composite callbacks counted. Received: "
-                f"{found} callbacks"
+                f"`callbacks` must be the {len(memories)} callbacks whose "
+                f"state is in '{path}', including the parts of composite "
+                f"callbacks. Received: {found} callbacks"
             )
 
     def _restore_callbacks(
@@ -279,12 +280,12 @@ def _check_callbacks(callbacks: typing.Any) -> None:
     if not listed or not all(isinstance(one, kind) for one in callbacks):
         raise ValueError(
             "`callbacks` must be a list of the Keras callbacks whose state is "
-            f"kept. Received: callbacks={callbacks}"
+            f"saved. Received: callbacks={callbacks}"
         )
 
 
 def _with_parts(callbacks: typing.Any) -> list[typing.Any]:
-    """Callbacks, each followed by its parts and theirs."""
+    """Callbacks, each followed by its parts, recursively."""
     found = []
     for callback in callbacks:
         parts = getattr(callback, "parts", ())
@@ -293,7 +294,7 @@ def _with_parts(callbacks: typing.Any) -> list[typing.Any]:
 
 
 def _read(path: str) -> tuple[dict[str, typing.Any], dict[str, Array]]:
-    """Manifest and arrays of a backup, if they are as they were written."""
+    """Manifest and arrays of a backup; raises if they were changed."""
     manifest = read_sealed(os.path.join(path, "manifest.json"), _MANIFEST)
     if manifest["format"] != _FORMAT:
         raise ValueError(f"its format is not {_FORMAT}")
@@ -311,7 +312,7 @@ def _read(path: str) -> tuple[dict[str, typing.Any], dict[str, Array]]:
 def _in_types_of(
     variables: dict[str, typing.Any], arrays: dict[str, Array]
 ) -> dict[str, Array]:
-    """Arrays whose integers, seeds and counts, are of this backend's types."""
+    """Converts integers (seeds and counts) to this backend's types."""
     typed = dict(arrays)
     for name in variables.keys() & arrays.keys():
         dtype = keras.backend.standardize_dtype(variables[name].dtype)
@@ -322,8 +323,8 @@ def _in_types_of(
 def _warn_of_other_backend(path: str, backend: str) -> None:
     if backend != keras.backend.backend():
         warnings.warn(
-            f"The backup '{path}' is of the backend '{backend}'. The run goes "
-            "on from it, but not bit for bit as it would have there.",
+            f"The backup '{path}' was written on the backend '{backend}'. The "
+            "run resumes from it, but not bit for bit.",
             stacklevel=2,
         )
 
@@ -331,7 +332,7 @@ def _warn_of_other_backend(path: str, backend: str) -> None:
 def _memory(
     callback: keras.callbacks.Callback,
 ) -> tuple[dict[str, typing.Any], dict[str, list[Array]]]:
-    """What a callback remembers: scalars, and lists of arrays, by name."""
+    """The state of a callback: scalars, and lists of arrays, by name."""
     scalars, weights = {}, {}
     for name, value in vars(callback).items():
         value = value.item() if isinstance(value, np.generic) else value
@@ -372,7 +373,7 @@ def _check_same(
             other = _described(other)
         if mine is None or mine != other:
             raise ValueError(
-                f"`directory` holds the backup of another model or optimizer: "
-                f"'{path}' has {other} for {name} where this one has {mine}. "
-                f"Received: directory={os.path.dirname(path)}"
+                f"`directory` contains the backup of another model or "
+                f"optimizer: '{path}' has {other} for {name}, but this run "
+                f"has {mine}. Received: directory={os.path.dirname(path)}"
             )

@@ -1,4 +1,4 @@
-"""CigL: a random second mask, and an average of late weights."""
+"""CigL: a random second mask, and averaging of late weights."""
 
 import typing
 
@@ -11,22 +11,22 @@ from keras_freetickets.topology import methods
 class CigL(DropAndGrow):
     """Calibrated sparse training: a random second mask, and averaging.
 
-    In every step a few active weights are switched off at random. From an
-    epoch on, what the steps computed with is averaged; the model is left with
-    the average when training ends. Validation during the training is of the
-    model that trains, not of the average.
+    Every step masks a few active weights at random. From `start_epoch` on,
+    the masked weights are averaged, and at the end of training the model
+    receives the average. Validation during training uses the current weights,
+    not the average.
 
     Args:
         start_epoch: Non-negative integer, the first epoch to be averaged,
-            counted from 0, after the topology has come to rest. The released
-            code begins with the 200th of 250, which is 199.
+            counted from 0. The topology should no longer change then. The
+            released code starts with the 200th of 250 epochs, which is 199.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`.
-        votes_per_epoch: Positive integer, how often in an epoch the weights
-            enter the average. Defaults to 1 (paper).
+        votes_per_epoch: Positive integer, how often per epoch the weights are
+            added to the average. Defaults to 1 (paper).
         track_ever_active: As for `DropAndGrow`.
-        method: A `keras_freetickets.topology.CigL`. `None` for one made from
-            the arguments that follow.
+        method: A `keras_freetickets.topology.CigL`. `None` to make one from
+            `**kwargs`.
         **kwargs: As for `keras_freetickets.topology.CigL`: `random_drop`,
             `update_interval`, `drop_fraction`, `stop_step` ...
 

@@ -1,4 +1,4 @@
-"""What only one callback of a training may do."""
+"""Claims: tasks that only one callback of a training may do."""
 
 import typing
 import weakref
@@ -7,25 +7,25 @@ import keras
 
 from keras_freetickets.callbacks.composite import outermost
 
-# The task of callbacks of several modules.
+# A task of callbacks in several modules.
 SETS_THE_RATE = "sets the learning rate"
-# History of a `fit` -> what is claimed -> a reference to the callback that
-# does it (which leads to the model, and by it to the history).
+# History of a `fit` -> task -> a weak reference to the callback that claimed
+# it (the callback refers to the model, which refers to the history).
 _CLAIMS: typing.Any = weakref.WeakKeyDictionary()
 
 
 def claim(callback: keras.callbacks.Callback, task: str) -> None:
-    """Refuses a training in which another callback has the same task.
+    """Raises if another callback of this training has the same task.
 
-    Two of them would undo each other's work in silence. Keras gives every
-    `fit` a `History` of its own, which tells one training from the next.
+    Two such callbacks would silently undo each other's work. Keras makes a new
+    `History` for every `fit`, which identifies the training.
 
     Args:
-        callback: A Keras callback, in its `set_model`.
-        task: String, what it does, as in "a callback that ...".
+        callback: A Keras callback. Call this in its `set_model`.
+        task: String that completes "a callback that ...".
 
     Raises:
-        ValueError: If another callback of this `fit` does it already.
+        ValueError: If another callback of this `fit` has claimed the task.
 
     Example:
 
@@ -45,10 +45,10 @@ def claim(callback: keras.callbacks.Callback, task: str) -> None:
 
 
 def end_claims(callback: keras.callbacks.Callback) -> None:
-    """Ends the claims of a callback whose training is over.
+    """Ends the claims of a callback whose training has ended.
 
     Args:
-        callback: A Keras callback, in its `on_train_end`.
+        callback: A Keras callback. Call this in its `on_train_end`.
 
     Example:
 
@@ -64,11 +64,11 @@ def end_claims(callback: keras.callbacks.Callback) -> None:
 
 
 class SingleWriter:
-    """Lets one callback write to a directory, and none of its copies.
+    """Lets a callback write to a directory, but not its copies.
 
-    Tuners train each of their trials with a deep copy of the callbacks. The
-    copies would replace each other's tickets, and take up each other's
-    backups. Copies of a callback share this object.
+    Tuners train each trial with a deep copy of the callbacks. The copies
+    would overwrite each other's tickets and resume from each other's backups.
+    Copies of a callback share this object.
 
     Example:
 
@@ -85,13 +85,13 @@ class SingleWriter:
         return self
 
     def check(self, callback: typing.Any) -> None:
-        """Refuses a copy of a callback that has trained.
+        """Raises for a copy of a callback that was used before.
 
         Args:
             callback: A Keras callback with a `directory`.
 
         Raises:
-            ValueError: If another of the copies was first.
+            ValueError: If another copy was used first.
         """
         if self._first is None:
             self._first = weakref.ref(callback)
@@ -99,8 +99,8 @@ class SingleWriter:
             raise ValueError(
                 "`directory` must belong to one training, but "
                 f"{name_of(callback)} was copied for several, as "
-                "keras-tuner does for its trials: make one for each, with a "
-                "directory named by the trial (docs/making_ensembles.md). "
+                "keras-tuner does for its trials. Make one callback for each "
+                "trial, with its own directory (docs/making_ensembles.md). "
                 f"Received: directory={callback.directory}"
             )
 
@@ -113,7 +113,9 @@ def _claims_beside(callback: keras.callbacks.Callback) -> dict[str, typing.Any]:
 
 
 def name_of(callback: keras.callbacks.Callback) -> str:
-    """The name of the class that a user made, of which this may be a part.
+    """The class name of the callback that the user made.
+
+    For a part of a composite callback it is the name of the composite.
 
     Args:
         callback: A Keras callback.
@@ -128,7 +130,7 @@ def name_of(callback: keras.callbacks.Callback) -> str:
 
 
 def described(callback: keras.callbacks.Callback) -> str:
-    """The callback's type, with that of its method where it has one.
+    """The callback's class name, followed by that of its method if it has one.
 
     Args:
         callback: A Keras callback.

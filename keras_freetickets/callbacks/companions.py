@@ -1,4 +1,4 @@
-"""The callbacks that a method brings along."""
+"""The callbacks that a method needs."""
 
 import inspect
 import typing
@@ -20,7 +20,7 @@ _BY_NAME = {
 
 
 def companions_of(method: typing.Any) -> list[Callable[..., typing.Any]]:
-    """The classes of the callbacks that a method brings along.
+    """The classes of the callbacks that a method needs.
 
     Args:
         method: A `Method` or its name.
@@ -29,7 +29,7 @@ def companions_of(method: typing.Any) -> list[Callable[..., typing.Any]]:
         List of callback classes.
 
     Raises:
-        ValueError: If a method names a callback that does not exist.
+        ValueError: If the method names an unknown callback.
     """
     kind = class_of(method) if isinstance(method, str) else method
     kinds = []
@@ -49,19 +49,20 @@ def with_companions(
     given: Sequence[keras.callbacks.Callback],
     arguments: _Arguments,
 ) -> tuple[topology.Method, list[keras.callbacks.Callback]]:
-    """A method, and the callbacks that do a part of its work.
+    """Makes a method and the callbacks that do a part of its work.
 
     Args:
         method: As for `topology.get`.
-        given: List of callbacks that are there already.
-        arguments: Dict of the arguments of the callbacks and, if `method` is
-            a name, of the method.
+        given: List of callbacks that exist already; no others of their classes
+            are made.
+        arguments: Dict of arguments of the callbacks and, if `method` is a
+            name, of the method.
 
     Returns:
         Tuple of a `Method` and a list of callbacks, `given` first.
 
     Raises:
-        ValueError: If a callback lacks an argument that it needs.
+        ValueError: If a required argument of a callback is missing.
     """
     if not isinstance(method, str):
         method = topology.get(method)

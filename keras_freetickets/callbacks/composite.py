@@ -1,4 +1,4 @@
-"""Callbacks that are made of other callbacks."""
+"""A callback that combines other callbacks."""
 
 import typing
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import keras
 
 from keras_freetickets.types import Logs
 
-# The hooks that Keras waits for where a callback overrides one.
+# If a callback overrides one of these hooks, Keras waits for each batch.
 _BATCH_ENDS = (
     "on_batch_end",
     "on_train_batch_end",
@@ -22,20 +22,21 @@ def _is_overridden(part: keras.callbacks.Callback, hook: str) -> bool:
 
 
 class CompositeCallback(keras.callbacks.Callback):
-    """Passes every hook of Keras on to its parts, in their order.
+    """Passes every Keras hook to its parts, in order.
 
-    A training task that needs several callbacks becomes one: the parts do not
-    know each other. A subclass that overrides a hook calls `super()`, which
-    passes it on. Claims, warnings and errors of a part name the outermost
-    composite that a subclass of this one is, as that is what a user made.
-    `Backup` keeps the state of the parts with that of the composite.
+    Use it to turn a task that needs several independent callbacks into one
+    callback. A subclass that overrides a hook must call `super()`, which
+    passes the hook to the parts. Claims, warnings and errors of a part name
+    the outermost subclass of `CompositeCallback` around it, because that is
+    the callback the user made. `Backup` saves the state of the parts with that
+    of the composite.
 
     Args:
         parts: List of Keras callbacks.
 
     Attributes:
-        parts: List of the callbacks that hooks are passed on to.
-        owner: The composite that this one is a part of, or `None`.
+        parts: List of the callbacks that receive the hooks.
+        owner: The composite that contains this one, or `None`.
 
     Raises:
         ValueError: If `parts` is not a list of callbacks.
@@ -59,13 +60,13 @@ class CompositeCallback(keras.callbacks.Callback):
             self.add_part(part)
 
     def add_part(self, part: keras.callbacks.Callback) -> None:
-        """Adds a part, the last to which hooks are passed on.
+        """Adds a part that receives hooks after the others.
 
         Args:
             part: A Keras callback.
 
         Raises:
-            ValueError: If it is something else.
+            ValueError: If it is not a Keras callback.
         """
         if not isinstance(part, keras.callbacks.Callback):
             raise ValueError(
@@ -76,10 +77,11 @@ class CompositeCallback(keras.callbacks.Callback):
 
     @property
     def async_safe(self) -> bool:
-        """Whether Keras need not wait for a batch before the next hook.
+        """Whether Keras may call hooks without waiting for a batch to end.
 
-        Keras waits for callbacks that override a hook of batches' ends. This
-        class overrides them all, but waiting is of use only if a part does.
+        Keras waits if a callback overrides a hook for the end of a batch. This
+        class overrides all of them, but waiting is needed only if a part
+        overrides one.
         """
         own = any(
             getattr(type(self), hook) is not getattr(CompositeCallback, hook)
@@ -121,8 +123,8 @@ class CompositeCallback(keras.callbacks.Callback):
     def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._pass_on("on_batch_end", batch, logs)
 
-    # Keras' own pass these on to `on_batch_begin` and `on_batch_end`, and so
-    # do those of the parts.
+    # Keras' defaults call `on_batch_begin` and `on_batch_end`, and so do those
+    # of the parts.
     def on_train_batch_begin(
         self, batch: int, logs: Logs | None = None
     ) -> None:
@@ -161,13 +163,14 @@ class CompositeCallback(keras.callbacks.Callback):
 
 
 def outermost(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
-    """What a user made of which a callback is a part, or the callback.
+    """The callback that the user made: a composite around it, or itself.
 
     Args:
         callback: A Keras callback.
 
     Returns:
-        The last of its owners that is a subclass of `CompositeCallback`.
+        The outermost owner that is a subclass of `CompositeCallback`, or the
+        callback itself.
 
     Example:
 

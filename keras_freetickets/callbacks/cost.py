@@ -1,4 +1,4 @@
-"""What a training costs: theoretical FLOPs and measured seconds."""
+"""The cost of a training: theoretical FLOPs and measured seconds."""
 
 import math
 import time
@@ -18,12 +18,13 @@ from keras_freetickets.types import Model
 
 
 class TrainingCost(keras.callbacks.Callback):
-    """Logs what each epoch costs, killed and resumed runs included.
+    """Logs the cost of each epoch, also of killed and resumed runs.
 
-    Adds to the logs `training_flops`, the theoretical FLOPs of training on
-    one example once with the masks of the epoch's end, and `seconds`. Put it
-    before `Backup` and other readers of the logs. Where FLOPs are unknown
-    `training_flops` is NaN, and a warning says why.
+    Adds two entries to the logs: `training_flops`, the theoretical FLOPs of
+    training once on one example with the masks at the end of the epoch, and
+    `seconds`, the duration of the epoch. Put it before `Backup` and other
+    callbacks that read the logs. If FLOPs are unknown, `training_flops` is
+    NaN, and a warning says why.
 
     Args:
         method: As for `keras_freetickets.metrics.flops.
@@ -31,14 +32,14 @@ class TrainingCost(keras.callbacks.Callback):
             dense and the sparse forward pass.
         update_interval: Integer, steps between topology updates; for
             `"rigl"`.
-        repetitions: Positive integer, how often a step shows the network an
-            example (`MIMO`).
+        repetitions: Positive integer, how often a step uses each example
+            (`MIMO`).
         input_shape: Shape of one example, or a structure of shapes, for a
-            model that leaves sizes open, as for `keras_freetickets.metrics.
+            model with unknown sizes, as for `keras_freetickets.metrics.
             flops.kernel_macs`. `None` for the model's own.
 
     Raises:
-        ValueError: If the method is unknown or an argument missing; when
+        ValueError: If the method is unknown or an argument is missing; when
             training begins, if `input_shape` does not fit the model.
 
     Example:
@@ -60,7 +61,7 @@ class TrainingCost(keras.callbacks.Callback):
         super().__init__()
         check_count("repetitions", repetitions)
         self._cost = _cost_of(method, update_interval)
-        self._cost(1.0, 1.0)  # errors now, not after an epoch
+        self._cost(1.0, 1.0)  # raises errors now, not after an epoch
         self.repetitions = repetitions
         self.input_shape = input_shape
 
@@ -74,7 +75,7 @@ class TrainingCost(keras.callbacks.Callback):
         """The costs of a model's kernels, `None` if they are unknown."""
         open_inputs = flops.open_inputs(model)
         if open_inputs and self.input_shape is None:
-            reason = f"{open_inputs} leave sizes open: pass `input_shape`"
+            reason = f"{open_inputs} have unknown sizes: pass `input_shape`"
         else:
             costs = flops.kernel_macs(model, self.input_shape)
             if not any(math.isnan(cost.macs) for cost in costs.values()):
@@ -98,7 +99,7 @@ class TrainingCost(keras.callbacks.Callback):
         logs["seconds"] = time.perf_counter() - self._start
 
     def _flops(self) -> float:
-        """FLOPs of training on one example once."""
+        """FLOPs of training once on one example."""
         if self._macs is None:
             return math.nan
         density = density_of(self._counted)

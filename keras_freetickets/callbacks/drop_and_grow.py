@@ -29,7 +29,7 @@ from keras_freetickets.types import Model
 
 
 def check_one_model(callback: keras.callbacks.Callback, model: Model) -> None:
-    """Raises for members side by side, of callbacks that train one model.
+    """Raises if a callback that trains one model is used with `SideBySide`.
 
     Args:
         callback: The Keras callback.
@@ -67,8 +67,8 @@ def _check_no_method(callback: "DropAndGrow", model: Model) -> None:
     attached = members_of(model)[0].method
     if attached is not None:
         raise ValueError(
-            "`model` must have no method attached when a callback attaches "
-            "its own: call `model.detach()` first. Received: "
+            "`model` must not have a method attached when a callback attaches "
+            "one: call `model.detach()` first. Received: "
             f"{type(attached).__name__} attached, and {described(callback)}"
         )
 
@@ -79,16 +79,16 @@ def method_of_kind(
     arguments: dict[str, typing.Any],
     make: Callable[..., methods.Method] | None = None,
 ) -> methods.Method:
-    """The method that is given, or one made of its arguments.
+    """Returns `method`, or makes one from `arguments`.
 
     Args:
-        kind: Class of which the method must be.
-        method: A `Method`, or `None` for one made of `arguments`.
+        kind: Class that the method must have.
+        method: A `Method`, or `None` to make one from `arguments`.
         arguments: Dict of the method's arguments.
-        make: Callable of them. `None` for `kind`.
+        make: Callable that makes the method from them. `None` for `kind`.
 
     Raises:
-        ValueError: If both are given, or the method is of another class.
+        ValueError: If both are given, or the method has another class.
 
     Example:
 
@@ -114,26 +114,26 @@ def method_of_kind(
 class DropAndGrow(ShowsArguments, CompositeCallback):
     """Lets a method change the connections of a `SparseModel` in `fit`.
 
-    All work is done inside the compiled step; the callback attaches the
-    method when training begins, detaches it when it ends, and adds to the
-    logs of each epoch `phase`, `density` and `replaced`, the share of
-    connections that the last update replaced. Callbacks that read these logs
-    (CSVLogger, TensorBoard) come after it in the list. Of a
-    `keras_freetickets.SideBySide` they are means over its members.
+    The callback attaches the method when training begins and detaches it when
+    training ends; the compiled step does the work. Each epoch the callback
+    logs `phase`, `density` (the share of weights that are active) and
+    `replaced` (the share of connections that the last update replaced). For a
+    `keras_freetickets.SideBySide` the last two are means over its members. Put
+    callbacks that read the logs (CSVLogger, TensorBoard) after it in the list.
 
-    A method may need other callbacks (`Method.companions`): `AGENT` the
-    snapshots of `GradientSnapshots`, `CigL` a `WeightAveraging`. They are
-    parts of this callback, made of the arguments that they take.
+    A method may need other callbacks (`Method.companions`): `AGENT` needs
+    `GradientSnapshots`, `CigL` needs `WeightAveraging`. They become parts of
+    this callback, which passes their arguments to them.
 
     Args:
-        method: A `keras_freetickets.topology.Method`, or what
-            `keras_freetickets.topology.get` takes, such as `"rigl"`.
-        track_ever_active: Whether to log `ever_active` as well, the share of
+        method: A `keras_freetickets.topology.Method`, or another argument of
+            `keras_freetickets.topology.get`, such as `"rigl"`.
+        track_ever_active: Whether to log `ever_active` too, the share of
             weights that were active at least once (R_s of ITOP,
-            arXiv:2102.02887). Costs one byte a weight.
+            arXiv:2102.02887). It needs one byte per weight.
         companions: List of callbacks that do a part of the method's work.
-            Those that the method needs and that are not among them are made
-            of the arguments that follow.
+            Those that the method needs and that are not in the list are made
+            from `**kwargs`.
         **kwargs: Arguments of the callbacks that the method needs, such as
             `data`, and, if `method` is a name, arguments of the method.
 
@@ -141,10 +141,10 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
         method: The `Method`.
 
     Raises:
-        ValueError: If `method` is not a method, a callback that it needs
-            lacks an argument, the model is not a `SparseModel` or has a method
-            attached already, or another callback of the same `fit` changes
-            the topology.
+        ValueError: If `method` is not a method, a required argument of a
+            callback is missing, the model is not a `SparseModel` or already
+            has a method attached, or another callback of the same `fit`
+            changes the topology.
         TypeError: If the method does not have one of the arguments.
 
     Example:
@@ -173,14 +173,14 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
         keras.callbacks.Callback.set_model(self, model)
         claim(self, "lets a method change the topology")
         _check_no_method(self, model)
-        self._dead: set[str] = set()  # kernels that were warned of
+        self._dead: set[str] = set()  # kernels already warned about
         self._before = (0, 0)  # steps and updates when training begins
         self._requested = 0
         if self.track_ever_active:
             model.run.track_ever_active()
         model.attach(self.method)
         model.run.defer(model.detach)
-        super().set_model(model)  # the parts find the method attached
+        super().set_model(model)  # the parts need the attached method
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if self.model.run.step_is_new() and self.params.get("verbose"):
@@ -193,7 +193,7 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
         self._warn_if_averaged_while_moving()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        # A run that a backup resumes begins later, and keeps what it has.
+        # A resumed run starts at a later epoch and keeps its state.
         if epoch == 0:
             self.model.run.restart_scalar_state()
         super().on_epoch_begin(epoch, logs)
@@ -218,25 +218,24 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
-        # The last thing that Keras, or a part, does may be to load averaged
-        # weights.
+        # Keras, or a part, may just have loaded averaged weights.
         self.model.project()
         self._warn_if_never_updated()
         self.model.run.release()
         end_claims(self)
 
     def replace_once(self, fraction: float) -> None:
-        """Has the next batch replace a share of the connections, out of turn.
+        """Makes the next batch replace a share of the connections once.
 
         Args:
-            fraction: Float in (0, 1], in place of the method's.
+            fraction: Float in (0, 1], used instead of the method's fraction.
         """
         topology = members_of(self.model)[0].update_state
         topology.global_drop.assign(np.float32(fraction))
         self._requested += 1
 
     def _warn_if_averaged_while_moving(self) -> None:
-        """A connection that comes late is averaged with zeros."""
+        """A connection that grows late would be averaged with zeros."""
         averages = [p for p in self.parts if isinstance(p, WeightAveraging)]
         batches, stop = self.params.get("steps"), self.method.stop_step
         for average in averages:
@@ -246,14 +245,14 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
                 continue
             warnings.warn(
                 "The topology may change while weights are averaged, from the "
-                f"end of epoch {average.start_epoch} on: let it rest by "
-                "`stop_step`, in optimizer updates. Received: "
+                f"end of epoch {average.start_epoch} on: set `stop_step` to an "
+                "earlier optimizer update. Received: "
                 f"stop_step={stop}",
                 stacklevel=2,
             )
 
     def _warn_of_dead_layers(self) -> None:
-        """Warns once of each layer of which most units have no inputs."""
+        """Warns once about each layer if most of its units have no inputs."""
         members = members_of(self.model)
         for kernel in [k for one in members for k in count_units(one)]:
             dead = kernel.dead > kernel.units / 2
@@ -261,14 +260,13 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
                 self._dead.add(kernel.name)
                 warnings.warn(
                     f"{kernel.dead} of {kernel.units} units of kernel "
-                    f"'{kernel.name}' have lost all their inputs. A lower "
-                    "sparsity of this layer, or another distribution, may "
-                    "serve better.",
+                    f"'{kernel.name}' have lost all their inputs. Try a lower "
+                    "sparsity for this layer, or another distribution.",
                     stacklevel=3,
                 )
 
     def _label(self) -> str:
-        """What a user knows the training by: a preset, or a method."""
+        """The name that the user knows: of a preset, or of the method."""
         callback = outermost(self)
         named = callback if type(callback) is not DropAndGrow else self.method
         return type(named).__name__
@@ -281,7 +279,7 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
         return steps, updates
 
     def _warn_if_never_updated(self) -> None:
-        """With an interval longer than the training no mask ever changes."""
+        """Warns if the interval was too long for any update."""
         steps, updates = self._steps_and_updates()
         begin, before = self._before
         took_place = updates - before - self._requested
@@ -294,15 +292,15 @@ class DropAndGrow(ShowsArguments, CompositeCallback):
             else ""
         )
         warnings.warn(
-            f"{self._label()} never updated the topology: optimizer updates "
-            f"of the training: {steps - begin}, `update_interval`: "
-            f"{method.update_interval}{start}. A longer training, or a shorter "
-            "interval, lets the connections change.",
+            f"{self._label()} never updated the topology: the training had "
+            f"{steps - begin} optimizer updates, and `update_interval` is "
+            f"{method.update_interval}{start}. Train longer, or use a shorter "
+            "interval.",
             stacklevel=2,
         )
 
     def _could_update(self, begin: int) -> bool:
-        """Whether updates were to come, and some kernel takes part in them."""
+        """Whether updates were possible and some kernel takes part in them."""
         stop = self.method.stop_step
         return (stop is None or begin < stop) and any(
             self.method.takes_part(masked.active, masked.size)

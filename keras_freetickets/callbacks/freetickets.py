@@ -1,4 +1,4 @@
-"""Callbacks that collect tickets: EDST several in one run, DST one a run."""
+"""Callbacks that collect tickets: EDST several per run, DST one per run."""
 
 import typing
 
@@ -34,14 +34,14 @@ def _drop_and_grow(
     settings: dict[str, typing.Any],
     others: dict[str, typing.Any],
 ) -> DropAndGrow:
-    """`DropAndGrow` with the method that is given, or FreeTickets' own."""
+    """`DropAndGrow` with `method`, or with FreeTickets' own if it is None."""
     method = get(method) if isinstance(method, dict) else method
     method = "drop_and_grow" if method is None else method
     known = isinstance(method, (str, Method))
     if known and WeightAveraging in companions_of(method):
         raise ValueError(
             f"`method` must be one that {name} can train with: CigL averages "
-            "the weights when training ends, and tickets are saved before. "
+            "the weights when training ends, but tickets are saved before. "
             "Train with keras_freetickets.callbacks.CigL instead. "
             f"Received: method={method}"
         )
@@ -50,7 +50,7 @@ def _drop_and_grow(
 
 
 class _CollectsTickets(ShowsArguments, CompositeCallback):
-    """What EDST and DST share: a method, and tickets in a directory."""
+    """Base of EDST and DST: a method, and tickets in a directory."""
 
     forwards_to = Method
 
@@ -66,7 +66,7 @@ class _CollectsTickets(ShowsArguments, CompositeCallback):
 
     @classmethod
     def _check_arguments(cls, given: dict[str, typing.Any]) -> None:
-        # A method that is given checks its arguments itself.
+        # An explicit method checks its arguments itself.
         if given.get("method") is None:
             super()._check_arguments(given)
 
@@ -94,19 +94,20 @@ class _CollectsTickets(ShowsArguments, CompositeCallback):
 class EDST(_CollectsTickets):
     """Collects several tickets in one run: the EDST ensemble.
 
-    An exploration phase at a high learning rate is followed by refinement
-    phases at lower ones; the topology is updated throughout. Each refinement
-    yields a ticket. With the first batch of every refinement but the first, a
-    large share of the connections is replaced at once, to leave the basin of
-    the ticket before. Where an update is due with that batch anyway, there is
-    one of that share (the code of FreeTickets makes two).
+    Training starts with an exploration phase at a high learning rate, followed
+    by refinement phases at lower rates. The topology is updated throughout,
+    and each refinement gives a ticket. The first batch of every refinement,
+    except the first, replaces a large share of the connections at once, to
+    leave the loss basin of the previous ticket. If a regular update is due
+    with that batch, only this large one takes place (the code of FreeTickets
+    makes both).
 
     Args:
         exploration_epochs: Positive integer.
         refinement_epochs: Positive integer, epochs of each refinement.
         num_tickets: Positive integer. Defaults to 3 (paper, CIFAR at sparsity
             0.8).
-        growth: `"gradient"` (the code's README) or `"random"`. `None`
+        growth: `"gradient"` (README of the paper's code) or `"random"`. `None`
             (default) for `"gradient"`, or the default of `method`.
         update_interval: Optimizer updates between topology updates. `None`
             (default) for 1000 (paper, CIFAR, batches of 128), or the default
@@ -116,34 +117,35 @@ class EDST(_CollectsTickets):
             scripts), or the default of `method`.
         global_drop_fraction: Float in (0, 1], the share replaced between
             refinements. Defaults to 0.8 (paper and README of its code).
-        learning_rate: `"paper"` for the factors 1, 0.1 and 0.01 of the
-            compiled rate in exploration and the first and second half of each
-            refinement; three factors of your own; or `None` to leave the rate
-            alone.
-        monitor: Name of the epoch log whose best value chooses a refinement's
+        learning_rate: `"paper"` (default) multiplies the compiled learning
+            rate by 1 in exploration, by 0.1 in the first half and by 0.01 in
+            the second half of each refinement. Or three factors of your own,
+            or `None` to leave the rate unchanged.
+        monitor: Name of the epoch log whose best value selects a refinement's
             ticket. `None` for the last epoch. Defaults to `"val_accuracy"`.
-        directory: Where the tickets go.
+        directory: Directory of the tickets.
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
-            `keras.callbacks.EarlyStopping` tells it.
+            `keras.callbacks.EarlyStopping` infers it.
         track_ever_active: As for `DropAndGrow`.
         method: A `keras_freetickets.topology.Method` or its name, such as
             `"dst_ee"`. `None` for `Method`, which drops by magnitude and
-            grows as `growth` says. Not one that averages weights (`CigL`).
-        counters: `"shared"` (default): what a method counts for each
-            connection, such as the visits of `DSTEE`, goes on over all
-            tickets, so that later ones are drawn to what earlier ones never
-            used; or `"per_member"`: it starts again with each refinement but
-            the first. (No paper has DST-EE in an ensemble.)
-        **kwargs: Arguments of the method, unless it is given as an object,
-            and of the callbacks that it needs (`data` of `AGENT`).
+            grows as `growth` says. Methods that average weights (`CigL`) are
+            refused.
+        counters: `"shared"` (default): the state of connections, such as the
+            visits of `DSTEE`, continues over all tickets, so later tickets
+            prefer connections that earlier ones never used. `"per_member"`:
+            it starts again with each refinement except the first. (No paper
+            uses DST-EE in an ensemble.)
+        **kwargs: Arguments of the method, unless `method` is an object, and of
+            the callbacks that it needs (`data` of `AGENT`).
 
     Attributes:
-        epochs: Integer, the epochs that `fit` is to run.
+        epochs: Integer, the epochs to pass to `fit`.
         phases: List of `Phase`.
 
     Raises:
-        ValueError: If an argument is out of range, the directory cannot be
-            written, `fit` has fewer epochs than the phases need, or the
+        ValueError: If an argument is out of range, the directory is not
+            writable, `fit` has fewer epochs than the phases need, or the
             monitored log does not exist (at the end of the first epoch).
 
     Example:
@@ -214,7 +216,7 @@ class EDST(_CollectsTickets):
         return self.schedule.epochs
 
     def phase_at(self, epoch: int) -> Phase:
-        """The phase of an epoch; after the last, the last.
+        """The phase of an epoch; after the last phase, the last one.
 
         Args:
             epoch: Non-negative integer, counted from 0.
@@ -222,7 +224,7 @@ class EDST(_CollectsTickets):
         return self.schedule.phase_at(epoch)
 
     def learning_rate_factor(self, epoch: int) -> float | None:
-        """The factor of the compiled rate in an epoch, or `None`.
+        """The factor of the compiled learning rate in an epoch, or `None`.
 
         Args:
             epoch: Non-negative integer, counted from 0.
@@ -230,7 +232,7 @@ class EDST(_CollectsTickets):
         return self.schedule.learning_rate_factor(epoch)
 
     def set_model(self, model: Model) -> None:
-        # Both may refuse the model, before a method is attached to it.
+        # Both may raise; check before a method is attached.
         check_one_model(self, model)
         self.schedule.check_rate(model)
         super().set_model(model)
@@ -241,7 +243,7 @@ class EDST(_CollectsTickets):
 
 
 class _RefinementTickets(TicketCollector):
-    """A ticket of each refinement of a `PhaseSchedule`."""
+    """Collects a ticket in each refinement of a `PhaseSchedule`."""
 
     def __init__(
         self,
@@ -269,23 +271,23 @@ class _RefinementTickets(TicketCollector):
 class DST(_CollectsTickets):
     """Collects one ticket of an independent run: a member of a DST ensemble.
 
-    Of a `keras_freetickets.SideBySide` it collects a ticket of each member:
-    `ticket_0.keras`, `ticket_1.keras` ..., each of the epoch that is best by
+    With a `keras_freetickets.SideBySide` it collects a ticket of each member:
+    `ticket_0.keras`, `ticket_1.keras` ..., each from the epoch that is best by
     the member's own log (`val_accuracy_0`, `val_accuracy_1` ...).
 
     Args:
-        directory: Where the ticket goes; one for each run, e.g. by its seed.
-            Tickets of members side by side go there together.
-        ticket_name: Name of the file, without `.keras`. Not for members side
-            by side, whose files have numbers.
+        directory: Directory of the ticket; use one for each run, for example
+            named by its seed. Tickets of members side by side share it.
+        ticket_name: Name of the file, without `.keras`. Not used for members
+            side by side, whose files are numbered.
         growth, update_interval, drop_fraction: As for `EDST`.
-        monitor: Name of the epoch log whose best value chooses the epoch.
+        monitor: Name of the epoch log whose best value selects the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`.
         mode, track_ever_active, method, **kwargs: As for `EDST`.
 
     Raises:
-        ValueError: If an argument is out of range, the directory cannot be
-            written, or the monitored log does not exist.
+        ValueError: If an argument is out of range, the directory is not
+            writable, or the monitored log does not exist.
 
     Example:
 

@@ -146,7 +146,7 @@ def test_damaged_backup_is_passed_over(tmp_path, whole):
     newest = sorted(os.listdir(tmp_path / "backup"))[-1]
     path = tmp_path / "backup" / newest / "arrays.npz"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.warns(UserWarning, match="is damaged and passed over"):
+    with pytest.warns(UserWarning, match="is damaged and is skipped"):
         check_equal(run(str(tmp_path)), whole)
 
 

@@ -131,10 +131,10 @@ def test_a_training_without_an_update_is_told(recwarn):
     fit(model, [kft.callbacks.SET(update_interval=10)])
     (message,) = told(recwarn)
     assert "SET never" in message
-    assert "of the training: 4, `update_interval`: 10. A longer" in message
+    assert "4 optimizer updates, and `update_interval` is 10. Train" in message
     fit(model, [kft.callbacks.SET(update_interval=2, start_step=100)])
     (message,) = told(recwarn)
-    assert "`update_interval`: 2 from update 100 on" in message
+    assert "`update_interval` is 2 from update 100 on" in message
 
 
 def test_a_training_that_no_update_was_due_in_is_not_told(recwarn):

@@ -241,15 +241,15 @@ def test_damaged_backups(backup, tmp_path, name):
     texts = [*damages(path.read_bytes(), 60), b"[]", b"{}", b"PK"]
     for text in texts:
         path.write_bytes(text)
-        with pytest.warns(UserWarning, match="is damaged and passed over"):
+        with pytest.warns(UserWarning, match="is damaged and is skipped"):
             callback.on_train_begin()
         for value, other in zip(model.get_weights(), fresh, strict=True):
             np.testing.assert_array_equal(value, other)
     path.unlink()
-    with pytest.warns(UserWarning, match="is damaged and passed over"):
+    with pytest.warns(UserWarning, match="is damaged and is skipped"):
         callback.on_train_begin()
     os.mkfifo(path)
-    with pytest.warns(UserWarning, match="is damaged and passed over"):
+    with pytest.warns(UserWarning, match="is damaged and is skipped"):
         callback.on_train_begin()
     assert callback.history == {"epoch": []}
 
