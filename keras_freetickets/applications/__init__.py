@@ -1,4 +1,4 @@
-"""Plain Keras models, with nothing sparse in them."""
+"""Plain, dense Keras models."""
 
 from keras_freetickets.applications.lenet import lenet_300_100
 from keras_freetickets.applications.small_cnn import small_cnn

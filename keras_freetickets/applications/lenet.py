@@ -13,7 +13,7 @@ def lenet_300_100(
     """Builds LeNet-300-100.
 
     Args:
-        input_shape: Shape of one image.
+        input_shape: Tuple, the shape of one image without the batch axis.
         classes: Integer, number of classes.
         classifier_activation: Activation of the last layer; `None` for
             logits.

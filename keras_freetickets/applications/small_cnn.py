@@ -1,4 +1,4 @@
-"""A small convolutional network that two cores train in seconds."""
+"""A small convolutional network that trains in seconds on two cores."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,9 @@ def small_cnn(
         classes: Integer, number of classes.
         filters: Tuple of integers, output channels of the convolutions.
         units: Integer, width of the dense layer.
-        dropout: Float in [0, 1), before the classifier.
-        weight_decay: Float, factor of the L2 penalty of every weight.
+        dropout: Float in [0, 1), the dropout rate before the classifier.
+        weight_decay: Float, factor of the L2 penalty of every weight; 0 for
+            none.
         classifier_activation: Activation of the last layer; `None` for
             logits.
 

@@ -19,7 +19,7 @@ def _normal(kernel_size, filters):
 
 
 class _Builder:
-    """The layers of one network, with its penalty and dropout."""
+    """Makes the layers of one network, with its penalty and dropout."""
 
     def __init__(self, dropout: float, weight_decay: float) -> None:
         self.dropout = dropout
@@ -53,7 +53,7 @@ class _Builder:
         return layers.ReLU(name=f"{name}_relu")(x)
 
     def block(self, x: Tensor, filters: int, strides: int, name: str) -> Any:
-        """Pre-activation block; a change of shape is activated once."""
+        """Pre-activation block; a shortcut kernel shares its activation."""
         shortcut = x
         y = self.activation(x, f"{name}_1")
         if x.shape[-1] != filters:
@@ -84,12 +84,12 @@ def wide_resnet(
         width: Positive integer, factor of the channels 16, 32 and 64.
         input_shape: Shape of one image.
         classes: Integer, number of classes.
-        dropout: Float in [0, 1), within the blocks. Defaults to 0
-            (FreeTickets).
+        dropout: Float in [0, 1), the dropout rate within the blocks. Defaults
+            to 0 (FreeTickets).
         weight_decay: Float, factor of the L2 penalty of every weight.
-            Defaults to 2.5e-4, which equals the reference's 5e-4: there the
-            penalty's gradient is the factor times the weight, in Keras twice
-            that.
+            Defaults to 2.5e-4, which equals 5e-4 in the reference code: there
+            the penalty's gradient is the factor times the weight, in Keras
+            twice that.
         classifier_activation: Activation of the last layer; `None` for
             logits.
 

@@ -1,4 +1,4 @@
-"""The snapshots by which AGENT corrects gradients."""
+"""The callback that takes the snapshots for AGENT's correction."""
 
 import typing
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from keras_freetickets.types import Tensor
 
 
 def _check_data(data: typing.Any) -> None:
-    """Raises unless it can be passed over in batches, once for each epoch."""
+    """Raises unless it can be iterated in batches, once for each epoch."""
     arrays = isinstance(data, tuple) and all(
         one is None or hasattr(one, "shape") for one in data
     )
     if arrays or hasattr(data, "shape"):
         raise ValueError(
             "`data` must be in batches: a tf.data.Dataset, a PyDataset or a "
-            "list of tuples (x, y). Of arrays make one by "
+            "list of tuples (x, y). From arrays make a list: "
             "[(x[i : i + 128], y[i : i + 128]) "
             "for i in range(0, len(x), 128)]. "
             f"Received: data of type {type(data).__name__}"
@@ -36,8 +36,8 @@ def _check_data(data: typing.Any) -> None:
         iterates = iter(data) is not data
     if not iterates:
         raise ValueError(
-            "`data` must allow a pass for every epoch: a tf.data.Dataset, "
-            "a PyDataset or a list of batches. "
+            "`data` must allow one iteration for every epoch: pass a "
+            "tf.data.Dataset, a PyDataset or a list of batches. "
             f"Received: data of type {type(data).__name__}"
         )
 
@@ -46,7 +46,7 @@ def _unpacked(batch: typing.Any) -> Batch:
     """`(x, y, sample_weight)` of a batch of arrays."""
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
         raise ValueError(
-            "`data` must hold batches (x, y) or (x, y, sample_weight). "
+            "`data` must have batches (x, y) or (x, y, sample_weight). "
             f"Received: a batch of type {type(batch).__name__}"
         )
     batch = tree.map_structure(ops.convert_to_tensor, tuple(batch))
@@ -54,33 +54,33 @@ def _unpacked(batch: typing.Any) -> Batch:
 
 
 class GradientSnapshots(keras.callbacks.Callback):
-    """Takes the snapshots that the method `topology.AGENT` corrects by.
+    """Takes the snapshots that the method `topology.AGENT` needs.
 
-    Before each epoch it passes over the data without training: it takes the
-    mean gradient there, and from the losses of the batches, now and at the
-    last snapshot, how far to trust it. The pass leaves batch-normalization
-    statistics and dropout as they are. In the first epoch nothing is
-    corrected. `DropAndGrow`, `EDST` and `DST` add it to the method by
-    themselves; beside `model.attach(topology.AGENT())` it is passed to `fit`.
+    Before each epoch it iterates over the data without training. It computes
+    the mean gradient and, from the losses of the batches now and at the last
+    snapshot, how much to correct. Batch-normalization statistics and dropout
+    seeds do not change. The first epoch has no correction. `DropAndGrow`,
+    `EDST` and `DST` add this callback to the method themselves; after
+    `model.attach(topology.AGENT())` pass it to `fit`.
 
-    In a loop of your own call `set_model(model)` once and
+    In a custom training loop call `set_model(model)` once and
     `on_epoch_begin(epoch)` before each epoch.
 
-    Known limits: all batches of a pass are under one dropout mask, and the
-    gradient of a batch at the snapshot is under another than its own, which
-    adds noise to the correction. Under mixed float16 both are computed
-    without the loss scale, so that small gradients vanish; bfloat16 has no
-    such limit.
+    Known limits: all batches of an iteration share one dropout mask, and the
+    snapshot's gradient of a batch has a different dropout mask from the
+    batch's own gradient, which adds noise to the correction. With mixed
+    float16 both are computed without the loss scale, so small gradients
+    underflow; bfloat16 does not have this limit.
 
     Args:
-        data: The training data in batches, to be passed over in each epoch: a
+        data: The training data in batches, iterated once per epoch: a
             `tf.data.Dataset`, a `keras.utils.PyDataset` or a list of tuples
-            `(x, y)` or `(x, y, sample_weight)`. A part of the data costs
-            less.
+            `(x, y)` or `(x, y, sample_weight)`. A part of the training data
+            is cheaper.
 
     Raises:
-        ValueError: If the data is used up by one pass, empty or not in
-            batches, or the model has another method than `topology.AGENT`.
+        ValueError: If the data can be iterated only once, is empty or is not
+            in batches, or the model's method is not `topology.AGENT`.
 
     Example:
 
@@ -124,7 +124,7 @@ class GradientSnapshots(keras.callbacks.Callback):
         for held, variable in zip(
             state["snapshot"], self.model.trainable_variables, strict=True
         ):
-            # A copy: JAX gives away each array of its state once.
+            # A copy, because JAX donates each array of its state once.
             held.assign(ops.copy(variable.value))
         for held, gradient in zip(state["mean_gradient"], mean, strict=True):
             held.assign(gradient)
@@ -136,7 +136,7 @@ class GradientSnapshots(keras.callbacks.Callback):
             logs["tau"] = float(ops.convert_to_numpy(tau.value))
 
     def _pass(self) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
-        """Losses now and at the snapshot, and the mean gradient now."""
+        """Losses of the batches now and at the snapshot; the mean gradient."""
         model = self.model
         state = model.update_state.state
         now: list[float] = []
@@ -153,7 +153,7 @@ class GradientSnapshots(keras.callbacks.Callback):
             before.append(float(old))
             total = _sum(total, gradients) if total else list(gradients)
         if not now:
-            raise ValueError("`data` must hold a batch. Received: none")
+            raise ValueError("`data` must have a batch. Received: no batches")
         return np.array(now), np.array(before), [g / len(now) for g in total]
 
     def _batches(self) -> Iterator[Batch]:
@@ -162,7 +162,7 @@ class GradientSnapshots(keras.callbacks.Callback):
         batches = data if length is None else (data[i] for i in range(length))
         for batch in batches:
             batch = _unpacked(batch)
-            # What a step would train on: MIMO mixes images.
+            # The batch that a step would train on: MIMO mixes images.
             yield self.model.run.transformed_batch(*batch)
 
     def _losses_and_gradients(

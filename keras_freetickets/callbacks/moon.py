@@ -1,4 +1,4 @@
-"""MOON: a loss with a class for the unknown, and an average of late weights."""
+"""MOON: a loss with a class for unknown inputs, and averaged late weights."""
 
 import typing
 
@@ -16,37 +16,39 @@ from keras_freetickets.types import Logs
 
 
 class MOON(DropAndGrow):
-    """Training that embraces the unknown: MOON's loss, and voting.
+    """MOON: a loss with a class for unknown inputs, and weight averaging.
 
-    The model has one output more than there are classes, the last for the
-    unknown; `evaluate` and metrics take it for a class that never comes.
+    The model needs one output more than there are classes; the last output is
+    for unknown inputs. `evaluate` and metrics treat it as a class without
+    examples.
 
     Args:
         epochs: Positive integer, the epochs that `fit` runs.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`.
         method: A `keras_freetickets.topology.Method`. `None` for RigL with
-            the arguments that follow.
+            `**kwargs`.
         voting_epochs: Non-negative integer, how many of the last epochs are
-            averaged, besides the one before them. Defaults to 20 (the
-            released code, of 100).
-        votes_per_epoch: Positive integer, how often in an epoch the weights
-            enter the average, at equal distances. Defaults to 1 (paper). The
-            released code takes the steps of the first tenth of each epoch;
-            10 is what it seems to mean.
+            averaged, in addition to the one before them. Defaults to 20 (the
+            released code, of 100 epochs).
+        votes_per_epoch: Positive integer, how often per epoch the weights are
+            added to the average, at equal distances. Defaults to 1 (paper).
+            The released code uses the steps of the first tenth of each epoch,
+            but seems to intend 10.
         learn_epochs: As for `keras_freetickets.losses.MOON`.
         alpha: As for `keras_freetickets.losses.MOON`.
         alpha_factor: As for `keras_freetickets.losses.MOON`.
         track_ever_active: As for `DropAndGrow`.
-        **kwargs: As for `keras_freetickets.topology.RigL`, but for
-            `rounding="ceil"` and `regrown="reset"` (the released code).
+        **kwargs: As for `keras_freetickets.topology.RigL`, except for the
+            defaults `rounding="ceil"` and `regrown="reset"` (the released
+            code).
 
     Raises:
-        ValueError: If an argument is out of range; `fit` runs another number
-            of epochs; the method needs a callback that MOON does not bring
-            along (`AGENT`); the model has no graph or several outputs, or
-            these are neither logits nor a softmax; or, after an epoch, a label
-            stood for the unknown.
+        ValueError: If an argument is out of range; `fit` runs a different
+            number of epochs; the method needs a callback that MOON does not
+            have (`AGENT`); the model is not functional or has several
+            outputs, or these are neither logits nor a softmax; or a label in
+            an epoch was the unknown class.
 
     Example:
 
@@ -101,14 +103,14 @@ def _check_companions(method: methods.Method) -> None:
     others = [one for one in method.companions if one != "WeightAveraging"]
     if others:
         raise ValueError(
-            "`method` must be one that MOON can train with: it does not bring "
-            f"along {others}, which {type(method).__name__} needs. "
+            "`method` must be one that MOON can train with: it does not make "
+            f"the callbacks {others}, which {type(method).__name__} needs. "
             f"Received: method={type(method).__name__}"
         )
 
 
 class _Objective(keras.callbacks.Callback):
-    """Puts MOON's loss in place, and tells it the epoch."""
+    """Sets MOON's loss, and passes it the epoch."""
 
     def __init__(self, objective: losses.MOON) -> None:
         super().__init__()
@@ -118,7 +120,7 @@ class _Objective(keras.callbacks.Callback):
         super().set_model(model)
         if len(getattr(model, "outputs", None) or []) != 1:
             raise ValueError(
-                "MOON trains a model with a graph and one output. Received: "
+                "MOON trains a functional model with one output. Received: "
                 f"a {type(model).__name__} with the outputs "
                 f"{getattr(model, 'output_names', None)}"
             )
@@ -133,7 +135,7 @@ class _Objective(keras.callbacks.Callback):
         epochs = self.params.get("epochs", self.objective.epochs)
         if epochs != self.objective.epochs:
             raise ValueError(
-                "`epochs` must be what `fit` runs. Received: "
+                "`epochs` must be the number of epochs of `fit`. Received: "
                 f"MOON(epochs={self.objective.epochs}) and "
                 f"fit(epochs={epochs})"
             )
@@ -150,7 +152,7 @@ class _Objective(keras.callbacks.Callback):
 
 
 def _from_logits(model: keras.Model) -> bool:
-    """Whether outputs are logits; a loss of logits refuses what is neither."""
+    """Whether outputs are logits; the loss itself refuses other outputs."""
     try:
         return gives_logits(model)
     except ValueError:

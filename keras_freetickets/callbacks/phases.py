@@ -1,4 +1,4 @@
-"""Phases of a training: the learning rate and what happens between them."""
+"""Phases of a training: their learning rates, and the drops between them."""
 
 import dataclasses
 import math
@@ -27,9 +27,9 @@ PAPER_FACTORS = (1.0, 0.1, 0.01)
 
 @dataclasses.dataclass
 class Phase:
-    """A run of epochs with one purpose.
+    """Consecutive epochs with one purpose.
 
-    The arguments are the attributes.
+    The arguments are also the attributes.
 
     Args:
         name: `"exploration"` or `"refinement_1"`, `"refinement_2"` ...
@@ -58,13 +58,13 @@ class Phase:
 
 
 def check_global_drop(fraction: typing.Any) -> None:
-    """Raises unless it is a share that may be dropped between refinements.
+    """Raises unless it is a share to replace between refinements.
 
     Args:
         fraction: Float in (0, 1].
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it is not a number in (0, 1].
 
     Example:
 
@@ -82,7 +82,7 @@ def check_global_drop(fraction: typing.Any) -> None:
 def check_factors(
     learning_rate: typing.Any,
 ) -> tuple[float, ...] | None:
-    """The factors of the compiled rate that `learning_rate` stands for.
+    """The factors of the compiled learning rate that `learning_rate` means.
 
     Args:
         learning_rate: `"paper"`, three positive factors, or `None`.
@@ -91,7 +91,7 @@ def check_factors(
         Tuple of three floats, or `None`.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If `learning_rate` is none of these.
 
     Example:
 
@@ -143,14 +143,15 @@ def edst_phases(
 
 
 class PhaseSchedule(keras.callbacks.Callback):
-    """Sets the rate of each phase, and leaves a basin between refinements.
+    """Sets the learning rate of each phase, and drops between refinements.
 
-    With the first batch of every refinement but the first, a large share of
-    the connections is replaced at once.
+    The first batch of every refinement, except the first, replaces a large
+    share of the connections at once, to leave the loss basin of the previous
+    ticket.
 
     Args:
-        drop_and_grow: The `DropAndGrow` of the same training, before it in
-            the list.
+        drop_and_grow: The `DropAndGrow` of the same training, earlier in the
+            list of callbacks.
         phases: List of `Phase`, in the order of their epochs.
         learning_rate: As for `EDST`.
         global_drop_fraction: As for `EDST`.
@@ -158,7 +159,7 @@ class PhaseSchedule(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is out of range, the optimizer has a
-            schedule of its own, or `fit` has fewer epochs than the phases.
+            learning rate schedule, or `fit` has fewer epochs than the phases.
 
     Example:
 
@@ -196,7 +197,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         return self.phases[-1].stop_epoch
 
     def phase_at(self, epoch: int) -> Phase:
-        """The phase of an epoch; after the last, the last.
+        """The phase of an epoch; after the last phase, the last one.
 
         Args:
             epoch: Non-negative integer, counted from 0.
@@ -207,7 +208,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         return self.phases[-1]
 
     def learning_rate_factor(self, epoch: int) -> float | None:
-        """The factor of the compiled rate in an epoch, or `None`.
+        """The factor of the compiled learning rate in an epoch, or `None`.
 
         Args:
             epoch: Non-negative integer, counted from 0.
@@ -220,7 +221,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         return self.factors[1 if epoch < phase.middle else 2]
 
     def check_rate(self, model: Model) -> None:
-        """Raises if the optimizer's rate cannot be set.
+        """Raises if the optimizer's learning rate cannot be set.
 
         Args:
             model: A compiled Keras model.
@@ -245,7 +246,7 @@ class PhaseSchedule(keras.callbacks.Callback):
         epochs = self.params.get("epochs", self.epochs)
         if epochs < self.epochs:
             raise ValueError(
-                f"`epochs` must be at least {self.epochs}, what the phases "
+                f"`epochs` must be at least {self.epochs}, which the phases "
                 f"need: fit(..., epochs=edst.epochs). Received: epochs={epochs}"
             )
 
@@ -273,8 +274,8 @@ class PhaseSchedule(keras.callbacks.Callback):
             self._warn_if_the_rate_moved()
 
     def _warn_if_the_rate_moved(self) -> None:
-        """Whoever else sets it would win or lose by its place in the list."""
-        # A backup may have restored the rate of a later phase before the first.
+        """Warns if another callback sets the rate: its order would matter."""
+        # Before the first epoch, a backup may have restored a later rate.
         found = _rate_of(self.model.optimizer)
         if self._set_rate not in (None, found) and not self._rate_moved:
             self._rate_moved = True
@@ -293,8 +294,8 @@ def _compiled_rate(model: Model) -> float:
     schedule = keras_adapter.learning_rate_schedule(model.optimizer)
     if schedule is not None:
         raise ValueError(
-            "`learning_rate` of EDST sets the optimizer's rate, which must be "
-            "a float then; pass EDST(learning_rate=None) to keep a schedule. "
+            "EDST sets the optimizer's `learning_rate`, which must therefore "
+            "be a float. To keep a schedule pass EDST(learning_rate=None). "
             f"Received: optimizer with {type(schedule).__name__}"
         )
     return _rate_of(model.optimizer)

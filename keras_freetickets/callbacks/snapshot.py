@@ -1,4 +1,4 @@
-"""Snapshot ensembles: a ticket at the end of each cycle of the rate."""
+"""Snapshot ensembles: a ticket at the end of each learning rate cycle."""
 
 import keras
 
@@ -13,29 +13,29 @@ from keras_freetickets.types import PathLike
 
 
 class Snapshot(TicketCollector):
-    """Collects a ticket at the end of each cosine cycle of the rate.
+    """Collects a ticket at the end of each cosine cycle of the learning rate.
 
-    In each cycle the learning rate falls from the compiled one to 0 along half
-    a cosine, step by step, and then starts again; what the model is at the
-    end of a cycle is kept. For dense models and sparse ones, with a method's
-    callback beside it or without. Put it before `Backup`. The optimizer is
-    left with the schedule.
+    In each cycle the learning rate decays from the compiled rate to 0 along
+    half a cosine, step by step, and then starts again. The model at the end of
+    each cycle is saved. It works with dense and sparse models, with or without
+    a method's callback. Put it before `Backup`. After training the optimizer
+    keeps the schedule.
 
     Args:
-        directory: Where the tickets go.
-        num_members: Positive integer, cycles. Defaults to 5 (README of
-            gaohuang/SnapshotEnsemble).
-        cycle_epochs: Positive integer, epochs of each. Defaults to 40 (the
-            same: 200 epochs in all).
+        directory: Directory of the tickets.
+        num_members: Positive integer, the number of cycles. Defaults to 5
+            (README of gaohuang/SnapshotEnsemble).
+        cycle_epochs: Positive integer, epochs of each cycle. Defaults to 40
+            (the same README: 200 epochs in total).
 
     Attributes:
-        epochs: Integer, the epochs that `fit` is to run.
+        epochs: Integer, the epochs to pass to `fit`.
 
     Raises:
-        ValueError: If an argument is out of range, the directory cannot be
-            written, the optimizer has made steps or has a schedule already,
-            `fit` has fewer epochs than the cycles need, or cannot tell the
-            steps of one.
+        ValueError: If an argument is out of range, the directory is not
+            writable, the optimizer has made steps or has a schedule already,
+            `fit` has fewer epochs than the cycles need, or the number of
+            steps per epoch is unknown.
 
     Example:
 
@@ -83,20 +83,20 @@ class Snapshot(TicketCollector):
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
         if epochs is not None and epochs < self.epochs:
             raise ValueError(
-                f"`epochs` must be at least {self.epochs}, what the cycles "
+                f"`epochs` must be at least {self.epochs}, which the cycles "
                 f"need: fit(..., epochs=snapshot.epochs). Received: "
                 f"epochs={epochs}"
             )
         if int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)):
             raise ValueError(
-                "`optimizer` must be new, as cycles are counted from its first "
+                "`optimizer` must be new, because cycles start at its first "
                 "step: compile the model again. Received: an optimizer after "
                 f"{int(self.model.optimizer.iterations)} steps"
             )
         if not steps:
             raise ValueError(
-                "`steps_per_epoch` must be given, as the data do not tell how "
-                f"many steps an epoch has. Received: steps_per_epoch={steps}"
+                "`steps_per_epoch` must be given, because the size of the data "
+                f"is unknown. Received: steps_per_epoch={steps}"
             )
         self._set_schedule(steps * self.cycle_epochs)
 
@@ -109,7 +109,7 @@ class Snapshot(TicketCollector):
         schedule = keras_adapter.learning_rate_schedule(optimizer)
         if schedule is not None:
             raise ValueError(
-                "`learning_rate` of the optimizer must be a float, at which "
+                "`learning_rate` of the optimizer must be a float, with which "
                 "each cycle starts. "
                 f"Received: {type(schedule).__name__}"
             )

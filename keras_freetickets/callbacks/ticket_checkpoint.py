@@ -35,20 +35,22 @@ def _check_mode(mode: typing.Any) -> None:
 
 
 class TicketCollector(keras.callbacks.Callback):
-    """Saves, in each of its phases, the best epoch as a ticket.
+    """Base class: saves the best epoch of each phase of a training as a ticket.
+
+    A subclass defines `ticket_file` and `is_last`.
 
     Args:
-        directory: Where the tickets go.
-        monitor: Name of the epoch log whose best value chooses the ticket of
+        directory: Directory of the tickets.
+        monitor: Name of the epoch log whose best value selects the ticket of
             a phase. `None` for its last epoch.
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction.
 
     Attributes:
-        owner: The composite callback that this one is a part of, or `None`.
+        owner: The composite callback that contains this one, or `None`.
 
     Raises:
-        ValueError: If an argument is wrong, the directory cannot be written,
-            or the monitored log does not exist.
+        ValueError: If an argument is wrong, the directory is not writable, or
+            the monitored log does not exist.
 
     Example:
 
@@ -62,7 +64,7 @@ class TicketCollector(keras.callbacks.Callback):
     ```
     """
 
-    # Whether a phase that is broken off leaves its last epoch as a ticket.
+    # Whether the last epoch of an interrupted phase is saved as a ticket.
     keeps_if_stopped = True
 
     def __init__(
@@ -82,7 +84,7 @@ class TicketCollector(keras.callbacks.Callback):
         self._latest: dict[str, tuple[Model, TicketEntry]] = {}
 
     def ticket_file(self, epoch: int) -> str | None:
-        """The file that this epoch may become, or `None`."""
+        """Name of the ticket that this epoch may become, or `None`."""
         raise NotImplementedError  # abstract
 
     def is_last(self, epoch: int) -> bool:
@@ -95,8 +97,8 @@ class TicketCollector(keras.callbacks.Callback):
         tickets = [ticket_of(one) for one in members]
         if not all(getattr(one, "outputs", None) for one in tickets):
             raise ValueError(
-                f"{name_of(self)} collects tickets of models that know "
-                "their graph. Make yours by keras_freetickets.sparsify or as "
+                f"{name_of(self)} collects tickets of functional models. "
+                "Make yours with keras_freetickets.sparsify or "
                 "SparseModel(inputs, outputs). Received: model of type "
                 f"{type(model).__name__}"
             )
@@ -113,7 +115,7 @@ class TicketCollector(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         if not self._started:
-            # Only now is it known where a resumed run goes on.
+            # Only now is it known at which epoch a resumed run continues.
             self.store.forget_from(epoch)
             self._started = True
 
@@ -125,19 +127,19 @@ class TicketCollector(keras.callbacks.Callback):
                 self._keep_if_best(model, file, epoch, value)
 
     def warn_of_missing(self, wanted: int) -> None:
-        """Warns where a training that is over left too few tickets."""
+        """Warns if a finished training left too few tickets."""
         found = len(self.store.read())
         if found < wanted:
             warnings.warn(
-                f"Training ended before all {wanted} tickets were there: "
-                f"'{self.directory}' holds {found}.",
+                f"Training ended before all {wanted} tickets were saved: "
+                f"'{self.directory}' has {found}.",
                 stacklevel=3,
             )
 
     def candidates(
         self, epoch: int
     ) -> list[tuple[Model, str | None, str | None]]:
-        """Models, the logs that judge them, and the files they may become."""
+        """List of models, their monitored logs and their ticket files."""
         return [(self.model, self.monitor, self.ticket_file(epoch))]
 
     def _keep_if_best(
@@ -160,7 +162,7 @@ class TicketCollector(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         super().on_train_end(logs)
         if self.keeps_if_stopped:
-            # A callback, this one's successor perhaps, ended the training.
+            # Another callback may have ended the training.
             self._save_latest()
         end_claims(self)
 
@@ -170,7 +172,7 @@ class TicketCollector(keras.callbacks.Callback):
             return None
         if monitor not in logs:
             raise ValueError(
-                "`monitor` must be one of the epoch's logs, which are "
+                "`monitor` must be one of the epoch's logs, "
                 f"{sorted(logs)}; names with `val_` need `validation_data`. "
                 f"Received: monitor={self.monitor!r}"
             )
@@ -215,7 +217,7 @@ class TicketCollector(keras.callbacks.Callback):
 
 
 def ticket_of(model: Model) -> Model:
-    """What is kept of a model: itself, or what a `MIMO` predicts with.
+    """The model to save as a ticket: the model, or the predictor of a `MIMO`.
 
     Args:
         model: A Keras model.
@@ -233,10 +235,10 @@ def ticket_of(model: Model) -> Model:
 
 
 def _check_ticket_name(name: typing.Any) -> None:
-    """Raises unless it is the name of a file, without a folder."""
+    """Raises unless it is a file name without a folder."""
     if not isinstance(name, str) or not name or os.sep in name:
         raise ValueError(
-            "`ticket_name` must be the name of a file, without a folder. "
+            "`ticket_name` must be a file name without a folder. "
             f"Received: ticket_name={name}"
         )
 
@@ -244,25 +246,26 @@ def _check_ticket_name(name: typing.Any) -> None:
 class TicketCheckpoint(TicketCollector):
     """Collects one ticket of a run of any model, dense or sparse.
 
-    For members of an ensemble whose masks rest, or that have none; `DST` is
-    this with a method that lets the connections change.
+    Use it for ensemble members with static masks or without masks. `DST` also
+    collects one ticket, and lets a method change the connections.
 
-    Of a `keras_freetickets.SideBySide` it collects a ticket of each member:
-    `ticket_0.keras`, `ticket_1.keras` ..., each of the epoch that is best by
+    With a `keras_freetickets.SideBySide` it collects a ticket of each member:
+    `ticket_0.keras`, `ticket_1.keras` ..., each from the epoch that is best by
     the member's own log (`val_accuracy_0`, `val_accuracy_1` ...).
 
     Args:
-        directory: Where the ticket goes; one for each run, e.g. by its seed.
+        directory: Directory of the ticket; use one for each run, for example
+            named by its seed.
         ticket_name: Name of the file, without `.keras`.
-        monitor: Name of the epoch log whose best value chooses the epoch.
+        monitor: Name of the epoch log whose best value selects the epoch.
             `None` for the last epoch. Defaults to `"val_accuracy"`
             (VITA-Group/FreeTickets).
         mode: `"max"`, `"min"` or `"auto"`: the metric's own direction, as
-            `keras.callbacks.EarlyStopping` tells it.
+            `keras.callbacks.EarlyStopping` infers it.
 
     Raises:
-        ValueError: If an argument is wrong, the directory cannot be written,
-            or the monitored log does not exist.
+        ValueError: If an argument is wrong, the directory is not writable, or
+            the monitored log does not exist.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Averages of the weights of late epochs, as one sparse model."""
+"""Averages the weights of late epochs into one sparse model."""
 
 import typing
 
@@ -18,29 +18,32 @@ from keras_freetickets.types import Model
 
 
 class WeightAveraging(keras.callbacks.Callback):
-    """Averages the weights over epochs and leaves the model with the average.
+    """Averages the weights over epochs and gives the model the average.
 
-    At the end of each epoch from `start_epoch` on, or more often, the trainable
-    variables enter a running mean; of masked kernels it is what the last step
-    computed with (CigL switches weights off). When training ends, the model is
-    given the mean, within its masks, and its batch-normalization statistics
-    are estimated again. Let the topology rest by then (`stop_step` of the
-    method): a connection that came late is averaged with the zeros before.
+    From `start_epoch` on, at the end of each epoch or more often, the trainable
+    variables are added to a running mean. For masked kernels this uses the
+    values of the last step's forward pass (CigL masks random weights there).
+    When training ends, the model receives the mean, within its masks, and its
+    batch-normalization statistics are estimated again. The topology should not
+    change while weights are averaged (set `stop_step` of the method): a
+    connection that grows late would be averaged with earlier zeros.
 
     Args:
-        start_epoch: Non-negative integer, the first epoch that counts, from 0.
+        start_epoch: Non-negative integer, the first epoch that is averaged,
+            counted from 0.
         data: Training data for the statistics of batch normalization, as for
             `keras_freetickets.reestimate_batch_normalization`. `None` only
-            for models without it.
-        votes_per_epoch: Positive integer, how often in an epoch the variables
-            enter the mean, at equal distances, the last time at its end; in
-            the first epoch once, at its end. Defaults to 1 (papers of CigL and
-            MOON).
+            for models without batch normalization.
+        votes_per_epoch: Positive integer, how often per epoch the variables
+            are added to the mean, at equal distances, the last time at the
+            end of the epoch. In the first epoch they are added once, at its
+            end. Defaults to 1 (papers of CigL and MOON).
 
     Raises:
-        ValueError: If the model is not a `SparseModel`; it is batch-normalized
-            and `data` is `None`; training ends before `start_epoch`; or an
-            epoch has fewer batches than votes, or an unknown number of them.
+        ValueError: If the model is not a `SparseModel`; it has batch
+            normalization and `data` is `None`; training ends before
+            `start_epoch`; or an epoch has fewer batches than votes, or an
+            unknown number of batches.
 
     Example:
 
@@ -80,8 +83,8 @@ class WeightAveraging(keras.callbacks.Callback):
             for layer in keras_adapter.sublayers(model)
         ):
             raise ValueError(
-                "`data` must be the training data: averaged weights need new "
-                "batch-normalization statistics. Received: data=None"
+                "`data` must be the training data, because averaged weights "
+                "need new batch-normalization statistics. Received: data=None"
             )
         claim(self, "averages the weights")
         topology = model.update_state
@@ -132,14 +135,14 @@ class WeightAveraging(keras.callbacks.Callback):
             self._vote()
 
     def _vote(self) -> None:
-        """Lets what the last step computed with enter the mean."""
+        """Adds the values of the last step's forward pass to the mean."""
         state = self.model.update_state.state
         count = float(ops.convert_to_numpy(state["averaged"].value))
         for mean, value in zip(
             state["average"], self.model.run.forward_values(), strict=True
         ):
             old, value = mean.value, ops.cast(value, mean.dtype)
-            # The first is a copy, whatever a fit before has left.
+            # The first is a copy; it ignores values left from an earlier fit.
             moved = old + (value - old) / (count + 1)
             mean.assign(moved if count else ops.copy(value))
         state["averaged"].assign(count + 1.0)
@@ -149,11 +152,11 @@ class WeightAveraging(keras.callbacks.Callback):
         end_claims(self)
         state = self.model.update_state.state
         if not float(ops.convert_to_numpy(state["averaged"].value)):
-            return  # training was stopped before the first epoch that counts
+            return  # training was stopped before the first averaged epoch
         for variable, mean in zip(
             self.model.trainable_variables, state["average"], strict=True
         ):
-            # A copy: JAX gives away each array of its state once.
+            # A copy, because JAX donates each array of its state once.
             variable.assign(ops.copy(mean.value))
         self.model.project()
         if self.data is not None:

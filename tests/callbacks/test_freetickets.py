@@ -244,7 +244,9 @@ def test_schedules_are_refused(tmp_path):
     model = network()
     rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
     model.compile(keras.optimizers.SGD(rate), "mse")
-    with pytest.raises(ValueError, match="`learning_rate` of EDST sets"):
+    with pytest.raises(
+        ValueError, match="EDST sets the optimizer's `learning_rate`"
+    ):
         make(tmp_path).set_model(model)
     model.detach()  # as `fit` does
     make(tmp_path, learning_rate=None).set_model(model)
@@ -290,7 +292,7 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 @pytest.mark.parametrize("name", ["seed_1/ticket", 5])
 def test_bad_ticket_name(tmp_path, name):
-    with pytest.raises(ValueError, match="`ticket_name` must be the name"):
+    with pytest.raises(ValueError, match="`ticket_name` must be a file name"):
         kft.callbacks.DST(tmp_path, ticket_name=name)
 
 
@@ -470,7 +472,7 @@ def test_models_without_a_graph_are_refused(tmp_path):
 
     model = Own()
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="that know their graph"):
+    with pytest.raises(ValueError, match="of functional models"):
         fit_tiny(model, 1, [kft.callbacks.DST(str(tmp_path))])
 
 

@@ -84,7 +84,9 @@ def test_more_votes_than_epochs_are_refused():
 
 
 def test_epochs_must_agree():
-    with pytest.raises(ValueError, match="`epochs` must be what `fit` runs"):
+    with pytest.raises(
+        ValueError, match="`epochs` must be the number of epochs of `fit`"
+    ):
         fit(network(), kft.callbacks.MOON(epochs=30), 40)
 
 
@@ -258,7 +260,7 @@ def test_outputs_without_logits_are_refused(end):
     message = "The last layer of the model must have a softmax"
     if end == "subclass":
         model = kft.MIMO(keras.Model(inputs, x(inputs)), 3)
-        message = "MOON trains a model with a graph and one output"
+        message = "MOON trains a functional model with one output"
     model.compile("sgd", "sparse_categorical_crossentropy")
     x, y = data()
     x = x[:, :2] if end == "subclass" else x

@@ -92,9 +92,9 @@ def test_a_network_that_predicts_as_another(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(ValueError, match="`ticket_name` must be the name"):
+    with pytest.raises(ValueError, match="`ticket_name` must be a file name"):
         kft.callbacks.TicketCheckpoint(tmp_path, "folder/name")
-    with pytest.raises(ValueError, match="`ticket_name` must be the name"):
+    with pytest.raises(ValueError, match="`ticket_name` must be a file name"):
         kft.callbacks.TicketCheckpoint(tmp_path, "")
     with pytest.raises(ValueError, match="`mode` must be one of"):
         kft.callbacks.TicketCheckpoint(tmp_path, mode="best")

@@ -254,13 +254,13 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"`smoothing` must be in \(0, 1\]"):
         AGENT(smoothing=0)
     for data in (iter(batches()), 5, None):
-        with pytest.raises(ValueError, match="`data` must allow a pass"):
+        with pytest.raises(ValueError, match="`data` must allow one iteration"):
             kft.callbacks.AGENT(data)
     x, y = batches()[0]
     for data in ((x, y), x):
         with pytest.raises(ValueError, match="`data` must be in batches"):
             kft.callbacks.AGENT(data)
-    with pytest.raises(ValueError, match=r"`data` must hold batches \(x, y\)"):
+    with pytest.raises(ValueError, match=r"`data` must have batches \(x, y\)"):
         train(network(), kft.callbacks.AGENT([x, y]))
     with pytest.raises(ValueError, match="either `method` or its arguments"):
         kft.callbacks.AGENT(batches(), method=AGENT(), scale=0.1)
