@@ -244,9 +244,7 @@ def test_schedules_are_refused(tmp_path):
     model = network()
     rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
     model.compile(keras.optimizers.SGD(rate), "mse")
-    with pytest.raises(
-        ValueError, match="EDST sets the optimizer's `learning_rate`"
-    ):
+    with pytest.raises(ValueError, match="EDST sets the optimizer's"):
         make(tmp_path).set_model(model)
     model.detach()  # as `fit` does
     make(tmp_path, learning_rate=None).set_model(model)

@@ -114,5 +114,5 @@ def test_errors(tmp_path):
 
     model = Subclass()
     model.compile("sgd", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="know their graph"):
+    with pytest.raises(ValueError, match="of functional models"):
         fit(model, [ticket])

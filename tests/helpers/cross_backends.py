@@ -88,7 +88,7 @@ def read(directory):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             backup = fit(model, at("backup"), epochs=1)
-        assert any("is of the backend" in str(w.message) for w in said)
+        assert any("was written on the backend" in str(w.message) for w in said)
         assert backup.history["epoch"] == [0]  # no epoch was left to do
         found = model.predict(X, verbose=0)
         np.testing.assert_allclose(found, expected["model"], atol=1e-5)
