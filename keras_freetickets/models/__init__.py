@@ -1,4 +1,4 @@
-"""Models that train sparse, and what makes them."""
+"""Models that train sparse, and the functions that make them."""
 
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip

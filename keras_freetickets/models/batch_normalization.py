@@ -1,4 +1,4 @@
-"""Batch-normalization statistics of a model, estimated again."""
+"""Estimates the batch-normalization statistics of a model again."""
 
 import typing
 
@@ -15,22 +15,22 @@ def reestimate_batch_normalization(
 ) -> int:
     """Sets moving means and variances to those of a pass over data.
 
-    Averaged or otherwise edited weights do not fit the statistics that were
-    gathered while training. Each batch counts by its size; nothing else of
-    the model changes. Layers that are frozen keep their statistics.
+    Use it after weights were averaged or edited, because they no longer match
+    the statistics collected in training. Batches are weighted by their size.
+    Nothing else in the model changes. Frozen layers keep their statistics.
 
     Args:
         model: A built `keras.Model`.
         data: A `tf.data.Dataset` or list of batches, each an input or a tuple
-            that begins with one, or an array of inputs.
-        batch_size: Integer, the size of batches cut from an array.
+            that starts with one, or an array of inputs.
+        batch_size: Positive integer, the batch size for an array.
 
     Returns:
-        Integer, the number of layers that were given new statistics.
+        Integer, the number of layers with new statistics.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If `data` holds no batch.
+        ValueError: If `data` has no batches.
 
     Example:
 
@@ -53,7 +53,7 @@ def reestimate_batch_normalization(
         return 0
     moving = [v for la in layers for v in (la.moving_mean, la.moving_variance)]
     with keras_adapter.momentum(layers, 0.0):
-        # A momentum of 0 leaves the statistics of the batch itself.
+        # With a momentum of 0, the statistics are those of the batch.
         seen = 0
         sums: list = []
         for x in _batches(data, batch_size):
@@ -67,7 +67,7 @@ def reestimate_batch_normalization(
             )
             seen += size
     if not seen:
-        raise ValueError("`data` must hold a batch. Received: none")
+        raise ValueError("`data` must have a batch. Received: no batches")
     for variable, total in zip(moving, sums, strict=True):
         variable.assign(total / seen)
     return len(layers)

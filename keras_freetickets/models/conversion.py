@@ -1,4 +1,4 @@
-"""From dense to sparse and back: sparsify and strip."""
+"""Conversion from dense to sparse models and back: sparsify and strip."""
 
 import random
 import re
@@ -37,9 +37,10 @@ def _check_model(model):
     is_sequential = isinstance(model, keras.Sequential)
     if not is_sequential and not isinstance(model, keras_adapter.Functional):
         raise ValueError(
-            "`model` must be a Functional or Sequential model. Wrap the "
-            "layers of a subclassed one in keras_freetickets.layers.Sparse "
-            "and derive it from keras_freetickets.SparseModel. "
+            "`model` must be a Functional or Sequential model. For a "
+            "subclassed model, wrap its layers in "
+            "keras_freetickets.layers.Sparse and derive its class from "
+            "keras_freetickets.SparseModel. "
             f"Received: model of type {type(model).__name__}"
         )
     if not model.built:
@@ -50,9 +51,10 @@ def _check_model(model):
 
 
 def _sparse_class(model):
-    """The class of a sparse copy of a model, which keeps what it can do.
+    """The class of a sparse copy of a model.
 
-    A copy has the layers of a model, not what its class does besides.
+    Raises if the model's class overrides methods, because a copy has only the
+    layers of the model.
     """
     if isinstance(model, SparseModel):
         own = keras_adapter.functional_like_constructor(type(model))
@@ -61,10 +63,10 @@ def _sparse_class(model):
     changed = overridden(model)
     if changed:
         raise ValueError(
-            "`model` must be described by its layers, but its class "
-            f"overrides {changed}, which a copy of the layers would not do. "
-            "Derive the class from keras_freetickets.SparseModel, which "
-            "keeps it, or convert the layers alone: "
+            "`model` must be defined by its layers, but its class overrides "
+            f"{changed}, which a copy of the layers would lose. Derive the "
+            "class from keras_freetickets.SparseModel, which keeps them, or "
+            "convert only the layers: "
             "`keras.Model(model.inputs, model.outputs)`. "
             f"Received: model of type {name}"
         )
@@ -72,14 +74,14 @@ def _sparse_class(model):
     if lost:
         warnings.warn(
             f"The sparse copy of '{model.name}' is a SparseModel, not a "
-            f"{name}: it has its layers, but not {lost}.",
+            f"{name}: it has the same layers, but not {lost}.",
             stacklevel=3,
         )
     return FunctionalSparseModel
 
 
 def _filter(filters):
-    """A predicate of layers from a regex, a list of them or a callable."""
+    """Makes a predicate of layers from a regex, a list or a callable."""
     if filters is None:
         return lambda layer: True
     if callable(filters):
@@ -98,7 +100,7 @@ def _filter(filters):
 
 
 def _kernels_of(kernels):
-    """A function from a layer to the names of its weights to mask, or None."""
+    """Makes a function from a layer to the names of weights to mask."""
     if not callable(kernels):
         _checked_kernels(kernels)
 
@@ -110,7 +112,7 @@ def _kernels_of(kernels):
 
 
 def _declared(layer):
-    """The `sparse_kernels` of an object; a copy knows those of its class."""
+    """`sparse_kernels` set on an instance, which a copy would not have."""
     parts = keras_adapter.sublayers(layer)
     if not any("sparse_kernels" in vars(part) for part in parts):
         return None
@@ -119,8 +121,8 @@ def _declared(layer):
     alike = [place.name for place in find_kernels(layer, roles)]
     if alike != [place.name for place in places]:
         raise ValueError(
-            "`sparse_kernels` of a layer within another must be declared by "
-            "its class, or name the same weights in all of them. "
+            "`sparse_kernels` of a sublayer must be declared in its class, or "
+            "name the same weights in all sublayers. "
             f"Received: layer '{layer.name}', which would mask {alike}"
         )
     return roles
@@ -131,15 +133,15 @@ def _checked_kernels(kernels):
     names = listed and all(isinstance(name, str) for name in kernels)
     if kernels is not None and not names:
         raise ValueError(
-            "`kernels` must be a tuple of names of layers' attributes, such "
+            "`kernels` must be a tuple of attribute names of layers, such "
             'as ("kernel", "embeddings"), a callable that takes a layer and '
-            f"returns one, or None. Received: kernels={kernels}"
+            f"returns such a tuple, or None. Received: kernels={kernels}"
         )
     return kernels
 
 
 def _check_known_kernels(model, kernels):
-    """Raises for a name of `kernels` that no layer has, as of a misspelling."""
+    """Raises for a name in `kernels` that no layer has, such as a typo."""
     if kernels is None or callable(kernels):
         return
     parts = keras_adapter.sublayers(model)
@@ -209,14 +211,14 @@ def _check_something_left(model, layers, filters):
         return
     if any(isinstance(la, Sparse) for la in leaf_layers(model)):
         raise ValueError(
-            f"Model '{model.name}' is sparse already: its Sparse layers are "
-            "kept as they are, and nothing else is left to mask. Call "
-            "`sparsify` on the dense model, or on `strip(model)`."
+            f"Model '{model.name}' is already sparse: its Sparse layers are "
+            "kept, and no other kernel can be masked. Call `sparsify` on the "
+            "dense model, or on `strip(model)`."
         )
     names = [layer.name for layer in leaf_layers(model)]
     raise ValueError(
-        f"Model '{model.name}' has nothing to mask: none of its layers has a "
-        "kernel that `filters` and `kernels` let through. "
+        f"Model '{model.name}' has nothing to mask: no layer has a kernel "
+        "that `filters` and `kernels` select. "
         f"Received: filters={filters}, layers={names}"
     )
 
@@ -236,8 +238,8 @@ def _choose_initializer(model, mask_initializer, kernels):
     trained = _is_trained(model, kernels)
     if mask_initializer == "random" and trained:
         warnings.warn(
-            f"Model '{model.name}' holds values other than its initial ones; "
-            "`mask_initializer='random'` throws most of what it learned away. "
+            f"Model '{model.name}' seems to be trained, and "
+            "`mask_initializer='random'` removes most of its trained weights. "
             "`mask_initializer='magnitude'` keeps the largest weights.",
             stacklevel=3,
         )
@@ -257,45 +259,45 @@ def sparsify(
 ) -> Model:
     """Makes a sparse copy of a model; the model itself stays dense.
 
-    The copy takes over the model's current values, so load weights first, and
-    what is frozen in it.
-    `Sparse` layers that the model has already are copied as they are.
+    The copy has the model's current values and frozen flags, so load weights
+    first. `Sparse` layers that the model already has are copied unchanged.
 
     Args:
         model: A built Functional or Sequential `keras.Model`.
         sparsity: Float in [0, 1), the fraction of all maskable weights to
             remove, or a callable that takes a layer and returns its sparsity,
-            `None` to leave it alone.
-        distribution: How the sparsity is spread over the layers: `"erk"`
+            or `None` to leave the layer dense.
+        distribution: How the sparsity is distributed over the layers: `"erk"`
             (default, as in FreeTickets), `"er"`, `"uniform"` or a callable
-            `(shapes, sparsity) -> densities`. Unused if `sparsity` is a
+            `(shapes, sparsity) -> densities`. Not used if `sparsity` is a
             callable.
-        filters: Which layers to mask: a regex of layer names or paths, a list,
-            or a callable of a layer, as in `keras.Model.quantize`. `None` for
-            all that have kernels.
-        mask_initializer: `"random"` or `"magnitude"`. `None` for magnitude if
-            the model holds trained values, else random.
-        seed: Non-negative integer for random masks. `None` draws one now, which
-            `keras.utils.set_random_seed` makes reproducible.
-        kernels: Tuple of names of layers' attributes, the weights to mask in
-            place of the layers' own choice: `("kernel",)` for a MobileNet
-            with its depthwise convolutions, `("kernel", "embeddings")` for a
-            language model; or a callable that takes a layer and returns such
-            a tuple, `None` for the layer's own choice. `None` for that of all
-            layers: their `sparse_kernels`, else kernels, recurrent and
-            pointwise kernels, but not those of depthwise convolutions (with
-            as many groups as channels), embeddings, biases and normalization.
+        filters: Which layers to mask: a regex of layer names or paths, a list
+            of them, or a callable of a layer, as in `keras.Model.quantize`.
+            `None` for all layers with kernels.
+        mask_initializer: `"random"`, `"magnitude"` or a callable, as for
+            `keras_freetickets.layers.Sparse`. `None` for magnitude if the
+            model has trained values, else random.
+        seed: Non-negative integer for random masks. `None` draws one now;
+            `keras.utils.set_random_seed` makes it reproducible.
+        kernels: Tuple of attribute names of layers, the weights to mask:
+            `("kernel",)` for a MobileNet with its depthwise convolutions,
+            `("kernel", "embeddings")` for a language model. Or a callable that
+            takes a layer and returns such a tuple, or `None` for the layer's
+            default. `None` for the default of all layers: the names in their
+            `sparse_kernels`, or else kernels, recurrent and pointwise kernels,
+            but not depthwise convolutions (with as many groups as channels),
+            embeddings, biases and normalization.
 
     Returns:
-        A `SparseModel`, not compiled: of the class of `model` if that is one
-        already, so that methods of a subclass are kept.
+        A `SparseModel`, not compiled. If `model` is already a `SparseModel`,
+        the copy has its class, so methods of a subclass are kept.
 
     Raises:
         TypeError: If `model` is not a Keras 3 model.
         ValueError: If an argument is out of range, the model is not built,
-            nothing is left to mask, a layer that would be masked is quantized
-            to integers or has LoRA, a layer cannot be copied, or the class of
-            `model` overrides what a copy of its layers would not do.
+            nothing can be masked, a layer to mask is quantized to integers or
+            has LoRA, a layer cannot be copied, or the class of `model`
+            overrides methods that a copy of its layers would lose.
 
     Example:
 
@@ -337,7 +339,7 @@ def _seeds(seed):
             "`seed` must be a non-negative integer or None. "
             f"Received: seed={seed}"
         )
-    # keras.utils.set_random_seed decides where no seed is given.
+    # Without a seed, keras.utils.set_random_seed makes it reproducible.
     seed = random.randrange(2**31) if seed is None else int(seed)
     generator = np.random.default_rng(seed)
     while True:
@@ -345,24 +347,25 @@ def _seeds(seed):
 
 
 def strip(model: Model) -> Model:
-    """Makes a plain Keras copy: no masks are left, but zeros in the kernels.
+    """Makes a plain Keras copy without masks; absent weights are zeros.
 
-    If the model was trained by a method that predicts with kernels of its own
-    (`effective_at_inference`, as for ternary weights), the copy has those.
+    If the model's method predicts with transformed kernels
+    (`effective_at_inference`, for example ternary weights), the copy has
+    those.
 
     Args:
-        model: A `SparseModel` with a graph of layers.
+        model: A functional `SparseModel`.
 
     Returns:
-        A Functional `keras.Model`, not compiled, whose weights have the names
-        and the order of the dense model that was sparsified. It is of that
-        model's class where no other can rebuild its layers (some backbones of
+        A Functional `keras.Model`, not compiled. Its weights have the names
+        and order of the dense model that was sparsified. It has that model's
+        class if only that class can rebuild its layers (some backbones of
         KerasHub).
 
     Raises:
-        TypeError: If `model` is not a `SparseModel`.
+        TypeError: If `model` is not a functional `SparseModel`.
         ValueError: If a layer cannot be copied without its masks, or the class
-            of `model` overrides `call`, which a plain model would not do.
+            of `model` overrides `call`, which a plain model would lose.
 
     Example:
 
@@ -372,21 +375,21 @@ def strip(model: Model) -> Model:
     """
     if not isinstance(model, SparseModel):
         raise TypeError(
-            "`model` must be a SparseModel, as `sparsify` makes it. "
+            "`model` must be a SparseModel, made by `sparsify`. "
             f"Received: model of type {type(model).__name__}"
         )
     if not isinstance(model, keras_adapter.Functional):
         raise TypeError(
-            "`model` must be made of a graph of layers; a subclassed "
-            "SparseModel has no plain class to return to. "
+            "`model` must be functional; a subclassed SparseModel has no "
+            "plain class to convert to. "
             f"Received: model of type {type(model).__name__}"
         )
     changed = overridden_outputs(model)
     if changed:
         raise ValueError(
-            "`model` must predict by its layers alone, but its class "
-            f"overrides {changed}, which a plain model of them would not do. "
-            "Strip the layers alone: `strip(keras_freetickets.SparseModel("
+            "`model` must be defined by its layers, but its class overrides "
+            f"{changed}, which a plain model of the layers would lose. "
+            "Strip only the layers: `strip(keras_freetickets.SparseModel("
             "model.inputs, model.outputs))`. "
             f"Received: model of type {type(model).__name__}"
         )

@@ -1,8 +1,8 @@
-"""Training on logits where outputs are probabilities.
+"""Training on logits of models whose outputs are probabilities.
 
-Losses take the logarithm of a probability, which is 0 in float32 where logits
-differ by more than 104; Keras clips at 1e-7, where they differ by 16. Beyond,
-nothing is learned from an example, however wrong it is.
+Losses take the logarithm of a probability. In float32 a probability is 0 if
+logits differ by more than 104, and Keras clips it at 1e-7, where logits differ
+by 16. Beyond that an example has no gradient, however wrong it is.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ import keras
 from keras_freetickets.ensembles.members import last_layer
 from keras_freetickets.types import Model
 
-# The models whose training step runs, in this thread: each replica has one.
+# Models whose training step is running in this thread (replicas have one
+# each).
 _trained: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar(
     "trained", default=()
 )
@@ -42,20 +43,20 @@ def _identity(inputs, *args, **kwargs):
 
 
 class SoftmaxEnd:
-    """The softmax at the end of a model, which its training can leave out.
+    """The softmax at the end of a model, which training can leave out.
 
     Args:
-        model: A model with a graph and one output.
+        model: A functional model with one output.
 
     Raises:
-        ValueError: If no single softmax gives the outputs.
+        ValueError: If the outputs do not come from a single softmax.
     """
 
     def __init__(self, model: Model) -> None:
         if len(getattr(model, "outputs", None) or []) != 1:
             raise ValueError(
-                "The logits of a model are known where it has a graph, "
-                "Functional or Sequential, and one output. Received: model "
+                "To get logits, the model must be Functional or Sequential "
+                "and have one output. Received: model "
                 f"{model.name!r} of type {type(model).__name__}"
             )
         layer = last_layer(model, passing=(keras.layers.Identity,))
@@ -68,7 +69,7 @@ class SoftmaxEnd:
             fits = activation is keras.activations.softmax
         if not fits:
             raise ValueError(
-                "The last layer of the model must have a softmax of its last "
+                "The last layer of the model must be a softmax over its last "
                 "axis, or the outputs must be logits, so that a loss can be "
                 f"computed from logits. Received: model {model.name!r}, whose "
                 f"last layer is {layer.name!r} of type {type(layer).__name__} "
@@ -81,7 +82,7 @@ class SoftmaxEnd:
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
         """Context in which the model returns logits."""
-        # Replicas take turns within a step: the last one puts it back.
+        # Replicas take turns within a step; the last one restores it.
         with self._lock:
             self._uses += 1
             setattr(self.layer, self.name, _identity)
@@ -95,13 +96,13 @@ class SoftmaxEnd:
 
     def _put_back(self):
         if self.name == "call":
-            del self.layer.call  # the method of its class is back
+            del self.layer.call  # restores the method of its class
         else:
             self.layer.activation = self.value
 
 
 _SPARSE = "sparse_categorical_crossentropy"
-# Losses of which Keras has a version that takes logits and clips nothing.
+# Losses for which Keras has a version that takes logits and does not clip.
 _ENTROPIES = {
     "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
     _SPARSE: keras.losses.SparseCategoricalCrossentropy,
@@ -109,15 +110,15 @@ _ENTROPIES = {
 
 
 def loss_of_logits(loss: typing.Any, y: typing.Any) -> typing.Any:
-    """The loss that takes logits, of one that takes probabilities.
+    """Returns the version of a loss that takes logits.
 
     Args:
-        loss: A loss as given to `compile`.
-        y: Labels, by which Keras chooses what "crossentropy" is.
+        loss: A loss of probabilities, as given to `compile`.
+        y: Labels, by which Keras decides what "crossentropy" means.
 
     Returns:
-        A `keras.losses.Loss`, or `None` where there is none: Keras' other
-        losses clip, and what one's own does is unknown.
+        A `keras.losses.Loss`, or `None` for losses without such a version:
+        Keras' other losses, which clip, and custom losses.
     """
     leaves = keras.tree.flatten(loss)
     if len(leaves) != 1:

@@ -1,4 +1,4 @@
-"""Sparse models out of trained ones: magnitude pruning and rewinding."""
+"""Sparse models from trained ones: magnitude pruning and rewinding."""
 
 import typing
 
@@ -29,7 +29,7 @@ def _check_scope(scope):
 
 
 def _with_masks(model, filters, kernels):
-    """A sparse copy of a model; of a dense one with nothing removed."""
+    """A sparse copy of a model; nothing is removed from a dense one."""
     if not isinstance(model, SparseModel):
         return sparsify(
             model,
@@ -54,14 +54,14 @@ def _check_alike(model, target):
             for one in (model, target)
         ]
         raise ValueError(
-            "`rewind_to` must be of the architecture of `model`. Received: a "
+            "`rewind_to` must have the architecture of `model`. Received: a "
             f"model with kernels of shapes {shapes[1]} where `model` has "
-            f"{shapes[0]}, or with other layers or settings"
+            f"{shapes[0]}, or with different layers or settings"
         )
 
 
 def _number_kept(size, sparsity):
-    # A share of a size in floats may fall a little below the integer.
+    # The float product may be slightly below the exact integer.
     return int(size * (1.0 - sparsity) + 1e-6)
 
 
@@ -73,33 +73,33 @@ def prune(
     filters: typing.Any = None,
     kernels: typing.Any = None,
 ) -> Model:
-    """Removes the weights of the smallest magnitude, all at once.
+    """Makes a sparse copy without the weights of smallest magnitude.
 
-    For methods that start from a trained network: prune and fine-tune, or
-    prune, go back to early weights and train again (lottery tickets). What
-    has been removed stays removed: pruned again and again, with training in
-    between, a model gets sparser in steps.
+    Use it for methods that start from a trained network: prune and fine-tune,
+    or prune, rewind to early weights and train again (lottery tickets).
+    Removed weights stay removed, so a model that is pruned repeatedly, with
+    training in between, becomes sparser in steps.
 
     Args:
         model: A trained Functional or Sequential model, or a `SparseModel`.
-            It stays as it is.
-        sparsity: Float in [0, 1), the share of all maskable weights that are
-            gone afterwards; `int(weights * (1 - sparsity))` are kept, but at
-            least the largest weight of each kernel.
-        scope: `"global"` (default, VITA-Group/FreeTickets): all weights
-            compete, or `"layer"`: those of each kernel.
-        rewind_to: Model of the same architecture whose values the remaining
-            weights get, such as `model` early in its training. `None` for
-            their own.
-        filters: As for `sparsify`, where `model` is dense.
-        kernels: As for `sparsify`, where `model` is dense.
+            It is not changed.
+        sparsity: Float in [0, 1), the share of all maskable weights that is
+            removed afterwards; `int(weights * (1 - sparsity))` are kept, and
+            always the largest weight of each kernel.
+        scope: `"global"` (default, VITA-Group/FreeTickets) ranks all weights
+            together; `"layer"` ranks those of each kernel.
+        rewind_to: Model of the same architecture that provides the values of
+            the remaining weights, such as `model` early in its training.
+            `None` keeps their values.
+        filters: As for `sparsify`; used if `model` is dense.
+        kernels: As for `sparsify`; used if `model` is dense.
 
     Returns:
         A `SparseModel`, not compiled.
 
     Raises:
-        ValueError: If an argument is out of range, more weights would be kept
-            than there are, or the two models differ.
+        ValueError: If an argument is out of range, `sparsity` is lower than
+            that of `model`, or the two models differ.
 
     Example:
 
@@ -134,14 +134,14 @@ def prune(
 
 
 def _first_wins(scores, mask):
-    """Scores of which the best that is left stands above all others."""
+    """Raises the best remaining score above all others."""
     scores = np.where(mask, scores, 0.0).astype("float32")
     scores[np.unravel_index(np.argmax(scores), scores.shape)] = _HIGHEST
     return scores
 
 
 def _selected(scores, masks, sparsity, scope):
-    """The masks of the largest scores among those that are left."""
+    """The masks of the largest scores among the remaining weights."""
     groups = [list(range(len(scores)))]
     if scope == "layer":
         groups = [[i] for i in range(len(scores))]
@@ -152,9 +152,9 @@ def _selected(scores, masks, sparsity, scope):
         left = sum(int(masks[i].sum()) for i in group)
         if kept > left:
             raise ValueError(
-                "`sparsity` must not be below that of `model`, which has "
+                "`sparsity` must not be lower than that of `model`, which has "
                 f"{left} weights left. Received: sparsity={sparsity}, which "
-                f"keeps {kept}"
+                f"would keep {kept}"
             )
         # No kernel loses all its weights.
         chosen += select(

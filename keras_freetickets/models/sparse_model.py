@@ -36,7 +36,7 @@ def _is_functional_call(args, kwargs):
 
 
 def _looks_at_kernels(method):
-    """Whether a method begins with what kernels and masks are."""
+    """Whether a method reads kernels or masks when it is attached."""
     hooks = ("begin", "initial_state")
     return method.variable_state or any(
         overrides(method, hook) for hook in hooks
@@ -46,13 +46,14 @@ def _looks_at_kernels(method):
 def _check_gradients(model, gradients):
     if not model.compiled:
         raise ValueError(
-            "The model must be compiled, as its optimizer takes the step: "
+            "The model must be compiled, because its optimizer makes the step: "
             f"call `model.compile(...)` first. Received: model={model.name!r}"
         )
     if model.method is not None and model._is_recompiled():
         raise ValueError(
-            "A method counts the steps of the optimizer that it was attached "
-            "with: after `model.compile(...)` call `model.attach(method)` "
+            "A method counts the steps of the optimizer that the model had "
+            "when it was attached: after `model.compile(...)` call "
+            "`model.attach(method)` "
             f"again. Received: model.method={type(model.method).__name__}"
         )
     if len(gradients) != len(model.trainable_variables):
@@ -64,10 +65,10 @@ def _check_gradients(model, gradients):
 
 
 def _make_functional(cls):
-    """Puts a class that is given inputs and outputs on FunctionalSparseModel.
+    """Replaces `SparseModel` by `FunctionalSparseModel` in a class's bases.
 
-    Keras does the same with its own `Model`, for subclasses of which it
-    cannot be known beforehand whether their layers form a graph.
+    Keras does the same with its own `Model`, because it cannot know before
+    the constructor is called whether a subclass is functional.
     """
     if issubclass(cls, keras_adapter.Functional):
         return
@@ -89,14 +90,14 @@ class SparseModel(
     keras_adapter.KeepsState,
     keras.Model,
 ):
-    """A model whose `Sparse` layers keep their masks through training.
+    """A model whose `Sparse` layers stay sparse during training.
 
-    Made by `keras_freetickets.sparsify`, from inputs and outputs as
-    `keras.Model`, or by subclassing with `Sparse` layers built by hand. After
-    every step a kernel is exactly zero outside its mask, and so are the
-    optimizer's slots (they hold their initial value). Without a method the
-    masks stay as they are; `attach`, or a callback such as
-    `keras_freetickets.callbacks.RigL`, lets them change.
+    Make one with `keras_freetickets.sparsify`, from inputs and outputs like a
+    `keras.Model`, or as a subclass with `Sparse` layers. After every step a
+    kernel is exactly zero outside its mask, and the optimizer's slots have
+    their initial value there. Without a method the masks do not change; a
+    callback such as `keras_freetickets.callbacks.RigL`, or `attach`, lets them
+    change.
 
     Args:
         *args: As for `keras.Model`.
@@ -139,7 +140,7 @@ class SparseModel(
 
     @property
     def sparse_layers(self) -> list[Sparse]:
-        """List of the `Sparse` layers of the model, nested ones included."""
+        """List of the `Sparse` layers of the model, including nested ones."""
         parts = keras_adapter.sublayers(self)
         return [part for part in parts if isinstance(part, Sparse)]
 
@@ -151,10 +152,10 @@ class SparseModel(
     def attach(self, method: Method) -> None:
         """Lets `method` update the topology from the next step on.
 
-        If the method says `effective_at_inference`, `evaluate`, `predict` and
-        `strip` use its `forward_kernels` from now on, also after `detach` and
-        in a loaded Functional model, until another method is attached. A call
-        `model(x)` computes with the kernels themselves.
+        If the method sets `effective_at_inference`, then `evaluate`, `predict`
+        and `strip` use its `forward_kernels` from now on, also after `detach`
+        and in a loaded Functional model, until another method is attached. A
+        call `model(x)` uses the kernels themselves.
 
         Callbacks that do a part of the method's work (`Method.companions`, as
         `GradientSnapshots` for `AGENT`) are passed to `fit`, which refuses to
@@ -164,9 +165,8 @@ class SparseModel(
             method: A `keras_freetickets.topology.Method`.
 
         Raises:
-            ValueError: If the model is not compiled, or not built and
-                `method` begins with its kernels, or `method` is not a
-                `Method`.
+            ValueError: If the model is not compiled; if it is not built and
+                `method` reads its kernels; or if `method` is not a `Method`.
             RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
 
         Example:
@@ -190,8 +190,8 @@ class SparseModel(
         if not self.built and _looks_at_kernels(method):
             raise ValueError(
                 f"The model must be built before {type(method).__name__} is "
-                "attached, which looks at its kernels: call it on a batch, or "
-                "`model.build(input_shape)`. "
+                "attached, because the method reads its kernels: call the "
+                "model on a batch, or `model.build(input_shape)`. "
                 f"Received: method={type(method).__name__}"
             )
         keras_adapter.synchronize(self)
@@ -200,7 +200,7 @@ class SparseModel(
                 self._add_connection_state(layer, method)
             self._add_variable_state(method)
         for masked in self.masked_kernels:
-            # Loaded masks may have another count than those made here.
+            # Loaded masks may have a different count.
             masked.active = int(np.sum(ops.convert_to_numpy(masked.mask.value)))
         method.begin(self.masked_kernels)
         self.project()
@@ -231,11 +231,11 @@ class SparseModel(
         filters: typing.Any = None,
         **kwargs: typing.Any,
     ) -> None:
-        """As `keras.Model.quantize`, of layers that stay trainable.
+        """As `keras.Model.quantize`, but masked layers only take `"float8"`.
 
-        Layers with masks take the mode `"float8"` alone, whose kernels stay
-        floats; the modes for prediction are for what `strip` returns. Layers
-        without masks take any. Compile the model again afterwards.
+        With the mode `"float8"` kernels stay floats and trainable. For the
+        modes for prediction, quantize the result of `strip`. Layers without
+        masks accept any mode. Compile the model again afterwards.
 
         Args:
             mode: As for `keras.Model.quantize`.
@@ -245,7 +245,7 @@ class SparseModel(
 
         Raises:
             ValueError: If a layer with a mask would lose its float kernel;
-                the model then stays as it is.
+                the model is not changed then.
 
         Example:
 
@@ -266,15 +266,15 @@ class SparseModel(
         if self.compiled:
             backend.check_fit(self)
         if self.built and self.compiled:
-            self.project()  # weights may have been set, or loaded
+            self.project()  # weights may have been set or loaded
 
     def _check_companion(self):
         name = getattr(self.run.objective, "companion", None)
         if name is not None:
             raise ValueError(
-                "The loss of `set_objective` is told the epoch by a callback, "
-                "which sets it itself: call model.set_objective(None) and "
-                f"pass keras_freetickets.callbacks.{name} to `fit`. "
+                "The loss of `set_objective` needs a callback that sets the "
+                "loss and tells it the epoch: call model.set_objective(None) "
+                f"and pass keras_freetickets.callbacks.{name} to `fit`. "
                 f"Received: an objective {type(self.run.objective).__name__}"
             )
 
@@ -290,20 +290,20 @@ class SparseModel(
         if strays:
             warnings.warn(
                 "Weights outside the masks were not zero when training ended, "
-                f"and are cleared: {strays}. What a `train_step` or a callback "
-                "assigns to kernels must lie within the masks; "
+                f"and were set to zero: {strays}. A `train_step` or callback "
+                "must assign nonzero values only within the masks; "
                 "`model.apply_gradients` does (docs/own_training_loop.md).",
                 stacklevel=3,
             )
 
     def set_objective(self, objective: Objective | None) -> None:
-        """Trains with a loss that has a state, in place of the compiled one.
+        """Trains with a loss that has state, instead of the compiled loss.
 
         Args:
             objective: A `keras_freetickets.losses.Objective`, such as
                 `keras_freetickets.losses.MOON`, or `None` for the compiled
-                loss. One that takes probabilities (`from_logits=False`) is
-                computed from the logits beneath them.
+                loss. An objective of probabilities (`from_logits=False`) is
+                computed from the logits before the softmax.
 
         Raises:
             ValueError: If `objective` is not an `Objective`, or takes
@@ -311,8 +311,8 @@ class SparseModel(
         """
         if objective is not None and not isinstance(objective, Objective):
             raise ValueError(
-                "`objective` must be a keras_freetickets.losses.Objective, or "
-                "None; losses without a state belong in `model.compile`. "
+                "`objective` must be a keras_freetickets.losses.Objective or "
+                "None; pass losses without state to `model.compile`. "
                 f"Received: objective={objective!r}"
             )
         softmax = None
@@ -327,22 +327,22 @@ class SparseModel(
         self.run.choose_step()
 
     def add_batch_transform(self, transform: BatchTransform) -> None:
-        """Has each step train on what a function makes of its batch.
+        """Transforms each training batch with a function.
 
-        For augmentation, and for methods that mix examples (MIMO). The
+        Use it for augmentation, and for methods that mix examples (MIMO). The
         function runs inside the compiled step, before the forward pass, and
-        only in training. Several run in the order in which they were added.
-        They stay when the model is compiled again; they are not saved with
-        the model, so add them again to a loaded one.
+        only in training. Several functions run in the order in which they
+        were added. They remain when the model is compiled again. They are not
+        saved with the model, so add them again after loading.
 
         Args:
             transform: Callable `(x, y, sample_weight, step) -> (x, y,
                 sample_weight)` of tensors, which uses `keras.ops`. `x` and
-                `y` are as the data gives them, `sample_weight` may be `None`,
-                and `step` is an `int32` scalar, the optimizer updates so far,
-                to seed `keras_freetickets.topology.random_bits` or a
-                stateless random function. What it returns may have more or
-                fewer examples.
+                `y` come from the data, `sample_weight` may be `None`, and
+                `step` is an `int32` scalar, the optimizer updates so far; use
+                it to seed `keras_freetickets.topology.random_bits` or a
+                stateless random function. The result may have more or fewer
+                examples.
 
         Raises:
             ValueError: If `transform` is not callable.
@@ -382,7 +382,7 @@ class SparseModel(
             loss = self.run.objective(*arguments, from_logits=True)
         else:
             loss = self.run.objective(*arguments)
-        # A replica's share, as of Keras' own losses.
+        # Each replica's share, as for Keras' own losses.
         return sum(self.losses, loss) / trainer.replicas()
 
     def compute_metrics(
@@ -398,10 +398,10 @@ class SparseModel(
 
     @contextlib.contextmanager
     def training_scope(self) -> Iterator[None]:
-        """Context of a training step: outputs are what the loss is made of.
+        """Context of a training step: outputs are those that the loss needs.
 
-        Those of a model that ends in a softmax are logits within it if there
-        is an objective (`set_objective`); otherwise nothing changes.
+        With an objective (`set_objective`), a model that ends in a softmax
+        returns logits in this context; otherwise nothing changes.
 
         Example:
 
@@ -439,7 +439,7 @@ class SparseModel(
         """Evaluates and predicts with a method's kernels from now on."""
         if self.run.effective_method is not method:
             self.run.effective_method = method
-            # Made for other kernels, they are traced again when needed.
+            # They were traced for other kernels; trace them again when needed.
             self.test_function = self.predict_function = None
 
     def set_weights(self, weights: list) -> None:
@@ -451,7 +451,7 @@ class SparseModel(
         self._clear_slots()
 
     def _clear_slots(self):
-        # The masks are others, but what the optimizer holds is not.
+        # The masks have changed, but the optimizer's slots have not.
         if self.built:
             self.project()
 
@@ -473,19 +473,19 @@ class SparseModel(
     def apply_gradients(
         self, gradients: Sequence[Tensor | None], batch: Batch | None = None
     ) -> None:
-        """One sparse optimizer step, for a training loop of your own.
+        """One sparse optimizer step, for a custom training loop.
 
         Args:
             gradients: List of dense gradients of the loss (scaled by
-                `optimizer.scale_loss` under mixed float16) with respect to
-                `model.trainable_variables`, `None` where the loss does not
-                reach.
+                `optimizer.scale_loss` with mixed float16) with respect to
+                `model.trainable_variables`; `None` for variables that do not
+                affect the loss.
             batch: Tuple `(x, y, sample_weight)`, the batch of these
-                gradients, for methods that look at it again (AGENT).
+                gradients, for methods that use it again (AGENT).
 
         Raises:
-            ValueError: If the model is not compiled, or `gradients` has not
-                one entry for each trainable variable.
+            ValueError: If the model is not compiled, or `gradients` does not
+                have one entry for each trainable variable.
 
         Example:
 
@@ -507,12 +507,12 @@ class SparseModel(
         gradients: Sequence[Tensor | None],
         batch: Batch | None = None,
     ) -> tuple:
-        """`apply_gradients` as a pure function, for a loop of your own on JAX.
+        """`apply_gradients` as a pure function, for a custom loop on JAX.
 
         Args:
             trainable_variables: List of values of `trainable_variables`.
-            non_trainable_variables: List of values of the others (masks
-                among them).
+            non_trainable_variables: List of values of
+                `non_trainable_variables`, which include the masks.
             optimizer_variables: List of values of `optimizer.variables`.
             gradients: As for `apply_gradients`.
             batch: As for `apply_gradients`.
@@ -542,8 +542,8 @@ class SparseModel(
     ) -> list[Tensor]:
         """Loss gradients at other values of the masked kernels.
 
-        Batch-normalization statistics, seeds and all other variables are left
-        untouched.
+        Batch-normalization statistics, seeds and all other variables do not
+        change.
 
         Args:
             kernels: List of tensors, one for each of `masked_kernels`.
@@ -555,8 +555,8 @@ class SparseModel(
             List of dense gradients, one for each of `masked_kernels`.
 
         Raises:
-            ValueError: If `kernels` has not one entry for each masked kernel,
-                or one of these is frozen.
+            ValueError: If `kernels` does not have one entry for each masked
+                kernel, or a masked kernel is frozen.
         """
         if len(kernels) != len(self.masked_kernels):
             raise ValueError(
@@ -570,7 +570,7 @@ class SparseModel(
         ]
         if frozen:
             raise ValueError(
-                "Every masked kernel must be trainable, to have a gradient. "
+                "Every masked kernel must be trainable to have a gradient. "
                 f"Received: frozen kernels {frozen}"
             )
         batch = (x, y, sample_weight)
@@ -579,7 +579,7 @@ class SparseModel(
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
-    """What `SparseModel(inputs, outputs)` makes: its layers form a graph.
+    """The functional `SparseModel`, made by `SparseModel(inputs, outputs)`.
 
     Args:
         *args: As for `keras.Model`: inputs and outputs.
@@ -603,7 +603,7 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     def get_config(self) -> Config:
         keras_adapter.refuse_legacy_config(self)
         config = super().get_config()
-        if "layers" not in config:  # a class with arguments of its own
+        if "layers" not in config:  # a class with its own constructor
             return config
         frozen = keras_adapter.frozen_parts(self)
         if frozen:
@@ -618,7 +618,7 @@ class FunctionalSparseModel(SparseModel, keras_adapter.Functional):
     def from_config(
         cls, config: Config, custom_objects: dict | None = None
     ) -> typing.Any:
-        # Keras' own configs do not say what is frozen within a layer.
+        # Keras' own configs do not contain the frozen flags of sublayers.
         config = dict(config)
         frozen = config.pop("frozen", None)
         method = config.pop("effective_method", None)

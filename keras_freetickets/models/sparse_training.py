@@ -1,8 +1,8 @@
-"""What a `SparseModel` and a `SideBySide` have in common, written once.
+"""The training interface that `SparseModel` and `SideBySide` share.
 
-Both train members: a `SparseModel` itself alone, a `SideBySide` several. The
-mixin `TrainsMembers` is their public service; `TrainingRun`, a model's `run`,
-is what callbacks and trainers of this package use besides.
+Both train members: a `SparseModel` only itself, a `SideBySide` several. The
+mixin `TrainsMembers` is their public interface. `TrainingRun`, a model's
+`run`, is the interface for callbacks and trainers of this package.
 """
 
 import inspect
@@ -29,19 +29,19 @@ BatchTransform = Callable[[Tensor, Tensor, Tensor, Tensor], Batch]
 
 
 class TrainingRun:
-    """The service of a model to the callbacks and trainers that train it.
+    """The interface of a model for the callbacks and trainers that train it.
 
     Args:
         model: A `SparseModel` or `SideBySide`.
-        members: List of the `SparseModel`s that it trains; `None` for `model`
-            alone.
+        members: List of the `SparseModel`s that it trains; `None` for only
+            `model`.
 
     Attributes:
         members: List of the `SparseModel`s.
         method: The attached `Method`, or `None`.
         attached_to: The optimizer whose updates the method counts.
-        effective_method: The method last attached, if it says
-            `effective_at_inference`; it stays when the method is detached.
+        effective_method: The last attached method, if it sets
+            `effective_at_inference`; kept when the method is detached.
         objective: The loss of `set_objective`, or `None`.
         softmax: The softmax that a training step leaves out, or `None`.
         batch_transforms: List of the functions of `add_batch_transform`.
@@ -54,8 +54,8 @@ class TrainingRun:
     """
 
     def __init__(self, model: Model, members: list | None = None) -> None:
-        # Not an attribute of the model: Keras' files follow lists, also to
-        # the model itself.
+        # Not an attribute of the model, because Keras saves lists, and this
+        # one contains the model itself.
         self.members = [model] if members is None else members
         self._model = model
         self._deferred: list[Callable[[], None]] = []
@@ -68,7 +68,7 @@ class TrainingRun:
         self.batch_transforms: list[BatchTransform] = []
 
     def defer(self, action: Callable[[], None]) -> None:
-        """Has `action()` called when `fit` ends, even if `fit` raises.
+        """Calls `action()` when `fit` ends, even if `fit` raises.
 
         Args:
             action: Callable without arguments.
@@ -76,39 +76,42 @@ class TrainingRun:
         self._deferred.append(action)
 
     def release(self) -> None:
-        """Calls what was deferred, once."""
+        """Calls the deferred actions, once each."""
         deferred, self._deferred = self._deferred, []
         for action in deferred:
             action()
 
     def step_is_new(self) -> bool:
-        """Whether the next step compiles first; true only once for a step."""
+        """Whether the next step must compile; true only once for a step."""
         return self._compiled_steps.is_new(self._model)
 
     def keep_step(self) -> None:
-        """Remembers the compiled step that the model has now."""
+        """Remembers the model's current compiled step."""
         self._compiled_steps.keep(self._model, self._step_traits())
 
     def choose_step(self) -> None:
-        """Takes the compiled step for what is attached now, or a new one."""
+        """Chooses the compiled step of an equal configuration, or a new one."""
         self._compiled_steps.choose(self._model, self._step_traits())
 
     def _step_traits(self) -> list:
-        """All that is traced into a step: an equal list, the same step."""
+        """Everything that is traced into a step; equal lists share a step."""
         return [_traits(member) for member in self.members]
 
     def transformed_batch(
         self, x: Tensor, y: Tensor, sample_weight: Tensor
     ) -> Batch:
-        """What a step trains on: a batch of the data, transformed.
+        """The batch that a step trains on, after all batch transforms.
 
         Args:
             x: Inputs of a batch.
             y: Targets of the batch.
             sample_weight: Weights of its examples, or `None`.
 
+        Returns:
+            Tuple `(x, y, sample_weight)`.
+
         Raises:
-            ValueError: If a transform returns something else than a batch.
+            ValueError: If a transform does not return a batch.
         """
         batch: Batch = (x, y, sample_weight)
         if not self.batch_transforms:
@@ -126,13 +129,13 @@ class TrainingRun:
         return batch
 
     def scope(self) -> typing.ContextManager:
-        """Context in which variables of a run are made: on all replicas."""
+        """Context in which to make variables of a run, on all replicas."""
         return get_backend().scope(self._model)
 
     def restart_connection_state(self) -> None:
-        """Restarts what the attached method keeps of each connection.
+        """Resets the attached method's state of each connection.
 
-        For example the visits of `DSTEE`: they begin with the present masks.
+        For example the visits of `DSTEE`, which start with the current masks.
         """
         for member in up_to_date(self._model):
             method = member.run.method
@@ -142,11 +145,11 @@ class TrainingRun:
                     begin_connection_state(layer, method, name)
 
     def restart_scalar_state(self) -> None:
-        """Restarts what the method and the objective keep as numbers.
+        """Resets the scalar state of the method and of the objective.
 
-        Those of `AGENT` are its estimate `tau` and whether there is a
-        snapshot; those of MOON's loss its running loss and `alpha`. Callbacks
-        call it before the first epoch of a training.
+        For `AGENT` that is its estimate `tau` and whether there is a snapshot;
+        for MOON's loss its running loss and `alpha`. Callbacks call it before
+        the first epoch of a training.
         """
         for member in self.members:
             for part in (member.run.method, member.run.objective):
@@ -154,7 +157,7 @@ class TrainingRun:
                     member.update_state.restart_scalars(part.scalar_state)
 
     def track_ever_active(self) -> None:
-        """Keeps for each connection whether it was ever active (R_s)."""
+        """Records for each connection whether it was ever active (R_s)."""
         for member in up_to_date(self._model):
             with member.run.scope():
                 for layer in member.sparse_layers:
@@ -172,10 +175,10 @@ class TrainingRun:
         return float(np.mean([_ever_active(member) for member in members]))
 
     def forward_values(self) -> list[Tensor]:
-        """What the last step computed with: values of the trained variables.
+        """Values of the trained variables in the last forward pass.
 
-        They are the variables' own, unless the attached method has kernels of
-        its own in the forward pass (CigL).
+        They equal the variables, unless the attached method replaces kernels
+        in the forward pass (CigL).
 
         Returns:
             List of tensors, one for each of `trainable_variables`.
@@ -190,7 +193,7 @@ class TrainingRun:
 
 
 def up_to_date(model: Model) -> list:
-    """The members of a model, with the values that JAX's trainer may keep.
+    """The members of a model, after JAX's trainer has written back values.
 
     Args:
         model: A `SparseModel` or `SideBySide`.
@@ -200,7 +203,7 @@ def up_to_date(model: Model) -> list:
 
 
 def begin_connection_state(layer: Sparse, method: Method, name: str) -> None:
-    """Gives what a method keeps of each connection its first values.
+    """Sets a method's state of each connection to its initial values.
 
     Args:
         layer: A `Sparse` layer with the state.
@@ -242,9 +245,9 @@ def _ever_active(member: Model) -> float:
 class TrainsMembers(KerasMixin):
     """Sparse training of the models in `run.members`.
 
-    It stands before `keras.Model` among the bases of a class that has a
-    `run`, and that says how it attaches a method and what it does before and
-    after `fit`.
+    A mixin for classes with a `run`; list it before `keras.Model` in the
+    bases. The class defines how it attaches a method and what it does before
+    and after `fit`.
     """
 
     run: TrainingRun
@@ -253,25 +256,25 @@ class TrainsMembers(KerasMixin):
     def method(self) -> Method | None:
         """The attached sparse-training method, or `None`.
 
-        Of several members, that of the first.
+        With several members it is the method of the first.
         """
         return self.run.members[0].run.method
 
     def detach(self) -> None:
-        """Leaves the masks as they are from the next step on."""
+        """Detaches the method: masks do not change from the next step on."""
         for member in up_to_date(self):
             member.run.method = None
             member.run.choose_step()
         self.run.choose_step()
 
     def project(self) -> None:
-        """Clears what lies outside the masks: kernels and optimizer slots."""
+        """Clears kernels and optimizer slots outside the masks."""
         for member in up_to_date(self):
             _project(member)
 
     @property
     def density(self) -> float:
-        """Share of active weights among the maskable ones, over members."""
+        """Share of maskable weights that are active, averaged over members."""
         densities = [_density(member) for member in up_to_date(self)]
         return float(np.mean(densities))
 
@@ -307,7 +310,7 @@ class TrainsMembers(KerasMixin):
         return history
 
     def make_train_function(self, force: bool = False) -> None:
-        """As Keras' own, with a step that belongs to what is attached.
+        """As Keras' own; remembers the step for the attached method.
 
         Args:
             force: As for Keras' own.

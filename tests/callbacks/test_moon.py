@@ -257,7 +257,7 @@ def test_outputs_without_logits_are_refused(end):
         outputs = layers.Softmax()(layers.Reshape((3, 4))(outputs))
         outputs = layers.GlobalAveragePooling1D()(outputs)
     model = kft.sparsify(keras.Model(inputs, outputs), 0.5, seed=1)
-    message = "The last layer of the model must have a softmax"
+    message = "The last layer of the model must be a softmax"
     if end == "subclass":
         model = kft.MIMO(keras.Model(inputs, x(inputs)), 3)
         message = "MOON trains a functional model with one output"

@@ -68,7 +68,7 @@ def test_an_objective_of_ones_own_trains_with_its_state():
 
 
 def test_only_objectives_are_taken():
-    with pytest.raises(ValueError, match=r"belong in `model.compile`"):
+    with pytest.raises(ValueError, match=r"pass losses without state"):
         network().set_objective(keras.losses.MeanSquaredError())
 
 

@@ -54,5 +54,5 @@ def test_frozen_layers_and_none():
 
 
 def test_no_data():
-    with pytest.raises(ValueError, match="`data` must hold a batch"):
+    with pytest.raises(ValueError, match="`data` must have a batch"):
         kft.reestimate_batch_normalization(network(), [])

@@ -125,7 +125,7 @@ def test_early_weights_of_another_network():
             layers.Dense(3, name="last"),
         ]
     )
-    with pytest.raises(ValueError, match="other layers or settings"):
+    with pytest.raises(ValueError, match="different layers or settings"):
         kft.prune(network(), 0.5, rewind_to=other)
 
 
@@ -134,7 +134,7 @@ def test_early_weights_of_another_network():
     [
         ({"sparsity": 1.0}, "`sparsity` must be in"),
         ({"scope": "unit"}, "`scope` must be one of"),
-        ({"rewind_to": network(5)}, "`rewind_to` must be of the architecture"),
+        ({"rewind_to": network(5)}, "`rewind_to` must have the architecture"),
     ],
 )
 def test_bad_arguments(arguments, message):

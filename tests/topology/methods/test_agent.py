@@ -266,7 +266,7 @@ def test_what_is_refused():
         kft.callbacks.AGENT(batches(), method=AGENT(), scale=0.1)
     with pytest.raises(ValueError, match="`method` must be a"):
         kft.callbacks.AGENT(batches(), method=kft.topology.RigL())
-    with pytest.raises(ValueError, match="`data` must hold a batch"):
+    with pytest.raises(ValueError, match="`data` must have a batch"):
         train(network(), kft.callbacks.AGENT([]))
     if keras.backend.backend() == "tensorflow":
         model = network()
