@@ -1,4 +1,4 @@
-"""Copies of graphs of layers: values, what is frozen, and what is shared."""
+"""Copies functional models: layers, values, frozen flags, shared layers."""
 
 import json
 import typing
@@ -25,7 +25,7 @@ _PLAIN = (
     SparseModel,
     FunctionalSparseModel,
 )
-# What a class may define and still be no more than its graph of layers.
+# Methods that a class may define and still be described by its layers alone.
 _CONSTRUCTION = {
     "from_config",
     "get_config",
@@ -35,7 +35,7 @@ _CONSTRUCTION = {
 
 
 def _own_behaviour(model):
-    """Names of what the classes of a model define beyond Keras' and ours."""
+    """Names of attributes that a model's own classes define."""
     defined: dict[str, typing.Any] = {}
     for cls in type(model).__mro__:
         if cls in _PLAIN:
@@ -51,16 +51,17 @@ def _own_behaviour(model):
 
 
 def overridden(model: Model) -> list[str]:
-    """What a functional model changes of Keras' model, sorted.
+    """Sorted names of Keras methods that a functional model overrides.
 
-    By its class, or by a function that was assigned to the model itself.
+    They are overridden by its class, or by a function that was assigned to
+    the instance.
     """
     changed = [n for n in _own_behaviour(model) if hasattr(keras.Model, n)]
     return sorted({*changed, *_assigned(model)})
 
 
-# Methods that Keras calls, and that may be assigned to a single object. Others
-# (`quantize`, `build`) Keras itself assigns to each.
+# Methods that Keras calls and that may be assigned to an instance. (`quantize`
+# and `build` are assigned to each instance by Keras itself.)
 _ASSIGNABLE = (
     "call",
     "compute_loss",
@@ -72,17 +73,17 @@ _ASSIGNABLE = (
 
 
 def _assigned(layer):
-    """Methods that a single layer or model has in place of its class's."""
+    """Names of methods that were assigned to a layer or model instance."""
     return [name for name in _ASSIGNABLE if name in vars(layer)]
 
 
 def overridden_outputs(model: Model) -> list[str]:
-    """What a class of a functional model changes of how it predicts."""
+    """Names of overridden methods that change what the model returns."""
     return [n for n in overridden(model) if n in ("__call__", "call")]
 
 
 def added(model: Model) -> list[str]:
-    """The public methods and properties that a class of a model adds."""
+    """Names of public methods and properties that a model's class adds."""
     return [
         name
         for name in _own_behaviour(model)
@@ -91,13 +92,13 @@ def added(model: Model) -> list[str]:
 
 
 def is_graph(layer: Layer) -> bool:
-    """Whether a layer is a model that its layers and their graph describe."""
+    """Whether a layer is a model that is described by its graph of layers."""
     graph = isinstance(layer, (keras.Sequential, keras_adapter.Functional))
     return graph and not overridden(layer)
 
 
 def leaf_layers(model: Model) -> list[Layer]:
-    """Layers of the graph, nested models entered; each once."""
+    """The layers of the graph and of nested models, each once."""
     leaves: list = []
     for layer in model.layers:
         inner = leaf_layers(layer) if is_graph(layer) else [layer]
@@ -106,14 +107,14 @@ def leaf_layers(model: Model) -> list[Layer]:
 
 
 class _DiffersError(Exception):
-    """A copy has other weights than the layer that it was made of."""
+    """A copy has different weights from the original layer."""
 
 
 def _pairs(layer, copy, through=None):
-    """Pairs each layer within with its copy.
+    """Pairs a layer and its sublayers with their copies.
 
     Raises:
-        _DiffersError: If their weights are not of the same names.
+        _DiffersError: If the names of their weights differ.
     """
     pairs = keras_adapter.paired_layers(layer, copy, through)
     for way, both in pairs.items():
@@ -124,7 +125,7 @@ def _pairs(layer, copy, through=None):
         if set(names[0]) != set(names[1]):
             place = "/".join(way) or "the layer itself"
             raise _DiffersError(
-                f"its copy has other weights: {names[1]} in place of "
+                f"its copy has different weights: {names[1]} instead of "
                 f"{names[0]} in {place}"
             )
     return [both for both in pairs.values() if None not in both]
@@ -134,7 +135,7 @@ def _copy_values(part, copy):
     keras_adapter.set_trainable(copy, part.trainable)
     theirs = keras_adapter.own_variables(copy)
     for name, variable in keras_adapter.own_variables(part).items():
-        # As NumPy: JAX donates the arrays of a model that trains.
+        # As NumPy, because JAX donates the arrays of a model in training.
         theirs[name].assign(ops.convert_to_numpy(variable.value))
         theirs[name].trainable = variable.trainable
     keras_adapter.copy_own_adapted_state(part, copy)
@@ -143,15 +144,15 @@ def _copy_values(part, copy):
 def copy_state(
     layer: Layer, copy: Layer, through: type | None = None
 ) -> list[tuple[Layer, Layer]]:
-    """Takes over values and what is frozen, of all that is within a layer.
+    """Copies the values and frozen flags of a layer and its sublayers.
 
     Args:
         layer: A layer or model.
-        copy: Another of the same structure.
+        copy: A layer or model of the same structure.
         through: As for `keras_adapter.paired_layers`.
 
     Returns:
-        List of pairs of a layer within and its copy.
+        List of pairs: the layer and each sublayer, with its copy.
     """
     pairs = _pairs(layer, copy, through)
     for part, other in pairs:
@@ -160,7 +161,7 @@ def copy_state(
 
 
 def _own_classes(model):
-    """Custom classes in a model by the names that configs give them."""
+    """Custom classes in a model, by their registered names."""
     found: dict[str, set] = {}
     for part in keras_adapter.sublayers(model):
         name = keras.saving.get_registered_name(type(part))
@@ -186,27 +187,28 @@ def _build_as_called(subject, copy, placed):
 
 
 def _cannot_copy(layer, reason):
-    # Keras' reasons begin with whole configs.
+    # Keras' messages start with whole configs; the last line has the reason.
     said = repr(reason) if isinstance(reason, KeyError) else str(reason)
     last = said.strip().splitlines()[-1:] or [type(reason).__name__]
     return (
         f"Layer '{layer.name}' of class {type(layer).__name__} cannot be "
-        f"copied, as it cannot be rebuilt from its config ({last[0]}). Correct "
-        "`get_config` and `build` of its class, and register what it refers "
-        "to with `keras.saving.register_keras_serializable`. If the layer is "
-        "part of a model of a class of its own, such as one of KerasHub, use "
-        "that model as one layer, `keras.Model(inputs, head(model(inputs)))`."
+        f"copied, because its config does not rebuild it ({last[0]}). Correct "
+        "`get_config` and `build` of its class, and register the classes and "
+        "functions that it uses with "
+        "`keras.saving.register_keras_serializable`. If the layer is part of "
+        "a model with its own class, such as one of KerasHub, use that model "
+        "as one layer, `keras.Model(inputs, head(model(inputs)))`."
     )
 
 
 def _describes_itself(model):
-    """Whether a functional model is rebuilt by arguments of its class."""
+    """Whether a functional model is rebuilt from its class's arguments."""
     graph = isinstance(model, keras_adapter.Functional)
     return graph and not keras_adapter.functional_like_constructor(type(model))
 
 
 def _without_sparse(config):
-    """A config in which what `Sparse` wraps stands in its place."""
+    """A config with every `Sparse` replaced by the layer that it wraps."""
     if isinstance(config, dict):
         if config.get("registered_name") == "keras_freetickets>Sparse":
             return _without_sparse(config["config"]["layer"])
@@ -217,12 +219,13 @@ def _without_sparse(config):
 
 
 class _Rerun:
-    """The graph of a model again, on new inputs and with other layers.
+    """Rebuilds the graph of a model with new inputs and new layers.
 
     Args:
-        model: A built Functional or Sequential model; nested ones are entered.
-        leaf: Callable of a layer of the graph that returns another.
-        plain: Boolean, whether nested models become plain ones of Keras.
+        model: A built Functional or Sequential model; nested models are
+            rebuilt too.
+        leaf: Callable from a layer of the graph to the new layer.
+        plain: Boolean, whether nested models become plain Keras models.
 
     Attributes:
         ends: Inputs and outputs of the graph.
@@ -260,7 +263,7 @@ class _Rerun:
         return cls(*ends, name=model.name)
 
     def _sequential(self, model):
-        # One that takes several inputs has no such tensors.
+        # A Sequential of several inputs does not have these tensors.
         tensors = getattr(model, "inputs", [])[:1]
         inputs = [keras_adapter.new_input(tensor) for tensor in tensors]
         layers = [self._graph_layer(layer) for layer in model.layers]
@@ -270,21 +273,22 @@ class _Rerun:
 class GraphCopy:
     """A copy of a functional or sequential model, layer by layer.
 
-    Layers are rebuilt from their configs, and built and given values before
-    the graph is called.
+    Layers are rebuilt from their configs. They are built and receive their
+    values before the graph is called.
 
     Args:
         model: A built Functional or Sequential model.
-        place: Callable of a layer of the graph and its copy that returns the
-            layer to put into the copy of the graph.
-        strip: Boolean, whether to leave out `Sparse` wherever it stands.
+        place: Callable `(layer, copy) -> layer` that returns the layer to use
+            in the copied graph.
+        strip: Boolean, whether to replace every `Sparse` by its inner layer.
 
     Attributes:
         ends: Inputs and outputs of the copy.
-        source: Config of the class that a copy needs to be rebuilt, or `None`.
+        source: Config of the model class, if only that can rebuild the
+            layers, or `None`.
 
     Raises:
-        ValueError: If a layer cannot be rebuilt, or shares weights.
+        ValueError: If a layer cannot be rebuilt, or layers share weights.
     """
 
     def __init__(
@@ -306,7 +310,7 @@ class GraphCopy:
         return self._place(layer, self._copy(layer))
 
     def _copy(self, layer):
-        """A layer of the same values, built but not called yet."""
+        """A copy of a layer with the same values, built but not called."""
         wrapped = self._strip and isinstance(layer, Sparse)
         subject = layer.layer if wrapped else layer
         check_copied_by_config(subject)
@@ -317,21 +321,20 @@ class GraphCopy:
         return copy
 
     def _check_within(self, layer):
-        """Raises for what a config of a layer does not say."""
+        """Raises for what the config of a layer does not contain."""
         for part in keras_adapter.sublayers(layer):
             if _assigned(part):
                 raise ValueError(
-                    f"Layer '{part.name}' has a method of its own, assigned "
-                    "to this one object, which a copy would lose: define it "
-                    "in a class of layers. "
+                    f"Layer '{part.name}' has a method that was assigned to "
+                    "the instance and that a copy would lose: define it in a "
+                    "layer class. "
                     f"Received: {_assigned(part)} of layer '{part.name}'"
                 )
             if self._strip and isinstance(part, SparseModel):
                 raise ValueError(
-                    f"Layer '{layer.name}' holds the SparseModel "
-                    f"'{part.name}', which `strip` cannot take out of it: "
-                    "strip that model first, and build the layer around the "
-                    "result. "
+                    f"Layer '{layer.name}' contains the SparseModel "
+                    f"'{part.name}', which `strip` cannot replace: strip that "
+                    "model first, and build the layer around the result. "
                     f"Received: layer '{layer.name}' of class "
                     f"{type(layer).__name__}"
                 )
@@ -344,7 +347,7 @@ class GraphCopy:
                 build(layer, copy, placed)
                 _pairs(layer, copy, self._through)
                 return copy
-            except Exception as error:  # of a class of anybody's
+            except Exception as error:  # custom classes may raise anything
                 reasons.append(error)
         copy = self._of_second_model(layer, placed)
         if copy is None:
@@ -359,10 +362,10 @@ class GraphCopy:
             return type(layer).from_config(config)
 
     def _of_second_model(self, layer, placed):
-        """The layer of another model of the class that a layer is in.
+        """The corresponding layer of a second instance of the model's class.
 
-        Layers of KerasHub are not always rebuilt from their own configs; the
-        models that they are parts of are.
+        Some layers of KerasHub cannot be rebuilt from their own configs, but
+        the models that contain them can.
         """
         if self._second is None:
             self._second = self._layers_of_second_model()
@@ -373,23 +376,23 @@ class GraphCopy:
         return found if inner is layer else _wrapped(found, layer.own_config())
 
     def _layers_of_second_model(self):
-        """Maps the id of each leaf of the graph to a layer of another model."""
+        """Maps the id of each leaf layer to that of a second model."""
         try:
             source = _source(self._model)
             second = leaf_layers(revived(source)) if source else None
-        except Exception:  # of a class that does not say how to rebuild it
+        except Exception:  # the class cannot be rebuilt
             return {}
         self.source = source
         if second is None:
             return {}
-        # Of two lengths the layers that have no partner are not found here.
+        # With different lengths, layers without a partner are left out.
         leaves = leaf_layers(self._model)
         return {
             id(leaf): other for leaf, other in zip(leaves, second, strict=False)
         }
 
     def _check_shared(self):
-        """Raises for layers that share weights, which copies would not."""
+        """Raises for layers that share weights, because copies would not."""
         copies: dict[int, tuple] = {}
         for layer, part, copy in self._pairs:
             theirs = keras_adapter.own_variables(copy)
@@ -400,13 +403,13 @@ class GraphCopy:
                         f"Layers '{found[0].name}' and '{layer.name}' share "
                         f"the weight '{variable.path}', but in a copy each "
                         "would have its own, and Keras cannot load a saved "
-                        "model of this kind. Call one and the same layer "
-                        "several times."
+                        "model with shared weights. Call the same layer "
+                        "several times instead."
                     )
 
 
 def _source(model):
-    """The config of a model that its class, not its layers, describes."""
+    """The config of a model that only its class can rebuild, or `None`."""
     if isinstance(model, SparseModelOfClass):
         return json.loads(model.source)
     nested = [part for part in model.layers if is_graph(part)]
@@ -416,7 +419,7 @@ def _source(model):
 
 
 def _wrapped(layer, config):
-    """A layer in a `Sparse` of its `own_config`, built."""
+    """Wraps a layer in a built `Sparse` with the given `own_config`."""
     config = dict(config)
     initializer = keras.saving.deserialize_keras_object(
         config.pop("mask_initializer")
@@ -430,15 +433,16 @@ def _wrapped(layer, config):
 class SparseModelOfClass(FunctionalSparseModel):
     """A sparse copy of a model whose layers only its class can rebuild.
 
-    It is saved as the config of that class, and which of its layers are
-    sparse: some layers of KerasHub cannot be rebuilt from what they save.
+    Some layers of KerasHub cannot be rebuilt from their configs. So this model
+    is saved as the config of the original class, with a list of the layers
+    that are sparse.
 
     Args:
         *args: As for `keras.Model`: inputs and outputs.
         **kwargs: As for `keras.Model`.
 
     Attributes:
-        source: Config of the model that it is a copy of, as JSON.
+        source: Config of the original model, as JSON.
     """
 
     source: str = ""
@@ -478,11 +482,11 @@ class SparseModelOfClass(FunctionalSparseModel):
 
 
 def copied(model: Model, cls: type, place: Callable | None = None) -> Model:
-    """A copy of a model with a graph, see `GraphCopy`, of a class `cls`."""
+    """A copy of a functional model with the class `cls`; see `GraphCopy`."""
     if _assigned(model):
         raise ValueError(
-            f"Model '{model.name}' has methods of its own, assigned to this "
-            "one object, which a copy would lose: define them in a class "
+            f"Model '{model.name}' has methods that were assigned to the "
+            "instance and that a copy would lose: define them in a class "
             "derived from keras_freetickets.SparseModel. "
             f"Received: {_assigned(model)} of model '{model.name}'"
         )
@@ -497,7 +501,7 @@ def copied(model: Model, cls: type, place: Callable | None = None) -> Model:
 
 
 def stripped(model: Model) -> Model:
-    """A copy of a sparse model without any `Sparse`, of Keras' own class."""
+    """A plain Keras copy of a sparse model, without any `Sparse`."""
     if isinstance(model, SparseModelOfClass):
         plain = revived(json.loads(model.source))
         for layer, other in zip(

@@ -23,7 +23,7 @@ from keras_freetickets.types import Model
 from keras_freetickets.types import PathLike
 from keras_freetickets.types import Tensor
 
-# Shares of a batch are counted in so many parts, as integers are exact.
+# Shares of a batch are multiples of 1/10,000, because integers are exact.
 _PARTS = 10_000
 _ONE = np.uint32(1)
 
@@ -42,19 +42,19 @@ def _check_body(body, num_members):
     for end, size in ends.items():
         if size is None or size % num_members:
             raise ValueError(
-                f"`body` must have {num_members} times as many {end}, as one "
-                f"member has. Received: {size} for num_members={num_members}"
+                f"`body` must have {num_members} times the {end} of one "
+                f"member. Received: {size} for num_members={num_members}"
             )
     if len(body.outputs[0].shape) != 2 or ends["outputs"] == num_members:
         raise ValueError(
-            "`body` must return `num_members` times the logits of two classes "
-            f"or more, (batch, members * classes). Received: "
+            "`body` must return the logits of all members, (batch, members * "
+            f"classes), for two classes or more. Received: "
             f"{body.outputs[0].shape} for num_members={num_members}"
         )
     if not gives_logits(body):
         raise ValueError(
-            "`body` must return logits, as each member has a softmax of its "
-            "own: build it with classifier_activation=None. "
+            "`body` must return logits, because each member has its own "
+            "softmax: build it with classifier_activation=None. "
             f"Received: body={body.name!r} with a softmax at its end"
         )
 
@@ -62,7 +62,7 @@ def _check_body(body, num_members):
 def check_share(value: typing.Any) -> None:
     if not is_within(value, "[0, 1]"):
         raise ValueError(
-            "`input_repetition` must be in [0, 1], the share of rows in which "
+            "`input_repetition` must be in [0, 1]: the share of rows in which "
             "all members see the same image. "
             f"Received: input_repetition={value!r}"
         )
@@ -72,9 +72,8 @@ def _check_loss(loss):
     for one in keras.tree.flatten(loss):
         if getattr(one, "from_logits", False):
             raise ValueError(
-                "`loss` must take probabilities, which this model returns; "
-                "in training, cross-entropies are computed from the logits "
-                "beneath them. "
+                "`loss` must take probabilities, because this model returns "
+                "them. (In training, cross-entropies use the logits.) "
                 f"Received: loss={type(one).__name__}(from_logits=True)"
             )
 
@@ -93,13 +92,14 @@ def mixed_rows(
         size: Integer or integer tensor, examples in the batch.
         num_members: Positive integer.
         repetitions: Positive integer, how often each member sees an example.
-        input_repetition: Float in [0, 1], the share of rows, the last ones,
-            in which all members see the same example; exact to 1/10,000.
+        input_repetition: Float in [0, 1], the share of rows at the end in
+            which all members see the same example; rounded to 1/10,000.
         seed: Non-negative integer.
-        step: Integer tensor; each step mixes again.
+        step: Integer tensor; each step has a different order.
 
     Returns:
-        `int32` tensor of shape `(num_members, repetitions * size)`.
+        `int32` tensor of shape `(num_members, repetitions * size)`: indices
+        of examples.
 
     Example:
 
@@ -113,7 +113,7 @@ def mixed_rows(
     count = size * repetitions
     position = ops.arange(count, dtype="int32")
     keys = random_keys(seed, step, range(num_members + 1))
-    # Without a bit, so that they are positive integers of a common kind.
+    # Shifted by one bit, to fit in non-negative `int32`.
     bits = [
         ops.cast(ops.right_shift(bits_at(position, key), typed(_ONE)), "int32")
         for key in ops.unstack(keys, num_members + 1)
@@ -121,7 +121,7 @@ def mixed_rows(
     main = ops.argsort(bits[-1]) % size
     apart = count * (_PARTS - round(input_repetition * _PARTS)) // _PARTS
     last = np.int32(np.iinfo(np.int32).max)
-    # Sorting is stable: the rows in common stay where they are.
+    # Sorting is stable, so the common rows keep their places.
     orders = [
         ops.argsort(ops.where(position < apart, b, last)) for b in bits[:-1]
     ]
@@ -130,41 +130,42 @@ def mixed_rows(
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class MIMO(SparseModel):
-    """Subnetworks in one network, each with an input and a head of its own.
+    """An ensemble of subnetworks in one network, each with an input and a head.
 
-    Training shows each member another image of the batch, and it learns to
-    predict the label of its own; on new data all see the same image and their
-    probabilities are averaged: an ensemble at the price of one prediction.
-    Takes images and labels as any classifier does and makes the batches
-    itself. It is a `SparseModel`: a body with `Sparse` layers trains sparse.
+    In training each member sees a different image of the batch and learns to
+    predict its label. In prediction all members see the same image, and their
+    probabilities are averaged: an ensemble at the cost of one prediction.
+    `fit` takes images and labels like any classifier; the model mixes the
+    batches itself. It is a `SparseModel`: a body with `Sparse` layers trains
+    sparse.
 
     In training, cross-entropies are computed from the members' logits, so that
-    examples which are wrong with certainty are learned from too. Other losses
-    get probabilities, and what they clip (Keras' focal cross-entropy and
-    Kullback-Leibler divergence do) stays clipped.
+    examples that are confidently wrong have a gradient too. Other losses get
+    probabilities; if they clip these (Keras' focal cross-entropy and
+    Kullback-Leibler divergence), such examples have none.
 
-    Batch normalization gathers its statistics on mixed images and uses them
-    on equal ones; an `input_repetition` above 0 lessens the difference.
+    Batch normalization collects its statistics on mixed images but applies
+    them to equal ones; an `input_repetition` above 0 reduces the difference.
 
     Args:
-        body: A built Functional or Sequential model, dense or from
-            `sparsify`, which maps the members' inputs, joined along the last
-            axis (channel `c * num_members + m` is channel c of member m), to
-            all their logits, `(batch, num_members * classes)`.
+        body: A built Functional or Sequential model, dense or from `sparsify`.
+            It maps the members' inputs, joined along the last axis (channel
+            `c * num_members + m` is channel c of member m), to the logits of
+            all members, `(batch, num_members * classes)`.
         num_members: Positive integer. Defaults to 3 (paper, CIFAR).
         batch_repetitions: Positive integer, how often a member sees each
-            image of a batch in one step. A step costs as many times more.
-            Defaults to 4 (google/uncertainty-baselines, CIFAR).
+            image of a batch in one step. The cost of a step is multiplied by
+            it. Defaults to 4 (google/uncertainty-baselines, CIFAR).
         input_repetition: Float in [0, 1], the share of rows in which all
-            members see the same image. Defaults to 0 (the same, CIFAR; 0.6
-            for ImageNet).
-        seed: Non-negative integer, of the order in which images meet.
+            members see the same image. Defaults to 0
+            (google/uncertainty-baselines, CIFAR; 0.6 for ImageNet).
+        seed: Non-negative integer that decides how images are mixed.
         name: Name of the model.
-        **kwargs: What Keras adds when it loads a model.
+        **kwargs: Arguments that Keras adds when it loads a model.
 
     Raises:
-        ValueError: If an argument is out of range, or the body has not a
-            multiple of `num_members` inputs and logits.
+        ValueError: If an argument is out of range, or the numbers of the
+            body's inputs and logits are not multiples of `num_members`.
 
     Example:
 
@@ -206,12 +207,12 @@ class MIMO(SparseModel):
 
     @property
     def input_shape(self) -> tuple:
-        """The shape of a batch of images: that of one member."""
+        """The shape of a batch of images for one member."""
         *shape, channels = self.body.inputs[0].shape
         return (*shape, channels // self.num_members)
 
     def _mix(self, x, y, sample_weight, step):
-        """A batch with the members on axis 1, each with another image."""
+        """Makes a batch with members on axis 1, each with a different image."""
         _check_loss(self.loss)
         rows = mixed_rows(
             ops.shape(x)[0],
@@ -229,16 +230,16 @@ class MIMO(SparseModel):
         return taken(x), taken(y), taken(sample_weight)
 
     def call(self, x: typing.Any, training: bool | None = None) -> typing.Any:
-        """Probabilities; log-probabilities within `training_scope`.
+        """Returns probabilities; log-probabilities within `training_scope`.
 
         Args:
-            x: Images `(batch, ...)`, or `(batch, members, ...)`, where each
-                member has an image of its own.
+            x: Images `(batch, ...)`, or `(batch, members, ...)` with a
+                separate image for each member.
             training: Whether layers are in training mode.
 
         Returns:
             Tensor `(batch, classes)`, the members' mean, or
-            `(batch, members, classes)`.
+            `(batch, members, classes)` for separate images.
         """
         rank = len(x.shape)
         apart = rank > len(self.body.inputs[0].shape)
@@ -287,7 +288,7 @@ class MIMO(SparseModel):
             else:
                 compiled = keras_adapter.compiled_as(self, of_logits)
         loss = compiled(y, y_pred, sample_weight)
-        # The sum over members of each one's mean; penalties count once.
+        # The sum of the members' mean losses; penalties count once.
         return members * loss + keras_adapter.penalties(self)
 
     def compute_metrics(
@@ -306,22 +307,22 @@ class MIMO(SparseModel):
     def set_objective(self, objective: Objective | None) -> None:
         if objective is not None:
             raise ValueError(
-                "MIMO trains with the compiled loss alone: its members have "
-                "a loss each. "
+                "MIMO supports only the compiled loss, because each member "
+                "has its own loss. "
                 f"Received: objective={type(objective).__name__}"
             )
         super().set_objective(objective)
 
     def predictor(self, average: bool = True) -> Model:
-        """The network as it predicts: images in, probabilities out.
+        """The network for prediction: maps images to probabilities.
 
         Args:
             average: Whether to average over the members.
 
         Returns:
-            A Functional model with the layers of this one, sparse if the body
-            is, that maps images to probabilities `(batch, classes)` or, not
-            averaged, `(batch, members, classes)`.
+            A Functional model that shares the layers of this one and is sparse
+            if the body is. It maps images to probabilities
+            `(batch, classes)`, or `(batch, members, classes)` if not averaged.
         """
         images = keras.Input(
             self.input_shape[1:], dtype=self.body.inputs[0].dtype
@@ -337,10 +338,10 @@ class MIMO(SparseModel):
     def export(
         self, filepath: PathLike, *args: typing.Any, **kwargs: typing.Any
     ) -> typing.Any:
-        """Writes the `predictor` as `keras.Model.export` does.
+        """Exports the `predictor`, as `keras.Model.export` does.
 
         Args:
-            filepath: Where to write.
+            filepath: Path to write to.
             *args: As for `keras.Model.export`.
             **kwargs: As for `keras.Model.export`.
 
@@ -357,7 +358,7 @@ class MIMO(SparseModel):
 
         Args:
             x: As for `predict`.
-            batch_size: Integer, for arrays.
+            batch_size: Positive integer, for arrays.
 
         Returns:
             Array of shape `(members, examples, classes)`.
@@ -367,10 +368,10 @@ class MIMO(SparseModel):
         return np.moveaxis(made, 1, 0)
 
     def ensemble(self) -> EnsembleModel:
-        """Returns an `EnsembleModel` that holds this network alone.
+        """Returns an `EnsembleModel` that contains only this network.
 
-        Its members' heads are averaged within it, so that it knows of no
-        disagreement; `predict_members` of this model gives the heads apart.
+        The heads are averaged within it, so it reports no disagreement. For
+        the predictions of each head call `predict_members` of this model.
         """
         return EnsembleModel([self.predictor()])
 
@@ -395,7 +396,7 @@ class MIMO(SparseModel):
 
 
 def _one_a_row(y, y_pred, sample_weight):
-    """Labels, probabilities and weights with the members' rows in turn."""
+    """Flattens members and examples of labels, probabilities and weights."""
 
     def flat(values):
         if values is None:

@@ -37,28 +37,28 @@ class SideBySide(
 ):
     """Trains several sparse models of one architecture at the same time.
 
-    A small network leaves most of a device idle; the steps of several, in one
-    compiled program, fill it. Each member keeps its own weights, masks,
-    optimizer slots, batch-normalization statistics and seeds, so that its
-    training is that of a model trained alone on the same batches. The members
-    are tickets of a DST ensemble when training ends.
+    A small network leaves most of a device idle. The steps of several
+    networks, in one compiled program, use it better. Each member keeps its own
+    weights, masks, optimizer slots, batch-normalization statistics and seeds,
+    so it trains as it would alone on the same batches. After training the
+    members are the tickets of a DST ensemble.
 
-    `fit`, `evaluate` and callbacks see one model: its `optimizer` sets the
-    learning rate of all members, a log such as `val_accuracy` is the mean
-    over members, and `val_accuracy_0`, `val_accuracy_1` ... are their own.
+    `fit`, `evaluate` and callbacks see one model. Its `optimizer` sets the
+    learning rate of all members. A log such as `val_accuracy` is the mean over
+    members; `val_accuracy_0`, `val_accuracy_1` ... are those of each member.
     `predict` returns an array of shape `(examples, members, ...)`.
 
     Args:
-        members: List of compiled and built `SparseModel`s of one architecture
-            and compiled alike, each with an optimizer of its own. They are
-            trained in place.
-        member_batches: Whether each member trains on batches of its own:
-            arrays of training batches then have an axis for members behind
-            that of examples. Evaluation is on the same batches for all.
-        vectorize: Whether members are computed by the same operations, on
-            arrays with an axis for members (`jax.vmap`). `None` for yes on
-            accelerators under JAX; on processors and under TensorFlow one
-            operation for each member is faster (docs/side_by_side.md).
+        members: List of built `SparseModel`s with the same architecture,
+            compiled with the same arguments, each with its own optimizer.
+            They are trained in place.
+        member_batches: Whether each member trains on its own batches. Arrays
+            of training batches then have a members axis after the examples
+            axis. Evaluation uses the same batches for all members.
+        vectorize: Whether the same operations compute all members, on arrays
+            with a members axis (`jax.vmap`). `None` for `True` on accelerators
+            under JAX, else `False`: on CPUs separate operations are faster,
+            and TensorFlow supports only those (docs/side_by_side.md).
         name: Name of the model.
 
     Attributes:
@@ -66,11 +66,10 @@ class SideBySide(
 
     Raises:
         TypeError: If a member is not a `SparseModel`.
-        ValueError: If `members` is empty, or a member is not built, not
-            compiled, has a method attached, or differs from the
-            first in architecture or in how it was compiled, or shares
-            variables or an optimizer with it; if `vectorize` is asked for
-            where it cannot be.
+        ValueError: If `members` is empty; a member is not built, not compiled
+            or has a method attached; a member differs from the first in its
+            architecture or in the arguments of `compile`, or shares variables
+            or an optimizer with it; or `vectorize=True` is not supported.
         RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
 
     Example:
@@ -123,7 +122,7 @@ class SideBySide(
         )
 
     def ensemble(self, **kwargs: typing.Any) -> EnsembleModel:
-        """Returns the `EnsembleModel` of the members as they are now.
+        """Returns the `EnsembleModel` of the members in their current state.
 
         Args:
             **kwargs: Further arguments of `EnsembleModel`.
@@ -138,9 +137,9 @@ class SideBySide(
                 copy with the seed `method.seed + i`.
 
         Raises:
-            ValueError: If `method` is not a `Method`, or one that needs a
-                callback for each model (AGENT); or if members are vectorized
-                and have not equally many connections in a kernel.
+            ValueError: If `method` is not a `Method`, or needs a callback for
+                each model (AGENT); or if members are vectorized and have
+                different numbers of connections in a kernel.
 
         Example:
 
@@ -164,8 +163,8 @@ class SideBySide(
         if method.variable_state:
             raise ValueError(
                 f"{type(method).__name__} keeps {list(method.variable_state)} "
-                "of a model, which a callback fills: train its models one by "
-                f"one. Received: method={type(method).__name__}"
+                "for each model, which a callback sets: train the models one "
+                f"by one. Received: method={type(method).__name__}"
             )
         counts = [
             [int(np.sum(ops.convert_to_numpy(c.mask.value))) for c in m]
@@ -174,9 +173,9 @@ class SideBySide(
         for i, count in enumerate(counts):
             if self.vectorize and count != counts[0]:
                 raise ValueError(
-                    "`members` must have equally many connections in each "
-                    "kernel to be vectorized; SideBySide(members, "
-                    f"vectorize=False) trains others. Received: {counts[0]} "
+                    "To be vectorized, `members` must have the same number of "
+                    "connections in each kernel; use SideBySide(members, "
+                    f"vectorize=False) for others. Received: {counts[0]} "
                     f"in member 0 and {count} in member {i}"
                 )
 
@@ -192,12 +191,12 @@ class SideBySide(
         for name in ("class_weight", "validation_split"):
             if self.member_batches and arguments.get(name):
                 raise ValueError(
-                    f"`{name}` must be left out where `member_batches` is "
-                    "true: Keras would take the axis of members for classes "
-                    "or examples. Give sample weights or `validation_data`. "
+                    f"`{name}` must not be given with `member_batches=True`: "
+                    "Keras would mistake the members axis for classes or "
+                    "examples. Use sample weights or `validation_data`. "
                     f"Received: {name}={arguments[name]}"
                 )
-        self.project()  # weights may have been set, or loaded
+        self.project()  # weights may have been set or loaded
 
     def train_on_batch(
         self, *args: typing.Any, **kwargs: typing.Any
@@ -212,9 +211,9 @@ class SideBySide(
         """The batch of one member.
 
         Args:
-            index: Integer, the member's place.
+            index: Integer, the member's index.
             data: A batch: arrays, in any structure.
-            own: Whether each member has a batch of its own in it.
+            own: Whether `data` has a members axis, with a batch for each.
         """
         if not own:
             return data
@@ -237,7 +236,7 @@ class SideBySide(
 
     @property
     def runs_on_own_batches(self) -> bool:
-        """Whether the running `fit` or evaluation has a batch for each."""
+        """Whether the running `fit` has separate batches for members."""
         return self._trains and self.member_batches
 
     def train_step(self, *args: typing.Any) -> typing.Any:
@@ -248,7 +247,7 @@ class SideBySide(
 
     def _step(self, name, own, *args):
         results = get_members_backend().step(self, name, own, *args)
-        if len(args) == 1:  # a batch; on JAX a state comes before it
+        if len(args) == 1:  # a batch; on JAX the state precedes it
             return _together(results)
         logs, state = results
         return _together(logs), state
@@ -258,7 +257,7 @@ class SideBySide(
 
     @property
     def metrics(self) -> list:
-        """Those of the first member, by their names and directions."""
+        """The metrics of the first member, for their names and directions."""
         return self.members[0].metrics
 
     @property
@@ -273,13 +272,13 @@ class SideBySide(
         return _together([m.get_metrics_result() for m in self.members])
 
     def pack(self, name: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The values of one part of the state as the step takes them."""
+        """Converts values of one part of the state for the step."""
         if not self.vectorize:
             return values
         return get_members_backend().pack(values, self._axes(name))
 
     def unpack(self, name: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The values of one part of the state, for the variables."""
+        """Converts values of one part of the state back for the variables."""
         if not self.vectorize:
             return values
         axes = self._axes(name)
@@ -311,14 +310,14 @@ class SideBySide(
         return cls(**{**config, "members": members})
 
     def get_compile_config(self) -> Config | None:
-        return None  # members are saved as they were compiled
+        return None  # members are saved with their own compile configs
 
     def compile_from_config(self, config: typing.Any) -> None:
         pass
 
 
 def members_of(model: Model) -> list:
-    """The models in a model: those side by side, or it alone, dense too."""
+    """The members of a model; a single model, also dense, is its only one."""
     return model.run.members if isinstance(model, TrainsMembers) else [model]
 
 
@@ -348,7 +347,7 @@ class _Optimizers(keras.optimizers.Optimizer):
             one.learning_rate = value
 
     def build(self, variables):
-        pass  # those of the members are
+        pass  # the members' optimizers are built
 
     def finalize_variable_values(self, var_list):
         share = len(var_list) // len(self.optimizers)
@@ -357,7 +356,7 @@ class _Optimizers(keras.optimizers.Optimizer):
 
 
 def _together(logs):
-    """One dict of logs: means over members, then each member's own."""
+    """Joins the members' logs into a dict: means, then each member's own."""
     means = {
         name: ops.mean(ops.stack([one[name] for one in logs]))
         for name in logs[0]
@@ -384,12 +383,12 @@ def _check_members(members):
         if not member.compiled:
             raise ValueError(
                 "`members` must be compiled: call `model.compile(...)` on "
-                f"each. Received: member {i} ('{member.name}'), which is not"
+                f"each. Received: member {i} ('{member.name}'), not compiled"
             )
         if member.method is not None:
             raise ValueError(
-                "`members` must have no method attached, as one is attached "
-                "to all at once: call `detach()`. Received: member "
+                "`members` must not have a method attached, because one is "
+                "attached to all of them: call `detach()`. Received: member "
                 f"{i} with {type(member.method).__name__}"
             )
         _check_alike(members[0], member, i)
@@ -401,13 +400,13 @@ def _check_one_device(strategy):
         spread = strategy
     if spread is not None:
         raise ValueError(
-            "Members side by side fill one device; under a distribution or a "
-            "strategy with several replicas train them one by one. "
+            "Members side by side train on one device. With a distribution or "
+            "a strategy with several replicas, train them one by one. "
             f"Received: {type(spread).__name__}"
         )
 
 
-# What two members may differ in although their steps are the same program.
+# Config entries in which members may differ and still share a program.
 _OWN = re.compile(
     r"name|shared_object_id|seed|sparsity|compile_config|build_config|mask_initializer"
     r"|.*_initializer|initializer"
@@ -418,21 +417,22 @@ def _check_alike(first, member, i):
     if architecture(first, _OWN) != architecture(member, _OWN):
         raise ValueError(
             "`members` must have the same architecture. Received: member "
-            f"{i} ('{member.name}') with other layers, or layers with other "
-            "settings, than member 0"
+            f"{i} ('{member.name}') with different layers or settings of "
+            "layers from member 0"
         )
     mine, other = first.get_compile_config(), member.get_compile_config()
     for name in mine:
         if _without_names(mine[name]) != _without_names(other.get(name)):
             raise ValueError(
-                "`members` must be compiled alike. Received: member "
+                "`members` must be compiled with the same arguments. Received: "
+                "member "
                 f"{i} with {name}={other.get(name)} and member 0 with "
                 f"{name}={mine[name]}"
             )
 
 
 def _without_names(config):
-    """A part of what a model was compiled with, to compare."""
+    """A compile config without names, for comparison."""
     if isinstance(config, dict):
         return {
             key: _without_names(value)
@@ -445,7 +445,7 @@ def _without_names(config):
 
 
 def _check_variables(members):
-    """No two members hold the same, or are at different steps."""
+    """Raises if members share objects or have made different steps."""
     for what, of in (
         ("optimizer", lambda m: [m.optimizer]),
         ("metric", keras_adapter.compiled_metrics),
@@ -460,26 +460,26 @@ def _check_variables(members):
     steps = [int(ops.convert_to_numpy(m.optimizer.iterations)) for m in members]
     if len(set(steps)) > 1:
         raise ValueError(
-            "`members` must have been trained for equally many steps. "
+            "`members` must have been trained for the same number of steps. "
             f"Received: members with {steps}"
         )
 
 
 def _chosen(vectorize, members):
-    """Whether to vectorize, if that can be."""
+    """Whether to vectorize; raises if it is requested but not supported."""
     on_jax = keras.backend.backend() == "jax"
     if not on_jax and vectorize:
         raise ValueError(
             "`vectorize` must be None or False on TensorFlow, whose "
-            "vectorized_map has no convolution with kernels of several "
-            f"members. Received: vectorize={vectorize}"
+            "vectorized_map does not support convolutions with a kernel for "
+            f"each member. Received: vectorize={vectorize}"
         )
     scaled = hasattr(members[0].optimizer, "inner_optimizer")
     if vectorize and scaled:
         raise ValueError(
             "`vectorize` must be None or False with a LossScaleOptimizer "
-            "(mixed_float16), which skips steps of single members; "
-            f"mixed_bfloat16 needs none. Received: vectorize={vectorize}"
+            "(mixed_float16), which skips steps of single members. Use "
+            f"mixed_bfloat16 instead. Received: vectorize={vectorize}"
         )
     if vectorize is None:
         return on_jax and not scaled and get_members_backend().has_accelerator()

@@ -480,7 +480,7 @@ def unbuilt():
         (lambda: member(0), "list of one or more SparseModels.*Received"),
         (unbuilt, "built. Received: member 0"),
         (uncompiled, "compiled:.*Received: member 1"),
-        (attached, "no method attached.*Received: member 1 with SET"),
+        (attached, "not have a method attached.*Received: member 1 with SET"),
         (
             lambda: [member(0), member(1, lambda s: dense_network(s, 9))],
             "the same architecture. Received: member 1",
@@ -491,16 +491,19 @@ def unbuilt():
         ),
         (
             lambda: [member(0), member(1, optimizer=lambda: momentum(0.2))],
-            "compiled alike. Received: member 1 with optimizer=",
+            "the same arguments. Received: member 1 with optimizer=",
         ),
         (
             lambda: [member(0), member(1, metrics=[])],
-            "compiled alike. Received: member 1 with metrics=",
+            "the same arguments. Received: member 1 with metrics=",
         ),
         (shared_optimizer, "its own optimizer. Received"),
         (shared_metric, "its own metric. Received"),
         (lambda: 2 * [member(0)], "its own optimizer. Received"),
-        (further_on, r"equally many steps. Received: members with \[1, 0\]"),
+        (
+            further_on,
+            r"the same number of steps. Received: members with \[1, 0\]",
+        ),
     ],
 )
 def test_bad_members(make, message):
@@ -544,7 +547,9 @@ def test_vectorized_members_have_equally_many_connections():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     denser.compile(momentum(), loss, metrics=["accuracy"])
     method = topology.SET(2)
-    with pytest.raises(ValueError, match=r"equally many connections.*Received"):
+    with pytest.raises(
+        ValueError, match=r"the same number of connections.*Received"
+    ):
         SideBySide([member(0), denser], vectorize=True).attach(method)
     SideBySide([member(0), denser], vectorize=False).attach(method)
 
