@@ -1,6 +1,6 @@
 """Input pipelines over TensorFlow Datasets.
 
-TensorFlow Datasets is imported when a set is loaded, not with this package.
+TensorFlow Datasets is imported when a dataset is loaded, not with this package.
 """
 
 from keras_freetickets.datasets.corruptions import CORRUPTIONS

@@ -1,4 +1,4 @@
-"""Random changes of training images, each a function of a key."""
+"""Random augmentations of training images, each a function of a key."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
-# Glyphs: a mirrored digit is another sign, and they are centred already.
+# Glyphs: a mirrored digit is a different sign, and glyphs are centered.
 _GLYPHS = (
     "binarized_mnist",
     "emnist",
@@ -22,10 +22,10 @@ _GLYPHS = (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images.
+    """Random augmentation of training images.
 
     Attributes:
-        padding: Integer, pixels added on each side before cropping at random.
+        padding: Integer, pixels added on each side before a random crop.
         mode: `"REFLECT"` or `"CONSTANT"`, how the added pixels are filled.
         flip: Boolean, whether half the images are mirrored left to right.
     """
@@ -36,7 +36,7 @@ class Augmentation:
 
 
 def choose_augmentation(augment: str, source: Any) -> Augmentation:
-    """The augmentation for a name of one; `"auto"` goes by the set."""
+    """The augmentation for a name; `"auto"` depends on the dataset."""
     height, _, channels = source.input_shape
     # 4 of CIFAR's 32 pixels, 2 of Fashion-MNIST's 28.
     padding = max(1, height // 8) if channels > 1 else max(1, height // 14)
@@ -51,7 +51,7 @@ def choose_augmentation(augment: str, source: Any) -> Augmentation:
 
 
 def pad_crop(images: Tensor, padding: int, mode: str, key: Any) -> Tensor:
-    """Pads a batch and crops each image at its own place."""
+    """Pads a batch and crops each image at a different place."""
     shape = tf.shape(images)
     sides = [[0, 0], [padding] * 2, [padding] * 2, [0, 0]]
     padded = tf.pad(images, sides, mode=mode)
@@ -72,7 +72,7 @@ def flip(images: Tensor, key: Any) -> Tensor:
 
 
 def augment(images: Tensor, augmentation: Augmentation, key: Any) -> Tensor:
-    """Changes a batch of images at random, as the key says."""
+    """Augments a batch of images with randomness from a key."""
     keys = tf.unstack(tf.random.experimental.stateless_split(key, 2))
     if augmentation.padding:
         images = pad_crop(

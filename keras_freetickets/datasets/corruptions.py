@@ -1,17 +1,16 @@
-"""The 15 corruptions of CIFAR-10-C, made here from clean images.
+"""The 15 corruptions of CIFAR-10-C, applied to clean images.
 
-For 32x32 colour images they have the parameters of the public code of
-CIFAR-10-C (hendrycks/robustness, ImageNet-C/create_c/make_cifar_c.py); lengths
-that it gives for 32 pixels go with the height, for 28x28 grey images above
-all. The code is our own, of NumPy, with TensorFlow for JPEG. The noise of an
-image is a function of (seed, corruption, index of the image) alone, the same at
-all severities, so that a set comes out the same whatever the batches.
+For 32x32 color images the parameters are those of the public code of
+CIFAR-10-C (hendrycks/robustness, ImageNet-C/create_c/make_cifar_c.py). Lengths
+scale with the height, mainly for 28x28 gray images. The implementation is our
+own and uses NumPy, and TensorFlow for JPEG. The noise of an image depends only
+on (seed, corruption, index of the image) and is the same at all severities, so
+the result does not depend on the batches.
 
-What is not as in the published files: pixels are rounded where they are cut
-off there, random numbers are others, and frost is drawn rather than cut from
-photographs, which we do not ship. Compare models on these images with each
-other, not with figures for CIFAR-10-C; TFDS has those files as
-`cifar10_corrupted`.
+Differences from the published files: pixels are rounded and not truncated,
+random numbers differ, and frost is drawn because we do not ship photographs.
+Use these images to compare models with each other, not with figures for
+CIFAR-10-C. TFDS has the published files as `cifar10_corrupted`.
 """
 
 import functools
@@ -40,20 +39,20 @@ def corrupt(
     """Corrupts images.
 
     Args:
-        images: Array of uint8 `(images, height, width, channels)`, square, of
-            16 pixels or more a side, with 1 or 3 channels.
-        corruption: One of `CORRUPTIONS`.
+        images: Array of uint8 `(images, height, width, channels)`, square,
+            with sides of 16 pixels or more and 1 or 3 channels.
+        corruption: String, one of `CORRUPTIONS`.
         severity: Integer from 1 to 5.
-        seed: Integer, not negative.
-        first_index: Integer, the place of the first image in its set, which
-            the noise of each image depends on.
+        seed: Non-negative integer.
+        first_index: Integer, the index of the first image in its dataset; the
+            noise of an image depends on its index.
 
     Returns:
         Array of uint8 of the same shape.
 
     Raises:
-        ValueError: If an argument is out of range or the images are of
-            another shape or type.
+        ValueError: If an argument is out of range, or the images have the
+            wrong shape or type.
 
     Example:
 
@@ -91,21 +90,21 @@ def corrupt_dataset(
 
     Args:
         dataset: `tf.data.Dataset` of batches of images and labels, in a fixed
-            order, as `load_test` and `Datasets.test` are.
-        corruption: One of `CORRUPTIONS`.
+            order, such as `load_test` and `Datasets.test`.
+        corruption: String, one of `CORRUPTIONS`.
         severity: Integer from 1 to 5.
-        seed: Integer, not negative.
-        like: `Datasets` by whose mean and standard deviation the images are
-            standardized; they come out standardized again. `None` for images
-            of uint8, or floats in [0, 1].
+        seed: Non-negative integer.
+        like: `Datasets` whose mean and standard deviation standardized the
+            images; the result is standardized in the same way. `None` for
+            images of uint8, or floats in [0, 1].
 
     Returns:
         `tf.data.Dataset` of batches of the same shapes and types, the same
         each time it is read.
 
     Raises:
-        ValueError: If an argument is out of range or the images are of
-            another shape.
+        ValueError: If an argument is out of range, or the images have the
+            wrong shape.
 
     Example:
 
@@ -148,18 +147,18 @@ def _run(corruption, severity, seed, images, first_index):
 
 
 def _as_pixels(images):
-    # Floats that were standardized come back within rounding.
+    # Undoing the standardization is exact up to rounding.
     if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
         raise ValueError(
-            "`dataset` must hold images in [0, 1], or such images standardized "
-            "by the mean and standard deviation of `like`. Received: images "
+            "`dataset` must have images in [0, 1], or such images standardized "
+            "with the mean and standard deviation of `like`. Received: images "
             f"that would be in [{images.min():.4g}, {images.max():.4g}]"
         )
     return np.rint(255 * np.clip(images, 0, 1)).astype("uint8")
 
 
 def check_corruption(corruption: str, severity: int, seed: int = 0) -> None:
-    """Raises unless the arguments name a corruption of 1 to 5."""
+    """Raises unless the arguments name a corruption and a severity."""
     check_choice("corruption", corruption, sorted(CORRUPTIONS))
     if not is_integer(severity) or not 1 <= severity <= 5:
         raise ValueError(
@@ -172,7 +171,7 @@ def check_corruption(corruption: str, severity: int, seed: int = 0) -> None:
 def _check_images(images):
     if images.dtype != np.uint8:
         raise ValueError(
-            "`images` must be of uint8, from 0 to 255. "
+            "`images` must have the dtype uint8, from 0 to 255. "
             f"Received: images of {images.dtype}"
         )
     _check_shape(images.shape)

@@ -1,7 +1,7 @@
-"""How each corruption changes images: NumPy, with TensorFlow for JPEG.
+"""The functions of the corruptions: NumPy, with TensorFlow for JPEG.
 
-A function takes `x`, a float32 batch (images, height, width, channels) in
-[0, 1], the `level` of a severity and `draw`, a `Draw`, and returns floats.
+Each takes `x`, a float32 batch (images, height, width, channels) in [0, 1],
+the `level` of a severity and `draw`, a `Draw`, and returns floats.
 """
 
 import math
@@ -15,7 +15,7 @@ from keras_freetickets.optional import tensorflow as tf
 
 
 class Draw:
-    """Random numbers for each image of a batch from its own generator."""
+    """Draws random numbers for each image of a batch from its own generator."""
 
     def __init__(self, seeds: Iterable[Any]) -> None:
         self.generators = [np.random.default_rng(seed) for seed in seeds]
@@ -46,13 +46,13 @@ def _impulse_noise(x, level, draw):
     return np.where(chance > 1 - level / 2, 1.0, x)
 
 
-# Blur. Those that treat rows and columns alike are matrices.
+# Blur. Blurs that are equal along rows and columns are matrices.
 
 
 def _apply(matrix, x):
-    """The matrix times the rows and the columns of each image and channel.
+    """Multiplies rows and columns of each image and channel by a matrix.
 
-    One product an image, so that rounding does not depend on the batch.
+    One product per image, so that rounding does not depend on the batch.
     """
     matrix = matrix.astype("float32")
     flat = matrix @ x.reshape(*x.shape[:2], -1).astype("float32")
@@ -60,7 +60,7 @@ def _apply(matrix, x):
 
 
 def _gaussian_matrix(size, sigma, mode, truncate):
-    """Each row the weights of a Gaussian around one pixel."""
+    """A matrix whose rows are the weights of a Gaussian around a pixel."""
     radius = int(truncate * sigma + 0.5)
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / max(sigma, 1e-9)) ** 2)
@@ -104,14 +104,14 @@ def _glass_blur(x, level, draw):
             for j in inner:
                 row = i + moves[:, turn, i - 1, j - 1, 0]
                 column = j + moves[:, turn, i - 1, j - 1, 1]
-                # As in the published images: the neighbour is copied, for what
-                # is written as a swap there is none.
+                # As in the published images: the neighbor is copied. (Their
+                # code is written as a swap, but does not swap.)
                 x[:, i, j] = x[every, row, column]
     return _apply(blur, x)
 
 
 def _streak(x, radius, sigma, degrees):
-    """Means along a ray from each pixel, at an angle for each image."""
+    """Averages along a ray from each pixel, at an angle for each image."""
     weights = np.exp(-0.5 * (np.arange(2 * radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     angle = np.deg2rad(degrees)
@@ -135,7 +135,7 @@ def _motion_blur(x, level, draw):
 
 
 def _zoom_matrix(size, factor):
-    """Each row the weights of a pixel of the enlarged middle."""
+    """A matrix whose rows are the weights of an enlarged center's pixels."""
     crop = math.ceil(size / factor)
     top = (size - crop) // 2
     large = round(crop * factor)
@@ -181,7 +181,7 @@ def _grey(x):
 
 
 def _frost(x, level, draw):
-    """Needles of ice: ridges of two noises, bluish white on dark."""
+    """Draws needles of ice: ridges of two noises, bluish white on dark."""
     keep, amount = level
     size = x.shape[1]
     coarse, fine = (
@@ -233,11 +233,11 @@ def _plasma(size, decay, draw):
 
 
 def _brightness(x, level, draw):
-    """Adds to the value of hue, saturation, value."""
+    """Adds to the value (V) in the HSV color space."""
     del draw
     value = x.max(axis=-1, keepdims=True)
     brighter = np.minimum(value + level, 1)
-    # Black has no hue; it becomes grey.
+    # Black has no hue; it becomes gray.
     scaled = x * brighter / np.maximum(value, 1e-9)
     return np.where(value > 0, scaled, brighter)
 
@@ -268,7 +268,7 @@ def _elastic_transform(x, level, draw):
 
 
 def _affine(x, jitter):
-    """Maps three points to where they are moved, and all else with them."""
+    """Applies the affine map that moves three points by `jitter`."""
     size = x.shape[1]
     center, reach = size // 2, size // 3
     source = np.array(
@@ -290,7 +290,7 @@ def _affine(x, jitter):
 
 
 def _sample(x, rows, columns, mode):
-    """Pixels at broken places, linear between four; mirrored outside."""
+    """Samples pixels at fractional places, bilinearly; mirrored outside."""
     size = x.shape[1]
     margin = 2 * size
     mirrored = np.pad(np.arange(size), margin, mode=mode)
@@ -313,7 +313,7 @@ def _sample(x, rows, columns, mode):
 
 
 def _box_matrix(size, new_size):
-    """Pillow's resizing by whole pixels: the mean of those under a pixel."""
+    """Pillow's box resizing: the mean of whole pixels under a new pixel."""
     scale = size / new_size
     matrix = np.zeros((new_size, size))
     for i in range(new_size):

@@ -1,7 +1,7 @@
-"""The handwritten digits that scikit-learn carries, as a TFDS builder.
+"""The handwritten digits of scikit-learn as a TFDS builder.
 
-Importing this file imports TensorFlow Datasets and makes the builder known to
-it: `tfds.load("optdigits")` works then, without a network.
+Importing this file imports TensorFlow Datasets and registers the builder:
+`tfds.load("optdigits")` then works without a download.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from keras_freetickets.optional import import_optional
 
 _DESCRIPTION = """\
-Handwritten digits of 8x8 pixels with 17 grey levels, scaled to 0..255: the
+Handwritten digits of 8x8 pixels with 17 gray levels, scaled to 0..255: the
 1,797 images of the test part of "Optical Recognition of Handwritten Digits",
 as scikit-learn ships them. One fifth of each class is the test split.
 """
@@ -40,13 +40,13 @@ def _is_test(labels):
 
 def _read_digits():
     digits = import_optional("sklearn.datasets").load_digits()
-    # 16 steps of grey: 16 becomes 255.
+    # Gray levels are 0 to 16: 16 becomes 255.
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return images[..., np.newaxis], digits.target.astype(np.int64)
 
 
 class Optdigits(tfds.core.GeneratorBasedBuilder):
-    """Builder of the digits of scikit-learn: 1,433 to train, 364 to test.
+    """Builder of scikit-learn's digits: 1,433 for training, 364 for testing.
 
     Example:
 
@@ -63,8 +63,8 @@ class Optdigits(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    # Nothing is downloaded. TFDS would look for a file of checksums, and for
-    # that needs importlib_resources, which it does not install.
+    # Nothing is downloaded. Without this, TFDS would look for a checksum file,
+    # for which it needs importlib_resources, which it does not install.
     url_infos: ClassVar[dict[str, Any]] = {}
 
     def _info(self):

@@ -1,10 +1,10 @@
-"""Image classification sets of TensorFlow Datasets as input pipelines.
+"""Image classification datasets of TensorFlow Datasets as input pipelines.
 
-The order of an epoch and its augmentation are functions of (seed, epoch)
-alone, so a run that is killed and resumed sees the batches it would have seen.
-Keras makes the iterator of an epoch once and for all epochs alike, so the
-epoch is told by a variable, which the pipeline reads when the first batch of
-an epoch is asked for. The callback of `Datasets.epoch_order` sets it.
+The order and augmentation of an epoch depend only on (seed, epoch), so a run
+that is killed and resumed sees the same batches as an uninterrupted one. Keras
+uses the same pipeline for all epochs. The pipeline therefore reads the epoch
+from a variable when the first batch of an epoch is requested. The callback of
+`Datasets.epoch_order` sets the variable.
 """
 
 import dataclasses
@@ -24,8 +24,7 @@ from keras_freetickets.datasets import sources
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import PathLike
 
-# Mean and standard deviation of the channels as the FreeTickets scripts set
-# them.
+# Mean and standard deviation of the channels, from the FreeTickets scripts.
 _STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": (
@@ -40,25 +39,25 @@ _PREFETCH = 2
 
 @dataclasses.dataclass
 class Datasets:
-    """The splits of a set as batches of standardized images and labels.
+    """The splits of a dataset as batches of standardized images and labels.
 
-    What `load` returns. The arguments are the attributes.
+    `load` returns it. The arguments are also the attributes.
 
     Args:
-        name: String, name of the set.
+        name: String, name of the dataset.
         train: `tf.data.Dataset`, shuffled and augmented by (seed, epoch).
         validation: `tf.data.Dataset` in fixed order, or `None`.
         test: `tf.data.Dataset` in fixed order, or `None`.
         input_shape: Tuple, shape of one image.
-        num_classes: Integer.
-        num_train: Number of examples to train on.
-        num_validation: Number of examples to validate on.
-        num_test: Number of examples to test on.
+        num_classes: Integer, number of classes.
+        num_train: Integer, number of training examples.
+        num_validation: Integer, number of validation examples.
+        num_test: Integer, number of test examples.
         mean: Tuple, mean of each channel of images in [0, 1].
         std: Tuple, standard deviation of each channel.
         augmentation: `Augmentation` of the training images.
-        epoch: `tf.Variable`, the number of the epoch whose order and
-            augmentation `train` has; set by the callback of `epoch_order`.
+        epoch: `tf.Variable`, the epoch that decides the order and
+            augmentation of `train`; the callback of `epoch_order` sets it.
 
     Example:
 
@@ -84,7 +83,7 @@ class Datasets:
     epoch: typing.Any = dataclasses.field(repr=False)
 
     def epoch_order(self) -> Any:
-        """Returns the callback that tells `train` the epoch; pass it to fit.
+        """Returns the callback that sets the epoch of `train`; pass it to fit.
 
         Without it every epoch has the order and augmentation of epoch 0.
         """
@@ -119,7 +118,7 @@ def _statistics(source, images):
         pixels += len(batch)
     mean = total / pixels
     std = np.sqrt(np.maximum(square / pixels - np.square(mean), 0.0))
-    # A constant channel stays as it is.
+    # A constant channel is not scaled.
     std = np.where(std > 0.0, std, 1.0)
     return tuple(map(float, mean)), tuple(map(float, std))
 
@@ -132,7 +131,7 @@ def _standardize(images, mean, std):
 
 
 def _settled(dataset):
-    """Takes away what would make two runs of a pipeline differ, or hang."""
+    """Disables options that make pipelines nondeterministic, or hang."""
     options = tf.data.Options()
     options.autotune.enabled = False
     options.deterministic = True
@@ -147,7 +146,7 @@ def _epoch_variable():
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What the pipelines of a set share."""
+    """The settings that the pipelines of a dataset share."""
 
     batch_size: int
     seed: int
@@ -177,9 +176,9 @@ class _Plan:
         return _settled(batches.prefetch(_PREFETCH))
 
     def _one_epoch(self, examples, buffer, epoch):
-        # Here, in the function of `flat_map`, this sets the seed of its graph
-        # only, and keeps the user's global seed out of the order. Any number
-        # but 0 will do, with which `shuffle` takes no tensor for its seed.
+        # In the function of `flat_map` this sets only the seed of its graph,
+        # so that the order does not depend on the user's global seed. Any
+        # number works except 0, with which `shuffle` accepts no tensor seed.
         tf.random.set_seed(1)
         key = tf.stack([tf.cast(self.seed, tf.int64), epoch])
         order = tf.random.stateless_uniform(
@@ -221,41 +220,45 @@ def load(
     download: bool = False,
     num_examples: int | None = None,
 ) -> Datasets:
-    """Loads an image classification set of TensorFlow Datasets.
+    """Loads an image classification dataset of TensorFlow Datasets (TFDS).
 
-    Images are standardized by the mean and standard deviation of each channel
-    over the training examples (the first 50,000 of a set too large for the
-    memory); for CIFAR by those of the FreeTickets scripts.
+    Images are standardized with the mean and standard deviation of each
+    channel over the training examples (for datasets that do not fit into
+    memory, over the first 50,000). CIFAR uses the values of the FreeTickets
+    scripts.
 
     Args:
-        name: Name of a TFDS set with images and one label each, or
-            `"optdigits"`: 1,797 digits of 8x8 pixels that scikit-learn
-            carries, prepared on the spot without a network.
-        batch_size: Integer. Default 128, that of the FreeTickets scripts.
-        validation_fraction: Float in [0, 1), the last part of the training
-            examples to validate on, where the set has no validation split.
-            Default 0.1, the 5,000 of CIFAR that the FreeTickets scripts hold
-            out.
-        seed: Integer, with the epoch the only source of randomness.
-        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
+        name: Name of a TFDS dataset with images and one label each, or
+            `"optdigits"`: 1,797 digits of 8x8 pixels from scikit-learn, which
+            are prepared without a download.
+        batch_size: Positive integer. Defaults to 128 (FreeTickets scripts).
+        validation_fraction: Float in [0, 1), the share of the training
+            examples, the last ones, used for validation if the dataset has no
+            validation split. Defaults to 0.1 (the 5,000 images of CIFAR that
+            the FreeTickets scripts hold out).
+        seed: Non-negative integer. It and the epoch are the only sources of
+            randomness.
+        data_dir: Directory of prepared TFDS datasets. `None` for TFDS'
+            default.
         augment: `"crop_flip"`: pad, crop at random, mirror half the images;
-            `"crop"`; `"none"`; or `"auto"`: none for digits and letters, else
-            `"crop_flip"`. The padding is an eighth of the height (CIFAR: 4),
-            for grey images a fourteenth (Fashion-MNIST: 2), by reflection,
-            for CIFAR-100 by zeros.
-        image_size: Tuple (height, width) to resize to. `None` for the size of
-            the set.
-        download: Boolean, whether TFDS may download the set.
-        num_examples: Positive integer, to train on the first ones only.
-            `None` for all.
+            `"crop"`: without mirroring; `"none"`; or `"auto"` (default):
+            `"none"` for digits and letters, else `"crop_flip"`. The padding is
+            an eighth of the height (CIFAR: 4), or a fourteenth for gray images
+            (Fashion-MNIST: 2). It is filled by reflection, for CIFAR-100 with
+            zeros.
+        image_size: Tuple (height, width) to resize images to. `None` for
+            their original size.
+        download: Boolean, whether TFDS may download the dataset.
+        num_examples: Positive integer, the number of training examples to
+            use, the first ones. `None` for all.
 
     Returns:
-        A `Datasets`. Pass its `epoch_order()` among the callbacks of `fit`.
+        A `Datasets`. Pass its `epoch_order()` to the callbacks of `fit`.
 
     Raises:
-        ValueError: If an argument is out of range, the set is unknown, not
-            prepared in `data_dir`, or has no training split or no images with
-            labels.
+        ValueError: If an argument is out of range, or the dataset is unknown,
+            not prepared in `data_dir`, has no training split or has no images
+            with labels.
         ImportError: If TensorFlow or TensorFlow Datasets is not installed.
 
     Example:
@@ -283,7 +286,7 @@ def load(
         count = min(count, num_examples)
         examples = examples.take(count)
     cached = source.fits_memory(train_split)
-    # Whole where the images are kept, so that this fills the cache.
+    # If images are cached, read all of them, so that this fills the cache.
     sample = examples if cached else examples.take(_STATISTICS_EXAMPLES)
     mean, std = _statistics(source, sample)
     augmentation = augmentations.choose_augmentation(augment, source)
@@ -310,7 +313,7 @@ def load(
 
 
 def _evaluation(plan, source, split):
-    """Batches of a split and how many examples they hold, or none."""
+    """Batches of a split and its number of examples, or `(None, 0)`."""
     if split is None or not source.has(split.partition("[")[0]):
         return None, 0
     return plan.evaluation(source.read(split)), source.count(split)
@@ -332,24 +335,27 @@ def load_test(
     image_size: tuple[int, int] | None = None,
     download: bool = False,
 ) -> Any:
-    """Loads the test split of a set, e.g. as out-of-distribution data.
+    """Loads the test split of a dataset, e.g. as out-of-distribution data.
 
     Args:
-        name: Name of the set, as for `load`.
-        like: `Datasets` whose mean and standard deviation standardize the
-            images: those a model was trained on. `None` for the set's own.
-        batch_size: Integer. Default 128, as for `load`.
-        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
-        image_size: Tuple (height, width) to resize to. `None` for the size of
-            the set.
-        download: Boolean, whether TFDS may download the set.
+        name: Name of the dataset, as for `load`.
+        like: `Datasets` that the model was trained on; its mean and standard
+            deviation standardize the images. `None` for those of the images
+            themselves.
+        batch_size: Positive integer. Defaults to 128, as for `load`.
+        data_dir: Directory of prepared TFDS datasets. `None` for TFDS'
+            default.
+        image_size: Tuple (height, width) to resize images to. `None` for
+            their original size.
+        download: Boolean, whether TFDS may download the dataset.
 
     Returns:
         A `tf.data.Dataset` of batches in the order on disk.
 
     Raises:
-        ValueError: If the set is unknown, not prepared or has no test split,
-            or its images have not the channels of those of `like`.
+        ValueError: If the dataset is unknown, not prepared or has no test
+            split, or its images have a different number of channels from
+            those of `like`.
         ImportError: If TensorFlow or TensorFlow Datasets is not installed.
 
     Example:
@@ -369,7 +375,7 @@ def load_test(
         mean, std = like.mean, like.std
     if len(mean) != source.input_shape[-1]:
         raise ValueError(
-            "`like` must have images of as many channels as the set. "
+            "`like` must have the same number of channels as the images. "
             f"Received: {len(mean)} channels for {source.input_shape}"
         )
     plan = _Plan(batch_size, 0, mean, std, augmentations.Augmentation())

@@ -1,4 +1,4 @@
-"""The published files of corrupted images, by the names that we use."""
+"""The published files of corrupted images, by this package's names."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from keras_freetickets.datasets import pipelines
 from keras_freetickets.datasets.corruptions import check_corruption
 from keras_freetickets.types import PathLike
 
-# TFDS calls two of them otherwise.
+# TFDS has other names for two of them.
 _OF_TFDS = {
     "elastic_transform": "elastic",
     "glass_blur": "frosted_glass_blur",
@@ -22,24 +22,26 @@ def load_corrupted(
     data_dir: PathLike | None = None,
     download: bool = False,
 ) -> Any:
-    """Loads the published images of a corruption: CIFAR-10-C, of TFDS.
+    """Loads the published images of a corruption: CIFAR-10-C from TFDS.
 
     Args:
-        corruption: One of `CORRUPTIONS`.
+        corruption: String, one of `CORRUPTIONS`.
         severity: Integer from 1 to 5.
-        like: `Datasets` whose mean and standard deviation standardize the
-            images: those a model was trained on.
-        name: Name of the set. Defaults to `"cifar10_corrupted"`.
-        batch_size: Integer. Defaults to 128, as for `load`.
-        data_dir: Directory of prepared TFDS sets. `None` for TFDS' default.
-        download: Boolean, whether TFDS may download the set (2.7 GiB).
+        like: `Datasets` that the model was trained on; its mean and standard
+            deviation standardize the images. `None` for those of the images
+            themselves.
+        name: Name of the dataset. Defaults to `"cifar10_corrupted"`.
+        batch_size: Positive integer. Defaults to 128, as for `load`.
+        data_dir: Directory of prepared TFDS datasets. `None` for TFDS'
+            default.
+        download: Boolean, whether TFDS may download the dataset (2.7 GiB).
 
     Returns:
         A `tf.data.Dataset` of batches in the order on disk.
 
     Raises:
-        ValueError: If an argument is out of range, or the set is not prepared
-            and may not be downloaded.
+        ValueError: If an argument is out of range, or the dataset is not
+            prepared and `download` is false.
 
     Example:
 

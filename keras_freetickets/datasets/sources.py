@@ -1,4 +1,4 @@
-"""Prepared image classification sets of TensorFlow Datasets on disk."""
+"""Prepared image classification datasets of TensorFlow Datasets on disk."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from keras_freetickets.types import PathLike
 
 # Decoded images up to this size are kept in memory and shuffled as a whole.
 _CACHE_BYTES = 2**30
-# Fixed, as the tuning of `tf.data` is off: on TensorFlow 2.21 it can hang.
+# Fixed, because autotuning of `tf.data` is off: on TensorFlow 2.21 it can hang.
 PARALLEL_CALLS = 4
 
 
@@ -20,7 +20,7 @@ def _import_tfds():
     # TFDS can be imported without TensorFlow; the extra brings both.
     import_optional("tensorflow", extra="examples")
     tfds = import_optional("tensorflow_datasets")
-    # The sets prepare themselves without its progress bars.
+    # Datasets are prepared without progress bars.
     tfds.disable_progress_bar()
     return tfds
 
@@ -30,7 +30,7 @@ def _optdigits_builder(data_dir):
     from keras_freetickets.datasets.optdigits import Optdigits
 
     builder = Optdigits(data_dir=data_dir)
-    # TFDS writes into a temporary sibling and renames it when it is whole.
+    # TFDS writes to a temporary directory and renames it when it is complete.
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -38,26 +38,27 @@ def _optdigits_builder(data_dir):
 
 
 def _prepared_builder(name, data_dir, download):
-    """The builder of a set of TFDS that lies ready on disk."""
+    """The builder of a TFDS dataset that is prepared on disk."""
     tfds = _import_tfds()
     if data_dir is not None and not download and not os.path.isdir(data_dir):
         raise ValueError(
             "`data_dir` must be an existing directory with prepared TFDS "
-            f"sets, unless `download=True`. Received: data_dir={data_dir!r}"
+            "datasets, unless `download=True`. "
+            f"Received: data_dir={data_dir!r}"
         )
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise ValueError(
-            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
+            "`name` must be a dataset of TensorFlow Datasets or 'optdigits'. "
             f"Received: name={name!r}"
         ) from error
     if download:
         builder.download_and_prepare()
     if not builder.info.splits:
         raise ValueError(
-            f"Set '{name}' is not prepared in `data_dir`. Pass `download=True` "
-            "to fetch it, or the directory it was prepared in. "
+            f"Dataset '{name}' is not prepared in `data_dir`. Pass "
+            "`download=True`, or the directory in which it was prepared. "
             f"Received: data_dir={data_dir!r}, looked in {builder.data_dir}"
         )
     return builder
@@ -66,7 +67,7 @@ def _prepared_builder(name, data_dir, download):
 def _builder_of(name, data_dir, download):
     if not isinstance(name, str):
         raise ValueError(
-            "`name` must be a set of TensorFlow Datasets or 'optdigits'. "
+            "`name` must be a dataset of TensorFlow Datasets or 'optdigits'. "
             f"Received: name={name!r}"
         )
     if data_dir is not None:
@@ -78,7 +79,7 @@ def _builder_of(name, data_dir, download):
 
 @dataclasses.dataclass
 class Source:
-    """A prepared set: where images and labels come from."""
+    """A prepared dataset, the source of images and labels."""
 
     name: str
     builder: typing.Any
@@ -93,7 +94,7 @@ class Source:
         kinds = (tfds.features.Image, tfds.features.ClassLabel)
         if not all(map(isinstance, features, kinds)):
             raise ValueError(
-                "`name` must be a set of images with one class label each. "
+                "`name` must be a dataset of images with one class label each. "
                 f"Received: name={self.name!r} with the features "
                 f"{list(known)}"
             )
@@ -112,7 +113,9 @@ class Source:
 
     @property
     def family(self) -> str:
-        """`"emnist"` for `"emnist/letters:3.1.0"`."""
+        """The name without config and version: `"emnist"` for
+        `"emnist/letters:3.1.0"`.
+        """
         return self.name.split("/")[0].split(":")[0]
 
     def splits(self) -> Any:
@@ -150,10 +153,11 @@ class Source:
 
 
 def split_names(source: Any, validation_fraction: float) -> Any:
-    """Names of the training and validation splits, `None` for no validation.
+    """Names of the training and validation splits; `None` for no validation.
 
-    The validation examples are the last ones, as in the FreeTickets scripts:
-    of CIFAR's 50,000 the first 45,000 train at a fraction of 0.1.
+    Validation examples are the last ones, as in the FreeTickets scripts: with
+    a fraction of 0.1 the first 45,000 of CIFAR's 50,000 images are for
+    training.
     """
     if source.has("validation"):
         return "train", "validation"
@@ -163,9 +167,9 @@ def split_names(source: Any, validation_fraction: float) -> Any:
     held_out = round(total * validation_fraction)
     if not 0 < held_out < total:
         raise ValueError(
-            "`validation_fraction` must leave at least one example to train "
-            "and to validate on. "
-            f"Received: validation_fraction={validation_fraction} of {total}"
+            "`validation_fraction` must leave at least one example for "
+            "training and one for validation. Received: "
+            f"validation_fraction={validation_fraction} of {total} examples"
         )
     kept = total - held_out
     return f"train[:{kept}]", f"train[{kept}:]"
@@ -177,14 +181,14 @@ def open_source(
     download: bool,
     image_size: tuple[int, int] | None,
 ) -> Source:
-    """The `Source` of a set; arguments as for `load`."""
+    """The `Source` of a dataset; arguments as for `load`."""
     return Source(name, _builder_of(name, data_dir, download), image_size)
 
 
 def require(source: Any, split: str, advice: str) -> Any:
-    """Raises unless a set has examples in a split."""
+    """Raises unless a dataset has examples in a split."""
     if not source.has(split):
         raise ValueError(
-            f"Set '{source.name}' must have a split '{split}'{advice}. "
+            f"Dataset '{source.name}' must have a split '{split}'{advice}. "
             f"Received: the splits {list(source.splits())}"
         )

@@ -1,8 +1,8 @@
 """Every private attribute of Keras that this package relies on.
 
-Each function says which Keras behaviour it stands on, so that a new release
-that changes one has a single place to be fixed. Its four files are about
-layers, graphs of layers, optimizers and trainers.
+Each function says which Keras behavior it relies on, so that a change in a
+new release needs a fix in a single place. The four files are about layers,
+graphs of layers, optimizers and trainers.
 """
 
 from keras.src.models.functional import Functional

@@ -1,4 +1,4 @@
-"""Private parts of Keras' graphs of layers, and of what holds several."""
+"""Private parts of Keras' functional models and nested layers."""
 
 import math
 import typing
@@ -25,21 +25,22 @@ from keras_freetickets.types import Tensor
 def paired_variables(model: Layer, other: Layer) -> list[tuple]:
     """Pairs the variables of two layers or models of one architecture.
 
-    Each is found by its place: the layer that owns it (`paired_layers`) and
-    its name there. The order of `variables` says nothing: that of a layer
-    quantized in place is not that of the same layer made from its config, and
-    LoRA moves kernels to the end. Where a layer's variables have other names
-    (Keras makes up names for those that have none), they go by their order.
+    Variables are paired by the layer that owns them (`paired_layers`) and
+    their names in it. The order of `variables` cannot be used: it differs
+    between a layer that was quantized in place and the same layer made from
+    its config, and LoRA moves kernels to the end. Only if the names in a layer
+    differ (Keras invents names for unnamed variables), its variables are
+    paired by order.
 
     Args:
         model: A built Keras layer or model.
-        other: Another of the same architecture.
+        other: A layer or model of the same architecture.
 
     Returns:
         List of pairs of variables, each variable once.
 
     Raises:
-        ValueError: If the two do not hold the same variables.
+        ValueError: If the two do not have the same variables.
     """
     pairs: dict[int, tuple] = {}
     fits = True
@@ -56,8 +57,8 @@ def paired_variables(model: Layer, other: Layer) -> list[tuple]:
             pairs[id(variable)] = (variable, partner)
     if not fits:
         raise ValueError(
-            f"'{other.name}' must hold the same weights as '{model.name}', "
-            "layer by layer, to take over their values. Received: "
+            f"'{other.name}' must have the same weights as '{model.name}', "
+            "layer by layer, to copy their values. Received: "
             f"{_paths_and_shapes(other)} for {_paths_and_shapes(model)}"
         )
     return list(pairs.values())
@@ -78,24 +79,24 @@ class _View:
 
     @property  # type: ignore[misc]
     def __class__(self):
-        # `isinstance` asks for it, and Keras for its name.
+        # `isinstance` uses it, and Keras uses its name.
         return self.__dict__.get("kind", type(self._of))
 
 
 def summary(
     model: Model, hidden: set[int], kind: Callable, **kwargs: typing.Any
 ) -> None:
-    """Prints Keras' summary of a model, some variables left out.
+    """Prints Keras' summary of a model without some variables.
 
-    `Model.summary` counts `non_trainable_weights`, asks each of `layers` (of
-    a graph: of `_operations`) for `count_params` and for the name of its
-    class, and goes into the layers of those that have `layers`.
+    `Model.summary` counts `non_trainable_weights`. It asks each of `layers`
+    (of a functional model: `_operations`) for `count_params` and its class
+    name, and enters layers that have `layers`.
 
     Args:
         model: A Keras model.
-        hidden: Set of the ids of variables that are not counted.
-        kind: Function from a layer to the name of its class; `None` to leave
-            it out.
+        hidden: Set of ids of variables that are not counted.
+        kind: Function from a layer to the class name to show, or `None` to
+            leave the layer out.
         **kwargs: As for `keras.Model.summary`.
     """
 
@@ -126,29 +127,29 @@ def summary(
 
 
 def copy_adapted_state(layer: Layer, copy: Layer) -> None:
-    """Takes over what `adapt` gave to all layers within a layer."""
+    """Copies the state set by `adapt` of a layer and its sublayers."""
     for part, other in paired_layers(layer, copy).values():
         copy_own_adapted_state(part, other)
 
 
 def refuse_legacy_config(obj: typing.Any) -> None:
-    """Raises while a model is written to an HDF5 file as Keras 2 wrote it.
+    """Raises while a model is saved to Keras' legacy HDF5 format.
 
-    Keras writes the config of any class to it and reads those of its own.
+    Keras can write any class to this format, but reads only its own classes.
     """
     if global_state.get_global_attribute("use_legacy_config"):
         raise ValueError(_LEGACY_FILE.format(type(obj).__name__))
 
 
 _LEGACY_FILE = (
-    "`filepath` must end in `.keras`: Keras writes a {} to its legacy HDF5 "
-    "format (`.h5`), but cannot read it again. For the weights alone call "
+    "`filepath` must end in `.keras`: Keras could write a {} to its legacy "
+    "HDF5 format (`.h5`), but not load it. To save only the weights call "
     "`save_weights('name.weights.h5')`."
 )
 
 
 class RefusesLegacyFiles(KerasMixin):
-    """A model that is not written to a file that Keras cannot read."""
+    """A model that refuses file formats that Keras could not load."""
 
     def save(
         self, filepath: PathLike, *args: typing.Any, **kwargs: typing.Any
@@ -160,12 +161,12 @@ class RefusesLegacyFiles(KerasMixin):
 
 
 def _seen_through(layer, through):
-    """The layer that a wrapper of a class to look through stands for."""
+    """The layer inside a wrapper of the class `through`, else the layer."""
     return layer.layer if through and isinstance(layer, through) else layer
 
 
 def _held_in(value, name, tracked):
-    """Layers in an attribute, each with its place in there."""
+    """Layers in an attribute, each with the keys that lead to it."""
     if isinstance(value, keras.Layer):
         if id(value) in tracked:
             yield (name,), value
@@ -183,7 +184,7 @@ def _held_in(value, name, tracked):
 
 
 def _named_children(layer):
-    """The layers directly within, by the attributes that hold them."""
+    """The direct sublayers, by the attributes that hold them."""
     children = list(layer._layers)
     tracked = {id(child) for child in children}
     if isinstance(layer, (Functional, keras.Sequential)):
@@ -199,15 +200,14 @@ def _named_children(layer):
 def parts_by_way(
     layer: Layer, through: type | None = None
 ) -> dict[tuple[str, ...], Layer]:
-    """A layer and all within, each once, by the attributes that lead there.
+    """A layer and all sublayers, each once, by the attributes leading there.
 
     Keras lists layers and weights in the order in which they were made, which
-    is another for a copy that is built in another way. Attributes are the
-    same, as they are in its files.
+    may differ in a copy. The attributes are the same, as in Keras' files.
 
     Args:
         layer: A layer or model.
-        through: Class of wrappers in place of which stands what they wrap.
+        through: Class of wrappers that are replaced by the layer inside.
 
     Returns:
         Dict from tuples of strings to layers.
@@ -230,26 +230,27 @@ def parts_by_way(
 def paired_layers(
     layer: Layer, other: Layer, through: type | None = None
 ) -> dict[tuple[str, ...], tuple[Layer | None, Layer | None]]:
-    """Pairs all within two layers of one structure, by place.
+    """Pairs two layers of the same structure, and their sublayers.
 
     Args:
         layer: A layer or model.
-        other: Another of the same structure.
+        other: A layer or model of the same structure.
         through: Class of wrappers in `layer`, as for `parts_by_way`.
 
     Returns:
-        Dict from places, as `parts_by_way` gives them, to pairs of layers;
-        `None` where one of the two has no layer at a place.
+        Dict from the keys of `parts_by_way` to pairs of layers. A layer is
+        `None` if only the other has one for this key.
     """
     parts, others = parts_by_way(layer, through), parts_by_way(other)
     return {way: (parts.get(way), others.get(way)) for way in parts | others}
 
 
 def frozen_parts(model: Model) -> list[str]:
-    """What is frozen in a model: layers, and weights that a layer trains.
+    """The frozen layers and weights of a model.
 
     Returns:
-        List of strings: ways to layers, and to weights after a colon.
+        List of strings: paths of attributes to layers; for weights, followed
+        by a colon and a name.
     """
     found = []
     for way, part in parts_by_way(model).items():
@@ -262,7 +263,7 @@ def frozen_parts(model: Model) -> list[str]:
 
 
 def freeze_parts(model: Model, places: typing.Any) -> None:
-    """Freezes what `frozen_parts` listed, and nothing else."""
+    """Freezes what `frozen_parts` listed, and unfreezes everything else."""
     for way, part in parts_by_way(model).items():
         place = "/".join(way)
         set_trainable(part, place not in places)
@@ -271,15 +272,15 @@ def freeze_parts(model: Model, places: typing.Any) -> None:
 
 
 def name_by_layers(model: Model, through: type) -> None:
-    """Gives variables paths that say which layers they are in, always.
+    """Gives variables paths that always consist of their layers' names.
 
     In Keras the path of a variable depends on how its layer was first built:
-    by a call within a model, or alone, from a file. So one that matches by
-    paths (OrbaxCheckpoint) finds no weight of a loaded Sequential model.
+    by a call in a model, or alone, from a file. Tools that match by path
+    (OrbaxCheckpoint) therefore find no weight of a loaded Sequential model.
 
     Args:
         model: A functional model.
-        through: Class of wrappers that go by the name of what they wrap.
+        through: Class of wrappers that have the name of the layer inside.
     """
     seen = set()
 
@@ -298,23 +299,23 @@ def name_by_layers(model: Model, through: type) -> None:
 
 
 def ends_of_graph(model: Model) -> tuple:
-    """Inputs and outputs of a model, in the structure they were given in."""
+    """Inputs and outputs of a model, in their original structure."""
     graph = getattr(model, "_functional", None) or model
     return graph._inputs_struct, graph._outputs_struct
 
 
 def new_input(tensor: Tensor) -> Tensor:
-    """Another `keras.Input` like that which a tensor comes from."""
+    """A new `keras.Input` equal to the one that a tensor comes from."""
     layer = tensor._keras_history.operation
     return type(layer).from_config(layer.get_config()).output
 
 
 def rerun(model: Model, convert: Callable) -> tuple:
-    """The graph of a model again, on new inputs and with other layers.
+    """Rebuilds the graph of a model with new inputs and other layers.
 
     Args:
-        model: A model with a graph.
-        convert: Callable of a layer or operation that returns another.
+        model: A functional model.
+        convert: Callable from a layer or operation to the one to use instead.
 
     Returns:
         Inputs and outputs.

@@ -27,30 +27,30 @@ from keras_freetickets.types import Variable
 
 
 def infers_shapes() -> bool:
-    """Whether a call only serves to find shapes, and its values mean nothing.
+    """Whether a call only infers shapes, so that its values mean nothing.
 
-    Keras has a public name for the shapes alone, not for asking.
+    Keras has a public way to infer shapes, but not to ask whether it does.
     """
     return backend.in_symbolic_scope()
 
 
 def mask_of(tensor: Tensor) -> Tensor | None:
-    """The mask that layers of a model handed on with a tensor, or `None`.
+    """The mask that layers attached to a tensor, or `None`.
 
-    Keras' losses and metrics leave out what it masks.
+    Keras' losses and metrics skip masked positions.
     """
     return backend.get_keras_mask(tensor)
 
 
 def set_mask(tensor: Tensor, mask: typing.Any) -> None:
-    """Gives a tensor a mask, as layers and Keras' own losses do."""
+    """Attaches a mask to a tensor, as layers and Keras' own losses do."""
     backend.set_keras_mask(tensor, mask)
 
 
 def config_of(layer: Layer) -> Config:
-    """The config of a layer from which it gets the dtypes that it has.
+    """The config of a layer, with which a copy has the same dtypes.
 
-    A `DTypePolicyMap` finds them by paths, and in a copy these are others.
+    A `DTypePolicyMap` maps paths to dtypes, and a copy has other paths.
     """
     config = layer.get_config()
     policies = getattr(layer, "_dtype_policy", None)
@@ -66,10 +66,10 @@ def config_of(layer: Layer) -> Config:
 
 
 def adopt_call_signature(wrapper: Layer, layer: Layer) -> None:
-    """Lets a wrapper be called exactly as the layer it wraps.
+    """Lets a wrapper be called exactly like the layer that it wraps.
 
-    Keras reads the names of the arguments of `call` once, in `__init__`, to
-    hand over masks, the training flag and shapes.
+    Keras reads the argument names of `call` once, in `__init__`, to pass
+    masks, the training flag and shapes.
     """
     for name in (
         "_call_signature",
@@ -82,10 +82,10 @@ def adopt_call_signature(wrapper: Layer, layer: Layer) -> None:
 
 
 def build_for_call(layer: Layer, args: tuple, kwargs: dict) -> None:
-    """Builds a layer by the shapes of a call, as the call itself would.
+    """Builds a layer from the shapes of a call, as the call itself would.
 
-    One without a `build` of its own is called: when it is loaded Keras takes
-    it for built, though nothing within it is.
+    A layer without its own `build` is called: after loading, Keras considers
+    it built although its sublayers are not.
     """
     if not builds_itself(layer):
         layer.built = False
@@ -95,15 +95,15 @@ def build_for_call(layer: Layer, args: tuple, kwargs: dict) -> None:
     )
 
 
-# Marks a `build` that Keras need not call with the shapes of every argument.
+# Marks a `build` that does not need the shapes of every argument.
 default = python_utils.default
 
 
 def build_by_shapes(model: Model, input_shape: typing.Any) -> None:
-    """Builds the layers of a model as a call on such inputs would.
+    """Builds the layers of a model as a call on inputs of this shape would.
 
-    Keras' own `Model.build` marks a subclassed model as built and leaves its
-    layers to the first call, which may be in a step that is being traced.
+    Keras' own `Model.build` marks a subclassed model as built but leaves its
+    layers unbuilt until the first call, which may be in a traced step.
     """
 
     def symbolic(shape):
@@ -114,13 +114,13 @@ def build_by_shapes(model: Model, input_shape: typing.Any) -> None:
 
 
 def is_deferred(variable: Variable) -> bool:
-    """Whether a variable waits for its first value (stateless building)."""
+    """Whether a variable has no value yet (stateless building)."""
     return variable._value is None
 
 
 @contextlib.contextmanager
 def eager_scope() -> Iterator[None]:
-    """Leaves a graph that is being traced, so that values can be read."""
+    """Leaves the graph that is being traced, so that values can be read."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -136,7 +136,7 @@ def eager_scope() -> Iterator[None]:
 
 
 def first_value(variable: Variable) -> Array:
-    """The current or, where it is deferred, the coming value as an array."""
+    """A variable's value as an array; if it is deferred, its initial value."""
     with eager_scope():
         if is_deferred(variable):
             make = variable._initializer
@@ -147,11 +147,11 @@ def first_value(variable: Variable) -> Array:
 
 
 def set_first_value(variable: Variable, value: Array) -> None:
-    """Gives a variable its first value during a lazy build.
+    """Sets the value of a variable during a lazy build.
 
-    An `assign` there would become an operation of the traced graph and be
-    lost; so a deferred variable gets another initializer and a living one is
-    assigned outside the graph.
+    An `assign` would become an operation of the traced graph and be lost. So a
+    deferred variable gets another initializer, and any other is assigned
+    outside the graph.
     """
     if is_deferred(variable):
         variable._initializer = lambda shape, dtype=None: ops.convert_to_tensor(
@@ -164,7 +164,7 @@ def set_first_value(variable: Variable, value: Array) -> None:
 
 @contextlib.contextmanager
 def unlocked(layer: Layer) -> Iterator[None]:
-    """Lets a built layer get another weight."""
+    """Context in which a built layer can add weights."""
     layer._tracker.unlock()
     try:
         yield
@@ -173,12 +173,12 @@ def unlocked(layer: Layer) -> Iterator[None]:
 
 
 def sublayers(layer: Layer) -> list[Layer]:
-    """A layer and all layers within it, outermost first."""
+    """A layer and all its sublayers, recursively, outermost first."""
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def inner_layers(layer: Layer) -> list[Layer]:
-    """The layers directly within a layer."""
+    """The direct sublayers of a layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
@@ -192,9 +192,9 @@ def quantized_by(model: Model, filters: typing.Any) -> list[Layer]:
 
 
 def stored_weight(layer: Layer, name: str) -> Variable:
-    """The variable behind a weight that quantization packs or LoRA adds to.
+    """The variable of a weight, also if the layer is quantized or has LoRA.
 
-    Keras then gives `layer.kernel` as a tensor.
+    Then `layer.kernel` is a tensor in Keras.
     """
     value = getattr(layer, name)
     if isinstance(value, keras.Variable):
@@ -204,14 +204,14 @@ def stored_weight(layer: Layer, name: str) -> Variable:
 
 
 def own_trained(layer: Layer) -> list[Variable]:
-    """Weights of a layer, not of those within, that it trains if not frozen."""
+    """A layer's own trainable weights, also if they are frozen."""
     return list(layer._trainable_variables)
 
 
 def variables_by_name(layer: Layer) -> dict[tuple[str, int], Variable]:
-    """Variables of a layer without those of layers within, by their names.
+    """A layer's own variables by name, without those of sublayers.
 
-    Names of which there are several are numbered; seeds come last.
+    Equal names are numbered; seeds come last.
     """
     variables = list(layer._trainable_variables)
     variables += layer._non_trainable_variables
@@ -224,11 +224,11 @@ def variables_by_name(layer: Layer) -> dict[tuple[str, int], Variable]:
 
 
 def inner_names(layer: Layer) -> list[tuple[Layer, str]]:
-    """Pairs of each layer directly within, and a name that is always its own.
+    """Pairs of each direct sublayer and a name that is always the same.
 
-    Those of a model are saved with it. A layer that makes others in its
-    constructor gives them names with numbers that Keras counts through a
-    session (`dense_17`); here they count the layers within (`dense_1`).
+    The layer names of a model are saved with it. But if a layer makes
+    sublayers in its constructor, Keras numbers their names through the session
+    (`dense_17`); here the number counts the sublayers (`dense_1`).
     """
     children = list(layer._layers)
     if isinstance(layer, (Functional, keras.Sequential)):
@@ -250,16 +250,16 @@ def _has_adapted_state(layer):
 
 
 def adapted_layers(layer: Layer) -> list[Layer]:
-    """Layers within, itself included, that `adapt` may have given a state.
+    """The layer and its sublayers that may have a state set by `adapt`.
 
-    Normalization, TextVectorization, StringLookup and the like hold it beside
-    their weights.
+    Normalization, TextVectorization, StringLookup and similar layers hold it
+    in addition to their weights.
     """
     return [part for part in sublayers(layer) if _has_adapted_state(part)]
 
 
 def copy_own_adapted_state(layer: Layer, copy: Layer) -> None:
-    """Takes over what `adapt` or a vocabulary gave to a preprocessing layer."""
+    """Copies a preprocessing layer's state, set by `adapt` or a vocabulary."""
     if not _has_adapted_state(layer):
         return
     stored: dict[str, Tensor] = {}
@@ -273,15 +273,15 @@ def copy_own_adapted_state(layer: Layer, copy: Layer) -> None:
 
 
 def builds_itself(layer: Layer) -> bool:
-    """Whether a layer has a `build` of its own, not only a `call`."""
+    """Whether a layer defines its own `build`, not only a `call`."""
     return not python_utils.is_default(type(layer).build)
 
 
 def build_as_called(copy: Layer, layer: Layer) -> bool:
-    """Builds a copy as the layer was by its first call in a graph.
+    """Builds a copy as the layer was built by its first call in a graph.
 
     Returns:
-        Whether there is such a call.
+        Boolean, whether there is such a call.
     """
     if not layer._inbound_nodes:
         return False
@@ -293,16 +293,17 @@ def build_as_called(copy: Layer, layer: Layer) -> bool:
 
 @contextlib.contextmanager
 def trusting() -> Iterator[None]:
-    """Lets objects be rebuilt that hold Python code, such as `Lambda`.
+    """Context in which objects with Python code, such as `Lambda`, load.
 
-    Keras refuses them, as their code may come from a file; here it does not.
+    Keras refuses them because their code may come from a file; here it does
+    not.
     """
     with serialization_lib.SafeModeScope(safe_mode=False):
         yield
 
 
 def own_variables(layer: Layer) -> dict[str, Variable]:
-    """The weights of a layer without those within, by attribute or name."""
+    """A layer's own weights, not those of sublayers, by attribute or name."""
     names: dict[int, str] = {}
     for name, value in sorted(vars(layer).items()):
         if isinstance(value, keras.Variable):
@@ -316,22 +317,22 @@ def own_variables(layer: Layer) -> dict[str, Variable]:
 
 
 def set_trainable(layer: Layer, trainable: bool) -> None:
-    """Sets the flag of a layer alone, not of what is within.
+    """Sets the flag of a layer only, not of its sublayers.
 
-    The public setter sets those too, but on TensorFlow does nothing at all
-    where the flag of the layer has that value already.
+    The public setter sets those too, but on TensorFlow it does nothing if the
+    layer's flag already has this value.
     """
     layer._trainable = trainable
 
 
 def created_trainable(layer: Layer) -> list[tuple[str, Variable]]:
-    """Names and weights of a layer that are trained unless frozen."""
+    """Names and values of a layer's trainable weights, also if frozen."""
     trained = {id(v) for v in layer._trainable_variables}
     return [(n, v) for n, v in own_variables(layer).items() if id(v) in trained]
 
 
 def name_beside(variable: Variable, other: Variable) -> None:
-    """Gives a variable a path in the layer of another."""
+    """Gives a variable a path in the layer of another variable."""
     above = other.path.rpartition("/")[0]
     variable._path = f"{above}/{variable.name}" if above else variable.name
 
@@ -342,10 +343,10 @@ def same_shape(slot: typing.Any, variable: Variable) -> bool:
 
 
 def build_from_batch(model: Model, x: typing.Any) -> None:
-    """Builds a lazily built model by the shapes of a batch, outside the graph.
+    """Builds a lazy model from the shapes of a batch, outside the graph.
 
-    Variables that are made while a step is traced have no value yet that a
-    mask could be made from.
+    A mask needs a kernel's value, but variables that are made while a step is
+    traced have none yet.
     """
 
     def symbolic(tensor):
@@ -356,7 +357,7 @@ def build_from_batch(model: Model, x: typing.Any) -> None:
 
 
 def seed_states(model: Model) -> list[Variable]:
-    """State variables of all seed generators, which Keras saves nowhere."""
+    """State variables of all seed generators, which Keras does not save."""
     held = {id(v) for v in model.variables}
     states = []
     for layer in sublayers(model):
@@ -369,7 +370,7 @@ def seed_states(model: Model) -> list[Variable]:
 
 @contextlib.contextmanager
 def momentum(layers: list, value: float) -> Iterator[None]:
-    """Another momentum of batch-normalization layers, for a while."""
+    """Context in which batch-normalization layers have another momentum."""
     kept = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = value

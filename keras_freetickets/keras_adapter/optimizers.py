@@ -11,7 +11,7 @@ from keras_freetickets.types import Variable
 
 
 def _plain_optimizers(optimizer):
-    """The optimizers that hold slots, inside those that scale or share out."""
+    """The optimizers that hold slots, inside wrappers of optimizers."""
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
         return _plain_optimizers(inner)
@@ -21,12 +21,12 @@ def _plain_optimizers(optimizer):
     return [plain for one in several for plain in _plain_optimizers(one)]
 
 
-# Gradients that Keras sums over micro-batches; they stay dense on purpose.
+# `_accumulated_gradients` are sums over micro-batches; they must stay dense.
 _NOT_SLOTS = {"_trainable_variables", "_accumulated_gradients"}
 
 
 def _slot_lists(optimizer):
-    """Lists of variables that run parallel to the trainable variables."""
+    """Lists of variables that are parallel to the trainable variables."""
     count = len(optimizer._trainable_variables)
     for name, value in sorted(vars(optimizer).items()):
         if name in _NOT_SLOTS or not isinstance(value, list):
@@ -36,7 +36,7 @@ def _slot_lists(optimizer):
 
 
 def _slot_initial_value(optimizer, list_name):
-    """The first value of the slots of a list: 0 but for Adagrad and Ftrl."""
+    """The initial value of slots: 0, except for Adagrad and Ftrl."""
     if list_name == "_accumulators":
         return getattr(optimizer, "initial_accumulator_value", 0.0)
     return 0.0
@@ -45,7 +45,7 @@ def _slot_initial_value(optimizer, list_name):
 def optimizer_slots(
     optimizer: Optimizer, variables: Sequence[Variable]
 ) -> list[list[tuple]]:
-    """Finds the optimizer's slots of the shape of each variable.
+    """Finds the optimizer's slots that have the shape of each variable.
 
     Slot names cannot be relied on, but every Keras optimizer keeps its slots
     in lists parallel to `_trainable_variables`.
@@ -71,11 +71,11 @@ def optimizer_slots(
 
 
 def takes_gradient_as_value(variable: Variable) -> bool:
-    """Whether an optimizer assigns a "gradient" as it is: scales of float8."""
+    """Whether an optimizer assigns the gradient as value (float8 scales)."""
     return getattr(variable, "overwrite_with_gradient", False)
 
 
-# A weight that is 0 and whose slots are as they began stays so at gradient 0.
+# With a zero gradient, these keep a weight 0 if its slots are initial.
 _KEEP_ZEROS = {
     getattr(keras.optimizers, name)
     for name in (
@@ -95,10 +95,10 @@ _KEEP_ZEROS = {
 
 
 def keeps_zeros(optimizer: Optimizer, variable: Variable) -> bool:
-    """Whether a step leaves alone the entries of zero gradient that are 0.
+    """Whether a step keeps entries 0 if they are 0 and have zero gradients.
 
-    Others, such as Muon, which mixes entries, are cleared after each step; so
-    are custom optimizers.
+    After steps of other optimizers, such as Muon, which mixes entries, and of
+    custom ones, kernels are cleared.
     """
     if variable.constraint is not None:
         return False
@@ -106,7 +106,7 @@ def keeps_zeros(optimizer: Optimizer, variable: Variable) -> bool:
 
 
 def _accumulating(optimizer):
-    """The optimizers within that sum gradients over micro-batches."""
+    """The inner optimizers that sum gradients over micro-batches."""
     return [
         plain
         for plain in _plain_optimizers(optimizer)
@@ -115,18 +115,18 @@ def _accumulating(optimizer):
 
 
 def accumulation_steps(optimizer: Optimizer) -> int | None:
-    """Micro-batches in an update of an optimizer, `None` if each is one."""
+    """Micro-batches per optimizer update; `None` without accumulation."""
     steps = [o.gradient_accumulation_steps for o in _accumulating(optimizer)]
     return max(steps, default=None)
 
 
 def accumulators(optimizer: Optimizer, variables: Sequence[Variable]) -> tuple:
-    """What an optimizer sums gradients in, over several micro-batches.
+    """The variables in which an optimizer accumulates gradients.
 
     Returns:
-        Tuple of their number in an update (`None` if each makes one), the
-        variable that counts micro-batches, and a variable of dense sums for
-        each of `variables`.
+        Tuple of the number of micro-batches per update (`None` without
+        accumulation), the variable that counts micro-batches, and a variable
+        with the dense sum for each of `variables`.
     """
     accumulating = _accumulating(optimizer)
     if not accumulating:
@@ -143,7 +143,7 @@ def accumulators(optimizer: Optimizer, variables: Sequence[Variable]) -> tuple:
     if unknown:
         raise ValueError(
             "The optimizer must know all trainable variables: compile the "
-            "model again after layers were frozen or thawed. "
+            "model again after freezing or unfreezing layers. "
             f"Received: variables {unknown} that it does not know"
         )
     sums = [plain._accumulated_gradients[places[id(v)]] for v in variables]
@@ -151,7 +151,7 @@ def accumulators(optimizer: Optimizer, variables: Sequence[Variable]) -> tuple:
 
 
 def shared_counters(optimizer: Optimizer) -> list[Variable]:
-    """The variables of an optimizer that its members' steps change alike."""
+    """The counters and learning rates, which all members' steps share."""
     return [
         variable
         for plain in _plain_optimizers(optimizer)
@@ -161,14 +161,14 @@ def shared_counters(optimizer: Optimizer) -> list[Variable]:
 
 
 def learning_rate_schedule(optimizer: Optimizer) -> typing.Any:
-    """The schedule of an optimizer's rate; `None` if the rate is a number."""
+    """The learning rate schedule of an optimizer; `None` for a number."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(inner, "_learning_rate", None)
     return rate if callable(rate) else None
 
 
 def loss_scale(optimizer: Optimizer) -> typing.Any:
-    """The factor on the loss and so on the gradients, or `None`."""
+    """The factor of the loss, and therefore of the gradients, or `None`."""
     scale = getattr(optimizer, "dynamic_scale", None)
     if scale is not None:
         return scale

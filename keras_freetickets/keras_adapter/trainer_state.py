@@ -21,15 +21,15 @@ from keras_freetickets.types import Variable
 
 
 def set_direction(metric: typing.Any, direction: str) -> None:
-    """Tells callbacks in mode "auto" whether "up" or "down" is better."""
+    """Sets the direction that callbacks in mode "auto" read: "up" or "down"."""
     metric._direction = direction
 
 
 def reset_train_function(model: Model) -> None:
-    """Forgets the traced step, which Keras keeps from one `fit` to the next.
+    """Discards the traced step, which Keras keeps from one `fit` to the next.
 
-    A new one takes its place, not traced yet, as a running `fit` asks for
-    none between epochs.
+    A new, untraced step replaces it, because a running `fit` does not make one
+    between epochs.
     """
     if model.train_function is not None:
         model.make_train_function(force=True)
@@ -37,11 +37,11 @@ def reset_train_function(model: Model) -> None:
 
 @contextlib.contextmanager
 def own_step(model: Model, name: str) -> Iterator[None]:
-    """Lets Keras compile a step that equals no other.
+    """Context in which Keras compiles a step that differs from all others.
 
-    JAX keeps what it traced by the function's hash, and all bound methods
-    `model.train_step` are equal: as long as one train function lives, another
-    would run its trace, whatever is attached to the model by then.
+    JAX caches traces by the function's hash, and all bound methods
+    `model.train_step` are equal. While one train function exists, another
+    would reuse its trace, even if a different method is attached by then.
 
     Args:
         model: A Keras model.
@@ -56,24 +56,24 @@ def own_step(model: Model, name: str) -> Iterator[None]:
 
 
 def print_message(message: str) -> None:
-    """Prints a line where Keras prints its progress, or logs it there."""
+    """Prints or logs a line where Keras shows its progress."""
     io_utils.print_msg(message)
 
 
 def compilation(model: Model) -> typing.Any:
-    """An object that stands for the last `compile` of a model, or `None`."""
+    """An object that identifies the last `compile` of a model, or `None`."""
     return getattr(model, "_compile_config", None)
 
 
 def updated_metrics(
     model: Model, values: Sequence[Tensor], loss: typing.Any, batch: tuple
 ) -> tuple:
-    """Logs and new values of the metrics' variables, on JAX."""
+    """Logs, and new values of the metrics' variables, on JAX."""
     return model._update_metrics_variables(values, loss, *batch)
 
 
 def _draw_masks(callbacks):
-    """Lets TensorBoard draw boolean weights, on which it would fail."""
+    """Lets TensorBoard draw boolean weights, which it does not support."""
     for callback in tree.flatten(callbacks):
         draws = getattr(callback, "write_images", False)
         if draws and isinstance(callback, keras.callbacks.TensorBoard):
@@ -90,14 +90,14 @@ def _draw(draw, weight, name, epoch):
 
 
 class KeepsState(KerasMixin):
-    """A model whose weights outlive an exception in JAX's trainer.
+    """A model whose weights survive an exception in JAX's trainer.
 
-    It takes the values out of all variables before the first batch of an
-    epoch and can give them back (`synchronize`) only after that batch: should
-    the batch fail, every weight and mask would be lost. `evaluate` and
-    `predict` do not even try. (Keras' `fit` does.)
+    JAX's trainer takes the values out of all variables before the first batch
+    of an epoch, and can restore them (`synchronize`) only after that batch. If
+    the batch failed, every weight and mask would be lost. Keras' `fit` tries
+    to restore them; its `evaluate` and `predict` do not.
 
-    Its masks are weights, of which TensorBoard makes pictures in `fit`.
+    The class also lets TensorBoard draw masks, which are boolean weights.
     """
 
     def fit(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
@@ -133,11 +133,11 @@ _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 class CompilesAnywhere(KerasMixin):
-    """A model whose file tells every backend how to compile it.
+    """A model whose compiled file loads on every backend.
 
-    On PyTorch `keras.optimizers.SGD(...)` is an object of a class of that
-    backend, by whose name Keras saves it: elsewhere its `.keras` file cannot
-    be loaded.
+    On PyTorch `keras.optimizers.SGD(...)` has a class of that backend, and
+    Keras saves the name of this class, so the `.keras` file would not load on
+    other backends.
     """
 
     def get_compile_config(self) -> typing.Any:
@@ -145,7 +145,7 @@ class CompilesAnywhere(KerasMixin):
 
 
 def _of_any_backend(config):
-    """A config in which optimizers go by their public names."""
+    """A config with the public names of optimizers."""
     if isinstance(config, (list, tuple)):
         return type(config)(_of_any_backend(value) for value in config)
     if not isinstance(config, dict):
@@ -158,10 +158,10 @@ def _of_any_backend(config):
 
 
 class PacksState(KeepsState):
-    """A model that hands JAX's steps its state in a form of its own.
+    """A model that passes its state to JAX's steps in a form of its own.
 
-    `pack(name, values)` and `unpack(name, values)` turn one part of the state
-    of steps that train or test into it and back.
+    `pack(name, values)` converts one part of the state for training and test
+    steps, and `unpack(name, values)` converts it back.
     """
 
     def _get_jax_state(self, purge_model_variables=False, **wanted):
@@ -169,7 +169,7 @@ class PacksState(KeepsState):
             purge_model_variables=purge_model_variables, **wanted
         )
         if not wanted.get("metrics_variables"):
-            return state  # of a step that predicts
+            return state  # for a prediction step
         names = [name for name in STATE if wanted.get(name)]
         packed = {n: self.pack(n, v) for n, v in zip(names, state, strict=True)}
         if purge_model_variables:
@@ -196,13 +196,13 @@ STATE = (
 
 
 def synchronize(model: Model) -> None:
-    """Gives variables their values back, which JAX's trainer keeps in `fit`."""
+    """Writes values that JAX's trainer holds in `fit` back to variables."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
 
 class BuildsMembers(KerasMixin):
-    """A model whose members are built, metrics included, before a step is.
+    """A model that builds its members and their metrics before a step.
 
     JAX's trainer reads all variables before it traces the first step.
     """
@@ -245,7 +245,7 @@ def compute_loss(
 
 
 def compiled_as(model: Model, loss: typing.Any) -> typing.Any:
-    """What Keras would have made of another loss in the same `compile`."""
+    """The compiled loss that Keras would make of another loss."""
     own = model._compile_loss
     return type(own)(
         loss, own._user_loss_weights, output_names=own.output_names
@@ -253,22 +253,22 @@ def compiled_as(model: Model, loss: typing.Any) -> typing.Any:
 
 
 def compiled_loss(model: Model) -> typing.Any:
-    """What Keras made of the loss that was given to `compile`."""
+    """The compiled loss that Keras made of the loss given to `compile`."""
     return model._compile_loss
 
 
 def penalties(model: Model) -> Tensor:
-    """The sum of a model's losses besides the compiled one."""
+    """The sum of a model's additional losses (regularization, `add_loss`)."""
     return sum(model._aggregate_additional_loss(one) for one in model.losses)
 
 
 def track_loss(model: Model, loss: Tensor, batch_size: Tensor) -> None:
-    """Feeds the mean loss that the progress bar shows."""
+    """Updates the mean loss that the progress bar shows."""
     model._loss_tracker.update_state(loss, sample_weight=batch_size)
 
 
 def call_model(model: Model, x: typing.Any) -> typing.Any:
-    """Calls a model in training mode where its `call` knows the mode."""
+    """Calls a model, in training mode if its `call` has that argument."""
     if model._call_has_training_arg:
         return model(x, training=True)
     return model(x)
@@ -287,16 +287,16 @@ def improvement_of(model: Model, monitor: str, mode: str | None) -> Callable:
     except ValueError as error:
         raise ValueError(
             "`mode` must be 'min' or 'max' for a log that is not a metric with "
-            f"a direction of its own. Received: mode={mode!r}, "
+            f"a known direction. Received: mode={mode!r}, "
             f"monitor={monitor!r}"
         ) from error
     return callback._is_improvement
 
 
 def begin_at_epoch(model: Model, epoch: int | None) -> None:
-    """Lets the running `fit` begin at an epoch, as BackupAndRestore does.
+    """Lets the running `fit` start at an epoch, as BackupAndRestore does.
 
-    Keras keeps the number for the next `fit`, unless it is set to `None`.
+    Keras keeps the number for the next `fit` unless it is reset to `None`.
     """
     model._initial_epoch = epoch
 
@@ -304,7 +304,7 @@ def begin_at_epoch(model: Model, epoch: int | None) -> None:
 def updated_by_call(
     model: Model, x: typing.Any, variables: Sequence[Variable]
 ) -> list[Tensor]:
-    """Values that a call in training mode gives variables; none is changed."""
+    """Values that a call in training mode would assign to variables."""
     others = model.non_trainable_variables
     place = {id(v): i for i, v in enumerate(others)}
     _, values = model.stateless_call(

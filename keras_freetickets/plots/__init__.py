@@ -1,4 +1,4 @@
-"""Pictures of runs and of models. Needs matplotlib: the extra `plots`."""
+"""Plots of runs and models. They need matplotlib: the extra `plots`."""
 
 from keras_freetickets.plots.costs import scores_against_cost
 from keras_freetickets.plots.members import matrices

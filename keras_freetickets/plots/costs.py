@@ -1,4 +1,4 @@
-"""Pictures of what scores cost."""
+"""Plots of scores against their cost."""
 
 from typing import Any
 
@@ -15,20 +15,20 @@ def scores_against_cost(
     path: PathLike | None = None,
     label: str = "cost",
 ) -> Any:
-    """Draws scores against a cost, a panel for each, with what none beats.
+    """Draws scores against a cost, one panel per score, with Pareto fronts.
 
-    The line joins the methods that no other one beats in both score and
-    cost (the Pareto front). Bars are standard deviations, none where the
-    deviation is 0.
+    A line joins the methods that no other method beats in both score and cost
+    (the Pareto front). Error bars are standard deviations; a deviation of 0
+    has no bar.
 
     Args:
         scores: Dict from a method's name to a dict from a score's name to
             `(mean, standard deviation)`.
-        costs: Dict from a method's name to its cost, a positive float; drawn
-            to the base of two.
+        costs: Dict from a method's name to its cost, a positive float, drawn
+            on a logarithmic axis with base 2.
         better: Dict from a score's name to `"max"` or `"min"`.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
-        label: What the cost is.
+        path: File to write, for example `"picture.png"`. `None` for no file.
+        label: Label of the cost axis.
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
@@ -89,7 +89,7 @@ def _check_directions(better):
 
 
 def _points(axes, values, costs):
-    """A dot with its error bar for each method."""
+    """Draws a dot with an error bar for each method."""
     for method, (mean, deviation) in values.items():
         first = method == next(iter(values))
         axes.errorbar(
@@ -102,14 +102,14 @@ def _points(axes, values, costs):
         )
 
 
-# Where a name may stand, in points from its dot, and on which side of it.
+# Possible places of a name: offset from its dot in points, and alignment.
 _PLACES = [(6, 4, "left"), (6, -12, "left"), (-6, 4, "right")]
 _PLACES += [(-6, -12, "right"), (6, 14, "left"), (-6, 14, "right")]
 
 
 def _name_points(axes, means, costs):
-    """Writes each method's name where it covers no other, nor a dot."""
-    axes.get_xlim(), axes.get_ylim()  # which scales the axes, if that is due
+    """Writes each method's name where it overlaps no other name or dot."""
+    axes.get_xlim(), axes.get_ylim()  # scales the axes if necessary
     points = 72 / axes.figure.dpi
     dots = {
         method: points * axes.transData.transform((costs[method], mean))
@@ -136,7 +136,7 @@ def _name_points(axes, means, costs):
 
 
 def _text_box(text, x, y, place):
-    """Left, lower, right and upper end of a text of size 8, roughly."""
+    """Approximate left, lower, right and upper edge of a text of size 8."""
     dx, dy, side = place
     width = 4.6 * len(text)
     left = x + dx - (width if side == "right" else 0)
@@ -155,12 +155,12 @@ def _overlap(one, other):
 def pareto_front(
     values: dict[str, float], costs: dict[str, float], direction: str
 ) -> list[str]:
-    """The methods that no other one beats in both value and cost.
+    """The methods that no other method beats in both value and cost.
 
     Args:
         values: Dict from a method's name to a float.
-        costs: Dict from a method's name to a float; less is better.
-        direction: `"max"` or `"min"`, which values are better.
+        costs: Dict from a method's name to a float; lower is better.
+        direction: `"max"` if higher values are better, or `"min"`.
 
     Returns:
         List of names, the cheapest first.

@@ -1,4 +1,4 @@
-"""Figures of matplotlib, which is imported when one is drawn."""
+"""Figures of matplotlib, which is imported when a figure is drawn."""
 
 import functools
 import io
@@ -8,14 +8,14 @@ from keras_freetickets.files import atomic_path
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import PathLike
 
-# Dots an inch, of files and in notebooks: of a screen of twice the usual 100.
+# Dots per inch, in files and notebooks: twice the usual 100, for sharp screens.
 _DPI = 200
 
 
 @functools.cache
 def _shown_in_notebooks(figure_class: type) -> type:
     class Picture(figure_class):
-        """A figure that a notebook shows, also where pyplot is not imported."""
+        """A figure that notebooks show, even if pyplot is not imported."""
 
         def _repr_png_(self):
             data = io.BytesIO()
@@ -27,7 +27,7 @@ def _shown_in_notebooks(figure_class: type) -> type:
 
 
 def new(**kwargs: Any) -> Any:
-    """A figure that needs no screen."""
+    """Makes a figure that does not need a display."""
     agg = import_optional("matplotlib.backends.backend_agg")
     pictures = import_optional("matplotlib.figure")
     picture_class = _shown_in_notebooks(pictures.Figure)
@@ -37,7 +37,7 @@ def new(**kwargs: Any) -> Any:
 
 
 def save(figure: Any, path: PathLike | None) -> Any:
-    """Writes a picture, whole or not at all, if there is a path for it."""
+    """Writes a figure atomically if `path` is not `None`; returns it."""
     if path is not None:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=_DPI)
@@ -45,7 +45,7 @@ def save(figure: Any, path: PathLike | None) -> Any:
 
 
 def colors(count: int) -> Any:
-    """A map of so many colours, one a class."""
+    """A color map with one color for each class."""
     import matplotlib
 
     name = "tab10" if count <= 10 else "turbo"

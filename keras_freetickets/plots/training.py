@@ -1,4 +1,4 @@
-"""Pictures of a training run and of what it leaves."""
+"""Plots of a training run and of its result."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,24 +19,23 @@ def learning_curve(
     """Draws metrics by epoch, with the phases of the run marked.
 
     Args:
-        history: Dict from the name of a log to its values, one an epoch, or
-            what `fit` returns.
-        phases: List of records with `name`, `start_epoch` and
-            `stop_epoch`, as
-            `EDST.phases`; none by default.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
-        metrics: Names of logs, a panel each; `val_` + name is drawn as well
-            if there. `None` for accuracy and loss, if there.
-        reference: Another history, e.g. the dense network's, of which the
-            validation values are drawn for comparison.
+        history: Dict from the name of a log to its values, one per epoch, or
+            the result of `fit`.
+        phases: List of phases with `name`, `index`, `start_epoch` and
+            `stop_epoch`, such as `EDST.phases`. None by default.
+        path: File to write, for example `"picture.png"`. `None` for no file.
+        metrics: Names of logs, one panel each; `val_` + name is also drawn if
+            it exists. `None` for accuracy and loss, if they exist.
+        reference: Another history, for example that of the dense network,
+            whose validation values are drawn for comparison.
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If the history is not a dict, or has no log of a name in
-            `metrics`.
+        ValueError: If the history is not a dict, or a log in `metrics` does
+            not exist.
 
     Example:
 
@@ -66,14 +65,14 @@ def learning_curve(
 
 
 def _logs(history):
-    """The dict of logs, of what `fit` returns too; empty for `None`."""
+    """The dict of logs of a history or a dict; empty for `None`."""
     logs = getattr(history, "history", history)
     if logs is None:
         return {}
     if not isinstance(logs, dict):
         raise ValueError(
             "`history` must be a dict from the name of a log to its values, "
-            "or what `fit` returns. "
+            "or the result of `fit`. "
             f"Received: history of type {type(logs).__name__}"
         )
     return logs
@@ -85,7 +84,7 @@ def _shown_metrics(history, metrics):
     missing = [name for name in metrics if name not in history]
     if missing or not metrics:
         raise ValueError(
-            "`metrics` must name one log or more of `history`, which has "
+            "`metrics` must name at least one log of `history`, which has "
             f"{sorted(history)}. Received: metrics={metrics}"
         )
     return metrics
@@ -121,8 +120,8 @@ def density_per_layer(rows: Sequence[Any], path: PathLike | None = None) -> Any:
     """Draws the share of active weights of each masked kernel.
 
     Args:
-        rows: What `sparsity_summary` returns.
-        path: The picture to write, e.g. `"picture.png"`; `None` for none.
+        rows: The result of `sparsity_summary`.
+        path: File to write, for example `"picture.png"`. `None` for no file.
 
     Returns:
         The matplotlib `Figure`, which a notebook shows.
@@ -140,8 +139,8 @@ def density_per_layer(rows: Sequence[Any], path: PathLike | None = None) -> Any:
     rows = [row for row in rows if row.shape]
     if not rows:
         raise ValueError(
-            "`rows` must be those of a sparse model, as `sparsity_summary` "
-            "returns them. Received: no row of a masked kernel"
+            "`rows` must be the result of `sparsity_summary` for a sparse "
+            "model. Received: no row of a masked kernel"
         )
     figure = figures.new(figsize=(7, 1 + 0.3 * len(rows)))
     axes = figure.add_subplot()

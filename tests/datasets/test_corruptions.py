@@ -220,7 +220,7 @@ def test_standardized_images_without_their_statistics():
         ({"severity": 1.0}, "`severity` must be an integer from 1 to 5"),
         ({"severity": True}, "`severity` must be an integer from 1 to 5"),
         ({"seed": -1}, "`seed` must be a non-negative integer"),
-        ({"images": GREY / 255}, "`images` must be of uint8"),
+        ({"images": GREY / 255}, "`images` must have the dtype uint8"),
         ({"images": GREY[:, :8, :8]}, "size of 16 or more"),
         ({"images": GREY[:, :20]}, "must have the shape"),
         ({"images": GREY[0]}, "must have the shape"),

@@ -231,9 +231,9 @@ def test_bad_arguments_are_refused(data_dir, kwargs, message):
 
 
 def test_unknown_and_unprepared_sets_are_refused(data_dir):
-    with pytest.raises(ValueError, match="`name` must be a set of"):
+    with pytest.raises(ValueError, match="`name` must be a dataset of"):
         datasets.load("no_such_set", data_dir=data_dir)
-    with pytest.raises(ValueError, match="`name` must be a set of"):
+    with pytest.raises(ValueError, match="`name` must be a dataset of"):
         datasets.load(5, data_dir=data_dir)
     with pytest.raises(ValueError, match="not prepared in `data_dir`"):
         datasets.load("cifar10", data_dir=data_dir)

@@ -39,7 +39,7 @@ def test_curve_of_what_fit_returns():
     assert axes.get_ylabel() == "mae"
     with pytest.raises(ValueError, match=r"`metrics` .* \['loss', 'mae'\]"):
         plots.learning_curve(history, metrics=["mae", "auc"])
-    with pytest.raises(ValueError, match="`metrics` must name one"):
+    with pytest.raises(ValueError, match="`metrics` must name at least one"):
         plots.learning_curve({"mae": [1.0]})
     with pytest.raises(
         ValueError, match=r"`history` must be a dict .* ndarray"
@@ -52,7 +52,7 @@ def test_density_per_layer(tmp_path):
     figure = plots.density_per_layer([row], tmp_path / "d.png")
     assert is_picture(tmp_path / "d.png")
     assert figure.axes[0].patches[0].get_width() == 0.25
-    with pytest.raises(ValueError, match="`rows` must be those of a sparse"):
+    with pytest.raises(ValueError, match="`rows` must be the result of"):
         plots.density_per_layer([])
 
 
