@@ -109,7 +109,7 @@ def test_a_sure_model_shields_its_gradient_but_for_logits():
         ({"mean": 0.5}, "`mean` and `std` must be given together"),
         ({"y": [2]}, r"`y` must hold integers in \[0, 2\)"),
         ({"y": [0, 1]}, "`x` and `y` must have the same number"),
-        ({"x": GREY[:0], "y": []}, "one or more"),
+        ({"x": GREY[:0], "y": []}, "at least one"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )

@@ -132,7 +132,7 @@ class TicketCollector(keras.callbacks.Callback):
         if found < wanted:
             warnings.warn(
                 f"Training ended before all {wanted} tickets were saved: "
-                f"'{self.directory}' has {found}.",
+                f"'{self.directory}' holds {found}.",
                 stacklevel=3,
             )
 

@@ -1,4 +1,4 @@
-"""How a global sparsity is spread over the layers."""
+"""Distributions of a global sparsity over the layers."""
 
 import math
 import typing
@@ -42,7 +42,7 @@ def _solve(
     raw: list[float],
     custom: Mapping[int, float],
 ) -> list[float]:
-    """Densities proportional to `raw`, those above 1 capped, sum conserved."""
+    """Densities proportional to `raw`, capped at 1, with the same total."""
     density = 1.0 - sparsity
     sizes = [math.prod(shape) for shape in shapes]
     dense: set[int] = set()
@@ -52,9 +52,9 @@ def _solve(
         ]
         if not opened:
             break
-        # What the open layers may keep: their own share less what the layers
-        # that are dense take beyond theirs. It stays positive, as a layer is
-        # only made dense if its share exceeded its size.
+        # The budget of the open layers: their own share, minus what dense
+        # layers take beyond theirs. It stays positive, because a layer becomes
+        # dense only if its share exceeded its size.
         budget = sum(sizes[i] for i in opened) * density
         budget -= sum(sizes[i] for i in dense) * sparsity
         scale = budget / sum(raw[i] * sizes[i] for i in opened)
@@ -78,15 +78,15 @@ def uniform(
     Args:
         shapes: List of kernel shapes.
         sparsity: Float in [0, 1).
-        custom: Dict from a position in `shapes` to a density in (0, 1] that
-            is given; such kernels do not count towards `sparsity`.
+        custom: Dict from an index in `shapes` to a fixed density in (0, 1];
+            these kernels do not count towards `sparsity`.
 
     Returns:
         List of densities.
 
     Raises:
-        ValueError: If `sparsity` lies outside [0, 1), or `shapes` or `custom`
-            is not as above.
+        ValueError: If `sparsity` is outside [0, 1), or `shapes` or `custom`
+            is not as described.
 
     Example:
 
@@ -108,12 +108,13 @@ def erdos_renyi(
 ) -> list[float]:
     """Densities proportional to (n_in + n_out) / (n_in * n_out).
 
-    Of a convolution kernel only the last two dimensions count. Kernels that
-    would exceed density 1 become dense and the others make up for it.
+    Only the last two dimensions of a convolution kernel count. Kernels that
+    would exceed density 1 become dense, and the others become sparser to keep
+    the total.
 
     Args:
-        shapes: List of kernel shapes, input and output dimensions last.
-        sparsity: Float in [0, 1), over all kernels together.
+        shapes: List of kernel shapes, with input and output dimensions last.
+        sparsity: Float in [0, 1), of all kernels together.
         custom: As for `uniform`.
 
     Returns:
@@ -144,8 +145,8 @@ def erdos_renyi_kernel(
 ) -> list[float]:
     """Densities proportional to sum(shape) / prod(shape), over all dimensions.
 
-    The rule is the same for every rank: a projection kernel of an attention
-    layer, `(features, heads, key_dim)`, counts its three dimensions.
+    The rule is the same for every rank: for a projection kernel of an
+    attention layer, `(features, heads, key_dim)`, all three dimensions count.
 
     Args:
         shapes, sparsity, custom: As for `erdos_renyi`.
@@ -201,17 +202,17 @@ def get(identifier: typing.Any) -> Callable[..., list[float]]:
 
 
 def active_count(size: int, density: float) -> int:
-    """The integer number of active weights of a kernel, at least one.
+    """The number of active weights of a kernel, at least one.
 
     Args:
-        size: Integer, number of entries of the kernel.
+        size: Non-negative integer, number of entries of the kernel.
         density: Float in [0, 1].
 
     Returns:
         Integer, `size * density` rounded to the nearest (halves to even).
 
     Raises:
-        ValueError: If `size` is negative or `density` lies outside [0, 1].
+        ValueError: If `size` is negative or `density` is outside [0, 1].
 
     Example:
 

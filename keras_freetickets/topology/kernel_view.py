@@ -1,4 +1,4 @@
-"""One update of the connections: a pure function from arrays to arrays."""
+"""The view of a kernel in an update, and selections over several views."""
 
 import dataclasses
 import typing
@@ -12,31 +12,30 @@ from keras_freetickets.topology.selection import select_rows
 from keras_freetickets.topology.selection import sort_keys
 from keras_freetickets.types import Tensor
 
-# A drop fraction is a whole number of these parts, so that counts are exact
-# integers: 0.3 of 10 is 3 on every backend, and float32 would lose counts
-# beyond 2^24.
+# A drop fraction is a multiple of 1/PARTS, so that counts are exact integers:
+# 0.3 of 10 is 3 on every backend. (float32 would lose counts above 2^24.)
 PARTS = 10_000
-# Selections that one update may make of one kernel.
+# The most selections that an update may make for one kernel.
 STAGES = 4
 
 
 @dataclasses.dataclass
 class KernelView:
-    """What a criterion sees of one kernel.
+    """What a criterion or hook sees of one kernel.
 
-    All tensors but the scalars have the kernel's shape. The same names are
-    the attributes.
+    Tensors that are not scalars have the kernel's shape. The arguments are
+    also the attributes.
 
     Args:
         kernel: Float32 tensor, zero outside the mask.
         mask: Boolean tensor, true where a connection is active.
-        gradient: Float32 tensor, the dense gradient of the batch (of the mean
-            over micro-batches), also where nothing is active.
-        state: Dict of tensors, the method's own state per connection.
-        step: Integer tensor, optimizer updates so far.
-        update: Integer tensor, topology updates so far.
-        seed: Integer tensor for random decisions and ties.
-        kernel_index: Integer or integer tensor, the kernel's place among the
+        gradient: Float32 tensor, the dense gradient of the batch (or mean
+            gradient over micro-batches), also of absent connections.
+        state: Dict of tensors, the method's state of each connection.
+        step: Integer scalar tensor, optimizer updates so far.
+        update: Integer scalar tensor, topology updates so far.
+        seed: Integer scalar tensor for random decisions and ties.
+        kernel_index: Integer or integer tensor, the kernel's index among the
             model's masked kernels.
 
     Example:
@@ -59,18 +58,18 @@ class KernelView:
     kernel_index: int = 0
 
     def count(self) -> Tensor:
-        """How many connections are active, as an `int32` scalar."""
-        # JAX sums to `int64` where 64 bits are enabled.
+        """The number of active connections, as an `int32` scalar."""
+        # JAX returns `int64` if 64 bits are enabled.
         return ops.cast(ops.sum(ops.cast(self.mask, "int32")), "int32")
 
 
 def fraction_of(
     count: typing.Any, fraction: Tensor, rounding: str = "ceil"
 ) -> Tensor:
-    """An exact integer share of an integer.
+    """Computes an exact integer share of an integer.
 
     Args:
-        count: `int32` tensor below 2^31.
+        count: `int32` tensor.
         fraction: Float tensor in [0, 1]; rounded to 1/10,000.
         rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
             `"nearest"` (NDSNN; halves go up).
@@ -90,7 +89,7 @@ def fraction_of(
 
 
 def _tie_keys(views: list[KernelView], stage: int) -> list[Tensor]:
-    """Keys of the random bits that rank equal scores in one selection."""
+    """Keys of the random bits that rank equal scores in a selection."""
     first = views[0]
     layers = [STAGES * view.kernel_index + stage for view in views]
     keys = random_keys(first.seed, first.update, layers)
@@ -102,7 +101,7 @@ def tie_bits(views: list[KernelView], stage: int) -> list[Tensor]:
 
     Args:
         views: List of `KernelView`.
-        stage: Integer that tells the selections of one update apart.
+        stage: Integer that identifies the selection within an update.
 
     Returns:
         List of `uint32` tensors of the kernels' shapes.
@@ -122,18 +121,18 @@ def best(
     stage: int,
     scope: str = "layer",
 ) -> list[Tensor]:
-    """Masks of the eligible connections with the highest scores.
+    """Selects the eligible connections with the highest scores.
 
     Args:
         views: List of `KernelView`.
         scores: List of float tensors of the kernels' shapes.
-        eligible: List of boolean tensors, which may be chosen.
-        counts: List of `int32` scalars, how many to choose of each; with
-            `scope="global"` only their sum counts.
-        stage: Integer that tells the selections of one update apart: ties
-            are broken by a hash of the seed, the update, the layer and it.
-        scope: `"layer"` or `"global"`: whether connections compete with those
-            of their own kernel or with those of all.
+        eligible: List of boolean tensors, the connections that may be chosen.
+        counts: List of `int32` scalars, how many to choose in each kernel;
+            with `scope="global"` only their sum matters.
+        stage: Integer that identifies the selection within an update. A hash
+            of the seed, the update, the layer and `stage` breaks ties.
+        scope: `"layer"` if connections compete within their kernel, `"global"`
+            if they compete across all kernels.
 
     Returns:
         List of boolean tensors of the kernels' shapes.

@@ -1,8 +1,8 @@
-"""Random bits that depend on nothing but their counter.
+"""Random bits that depend only on counters.
 
-A generator with a state would have to be saved, sharded and kept equal on
-every replica. A hash of (seed, update, layer, position) is the same on every
-replica, backend and resumed run, and can be recomputed at any time.
+A generator with state would have to be saved, sharded and kept equal on every
+replica. A hash of (seed, update, layer, position) is the same on every replica
+and backend and in a resumed run, and can be recomputed at any time.
 """
 
 import math
@@ -21,10 +21,10 @@ _SHIFTS = np.uint32(16), np.uint32(15)
 
 
 def typed(constant: typing.Any) -> Tensor:
-    """A number or array of NumPy as a tensor of the same type.
+    """Converts a NumPy number or array to a tensor of the same type.
 
-    The type is named, since Keras 3.15 on JAX makes every number float32
-    where `floatx` is bfloat16, integers and booleans too.
+    The type must be explicit: with `floatx` bfloat16, Keras 3.15 on JAX
+    converts every number to float32, even integers and booleans.
     """
     return ops.convert_to_tensor(constant, dtype=constant.dtype.name)
 
@@ -34,7 +34,7 @@ def _unsigned(value: Tensor) -> Tensor:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """A bijection of the 32-bit integers that scatters neighbours."""
+    """A bijection of the 32-bit integers that scatters neighbors."""
     bits = ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[0])))
     bits = ops.multiply(bits, typed(_FIRST))
     bits = ops.bitwise_xor(bits, ops.right_shift(bits, typed(_SHIFTS[1])))
@@ -50,14 +50,15 @@ def random_bits(
 ) -> Tensor:
     """Returns one 32-bit random integer for each entry of an array.
 
-    The bits of two positions of one array always differ, so that a ranking
-    by them has no ties.
+    Two positions of one array always have different bits, so ranking by them
+    has no ties.
 
     Args:
-        shape: Tuple of ints. Shape of the result, fewer than 2^31 entries.
+        shape: Tuple of integers, the shape of the result, with fewer than
+            2^31 entries.
         seed: Integer or integer tensor.
         update: Integer or integer tensor, the number of the update.
-        layer: Integer, the position of the array among those updated.
+        layer: Integer, the index of the array among those that are updated.
 
     Returns:
         A `uint32` tensor of shape `shape`.
@@ -74,9 +75,9 @@ def random_bits(
 def random_keys(
     seed: typing.Any, update: typing.Any, layers: typing.Any
 ) -> Tensor:
-    """The keys of several arrays' bits, for `bits_of`.
+    """The keys of several arrays, for `bits_of`.
 
-    All at once, as each operation is traced again for each use.
+    They are computed together, because each use would be traced again.
 
     Args:
         seed: Integer or integer tensor.

@@ -1,7 +1,7 @@
-"""Schedules of the drop fraction, functions of the optimizer's update count.
+"""Schedules of the drop fraction as functions of the optimizer's step.
 
-Shaped as `keras.optimizers.schedules`: an object that is called with a step,
-inside the compiled step, and returns a float tensor.
+They work like `keras.optimizers.schedules`: an object is called with the step,
+inside the compiled train step, and returns a float tensor.
 """
 
 import functools
@@ -40,10 +40,9 @@ class DropFraction:
     """Base class of schedules.
 
     A subclass defines `__call__(step)`, which takes the number of optimizer
-    updates, an integer tensor, and returns a float tensor in [0, 1], and
-    `get_config()`. Where its value in parts of 1/10,000 lies halfway between
-    two, the last digit decides, which backends may round differently: see
-    `Monotone`.
+    updates as an integer tensor and returns a float tensor in [0, 1], and
+    `get_config()`. Values are rounded to multiples of 1/10,000. Near a half,
+    backends may round differently; derive from `Monotone` to avoid that.
 
     Example:
 
@@ -67,12 +66,13 @@ class DropFraction:
 
 
 class Monotone(DropFraction):
-    """Base class of schedules that only fall, or only rise, to their end.
+    """Base class of schedules that only decrease or only increase.
 
-    Backends and compilers differ in the last digit of a cosine: in 7 of
-    75,000 steps of RigL's schedule that changed how many connections were
-    replaced. So NumPy finds once, on the host, at which steps the value in
-    parts of 1/10,000 changes, and the value of a step is kept within its part.
+    Backends and compilers differ in the last digit of a cosine. In 7 of 75,000
+    steps of RigL's schedule this changed how many connections were replaced.
+    Therefore NumPy computes once, on the host, at which steps the value
+    rounded to 1/10,000 changes, and keeps the value of each step within the
+    rounding interval.
 
     A subclass sets `decay_steps`, the positive number of optimizer updates
     until the end, and defines `_value(progress, library)`, where `progress`
@@ -98,7 +98,7 @@ class Monotone(DropFraction):
     decay_steps: float
 
     def _value(self, progress: Tensor, library: typing.Any) -> Tensor:
-        """The drop fraction at a share of `decay_steps`."""
+        """The drop fraction after a share of `decay_steps`."""
         raise NotImplementedError  # abstract
 
     def __call__(self, step: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Monotone(DropFraction):
 
     def __setattr__(self, name: str, value: typing.Any) -> None:
         super().__setattr__(name, value)
-        vars(self).pop("_table", None)  # of the settings before
+        vars(self).pop("_table", None)  # belongs to the old settings
 
     def _parts(self, steps: np.ndarray) -> np.ndarray:
         progress = np.clip(steps / self.decay_steps, 0.0, 1.0)
@@ -121,11 +121,13 @@ class Monotone(DropFraction):
 
     @functools.cached_property
     def _table(self) -> tuple[int, int, np.ndarray]:
-        """The value at step 0 in parts, +-1, and where it changes by one."""
+        """The initial value in parts, the direction (+-1), and the steps of
+        change.
+        """
         end = math.ceil(self.decay_steps)
         first, last = self._parts(np.array([0, end]))
         changes = np.arange(1, abs(last - first) + 1)
-        # The first steps that are so far from the value at step 0.
+        # Bisects for the first step at each distance from the initial value.
         before, after = np.zeros_like(changes), np.full_like(changes, end)
         while (after - before > 1).any():
             middle = (before + after) // 2
@@ -166,14 +168,15 @@ class Constant(DropFraction):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class Cosine(Monotone):
-    """Falls from `drop_fraction` to `minimum` along half a cosine.
+    """Decays from `drop_fraction` to `minimum` along half a cosine.
 
     `minimum + (drop_fraction - minimum) / 2 * (1 + cos(pi * t / decay_steps))`
-    for `t <= decay_steps`, `minimum` after.
+    for `t <= decay_steps`, then `minimum`.
 
     Args:
         drop_fraction: Float in [0, 1], the value at step 0.
-        decay_steps: Integer, optimizer updates until `minimum` is reached.
+        decay_steps: Positive integer, optimizer updates until `minimum` is
+            reached.
         minimum: Float in [0, 1]. Defaults to 0 (RigL, arXiv:1911.11134);
             ITOP's code uses 0.005.
 
@@ -215,13 +218,13 @@ class Cosine(Monotone):
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
 class InversePower(Monotone):
-    """Falls as `drop_fraction * (1 - t / decay_steps) ** power`, then 0.
+    """Decays as `drop_fraction * (1 - t / decay_steps) ** power`, then 0.
 
     Args:
         drop_fraction: Float in [0, 1], the value at step 0.
-        decay_steps: Integer, optimizer updates until 0 is reached.
-        power: Positive float. Defaults to 3 (the "exponential" decay of
-            google-research/rigl takes it as its parameter).
+        decay_steps: Positive integer, optimizer updates until 0 is reached.
+        power: Positive float. Defaults to 3 (a parameter of the "exponential"
+            decay in google-research/rigl).
 
     Raises:
         ValueError: If `drop_fraction` lies outside [0, 1], or `decay_steps`
@@ -259,7 +262,7 @@ class InversePower(Monotone):
 
 
 def get(identifier: typing.Any) -> Callable[[Tensor], Tensor]:
-    """Returns the schedule for a float (constant) or a schedule.
+    """Returns a schedule; a float becomes a constant schedule.
 
     Args:
         identifier: Float in [0, 1], a callable of the step, or the serialized

@@ -1,15 +1,15 @@
-"""The k best of n scores, exactly, without sorting.
+"""Selects the k largest of n scores, exactly, without sorting.
 
-A float's bits, read as an integer, rise with the float (negative ones
-mirrored). So the k-th best score is the largest integer threshold that at
-least k scores reach. A search narrows an interval of thresholds, counting in
-each pass the scores that reach four of them, until exactly k scores reach one
+A float's bits, read as an integer, increase with the float (negative floats
+are mirrored). So the k-th largest score is the largest integer threshold that
+at least k scores reach. A search narrows an interval of thresholds. Each pass
+counts the scores that reach four thresholds, until exactly k scores reach one
 or a single threshold is left. Scores equal to it are then ranked by random
 bits, with the same search.
 
-Which thresholds are tried is guessed from a sample, then from the counts so
-far: five passes or so. Bad guesses cost passes (33 at most), but never change
-the result.
+The thresholds are guessed, first from a sample and then from the counts so
+far; this takes about five passes. Bad guesses cost more passes (at most 33)
+but never change the result.
 """
 
 import functools
@@ -29,18 +29,18 @@ from keras_freetickets.types import Tensor
 
 _LOWEST = np.int32(np.iinfo(np.int32).min)
 _HIGHEST = np.int32(np.iinfo(np.int32).max)
-# The lowest two keys are kept for entries that must not win.
+# The lowest two keys are reserved for entries that must not be selected.
 _INELIGIBLE = _LOWEST
 _NOT_FINITE = _LOWEST + np.int32(1)
 _INFINITE = 0x7F800000
 _SIGN = np.uint32(0x80000000)
 _SHIFTS = tuple(np.uint32(shift) for shift in (1, 2, 4, 8, 16))
-# Reading the scores costs the most. So a pass tries four thresholds, whose
-# counts within a block share the bits of one integer.
+# Reading the scores is the largest cost. So a pass tries four thresholds, and
+# their counts within a block share the bits of one integer.
 _TRIED = 4
 _COUNT_BITS = 6
-# XLA on CPUs splits sums of more than 32 terms in two and then writes the
-# terms to memory: twice the time.
+# XLA on CPUs splits sums of more than 32 terms and then writes the terms to
+# memory, which takes twice the time.
 _BLOCK = 32
 _SAMPLE = 256
 
@@ -50,7 +50,7 @@ def _int32(value: Tensor) -> Tensor:
 
 
 def _sum(integers: Tensor) -> Tensor:
-    """Sums of rows. JAX gives `int64` where 64 bits are enabled."""
+    """Sums of rows as `int32`. (JAX returns `int64` if 64 bits are enabled.)"""
     return _int32(ops.sum(integers, axis=-1))
 
 
@@ -62,11 +62,12 @@ def sort_keys(scores: Tensor, eligible: Tensor | None = None) -> Tensor:
         eligible: Boolean tensor of the same shape, or `None` for all.
 
     Returns:
-        An `int32` tensor. -0.0 and 0.0 have one key, NaN and infinite scores
-        rank below every finite one and ineligible entries below all.
+        An `int32` tensor. -0.0 and 0.0 have the same key. NaN and infinite
+        scores rank below all finite scores, and ineligible entries below
+        those.
     """
-    # Integer operations only: float ones take denormals for zero on some
-    # backends.
+    # Integer operations only, because float operations treat denormals as zero
+    # on some backends.
     bits = ops.view(ops.cast(scores, "float32"), dtype="int32")
     size = ops.bitwise_and(bits, typed(_HIGHEST))
     keys = ops.where(bits < 0, -size, size)
@@ -87,7 +88,7 @@ def _signed(bits: Tensor) -> Tensor:
 
 
 def _count(thresholds: Tensor, values: Tensor) -> Tensor:
-    """How many values of each row reach each threshold.
+    """Counts the values of each row that reach each threshold.
 
     Args:
         thresholds: `int32` tensor of shape `(4, rows)`.
@@ -126,7 +127,7 @@ def _split(low: Tensor, high: Tensor) -> typing.Any:
     below = _unsigned(ops.bitwise_xor(low, high))
     for shift in _SHIFTS:
         below = ops.bitwise_or(below, ops.right_shift(below, typed(shift)))
-    # Ones for all bits below the first in which the two differ.
+    # Ones in all bits below the first in which the two differ.
     below = ops.right_shift(below, typed(_SHIFTS[0]))
     kept = ops.bitwise_not(ops.view(below, dtype="int32"))
     return ops.bitwise_and(high, kept)
@@ -135,24 +136,25 @@ def _split(low: Tensor, high: Tensor) -> typing.Any:
 def _next_tried(
     low: Tensor, high: Tensor, reached: Tensor, above: Tensor, wanted: Tensor
 ) -> Tensor:
-    """Four thresholds in `(low, high]`, or `low` if nothing is in it."""
+    """Four thresholds in `(low, high]`, or `low` if the interval is empty."""
     width = _unsigned(high - low)
     between = ops.cast(reached - above, "float32") + 1.0
-    # The wanted place if the values were spread evenly, and how far off that
-    # is for random ones: the standard deviation of a binomial share.
+    # The wanted position if values were evenly spaced, and its error for
+    # random values: the standard deviation of a binomial share.
     guess = (ops.cast(reached - wanted, "float32") + 0.5) / between
     guess = ops.clip(guess, 0.0, 1.0)
     deviation = ops.sqrt(guess * (1.0 - guess) / between)
     shares = ops.stack([guess - deviation, guess + deviation])
-    # Less than 1, so that the rounded product is less than 2^32.
+    # Below 1, so that the rounded product is below 2^32.
     shares = ops.clip(shares, 0.0, 1.0 - 2.0**-20)
     steps = ops.cast(shares * ops.cast(width, "float32"), "uint32")
     # The threshold after `low` shows whether many values equal `low`.
     steps = ops.concatenate([steps, ops.zeros_like(steps[:1])])
     steps = ops.maximum(steps, typed(np.uint32(1)))
     steps = ops.view(ops.minimum(steps, width), dtype="int32")
-    # The split settles one more leading bit, whatever the values: at most 32
-    # passes. And it soon meets values of few bits (0, rounded to bfloat16).
+    # The split determines one more leading bit, whatever the values, so there
+    # are at most 32 passes. It also quickly finds values with few set bits (0,
+    # values rounded to bfloat16).
     return ops.concatenate([low + steps, _split(low, high)[None]])
 
 
@@ -162,24 +164,24 @@ def _search(
     known: tuple[Tensor, Tensor, Tensor],
     first: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest thresholds that at least `wanted` values reach.
+    """Finds the largest thresholds that at least `wanted` values reach.
 
     Args:
         count: Callable that maps `(4, rows)` thresholds to the counts of
             values that reach them.
         wanted: `int32` tensor of shape `(rows,)`.
-        known: Tuple of `int32` tensors of shape `(rows,)`, as returned:
-            thresholds that `wanted` values reach at least. Where exactly as
-            many do, they stay.
+        known: Tuple of `int32` tensors of shape `(rows,)`, like the result:
+            thresholds that at least `wanted` values reach. They do not change
+            in rows where exactly `wanted` values do.
         first: Tuple of an `int32` tensor of shape `(4, rows)`, thresholds to
-            try first, and a boolean tensor, whether to do so. If not, they
-            are guessed.
+            try first, and a boolean tensor, whether to try them. If not,
+            thresholds are guessed.
 
     Returns:
         Tuple of `int32` tensors of shape `(rows,)`: the thresholds, how many
-        values reach them, and how many are above. Where exactly `wanted`
-        values reach the threshold, it may be lower than the largest such one
-        and the third is a lower bound.
+        values reach them, and how many are above them. If exactly `wanted`
+        values reach the threshold, it may be lower than the largest possible
+        one, and the third tensor is a lower bound.
     """
     first, is_first = first
     low, reached, above = known
@@ -218,23 +220,23 @@ def _search(
 
 
 def _sample(keys: list[Tensor]) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Some keys of each row.
+    """Samples keys of each row.
 
     Args:
         keys: List of `int32` tensors of shape `(rows, size)`.
 
     Returns:
-        Tuple of an `int32` tensor of shape `(all rows, width)`, filled up
-        with the lowest key, how many keys of each row are in it and which
-        share of the row that is (`float32` arrays of shape `(all rows,)`).
+        Tuple of an `int32` tensor of shape `(all rows, width)`, padded with
+        the lowest key; the number of sampled keys of each row; and their share
+        of the row (`float32` arrays of shape `(all rows,)`).
     """
-    # All pairs of a sample are compared: no more of them than keys.
+    # All pairs of a sample are compared; there are at most as many as keys.
     sizes = [max(key.shape[1], 1) for key in keys]
     lengths = [min(math.isqrt(size), _SAMPLE) for size in sizes]
     width = max(lengths)
     samples = []
     for key, size, length in zip(keys, sizes, lengths, strict=True):
-        # An odd stride meets all channels if their number is a power of 2.
+        # An odd stride visits all channels if their number is a power of 2.
         stride = (size // length - 1) | 1
         sample = key[:, : stride * length : stride]
         fill = [[0, 0], [0, width - sample.shape[1]]]
@@ -259,25 +261,25 @@ def _first_tried(keys: list[Tensor], wanted: Tensor) -> Tensor:
     reached = sample[:, None, :] >= sample[:, :, None]
     reached = ops.cast(ops.sum(_int32(reached), axis=-1), "float32")
     place = ops.cast(wanted, "float32") * share
-    # Two standard deviations of the place in the sample, and rounding.
+    # Two standard deviations of the position in the sample, and rounding.
     chance = ops.clip(place / length, 0.0, 1.0)
     margin = 2.0 * ops.sqrt(place * (1.0 - chance)) + 1.0
-    # The sample's key at a place; the lowest key of all if it is too short.
+    # The sample's key at a position, or the lowest key if it is too short.
     places = ops.stack([place + margin, place - margin])[:, :, None]
     sample = ops.where(reached >= places, sample, typed(_LOWEST))
     both = ops.max(sample, axis=-1)
-    # With the thresholds after them, as many keys may equal one of the two.
-    # (The highest plus 1 is the lowest, which is as valid to try as any.)
+    # The next thresholds are tried too, because many keys may equal one of
+    # the two. (The highest plus 1 wraps to the lowest, which is valid too.)
     return ops.concatenate([both, both + 1])
 
 
 def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
-    """Has XLA compile a function wherever that pays.
+    """Compiles a function with XLA where that is faster.
 
-    Run one operation at a time, each pass would write its comparisons to
-    memory: about four times as slow. On TensorFlow only calls in graphs are
-    compiled, as every new shape costs a second; on JAX calls outside are too,
-    as there a loop by itself is compiled again in each call.
+    Without compilation each pass would write its comparisons to memory, which
+    is about four times slower. On TensorFlow only calls in graphs are
+    compiled, because each new shape costs a second. On JAX eager calls are
+    compiled too, because otherwise each call would compile the loop again.
     """
     if backend.backend() == "jax":
         import jax
@@ -304,14 +306,14 @@ def select_rows(
     """Masks of the `counts` largest keys of each row, all arrays in one loop.
 
     Args:
-        keys: List of `int32` tensors of shape `(rows, size)`, not empty.
-        counts: List of `int32` tensors of shape `(rows,)`, each within
-            `[0, size]`.
-        ties: List of `uint32` tensors shaped as `keys`, without equal entries
-            in a row, that rank equal keys; or scalars, for `bits_of` them.
+        keys: Non-empty list of `int32` tensors of shape `(rows, size)`.
+        counts: List of `int32` tensors of shape `(rows,)` in `[0, size]`.
+        ties: List of `uint32` tensors with the shapes of `keys` that rank
+            equal keys, without equal entries in a row; or scalar keys for
+            `bits_of`.
 
     Returns:
-        List of boolean tensors shaped as `keys`.
+        List of boolean tensors with the shapes of `keys`.
     """
     rows = [key.shape[0] for key in keys]
     ends = np.cumsum(rows)
@@ -373,8 +375,8 @@ def select_rows(
         )
         return ops.zeros_like(is_first), low, reached, above, *values
 
-    # The keys are searched and then, where more than wanted equal the limit,
-    # what ranks those: a loop, so that the search is compiled once.
+    # First the keys are searched. Then, where too many keys equal the limit,
+    # their tie bits are searched. A loop, so that the search compiles once.
     state = (
         ops.convert_to_tensor(True),
         ops.full_like(wanted, typed(_LOWEST)),
@@ -396,11 +398,11 @@ def select_rows(
 def _ranked(
     values: Tensor, limit: Tensor, unsettled: Tensor, tie: Tensor
 ) -> Tensor:
-    """What to rank once `limit` is known: the values that equal it.
+    """The values to rank once `limit` is known: tie bits of those equal to it.
 
-    What is above comes first, and all that reach the limit of a settled row.
-    What is below comes last, with the value that it may share with the lowest
-    of the equal ones, which are not all chosen.
+    Values above the limit, and all that reach it in a settled row, get the
+    highest rank. Values below get the lowest; the smallest tie bits may equal
+    that, but not all tied values are chosen.
     """
     if len(tie.shape) == 0:
         tie = bits_of(values.shape, tie)
@@ -410,9 +412,9 @@ def _ranked(
 
 
 def rank_in_groups(keys: Tensor, ties: Tensor) -> Tensor:
-    """The place of each entry in its row, 0 for the best.
+    """The rank of each entry in its row, 0 for the largest key.
 
-    Compares all pairs of a row: for short rows, as of N:M masks.
+    It compares all pairs of a row, so use it for short rows, as of N:M masks.
 
     Args:
         keys: `int32` tensor of shape `(rows, size)`.
@@ -436,31 +438,31 @@ def select(
     eligible: typing.Any = None,
     ties: typing.Any = None,
 ) -> typing.Any:
-    """Returns the mask of the k best scores.
+    """Returns the mask of the k largest scores.
 
     Args:
         scores: Float tensor, or a list of float tensors that are ranked
-            together (global scope).
-        k: Integer or integer tensor: how many to select, per group if there
-            are groups. At most the number of eligible entries: a `k` that
-            is only known in a compiled graph cannot be checked, and where it
-            is larger, ineligible entries are selected too.
-        groups: Integer, into how many equal runs of consecutive entries (in
-            row-major order) `scores` is cut, each with its own k best. `None`
-            for one. Not for lists.
-        eligible: Boolean tensor (list of tensors) shaped as `scores`; entries
-            that may be selected. `None` for all.
-        ties: `uint32` tensor (list of tensors) shaped as `scores` that ranks
-            equal scores, e.g. of `random_bits`. By default made from seed 0;
-            on PyTorch the first of equal scores come first.
+            together (global scope). NaN and infinite scores rank last.
+        k: Integer or integer tensor, how many to select, per group if there
+            are groups. It must not exceed the number of eligible entries. In a
+            compiled graph this cannot be checked; if `k` is too large,
+            ineligible entries are selected too.
+        groups: Positive integer, the number of equal groups of consecutive
+            entries (in row-major order) of `scores`, each with its own k
+            largest. `None` for one group. Not supported for lists.
+        eligible: Boolean tensor (list of tensors) with the shape of `scores`;
+            entries that may be selected. `None` for all.
+        ties: `uint32` tensor (list of tensors) with the shape of `scores` that
+            ranks equal scores, for example from `random_bits`. By default made
+            from seed 0; on PyTorch earlier entries win.
 
     Returns:
-        A boolean tensor (list of tensors) shaped as `scores`, with exactly
-        `k` true entries per group.
+        A boolean tensor (list of tensors) with the shape of `scores` and
+        exactly `k` true entries per group.
 
     Raises:
         ValueError: If `groups` does not divide the number of scores, shapes
-            differ, or `k` is known and lies outside [0, eligible entries].
+            differ, or `k` is known and outside [0, eligible entries].
 
     Example:
 
@@ -471,8 +473,8 @@ def select(
     if isinstance(scores, (list, tuple)):
         if not scores or not all(hasattr(score, "shape") for score in scores):
             raise ValueError(
-                "`scores` must be a tensor or a list of tensors, one at "
-                f"least. Received: scores={scores}"
+                "`scores` must be a tensor or a non-empty list of tensors. "
+                f"Received: scores={scores}"
             )
         if groups is not None:
             raise ValueError(
@@ -511,21 +513,21 @@ def _select_by_sorting(
     eligible: Tensor | None,
     ties: typing.Any,
 ) -> np.ndarray:
-    """`select` of NumPy, for PyTorch, where Keras has no 32-bit unsigned type.
+    """`select` in NumPy, for PyTorch, where Keras has no 32-bit unsigned type.
 
     Args:
         scores: Float tensor.
-        k: Integer, or integer tensor of a value for each row.
+        k: Integer, or integer tensor with a value for each row.
         rows: Integer, the number of groups.
-        eligible: Boolean tensor shaped as `scores`, or `None`.
-        ties: Integer tensor shaped as `scores`, or `None`.
+        eligible: Boolean tensor with the shape of `scores`, or `None`.
+        ties: Integer tensor with the shape of `scores`, or `None`.
 
     Returns:
-        A boolean array shaped as `scores`.
+        A boolean array with the shape of `scores`.
     """
     shape = tuple(scores.shape)
     values = ops.convert_to_numpy(ops.cast(scores, "float32"))
-    # Finite scores, then what is not finite, then what must not win.
+    # Finite scores first, then others, then ineligible entries.
     rank = np.where(np.isfinite(values), 2, 1)
     if eligible is not None:
         rank = np.where(ops.convert_to_numpy(eligible), rank, 0)
@@ -548,13 +550,13 @@ def _check_shape(
 ) -> None:
     if array is not None and tuple(array.shape) != shape:
         raise ValueError(
-            f"`{name}` must be shaped as `scores`, {shape}. "
+            f"`{name}` must have the shape of `scores`, {shape}. "
             f"Received: {name} of shape {tuple(array.shape)}"
         )
 
 
 def _known(tensor: Tensor) -> np.ndarray | None:
-    """Its value as an array, or `None` while a graph is being traced."""
+    """A tensor's value as an array, or `None` while a graph is traced."""
     try:
         return ops.convert_to_numpy(tensor)
     except (TypeError, ValueError, NotImplementedError, RuntimeError):
@@ -575,8 +577,8 @@ def _check_count(
     is_whole = np.issubdtype(value.dtype, np.integer)
     if not is_whole or value.min() < 0 or value.max() > most:
         raise ValueError(
-            "`k` must be an integer in [0, eligible entries], of which the "
-            f"smallest group has {most}. Received: k={k}"
+            "`k` must be an integer in [0, eligible entries]; the smallest "
+            f"group has {most} eligible entries. Received: k={k}"
         )
 
 
