@@ -113,9 +113,7 @@ class Source:
 
     @property
     def family(self) -> str:
-        """The name without config and version: `"emnist"` for
-        `"emnist/letters:3.1.0"`.
-        """
+        """The name alone: `"emnist"` for `"emnist/letters:3.1.0"`."""
         return self.name.split("/")[0].split(":")[0]
 
     def splits(self) -> Any:

@@ -121,9 +121,7 @@ class Monotone(DropFraction):
 
     @functools.cached_property
     def _table(self) -> tuple[int, int, np.ndarray]:
-        """The initial value in parts, the direction (+-1), and the steps of
-        change.
-        """
+        """Initial value in parts, direction (+-1), and steps of changes."""
         end = math.ceil(self.decay_steps)
         first, last = self._parts(np.array([0, end]))
         changes = np.arange(1, abs(last - first) + 1)
