@@ -1,8 +1,8 @@
 """Initial masks: random, by magnitude, N of M, constant fan-in.
 
-A mask initializer is a callable `(kernel, count, generator) -> mask` over
-NumPy arrays, whose mask has exactly `count` true entries. One with a method
-`active_count(shape, density)` decides on `count` itself.
+A mask initializer is a callable `(kernel, count, generator) -> mask` of NumPy
+arrays; the mask has exactly `count` true entries. If the initializer has a
+method `active_count(shape, density)`, that decides `count`.
 """
 
 import typing
@@ -19,7 +19,7 @@ from keras_freetickets.types import Config
 def random_mask(
     kernel: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Exactly `count` entries, uniformly at random."""
+    """Keeps exactly `count` entries, uniformly at random."""
     mask = np.zeros(kernel.size, dtype=bool)
     mask[generator.permutation(kernel.size)[:count]] = True
     return mask.reshape(kernel.shape)
@@ -28,7 +28,7 @@ def random_mask(
 def magnitude_mask(
     kernel: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """The `count` entries of largest magnitude, ties at random."""
+    """Keeps the `count` entries of largest magnitude; random ties."""
     size = np.abs(np.asarray(kernel, np.float32)).ravel()
     size = np.where(np.isfinite(size), size, -1.0)
     order = np.lexsort((generator.permutation(size.size), -size))
@@ -41,8 +41,8 @@ def check_pattern(n: typing.Any, m: typing.Any) -> None:
     """Raises unless `n` and `m` are an N:M pattern."""
     if not is_integer(n) or not is_integer(m) or not 1 <= n < m:
         raise ValueError(
-            "`n` and `m` must be integers with 1 <= n < m: of m consecutive "
-            f"weights n are kept. Received: n={n}, m={m}"
+            "`n` and `m` must be integers with 1 <= n < m: n of every m "
+            f"consecutive weights are kept. Received: n={n}, m={m}"
         )
 
 
@@ -53,9 +53,10 @@ def check_divisible(
     rank = len(shape)
     if not -rank <= axis < rank or shape[axis] % m:
         raise ValueError(
-            f"The axis {axis} of kernel '{name}' must be a multiple of m={m}. "
-            f"Received: a kernel of shape {tuple(shape)}. Leave the layer out "
-            "with `sparsify(..., filters=...)`, or choose another `axis`."
+            f"The size of axis {axis} of kernel '{name}' must be a multiple of "
+            f"m={m}. Exclude the layer with `sparsify(..., filters=...)`, or "
+            "choose another `axis`. "
+            f"Received: a kernel of shape {tuple(shape)}"
         )
 
 
@@ -90,17 +91,17 @@ class NMMask(_StructuredMask):
     """Initial masks that keep `n` of every `m` consecutive weights.
 
     Args:
-        n: Positive integer, how many are kept.
-        m: Integer greater than `n`.
-        axis: Integer, the kernel's axis along which the weights are counted.
-            Defaults to -2, the inputs of Dense and convolution kernels, as
-            hardware with 2:4 sparsity wants it.
-        magnitude: Whether the largest of each group are kept, or random ones
-            (default).
+        n: Positive integer, how many weights of a group are kept.
+        m: Integer greater than `n`, the size of a group.
+        axis: Integer, the kernel's axis along which groups lie. Defaults to
+            -2, the inputs of Dense and convolution kernels, as hardware with
+            2:4 sparsity requires.
+        magnitude: Whether to keep the largest weights of each group. Defaults
+            to `False`: random ones.
 
     Raises:
-        ValueError: If a kernel's axis is not a multiple of `m`, or its sparsity
-            is not `1 - n / m`.
+        ValueError: If the size of a kernel's axis is not a multiple of `m`, or
+            the sparsity is not `1 - n / m`.
 
     Example:
 
@@ -153,12 +154,12 @@ class NMMask(_StructuredMask):
 class ConstantFanInMask(_StructuredMask):
     """Initial masks with the same number of inputs for every output unit.
 
-    The units are the kernel's last axis. The density of a layer is rounded to
-    a whole number of inputs, at least one.
+    The units are the kernel's last axis. The density of a layer is rounded so
+    that each unit has an integer number of inputs, at least one.
 
     Args:
-        magnitude: Whether the largest weights of each unit are kept, or
-            random ones (default).
+        magnitude: Whether to keep the largest weights of each unit. Defaults
+            to `False`: random ones.
 
     Example:
 
@@ -177,7 +178,7 @@ class ConstantFanInMask(_StructuredMask):
         self.magnitude = magnitude
 
     def active_count(self, shape: tuple[int, ...], density: float) -> int:
-        """How many weights of a kernel stay."""
+        """The number of weights of a kernel that are kept."""
         units = shape[-1]
         inputs = int(np.prod(shape[:-1]))
         return units * min(inputs, max(1, round(inputs * density)))

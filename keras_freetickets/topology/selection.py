@@ -50,7 +50,7 @@ def _int32(value: Tensor) -> Tensor:
 
 
 def _sum(integers: Tensor) -> Tensor:
-    """Sums of rows as `int32`. (JAX returns `int64` if 64 bits are enabled.)"""
+    """Sums of rows, as `int32` even if 64 bits are enabled on JAX."""
     return _int32(ops.sum(integers, axis=-1))
 
 

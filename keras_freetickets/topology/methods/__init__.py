@@ -1,6 +1,6 @@
 """Sparse-training methods: subclasses of `Method` that override its hooks.
 
-A new one is a class with `@register("its_name")`, imported here.
+To add one, write a class with `@register("its_name")` and import it here.
 """
 
 from keras_freetickets.topology.methods.agent import AGENT

@@ -1,4 +1,4 @@
-"""AGENT: gradients corrected by those of the epoch's beginning."""
+"""AGENT: gradients corrected by those at the start of the epoch."""
 
 import typing
 
@@ -16,24 +16,25 @@ from keras_freetickets.types import Tensor
 class AGENT(RigL):
     """Sparse training with an adaptive gradient correction.
 
-    The optimizer gets `g + scale * tau * (mean - g_snapshot)`: the gradient
-    of the batch, corrected by how the mean gradient of the data at the
-    epoch's beginning differs from the batch's gradient there. `tau`
-    estimates how well the two correlate. Growth uses the plain gradient.
-    Where a mean or a snapshot's gradient is not finite nothing is corrected.
-    `keras_freetickets.callbacks.GradientSnapshots` takes the snapshots; the
-    callbacks that take a method add it, given the training `data`.
+    The optimizer receives `g + scale * tau * (mean - g_snapshot)`. `g` is the
+    gradient of the batch. `mean` and `g_snapshot` are the mean gradient of the
+    data and the gradient of the batch, both at the weights of the start of the
+    epoch. `tau` estimates how well the two gradients of a batch correlate.
+    Growth uses the plain gradient. Entries with a mean or snapshot gradient
+    that is not finite are not corrected.
+    `keras_freetickets.callbacks.GradientSnapshots` takes the snapshots;
+    callbacks that accept a method add it if they get the training `data`.
 
     Args:
-        scale: Float in [0, 1], damps the correction. Defaults to 0.1 (the
-            released code).
+        scale: Float in [0, 1], the factor of the correction. Defaults to 0.1
+            (the released code).
         smoothing: Float in (0, 1], the weight of an epoch's new estimate of
             `tau`. Defaults to 0.3 (the released code).
         update_interval: Defaults to 100 (RigL's flag).
         drop_fraction: Defaults to 0.3 (RigL's flag).
-        **kwargs: As in `RigL`, but for `rounding="ceil"` and
-            `regrown="reset"` (the released code). Keeps two floats for each
-            trainable weight.
+        **kwargs: As in `RigL`, except for the defaults `rounding="ceil"` and
+            `regrown="reset"` (the released code). The method keeps two floats
+            for each trainable weight.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -88,9 +89,9 @@ class AGENT(RigL):
     def next_tau(
         self, tau: float, losses: np.ndarray, losses_at_snapshot: np.ndarray
     ) -> float:
-        """The running estimate after an epoch's pass over the data.
+        """Updates the running estimate after an epoch's pass over the data.
 
-        Batches of which a loss is not finite do not count.
+        Batches with a loss that is not finite do not count.
 
         Args:
             tau: Float, the estimate so far.
@@ -98,8 +99,8 @@ class AGENT(RigL):
             losses_at_snapshot: Array of their losses at the last snapshot.
 
         Returns:
-            Float, `(1 - smoothing) * tau + smoothing * Cov / Var`, or `tau`
-            where the variance is zero or fewer than two batches count.
+            Float, `(1 - smoothing) * tau + smoothing * Cov / Var`, or `tau` if
+            the variance is zero or fewer than two batches count.
         """
         pairs = np.stack([losses, losses_at_snapshot])
         pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
@@ -129,6 +130,6 @@ def _corrected(
         return gradient
     factor = ops.cast(factor, gradient.dtype)
     difference = ops.cast(mean, gradient.dtype) - at_snapshot
-    # One batch without a finite gradient would spoil the mean of an epoch.
+    # One gradient that is not finite would spoil the mean of an epoch.
     difference = ops.where(ops.isfinite(difference), difference, 0.0)
     return gradient + factor * ops.cast(difference, gradient.dtype)

@@ -1,4 +1,4 @@
-"""CigL: a random mask beside the deterministic one."""
+"""CigL: a random mask in addition to the deterministic one."""
 
 import typing
 
@@ -12,33 +12,34 @@ from keras_freetickets.topology.randomness import random_bits
 from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
 
-# Tells these random bits from those of ties, whose numbers are small.
+# Separates these random bits from those of ties, whose indices are small.
 _STREAM = 1 << 20
 
 
 @register("cigl", package="keras_freetickets")
 class CigL(RigL):
-    """RigL whose active weights are switched off at random, step by step.
+    """RigL that masks random active weights in each step.
 
-    In every step each active weight is 0 in the forward pass with a
-    probability, and stays as it is then. Nothing is rescaled. Late in the
-    training, once the masks rest, what the steps computed with is averaged
-    over epochs: `keras_freetickets.callbacks.CigL` does both.
+    In every step each active weight is 0 in the forward pass with probability
+    `random_drop`; the step does not change a weight that is masked. Nothing is
+    rescaled. Late in training, when the masks no longer change, the weights of
+    the forward passes are averaged over epochs.
+    `keras_freetickets.callbacks.CigL` does both.
 
-    The released code takes the optimizer's step on weights of which those
-    that are switched off hold that step alone: they are never exactly zero in
-    the forward pass, as they are here and in the paper.
+    The released code differs: there, masked weights receive the optimizer's
+    step, so they are not exactly zero in the forward pass, as they are here
+    and in the paper.
 
     Args:
-        random_drop: Float in [0, 1), the probability for a weight to be
-            switched off in a step. Defaults to 0.01, what the released code
-            always uses; the paper's example is 0.1.
+        random_drop: Float in [0, 1), the probability that a weight is masked
+            in a step. Defaults to 0.01 (constant in the released code); the
+            paper's example is 0.1.
         update_interval: Defaults to 100 (CigL's configuration).
         drop_fraction: Defaults to 0.3 (CigL's configuration, along
             `schedules.Cosine(0.3, stop_step)`).
-        **kwargs: As in `RigL`, but for `rounding="ceil"` and
-            `regrown="reset"` (the released code); `stop_step` is 75 % of the
-            training there.
+        **kwargs: As in `RigL`, except for the defaults `rounding="ceil"` and
+            `regrown="reset"` (the released code). `stop_step` is 75 % of the
+            training in the released code.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -73,7 +74,7 @@ class CigL(RigL):
         self.random_drop = float(random_drop)
 
     def stays(self, view: KernelView) -> Tensor:
-        """Boolean tensor: the weights that are not switched off."""
+        """Boolean tensor: the weights that are not masked in this step."""
         number = _STREAM + view.kernel_index
         bits = random_bits(
             tuple(view.kernel.shape), view.seed, view.step, number

@@ -1,4 +1,4 @@
-"""DST-EE: grow by the gradient and by how seldom a connection was active."""
+"""DST-EE: grow by the gradient and by how rarely a connection was active."""
 
 import typing
 
@@ -18,22 +18,23 @@ class DSTEE(RigL):
     """Growth that balances exploitation and exploration.
 
     Absent connections are ranked by
-    `|gradient| + exploration * ln(t) / (visits + epsilon)`, where `t` is the
-    number of optimizer updates and `visits` the number of masks so far in
-    which the connection was active. `exploration=0` is RigL; a large value
-    sweeps through all connections.
+    `|gradient| + exploration * ln(t) / (visits + epsilon)`. `t` is the number
+    of optimizer updates, and `visits` the number of masks so far in which the
+    connection was active. `exploration=0` equals RigL; a large value tries all
+    connections in turn.
 
     Args:
         exploration: Non-negative float, the weight of the bonus. Defaults to
             1e-3 (the paper studies it; its value could not be verified).
-        epsilon: Positive float. Defaults to 1 (could not be verified either).
+        epsilon: Positive float. Defaults to 1 (not verified either).
         score_norm: `None` for the raw gradient (default), or `"layer"` to
             divide it by its mean over the layer, so that one `exploration`
-            suits layers of any gradient scale (not the paper's).
+            suits layers of any gradient scale (not in the paper).
         update_interval: Defaults to 100 (RigL's flag; DST-EE's own could not
             be verified).
-        drop_fraction: Defaults to 0.3 (RigL's flag; likewise).
-        **kwargs: As in `RigL`. Keeps an `int32` for each maskable weight.
+        drop_fraction: Defaults to 0.3 (RigL's flag; not verified either).
+        **kwargs: As in `RigL`. The method keeps an `int32` for each maskable
+            weight.
 
     Raises:
         ValueError: If an argument is out of range.

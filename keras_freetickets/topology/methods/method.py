@@ -31,7 +31,7 @@ _FLOAT_MAX = float(np.finfo("float32").max)
 
 
 def _check_schedule(schedule: typing.Any) -> None:
-    """Its first value, as later ones are only known in the compiled step."""
+    """Checks the initial value; later ones exist only in the compiled step."""
     first = schedule(ops.convert_to_tensor(0))
     with contextlib.suppress(TypeError, ValueError):
         first = float(first)
@@ -46,49 +46,50 @@ class Method(ShowsArguments):
     """Drop-and-grow of every masked kernel at a fixed interval.
 
     Every `update_interval` optimizer updates each layer drops a fraction of
-    its active connections and grows as many. Subclasses change a hook:
+    its active connections and grows as many. Subclasses override hooks:
 
-    - which connections: `drop_score`, `grow_score`, or all of `keep`, `grow`;
+    - which connections: `drop_score`, `grow_score`, or `keep` and `grow`;
     - how many: `budget`;
-    - what is remembered of each connection: `connection_state` with
-      `initial_state`, `observe` (every step) and `after_update`;
-    - what the weights do: `forward_kernels`, `transform_gradients`,
-      `after_apply`.
+    - the state of each connection: `connection_state` with `initial_state`,
+      `observe` (every step) and `after_update`;
+    - what layers compute with and how weights are trained:
+      `forward_kernels`, `transform_gradients`, `after_apply`.
 
     Args:
         update_interval: Positive integer, optimizer updates (not
-            micro-batches, not epochs) from one topology update to the next;
-            the first comes with the `update_interval`-th. Defaults to 1000
+            micro-batches, not epochs) between topology updates; the first is
+            at the `update_interval`-th optimizer update. Defaults to 1000
             (FreeTickets, CIFAR, batches of 128).
         drop_fraction: Float in [0, 1] or a schedule of
             `keras_freetickets.topology.schedules`: the share of active
-            weights that an update replaces, counted in steps of 1/10,000
-            (what a schedule gives beyond [0, 1] is cut off).
-            Defaults to 0.5 (FreeTickets).
+            weights that an update replaces, rounded to 1/10,000. Values of a
+            schedule are clipped to [0, 1]. Defaults to 0.5 (FreeTickets).
         drop: `"magnitude"` (default: SET, RigL, FreeTickets), `"random"` or a
             callable of `KernelView`.
         growth: `"gradient"` (default: RigL, FreeTickets' README), `"random"`
             or a callable of `KernelView`.
-        scope: `"layer"` (all code bases' default): connections compete within
-            their kernel, whose number of connections stays. `"global"`: they
-            compete with those of all kernels, and connections move from one
-            to another; each kernel keeps one at least, its best, and the
-            update drops fewer where that needs it.
-        start_step: Integer, no topology update comes before this many optimizer
-            updates. Defaults to 0.
-        stop_step: Integer, no topology update comes after this many optimizer
-            updates; `None` for no end (FreeTickets, ITOP).
-        regrown: Whether a connection that is dropped and grown by one update
-            keeps its value and optimizer slots (`"keep"`: RigL, JaxPruner,
-            ITOP) or starts again (`"reset"`: FreeTickets' CIFAR code).
+        scope: `"layer"` (default, as in all published codes): connections
+            compete within their kernel, whose number of connections does not
+            change. `"global"`: connections of all kernels compete, so that
+            they move between kernels. Each kernel keeps at least its best
+            connection; the update drops fewer if necessary.
+        start_step: Non-negative integer, the number of optimizer updates
+            before which no topology update takes place. Defaults to 0.
+        stop_step: Non-negative integer, the number of optimizer updates after
+            which no topology update takes place. `None` (default) for no end
+            (FreeTickets, ITOP).
+        regrown: Whether a connection that an update drops and grows again
+            keeps its value and optimizer slots (`"keep"`, default: RigL,
+            JaxPruner, ITOP) or starts again (`"reset"`: FreeTickets' CIFAR
+            code).
         grown_value: Float, the value of new connections. Defaults to 0 (all
-            code bases). Their optimizer slots start at the initial value.
-        rounding: `"ceil"` (FreeTickets, ITOP), `"floor"` (RigL) or
-            `"nearest"` of the number of replaced connections.
-        apply_on_update: Whether the optimizer also moves the weights in a
-            step that updates the topology (FreeTickets, ITOP: yes; RigL: no).
-        seed: Integer in [0, 2**31) that makes random growth and ties
-            reproducible.
+            published codes). Their optimizer slots start at the initial value.
+        rounding: How the number of replaced connections is rounded: `"ceil"`
+            (default: FreeTickets, ITOP), `"floor"` (RigL) or `"nearest"`.
+        apply_on_update: Whether the optimizer also changes the weights in a
+            step that updates the topology. Defaults to `True` (FreeTickets,
+            ITOP); RigL uses `False`.
+        seed: Integer in [0, 2**31) of random growth and ties. Defaults to 0.
 
     Raises:
         ValueError: If an argument is out of range or of the wrong type.
@@ -106,21 +107,21 @@ class Method(ShowsArguments):
 
     # Callbacks that do a part of the method's work in `fit`: names of classes
     # in `keras_freetickets.callbacks`, or callback classes. `DropAndGrow`,
-    # `EDST` and `DST` make them, and pass on the arguments that they take.
+    # `EDST` and `DST` make them and pass their arguments on.
     companions: tuple[typing.Any, ...] = ()
-    # Whether `evaluate`, `predict` and `strip` use `forward_kernels` too, as
-    # for ternary weights; CigL's random masks are for training alone. A call
+    # Whether `evaluate`, `predict` and `strip` also use `forward_kernels`, as
+    # for ternary weights; CigL's random masks are only for training. A call
     # `model(x)`, `EnsembleModel` and packed files use the kernels themselves.
     effective_at_inference = False
-    # Name -> dtype of what the method keeps for each connection.
+    # Name -> dtype of the state of each connection.
     connection_state: dict[str, str] = {}
-    # Names of what it keeps for each trainable variable, in its dtype.
+    # Names of the state of each trainable variable, which has its dtype.
     variable_state: tuple[str, ...] = ()
-    # Name -> initial value of the floats that it keeps.
+    # Name -> initial value of the scalar state, which is float.
     scalar_state: dict[str, float] = {}
-    # Whether an update of one kernel looks at no other kernel: kernels of one
-    # shape then share a compiled program. A subclass that overrides a hook
-    # that is given all kernels says it again if it still holds.
+    # Whether the update of a kernel does not depend on other kernels: kernels
+    # of one shape then share a compiled program. A subclass that overrides a
+    # hook that receives all kernels must set it again if it still holds.
     kernelwise = True
 
     def __init__(
@@ -191,36 +192,36 @@ class Method(ShowsArguments):
 
     @property
     def earliest_step(self) -> int:
-        """No topology update comes before this many optimizer updates."""
+        """Optimizer updates before which no topology update takes place."""
         return self.start_step
 
     def begin(self, masked_kernels: list[typing.Any]) -> None:
         """Called when the method is attached to a model.
 
         Args:
-            masked_kernels: List of `MaskedKernel`, the model's connections.
+            masked_kernels: List of the model's `MaskedKernel`s.
         """
 
     def takes_part(self, active: int, size: int) -> bool:
         """Whether a kernel's mask may change; by default, if it is sparse.
 
         Args:
-            active: Integer, its active connections.
-            size: Integer, its entries.
+            active: Integer, the kernel's number of active connections.
+            size: Integer, the kernel's number of entries.
         """
         return active < size
 
     def drop_fraction_at(self, step: Tensor) -> Tensor:
         """The share of active connections that an update replaces.
 
-        A hook, called in the compiled step. By default the schedule that was
+        A hook, called in the compiled step. By default it is the schedule
         given as `drop_fraction`.
 
         Args:
             step: `int32` scalar tensor, optimizer updates so far.
 
         Returns:
-            Float scalar tensor; what lies beyond [0, 1] is cut off.
+            Float scalar tensor; it is clipped to [0, 1].
         """
         return self.drop_fraction(step)
 
@@ -228,12 +229,12 @@ class Method(ShowsArguments):
         """Scores active connections; those with the lowest score are dropped.
 
         A hook, called in the compiled step for each kernel that changes: use
-        `keras.ops`. NaN and infinite scores go first. By default the
-        criterion that was given as `drop`.
+        `keras.ops`. Connections with NaN or infinite scores are dropped first.
+        By default it is the criterion given as `drop`.
 
         Args:
-            view: `KernelView` of one kernel, its values those after
-                the optimizer's step.
+            view: `KernelView` of one kernel, with the values after the
+                optimizer's step.
 
         Returns:
             Float tensor of the kernel's shape; values at absent connections
@@ -244,12 +245,13 @@ class Method(ShowsArguments):
     def grow_score(self, view: KernelView) -> Tensor:
         """Scores absent connections; those with the highest score are grown.
 
-        A hook, called as `drop_score` is. NaN and infinite scores come last.
-        By default the criterion that was given as `growth`.
+        A hook, called like `drop_score`. Connections with NaN or infinite
+        scores are grown last. By default it is the criterion given as
+        `growth`.
 
         Args:
-            view: `KernelView` of one kernel, as for `drop_score`;
-                what was just dropped is still active in its mask.
+            view: `KernelView` of one kernel, as for `drop_score`. Connections
+                that were just dropped are still active in its mask.
 
         Returns:
             Float tensor of the kernel's shape; values at connections that
@@ -260,7 +262,7 @@ class Method(ShowsArguments):
     def budget(
         self, views: list[KernelView], fraction: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """How many connections each layer drops and grows.
+        """The numbers of connections that each layer drops and grows.
 
         Args:
             views: List of `KernelView`.
@@ -268,7 +270,7 @@ class Method(ShowsArguments):
 
         Returns:
             Two lists of `int32` scalars, dropped and grown. With
-            `scope="global"` only their sums count.
+            `scope="global"` only their sums matter.
         """
         counts = [
             fraction_of(view.count(), fraction, self.rounding) for view in views
@@ -278,7 +280,7 @@ class Method(ShowsArguments):
     def counts(
         self, views: list[KernelView], fraction: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The budget; in global scope one that leaves each kernel one."""
+        """The budget; in global scope, limited so that no kernel is empty."""
         dropped, grown = self.budget(views, fraction)
         if self.scope != "global":
             return dropped, grown
@@ -310,7 +312,7 @@ class Method(ShowsArguments):
         counts: typing.Any,
         stage: int,
     ) -> list[Tensor]:
-        """`best` in the method's scope; no layer loses all connections."""
+        """`best` in the method's scope; each layer keeps a connection."""
         if self.scope == "global":
             scores = [
                 first_wins(s, m) for s, m in zip(scores, masks, strict=True)
@@ -320,10 +322,10 @@ class Method(ShowsArguments):
     def grow(
         self, views: list[KernelView], kept: Tensors, grow_counts: Tensors
     ) -> Tensors:
-        """Boolean tensors: the connections that come.
+        """Boolean tensors: the connections that grow.
 
-        Those just dropped may grow again at once (RigL, issue 5 of
-        google-research/rigl): they are absent when growth is decided.
+        Connections that were just dropped count as absent, so they may grow
+        again in the same update (RigL, issue 5 of google-research/rigl).
         """
         absent = [ops.logical_not(k) for k in kept]
         scores = [self.grow_score(view) for view in views]
@@ -354,12 +356,12 @@ class Method(ShowsArguments):
             mask: Boolean array.
 
         Returns:
-            Dict of arrays of the mask's shape; what is missing starts at 0.
+            Dict of arrays of the mask's shape; missing names start at 0.
         """
         return {}
 
     def observe(self, views: list[KernelView]) -> list[dict[str, Tensor]]:
-        """New state of each connection; a hook called in every step.
+        """Updates the state of each connection; called in every step.
 
         Args:
             views: List of `KernelView`, before the optimizer's step.
@@ -373,7 +375,7 @@ class Method(ShowsArguments):
     def after_update(
         self, state: dict[str, Tensor], mask: Tensor
     ) -> dict[str, Tensor]:
-        """New state of one kernel's connections after an update.
+        """Updates the state of one kernel's connections after an update.
 
         Args:
             state: Dict of tensors.
@@ -382,20 +384,20 @@ class Method(ShowsArguments):
         return state
 
     def forward_kernels(self, views: list[KernelView]) -> list[Tensor]:
-        """What the layers compute with in a step in place of the kernels.
+        """The values that layers use instead of the kernels in a step.
 
         Args:
             views: List of `KernelView`, without gradients.
 
         Returns:
-            List of tensors. The gradients are those at them.
+            List of tensors. Gradients are computed at these values.
         """
         return [view.kernel for view in views]
 
     def transform_gradients(
         self, gradients: list[Tensor], context: typing.Any
     ) -> list[Tensor]:
-        """What the optimizer gets in place of the gradients.
+        """The gradients that the optimizer receives.
 
         Args:
             gradients: List of dense gradients, one for each trainable
@@ -408,12 +410,12 @@ class Method(ShowsArguments):
     def after_apply(
         self, old: list[Tensor], new: list[Tensor], views: list[KernelView]
     ) -> list[Tensor]:
-        """The kernels that the optimizer's step is to leave.
+        """The values of the kernels after the optimizer's step.
 
         Args:
-            old: List of kernels before it.
-            new: List of kernels after it.
-            views: List of `KernelView`, as they were before it.
+            old: List of kernels before the step.
+            new: List of kernels after the step.
+            views: List of `KernelView` from before the step.
         """
         return new
 
@@ -440,7 +442,7 @@ class Method(ShowsArguments):
         return cls(**config)
 
 
-# Hooks of an update that are given all kernels.
+# Hooks of an update that receive all kernels.
 _HOOKS_OF_ALL = ("update", "budget", "counts", "keep", "strongest", "grow")
 
 
@@ -455,14 +457,14 @@ def overrides(method: Method, name: str) -> bool:
 
 
 def is_kernelwise(method: Method) -> bool:
-    """Whether a method's update of one kernel looks at no other kernel.
+    """Whether a method updates each kernel independently of the others.
 
     Args:
         method: A `Method`.
 
     Returns:
-        Boolean. False where a class overrides a hook that is given all
-        kernels and does not set `kernelwise` itself.
+        Boolean. False if a class overrides a hook that receives all kernels
+        and does not set `kernelwise` itself.
 
     Example:
 
@@ -484,12 +486,12 @@ def is_kernelwise(method: Method) -> bool:
 
 
 def as_counts(total: typing.Any, length: int) -> list[Tensor]:
-    """Counts of which only the sum matters."""
+    """Splits a total into counts of which only the sum matters."""
     return [total] + [ops.zeros_like(total)] * (length - 1)
 
 
 def first_wins(score: Tensor, mask: Tensor) -> Tensor:
-    """Lifts the best active score above all others, of whatever layer."""
+    """Raises the best active score above all scores of all layers."""
     keys = ops.reshape(sort_keys(score, mask), (-1,))
     place = ops.arange(keys.shape[0], dtype="int32")
     is_first = ops.equal(place, ops.cast(ops.argmax(keys), "int32"))

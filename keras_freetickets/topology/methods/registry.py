@@ -1,4 +1,4 @@
-"""The names of the methods: one decorator registers a class, `get` finds it."""
+"""The registry of methods: `register` adds a class, `get` finds it by name."""
 
 import difflib
 import typing
@@ -19,21 +19,21 @@ def register(
     """Decorator that registers a `Method` class under a name.
 
     `get`, `callbacks.DropAndGrow`, `callbacks.EDST` and `callbacks.DST` then
-    take the name. The class is registered with Keras' serialization too, so
-    that its configuration can be saved and loaded.
+    accept the name. The class is also registered with Keras, so that its
+    configuration can be saved and loaded.
 
     Args:
         name: String, lower-case words joined by underscores.
         package: String, the package of Keras' registered name,
-            `"package>ClassName"`. Defaults to `"Custom"` (that of
+            `"package>ClassName"`. Defaults to `"Custom"` (as in
             `keras.saving.register_keras_serializable`).
 
     Returns:
-        A decorator that returns the class as it is.
+        A decorator that returns the class unchanged.
 
     Raises:
-        ValueError: If `name` is not such a string, belongs to another class,
-            or what is decorated is not a subclass of `Method`.
+        ValueError: If `name` is not such a string or belongs to another class,
+            or the decorated object is not a subclass of `Method`.
 
     Example:
 
@@ -75,22 +75,22 @@ def register(
 
 
 def get(identifier: typing.Any, **kwargs: typing.Any) -> Method:
-    """Returns a method: by its name, by its configuration, or as it is.
+    """Returns the method for a name, a configuration or a `Method`.
 
     Args:
         identifier: The name of a registered method, such as `"rigl"` or
-            `"dst_ee"`; the name of its class in any case, such as `"DSTEE"`;
-            a dict made by `keras.saving.serialize_keras_object`; or a
-            `Method`.
+            `"dst_ee"`; the name of its class, such as `"DSTEE"`, in upper or
+            lower case; a dict made by `keras.saving.serialize_keras_object`;
+            or a `Method`.
         **kwargs: Arguments of the method, if `identifier` is a name.
 
     Returns:
         A `Method`.
 
     Raises:
-        ValueError: If no method has this name (the error suggests the
-            nearest), `identifier` is something else, or arguments are given
-            beside a method or a configuration.
+        ValueError: If no method has this name (the error suggests a similar
+            one), `identifier` has the wrong type, or arguments are given with
+            a method or a configuration.
         TypeError: If the method does not have one of the arguments.
 
     Example:
@@ -109,8 +109,8 @@ def get(identifier: typing.Any, **kwargs: typing.Any) -> Method:
         method = identifier
     if not isinstance(method, Method):
         raise ValueError(
-            "`method` must be a keras_freetickets.topology.Method, the name "
-            f"of one or its configuration. Received: method={identifier}"
+            "`method` must be a keras_freetickets.topology.Method, its name or "
+            f"its configuration. Received: method={identifier}"
         )
     if kwargs:
         raise ValueError(
@@ -139,7 +139,7 @@ def _find(name: str) -> type[Method] | None:
 
 
 def class_of(name: str) -> type[Method]:
-    """The class of a name, as for `get`.
+    """The class for a name, as in `get`.
 
     Args:
         name: String.

@@ -1,4 +1,4 @@
-"""RigL, and the settings of ITOP: grow where the gradient is steep."""
+"""RigL, which grows where the gradient is large, and the settings of ITOP."""
 
 import typing
 
@@ -13,17 +13,17 @@ from keras_freetickets.types import Config
 class RigL(Method):
     """Drop by magnitude, grow by the dense gradient.
 
-    The paper lets the drop fraction fall along a cosine and stops after 75 %
-    of the optimizer updates. Both need the length of the run, so the defaults
-    here are those of RigL's code, a constant and no end; the example shows
-    the paper's for a run of 100,000 updates.
+    In the paper the drop fraction decays along a cosine, and updates stop
+    after 75 % of the optimizer updates. Both need the length of the run, so the
+    defaults here are those of RigL's code: a constant and no end. The example
+    shows the paper's settings for a run of 100,000 updates.
 
     Args:
         update_interval: Defaults to 100 (RigL's flag).
         drop_fraction: Float in [0, 1] or a schedule. Defaults to 0.3 (RigL's
-            flag, constant there too).
-        **kwargs: As in `Method`; `rounding="floor"` and
-            `apply_on_update=False` are RigL's own and the defaults here.
+            flag, also constant).
+        **kwargs: As in `Method`, except for the defaults `rounding="floor"`
+            and `apply_on_update=False` (RigL's code).
 
     Raises:
         ValueError: As for `Method`.
@@ -55,14 +55,15 @@ class RigL(Method):
 
 @register("itop", package="keras_freetickets")
 class ITOP(Method):
-    """In-time over-parameterization: rare updates that go on to the end.
+    """In-time over-parameterization: rare updates until the end.
 
-    What counts is how many weights were ever active (R_s): the interval is
-    long, so that new connections can train, and the updates never stop.
+    The goal is a large share of weights that were active at least once (R_s).
+    The interval is long, so that new connections can train, and updates never
+    stop.
 
     Args:
         total_steps: Positive integer, optimizer updates of the training, over
-            which the drop fraction falls.
+            which the drop fraction decays.
         growth: `"random"` (SET-ITOP, default) or `"gradient"` (RigL-ITOP).
         update_interval: `None` for ITOP's 1500 with random and 4000 with
             gradient growth, at batches of 128.

@@ -14,18 +14,18 @@ from keras_freetickets.types import Tensor
 
 @register("set", package="keras_freetickets")
 class SET(Method):
-    """Drop the weights closest to zero of either sign, grow at random.
+    """Drop the weights of each sign that are closest to zero, grow at random.
 
-    A share of the positive and the same share of the negative weights goes,
-    those closest to zero; as many connections grow at random.
+    An update drops the same share of the positive and of the negative weights,
+    those closest to zero, and grows as many connections at random.
 
     Args:
         update_interval: Defaults to 1500 (ITOP's setting for SET at batches
             of 128; the original updates once an epoch).
         drop_fraction: Defaults to 0.3 (SET's code).
-        drop: Defaults to `"signed_magnitude"`, as described (SET's code).
-            `"magnitude"` drops the smallest of both signs together, as
-            RigL's, JaxPruner's and FreeTickets' versions of SET do.
+        drop: Defaults to `"signed_magnitude"`, as described above (SET's
+            code). `"magnitude"` ranks both signs together, as RigL's,
+            JaxPruner's and FreeTickets' versions of SET do.
         **kwargs: As in `Method`.
 
     Raises:
@@ -55,8 +55,8 @@ class SET(Method):
         self.by_sign = drop == "signed_magnitude"
         if self.by_sign and kwargs.get("scope", "layer") != "layer":
             raise ValueError(
-                '`drop="signed_magnitude"` ranks within each layer: '
-                '`scope` must be "layer", or `drop` "magnitude". '
+                '`drop="signed_magnitude"` ranks within each layer: use '
+                '`scope="layer"`, or `drop="magnitude"`. '
                 f"Received: scope={kwargs['scope']}"
             )
         kwargs = {**self.defaults, **kwargs}
@@ -89,7 +89,7 @@ class SET(Method):
 
 
 def _signs(view: KernelView) -> list[KernelView]:
-    """The connections of either sign; zero counts as positive."""
+    """Views of the positive and negative weights; zero counts as positive."""
     negative = view.kernel < 0
     return [
         dataclasses.replace(view, mask=ops.logical_and(view.mask, side))

@@ -1,4 +1,4 @@
-"""SNFS, sparse momentum: grow where the momentum is, and move weights there."""
+"""SNFS, sparse momentum: growth and redistribution by a dense momentum."""
 
 import typing
 
@@ -13,8 +13,8 @@ from keras_freetickets.topology.methods.registry import register
 from keras_freetickets.types import Config
 from keras_freetickets.types import Tensor
 
-# Layers less sparse than this do not grow at their full drop fraction, and a
-# layer is filled to this share of its room at first (sparse_learning).
+# Layers less sparse than this do not use their full drop fraction. At first a
+# layer is filled to this percentage of its room (both: sparse_learning).
 _NEARLY_DENSE = 0.2
 _FILL = 99
 
@@ -23,20 +23,23 @@ _FILL = 99
 class SNFS(Method):
     """Sparse momentum: growth by a dense momentum, across layers.
 
-    What all layers drop is shared out again in proportion to the mean
-    momentum of their active weights; within a layer the absent connections of
-    the largest momentum grow. The total stays exact.
+    The connections that all layers drop are redistributed in proportion to the
+    mean momentum of the layers' active weights. Within a layer the absent
+    connections with the largest momentum grow. The total does not change.
 
     Args:
         momentum: Float in [0, 1), the decay of the average of the dense
-            gradients. Defaults to 0.9 (the optimizer's in SNFS's code; the
-            average is the method's own here, as an optimizer's is sparse).
+            gradients. Defaults to 0.9 (that of the optimizer in SNFS's code;
+            here the method keeps its own average, because the optimizer's is
+            sparse).
         redistribution: Whether layers exchange connections. Defaults to
             `True`; `False` is RigL's variant of momentum growth.
-        update_interval: Optimizer updates; the original updates once an epoch.
+        update_interval: Defaults to 1000, as in `Method`. SNFS's code updates
+            once per epoch.
         drop_fraction: Defaults to 0.5 (SNFS's code, with a cosine over the
             training: `schedules.Cosine(0.5, total_steps)`).
-        **kwargs: As in `Method`. Keeps a float for each maskable weight.
+        **kwargs: As in `Method`. The method keeps a float for each maskable
+            weight.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -98,13 +101,13 @@ class SNFS(Method):
         slow = ops.logical_and(gains, sparsity < _NEARLY_DENSE)
         fraction = ops.where(slow, ops.minimum(sparsity, fraction), fraction)
         dropped = fraction_of(active, fraction, self.rounding)
-        # One connection is left at least.
+        # At least one connection is left.
         dropped = ops.minimum(dropped, active - 1)
         grown = allocate(ops.sum(dropped), shares, size - active + dropped)
         return ops.unstack(dropped), ops.unstack(grown)
 
     def _shares(self, views: list[KernelView], active: typing.Any) -> Tensor:
-        """Each layer's part of the mean momenta of active weights."""
+        """Each layer's share of the mean momenta of active weights."""
         sums = [
             ops.sum(ops.where(view.mask, self.grow_score(view), 0.0))
             for view in views
@@ -125,8 +128,9 @@ class SNFS(Method):
 def allocate(total: Tensor, shares: Tensor, room: Tensor) -> Tensor:
     """Splits an integer in proportion to shares, with a limit for each part.
 
-    Parts are cut to 99 % of their room; the rest goes evenly to the others,
-    and only if there is none left, to the last percent. The sum is exact.
+    Parts are limited to 99 % of their room. The rest is given evenly to the
+    other parts, and to the last percent only if these are full. The sum is
+    exact.
 
     Args:
         total: `int32` scalar, at most the sum of `room`.
@@ -146,7 +150,7 @@ def allocate(total: Tensor, shares: Tensor, room: Tensor) -> Tensor:
 
 
 def _spread(total: Tensor, given: Tensor, limit: Tensor) -> Tensor:
-    """Gives what is left evenly to those below their limit."""
+    """Gives the rest evenly to parts below their limit."""
 
     def is_open(given: Tensor) -> Tensor:
         return ops.logical_and(total > ops.sum(given), ops.any(given < limit))
@@ -155,7 +159,7 @@ def _spread(total: Tensor, given: Tensor, limit: Tensor) -> Tensor:
         left = total - ops.sum(given)
         below = given < limit
         each = left // ops.sum(ops.cast(below, "int32"))
-        # The last few go to the first ones.
+        # The first parts receive the last few.
         rank = ops.cumsum(ops.cast(below, "int32"))
         one = ops.cast(ops.logical_and(below, rank <= left), "int32")
         more = ops.where(each > 0, ops.cast(below, "int32") * each, one)

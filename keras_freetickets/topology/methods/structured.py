@@ -1,4 +1,4 @@
-"""Methods that keep a pattern: N of M, and constant fan-in."""
+"""Methods that keep a structure: N:M sparsity, and constant fan-in."""
 
 import typing
 
@@ -44,19 +44,19 @@ def from_groups(groups: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
 class NM(Method):
     """Drop-and-grow that keeps `n` of every `m` consecutive weights.
 
-    The smallest weights of a layer are dropped, whatever their group; each
+    The smallest weights of a layer are dropped, whatever their group. Each
     group then grows as many as it lost.
 
     Args:
-        n: Positive integer, how many of a group are active.
+        n: Positive integer, how many weights of a group are active.
         m: Integer greater than `n`, the size of a group.
         axis: Integer, the kernel's axis along which groups lie. Defaults to
             -2, the inputs.
         **kwargs: As in `Method`.
 
     Raises:
-        ValueError: If a kernel's axis is not a multiple of `m`, or its mask is
-            not `n` of `m` (see `NMMask`).
+        ValueError: If the size of a kernel's axis is not a multiple of `m`, or
+            its mask does not keep `n` of every `m` (see `NMMask`).
 
     Example:
 
@@ -120,31 +120,35 @@ class NM(Method):
 class SRigL(RigL):
     """RigL with the same number of inputs for every output unit.
 
-    Within a layer the smallest weights are dropped; each unit then grows what
-    it lacks. Salient are the connections that the layer keeps and, of all its
-    positions, as many as it drops with the largest gradients. A unit with
-    fewer than `max(1, int(ablation * fan_in))` of them is removed, where
-    `fan_in` is that of the layer before any removal, and its inputs go to the
-    others: each has the number of connections that the layer began with,
-    divided by the units left and rounded down (the remainder rests until
-    units divide it), and at most all inputs. At least as many units stay as
-    are needed to hold these connections. A removed unit returns once enough
-    connections are salient again. Weights of exactly zero are dropped first,
-    however many they are.
+    Within a layer the smallest weights are dropped. Each unit then grows the
+    connections that it lacks.
 
-    All of this is as in SRigL's code. Where that leaves to the order of its
-    sort which positions a unit keeps (among equal weights, and in a unit that
-    would keep more than its fan-in), here the largest stay; where more is to
-    be kept than the units that stay have, the code fills up with any
-    positions of weight 0, here growth does.
+    Units can be removed and return. A connection is *salient* if the layer
+    keeps it, or if its gradient is among the largest of all positions (as many
+    as the layer drops). A unit with fewer than `max(1, int(ablation *
+    fan_in))` salient connections is removed, where `fan_in` is that of the
+    layer before any removal. The remaining units share its connections: each
+    gets the layer's initial number of connections, divided by the number of
+    remaining units and rounded down (a remainder is not used), and at most all
+    inputs. Enough units remain to hold these connections. A removed unit
+    returns when enough of its connections are salient again. Weights of
+    exactly zero are dropped first, however many there are.
+
+    This follows SRigL's code, with two differences. If the code's choice
+    depends on the order of its sort (among equal weights, and in a unit that
+    would keep more than its fan-in), the largest are kept here. If more
+    connections should be kept than the remaining units have, the code adds any
+    positions of weight 0; here growth adds connections.
 
     Args:
-        ablation: Float in [0, 1), the share of a layer's first fan-in that
-            must be salient for a unit to stay; 0 for no removal. Defaults to
-            0.3 (SRigL's code). Units of the model's last masked kernel stay.
+        ablation: Float in [0, 1), the share of a layer's initial fan-in that
+            must be salient for a unit to remain; 0 for no removal. Defaults
+            to 0.3 (SRigL's code). Units of the model's last masked kernel are
+            never removed.
         update_interval: Defaults to 100 (SRigL, CIFAR).
         drop_fraction: Defaults to 0.3 (SRigL, along `schedules.Cosine`).
-        **kwargs: As in `RigL`, but for `apply_on_update=True`.
+        **kwargs: As in `RigL`, except for the default `apply_on_update=True`
+            (SRigL's code).
 
     Raises:
         ValueError: If a mask has units of different fan-in (see
@@ -189,7 +193,7 @@ class SRigL(RigL):
                     f"{inputs.min()} and {inputs.max()} inputs. Pass "
                     "mask_initializer=ConstantFanInMask() to `sparsify`."
                 )
-            # Masks that were made otherwise, by `prune`, are their own budget.
+            # Other masks, such as those of `prune`, define their own budget.
             left = max(np.count_nonzero(inputs), 1)
             grown = min(masked.initial // left, mask.size // mask.shape[-1])
             known = fan_ins == {grown}
@@ -199,7 +203,7 @@ class SRigL(RigL):
     def counts(
         self, views: list[KernelView], fraction: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The budget, but at least all weights of exactly zero are dropped."""
+        """The budget; at least all weights of exactly zero are dropped."""
         dropped, _ = super().counts(views, fraction)
         zeros = [_zeros(view) for view in views]
         if self.scope == "global":
@@ -222,7 +226,7 @@ class SRigL(RigL):
         drop_counts: list[Tensor],
         grow_counts: list[Tensor],
     ) -> list[Tensor]:
-        """Boolean tensors: which units the layers go on with."""
+        """Boolean tensors: the units that remain in each layer."""
         alive = [_count(_by_unit(view.mask)) > 0 for view in views]
         if not self.ablation:
             return alive
@@ -246,7 +250,7 @@ class SRigL(RigL):
         budget = self._budgets[view.kernel_index]
         units, inputs = _by_unit(view.mask).shape
         least = max(1, int(self.ablation * (budget // units)))
-        # So many units, and one more, hold the layer's connections.
+        # This many units, plus one, can hold the layer's connections.
         descending = ops.flip(ops.sort(salient))
         least = ops.minimum(least, descending[budget // inputs])
         return salient >= least
@@ -291,10 +295,10 @@ class SRigL(RigL):
         of_units: list[Tensor],
         drop_counts: list[Tensor],
     ) -> list[Tensor]:
-        """The connections to keep, of those of the units that stay.
+        """The connections of remaining units to keep.
 
-        As many as if all units stayed, so that a removed unit's are the first
-        to be dropped.
+        As many are kept as if all units remained, so that the connections of
+        removed units are dropped first.
         """
         counts = [
             view.count() - d for view, d in zip(views, drop_counts, strict=True)
@@ -309,7 +313,7 @@ class SRigL(RigL):
         return self.strongest(views, scores, of_units, counts, DROP)
 
     def _fan_in(self, view: KernelView, units: Tensor) -> Tensor:
-        """The inputs of each unit: the layer's budget, shared out."""
+        """The fan-in of each unit: its share of the layer's budget."""
         left = ops.sum(ops.cast(units, "int32"))
         inputs = _by_unit(view.mask).shape[1]
         budget = self._budgets[view.kernel_index]
@@ -339,7 +343,7 @@ def _sum(mask: Tensor) -> Tensor:
 
 
 def _zeros(view: KernelView) -> Tensor:
-    """How many active connections have a weight of exactly zero."""
+    """The number of active connections with a weight of exactly zero."""
     return _sum(ops.logical_and(view.mask, ops.equal(view.kernel, 0.0)))
 
 
