@@ -353,7 +353,9 @@ def test_embeddings_are_masked_if_they_are_named(tmp_path):
 
 @pytest.mark.parametrize("kernels", ["kernel", 5, [5], lambda layer: "kernel"])
 def test_bad_kernels(kernels):
-    with pytest.raises(ValueError, match="`kernels` must be a tuple of names"):
+    with pytest.raises(
+        ValueError, match="`kernels` must be a tuple of attribute"
+    ):
         kft.sparsify(small(), 0.5, kernels=kernels)
 
 

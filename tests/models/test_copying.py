@@ -438,5 +438,5 @@ def test_strip_names_a_layer_that_holds_a_sparse_model():
     inputs = keras.Input((5, 4))
     outputs = layers.TimeDistributed(inner, name="each")(inputs)
     model = kft.SparseModel(inputs, outputs)
-    with pytest.raises(ValueError, match="'each' holds the SparseModel"):
+    with pytest.raises(ValueError, match="'each' contains the SparseModel"):
         kft.strip(model)
