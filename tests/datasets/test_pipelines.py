@@ -208,7 +208,7 @@ def test_test_split_alone(prepared):
     np.testing.assert_allclose(images, expected, atol=1e-5)
     with pytest.raises(ValueError, match="must have a split 'train'"):
         datasets.load("test_images", data_dir=prepared)
-    with pytest.raises(ValueError, match="as many channels"):
+    with pytest.raises(ValueError, match="the same number of channels"):
         datasets.load_test("optdigits", like, data_dir=prepared)
 
 

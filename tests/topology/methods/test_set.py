@@ -34,5 +34,5 @@ def test_counts_against_numpy():
 
 
 def test_a_scope_beyond_the_layer_is_refused():
-    with pytest.raises(ValueError, match="`scope` must be"):
+    with pytest.raises(ValueError, match='use `scope="layer"`'):
         SET(scope="global")
