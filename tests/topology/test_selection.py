@@ -293,9 +293,9 @@ def test_more_than_are_eligible():
     eligible = ops.array([True, True, False, True, False, False])
     chosen = select(scores, 3, eligible=eligible)
     np.testing.assert_array_equal(chosen, eligible)
-    with pytest.raises(ValueError, match=r"smallest group has 3\..*k=4"):
+    with pytest.raises(ValueError, match=r"smallest group has 3 .*k=4"):
         select(scores, 4, eligible=eligible)
-    with pytest.raises(ValueError, match=r"smallest group has 1\..*k=2"):
+    with pytest.raises(ValueError, match=r"smallest group has 1 .*k=2"):
         select(scores, 2, groups=2, eligible=eligible)
 
 
@@ -306,8 +306,8 @@ def test_more_than_are_eligible():
         ([0.5, 1.0], {}, "`scores` must be"),
         (ops.ones(4), {"groups": 3}, "`groups` must divide"),
         (ops.ones(4), {"groups": "x"}, "`groups` must divide"),
-        (ops.ones(4), {"eligible": ops.ones(3, "bool")}, "`eligible` must be"),
-        (ops.ones(4), {"ties": ops.ones((2, 2))}, "`ties` must be"),
+        (ops.ones(4), {"eligible": ops.ones(3, "bool")}, "`eligible` must have"),
+        (ops.ones(4), {"ties": ops.ones((2, 2))}, "`ties` must have"),
     ],
 )
 def test_bad_arguments(scores, arguments, message):
