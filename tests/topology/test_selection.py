@@ -306,7 +306,11 @@ def test_more_than_are_eligible():
         ([0.5, 1.0], {}, "`scores` must be"),
         (ops.ones(4), {"groups": 3}, "`groups` must divide"),
         (ops.ones(4), {"groups": "x"}, "`groups` must divide"),
-        (ops.ones(4), {"eligible": ops.ones(3, "bool")}, "`eligible` must have"),
+        (
+            ops.ones(4),
+            {"eligible": ops.ones(3, "bool")},
+            "`eligible` must have",
+        ),
         (ops.ones(4), {"ties": ops.ones((2, 2))}, "`ties` must have"),
     ],
 )
