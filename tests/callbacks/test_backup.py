@@ -21,8 +21,19 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return run(str(tmp_path_factory.mktemp("whole")))
+def whole_directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture(scope="module")
+def whole(whole_directory):
+    return run(str(whole_directory))
+
+
+@pytest.fixture
+def finished(tmp_path, whole, whole_directory):
+    """A copy of what a whole run leaves."""
+    return shutil.copytree(whole_directory, tmp_path / "finished")
 
 
 def check_equal(result, whole):
@@ -136,24 +147,21 @@ def test_killed_at_a_random_step(tmp_path, whole, monkeypatch, seed):
     check_equal(run(str(tmp_path)), whole)
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, whole):
-    run(str(tmp_path))
-    check_equal(run(str(tmp_path)), whole)
+def test_a_finished_run_is_not_run_again(finished, whole):
+    check_equal(run(str(finished)), whole)
 
 
-def test_damaged_backup_is_passed_over(tmp_path, whole):
-    run(str(tmp_path))
-    newest = sorted(os.listdir(tmp_path / "backup"))[-1]
-    path = tmp_path / "backup" / newest / "arrays.npz"
+def test_damaged_backup_is_passed_over(finished, whole):
+    newest = sorted(os.listdir(finished / "backup"))[-1]
+    path = finished / "backup" / newest / "arrays.npz"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.warns(UserWarning, match="is damaged and is skipped"):
-        check_equal(run(str(tmp_path)), whole)
+        check_equal(run(str(finished)), whole)
 
 
-def test_backup_of_another_model(tmp_path):
-    run(str(tmp_path))
+def test_backup_of_another_model(finished):
     with pytest.raises(ValueError, match="backup of another model"):
-        run(str(tmp_path), network(units=13))
+        run(str(finished), network(units=13))
 
 
 def test_directory_that_cannot_be_written(tmp_path):
@@ -168,11 +176,11 @@ def test_directory_that_cannot_be_written(tmp_path):
         kft.callbacks.Backup(None)
 
 
-def test_delete(tmp_path):
-    run(str(tmp_path))
-    backup = kft.callbacks.Backup(tmp_path / "backup")
+def test_delete(finished):
+    assert (finished / "backup").exists()
+    backup = kft.callbacks.Backup(finished / "backup")
     backup.delete()
-    assert not (tmp_path / "backup").exists()
+    assert not (finished / "backup").exists()
 
 
 @pytest.mark.skipif(

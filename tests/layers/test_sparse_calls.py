@@ -460,6 +460,20 @@ LONG = [
 ]
 
 
+@pytest.fixture
+def eagerly():
+    """No graphs, as compiling one for each layer's shapes takes seconds."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the:UserWarning")
 @pytest.mark.parametrize(
     "name",
     [
@@ -467,7 +481,7 @@ LONG = [
         for name in sorted(set(CASES) - set(VARIANTS))
     ],
 )
-def test_in_a_model_subclass(name, tmp_path):
+def test_in_a_model_subclass(name, tmp_path, eagerly):
     """Built by `fit`; the topology is updated; saved in both formats."""
     case = CASES[name]
     x = data(*case.shape)
