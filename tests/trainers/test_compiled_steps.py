@@ -9,8 +9,10 @@ import keras_freetickets as kft
 from keras_freetickets.topology import GMP
 from keras_freetickets.topology import NDSNN
 from keras_freetickets.topology import SET
+from keras_freetickets.topology import SNFS
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import schedules
+from keras_freetickets.trainers import update as updates
 from keras_freetickets.trainers.compiled_steps import SharedPrograms
 from keras_freetickets.trainers.compiled_steps import frozen
 
@@ -171,6 +173,52 @@ def test_later_changes_are_seen():
     held = keras.Variable(1.0)
     assert frozen([held]) == frozen([held])
     assert frozen([held]) != frozen([keras.Variable(1.0)])
+
+
+@pytest.mark.parametrize("build", [RigL, SET, SNFS])
+def test_programs_of_an_update_are_told_apart_by_what_is_in_them(build):
+    """Not by the interval, the fraction or the seed, which come as arrays."""
+
+    def traits(method):
+        return frozen(updates._traced(method))
+
+    plain = traits(build())
+    scalars = {"start_step": 3, "stop_step": 9, "seed": 5}
+    assert plain == traits(
+        build(update_interval=7, drop_fraction=0.25, **scalars)
+    )
+    assert plain == traits(build(drop_fraction=schedules.Cosine(0.3, 10)))
+    assert plain != traits(build(rounding="floor" if build != RigL else "ceil"))
+    assert plain != traits(build(growth=lambda view: view.kernel))
+    # Another class may read them in an update, as a ramp reads its interval.
+    own = type("Own", (build,), {})
+    assert traits(own()) != plain
+    assert traits(own()) == traits(own())
+    assert traits(own()) != traits(own(seed=5))
+    ramps = [GMP(0.8, end_step=60, update_interval=i) for i in (20, 30)]
+    assert traits(ramps[0]) != traits(ramps[1])
+
+
+def test_models_of_equal_shapes_share_the_program_of_an_update(monkeypatch):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("elsewhere the whole step is one program")
+    from keras_freetickets.trainers import tensorflow
+
+    programs = SharedPrograms()
+    monkeypatch.setattr(tensorflow, "_PROGRAMS", programs)
+    x, y = data()
+    for seed in range(3):
+        model = network()
+        model.attach(RigL(seed + 1, 0.1 + 0.1 * seed, seed=seed))
+        masks = [np.array(r.mask.value) for r in model.masked_kernels]
+        for _ in range(seed + 2):
+            model.train_on_batch(x, y)
+        assert int(model.update_state.update_count.numpy()) == 1
+        for record, old in zip(model.masked_kernels, masks, strict=True):
+            new = np.array(record.mask.value)
+            dropped = np.floor(np.float32(0.1 + 0.1 * seed) * old.sum())
+            assert 0 < (old & ~new).sum() <= dropped
+    assert len(programs._kept) == 1
 
 
 class Settings:
