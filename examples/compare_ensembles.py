@@ -16,25 +16,16 @@ from typing import Any
 
 import run_directory
 import sweep
+import tables
 from absl import app
 from absl import flags
 
 from keras_freetickets import plots
 
 FLAGS = flags.FLAGS
-METHODS = (
-    "one_dense",
-    "dense",
-    "static",
-    "dst",
-    "edst",
-    "pf",
-    "ltr",
-    "snapshot",
-    "mimo",
-    "sparse_mimo",
-)
-flags.DEFINE_list("methods", list(METHODS), "What to compare.")
+METHODS = ["one_dense", "dense", "static", "dst", "edst", "pf", "ltr"]
+METHODS += ["snapshot", "mimo", "sparse_mimo"]
+flags.DEFINE_list("methods", METHODS, "What to compare.")
 flags.DEFINE_integer("num_seeds", 3, "Seeds 0, 1, ...", lower_bound=1)
 flags.DEFINE_string("output_dir", "runs/ensembles", "Where all files go.")
 flags.DEFINE_string("dataset", "optdigits", "A TFDS dataset, or optdigits.")
@@ -53,7 +44,7 @@ flags.register_validator(
 flags.register_validator(
     "methods",
     lambda names: set(names) <= set(METHODS),
-    f"must be some of {list(METHODS)}",
+    f"must be some of {METHODS}",
 )
 
 # Flags that all runs share.
@@ -127,15 +118,8 @@ def summary(method: str) -> dict[str, Any]:
 
 
 _HEADS = ["method", "accuracy", "NLL", "ECE", "best member (by test)"]
-_HEADS += [
-    "disagreement",
-    "KL",
-    "parameters",
-    "file, kB",
-    "train FLOPs",
-    "train s",
-]
-_HEADS += ["inference FLOPs", "inference ms"]
+_HEADS += ["disagreement", "KL", "parameters", "file, kB", "train FLOPs"]
+_HEADS += ["train s", "inference FLOPs", "inference ms"]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -143,17 +127,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     reference = {row["method"]: row for row in rows}.get("dense")
     lines = []
     for row in rows:
-        cells = [row["method"]]
-        for name in _SCORES:
-            cells.append(score(row, name, reference))
-        cells.append(f"{row['parameters'][0]:,.0f}")
-        cells.append(f"{row['file_bytes'][0] / 1000:,.0f}")
-        cells.append(f"{row['train_flops'][0]:.2f}")
-        cells.append("{:.0f} ± {:.0f}".format(*row["seconds"]))
-        cells.append(f"{row['inference_flops'][0]:.2f}")
-        cells.append("{:.1f} ± {:.1f}".format(*row["inference_ms"]))
+        cells = [
+            row["method"],
+            *(score(row, name, reference) for name in _SCORES),
+            f"{row['parameters'][0]:,.0f}",
+            f"{row['file_bytes'][0] / 1000:,.0f}",
+            f"{row['train_flops'][0]:.2f}",
+            "{:.0f} ± {:.0f}".format(*row["seconds"]),
+            f"{row['inference_flops'][0]:.2f}",
+            "{:.1f} ± {:.1f}".format(*row["inference_ms"]),
+        ]
         lines.append(cells)
-    return sweep.markdown(_HEADS, lines)
+    return tables.markdown(_HEADS, lines)
 
 
 def score(

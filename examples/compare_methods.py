@@ -14,6 +14,7 @@ from typing import Any
 
 import run_directory
 import sweep
+import tables
 from absl import app
 from absl import flags
 
@@ -109,7 +110,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{row['train_flops']:.3f}")
         cells.append(f"{row['seconds'][0]:.0f}")
         lines.append(cells)
-    return sweep.markdown(heads, lines)
+    return tables.markdown(heads, lines)
 
 
 def mark(rows: list[dict[str, Any]], row: dict[str, Any], name: str) -> str:

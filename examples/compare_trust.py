@@ -15,6 +15,7 @@ from typing import Any
 
 import run_directory
 import sweep
+import tables
 from absl import app
 from absl import flags
 
@@ -104,7 +105,7 @@ def table(rows: dict[str, dict[str, sweep.MeanAndDeviation]]) -> str:
         [name, *(cell(found.get(name)) for found in rows.values())]
         for name in names
     ]
-    return sweep.markdown(["", *rows], lines)
+    return tables.markdown(["", *rows], lines)
 
 
 def cell(value: sweep.MeanAndDeviation | None) -> str:

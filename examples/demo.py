@@ -10,6 +10,7 @@ same result. Started after its end, it prints the table again.
 import os
 
 import costs
+import ensemble_rows
 import keras
 import results
 import run_directory
@@ -44,18 +45,6 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_string("data_dir", None, "Where the prepared digits are.")
-
-_CONFIG = (
-    "exploration_epochs",
-    "refinement_epochs",
-    "dense_epochs",
-    "num_tickets",
-    "sparsity",
-    "learning_rate",
-    "update_interval",
-    "seed",
-    "batch_size",
-)
 
 
 def path(*parts: str) -> str:
@@ -143,7 +132,7 @@ def report(
         **cost_of(dense, FLAGS.dense_epochs, growth=None),
         "seconds": sum(dense_history["seconds"]),
     }
-    rows = results.edst_member_rows(
+    rows = ensemble_rows.edst_rows(
         edst, ensemble, data, cost_of, history["seconds"]
     )
     tickets = edst.store.read().values()
@@ -158,7 +147,7 @@ def report(
 def main(argv: list[str]) -> None:
     run_directory.no_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    config = {name: getattr(FLAGS, name) for name in _CONFIG}
+    config = run_directory.config()
     run_directory.check_directory(FLAGS.output_dir, config)
     done = run_directory.read_json(path("metrics.json"))
     if done is not None:

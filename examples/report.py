@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import results
+import tables
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -79,7 +79,7 @@ def text(sections: list[Section]) -> str:
         for table in section.tables:
             rows = [[cell(value) for value in row] for row in table.rows]
             heads = [str(head) for head in table.heads]
-            parts += [section.title, results.aligned([heads, *rows]), ""]
+            parts += [section.title, tables.aligned([heads, *rows]), ""]
     return "\n".join(parts)
 
 

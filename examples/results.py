@@ -1,16 +1,13 @@
-"""What the training scripts leave: scores, tables, models and pictures."""
+"""What the training scripts write: scores, models, pictures."""
 
 import importlib.util
 import os
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
 from typing import Any
 
-import costs
 import keras
 import numpy as np
 import run_directory
+import tables
 from absl import flags
 from absl import logging
 
@@ -42,58 +39,6 @@ def scores(
         "nll": float(np.mean(nll)),
         "ece": metrics.expected_calibration_error(labels, probabilities),
     }
-
-
-def member_rows(
-    ensemble: kft.EnsembleModel,
-    data: kft.datasets.Datasets,
-    cost_of: Callable[[kft.SparseModel, int], dict[str, float]],
-    stop_epochs: Sequence[int],
-    seconds: Sequence[float],
-    names: Sequence[str] = (),
-) -> list[Row]:
-    """Rows of each ticket and of the ensemble.
-
-    Args:
-        ensemble: The ensemble.
-        data: Its dataset.
-        cost_of: Function from a ticket and its epochs to its costs.
-        stop_epochs: For each ticket the epochs after which it was written.
-        seconds: The seconds in which each ticket was ready.
-        names: Names of tickets that were trained independently: the costs of
-            their ensemble are the sum of theirs. Without names all tickets
-            are of one run.
-    """
-    labels = labels_of(data.test)
-    rows: list[Row] = []
-    for i, member in enumerate(ensemble.predict_members(data.test)):
-        model = ensemble.member(i)
-        row: Row = {"model": names[i] if names else f"ticket {i}"}
-        row |= scores(member, labels) | costs.of_topology(model)
-        row |= cost_of(model, stop_epochs[i]) | {"seconds": seconds[i]}
-        rows.append(row)
-    total = sum if names else max
-    whole: Row = {"model": "ensemble"}
-    whole |= scores(ensemble.predict(data.test, verbose=0), labels)
-    whole["sparsity"] = sum(row["sparsity"] for row in rows) / len(rows)
-    for key in ("parameters", "inference_flops"):
-        whole[key] = sum(row[key] for row in rows)
-    for key in ("train_flops", "seconds"):
-        whole[key] = total(row[key] for row in rows)
-    return [*rows, whole]
-
-
-def edst_member_rows(
-    edst: kft.callbacks.EDST,
-    ensemble: kft.EnsembleModel,
-    data: kft.datasets.Datasets,
-    cost_of: Callable[[kft.SparseModel, int], dict[str, float]],
-    seconds: Sequence[float],
-) -> list[Row]:
-    """`member_rows` of an EDST run, from the seconds of its epochs."""
-    ends = [phase.stop_epoch for phase in edst.phases[1:]]
-    spent = [sum(seconds[:end]) for end in ends]
-    return member_rows(ensemble, data, cost_of, ends, spent)
 
 
 def write_ensemble(ensemble: kft.EnsembleModel) -> None:
@@ -144,49 +89,5 @@ def finish(rows: list[Row], history: Any, config: dict[str, Any]) -> None:
 
 
 def show(rows: list[Row]) -> None:
-    print(table(rows))
+    print(tables.scores_and_costs(rows))
     print(f"Files: {FLAGS.output_dir}")
-
-
-_COLUMNS = {
-    "model": ("model", "{}"),
-    "accuracy": ("accuracy", "{:.4f}"),
-    "nll": ("NLL", "{:.4f}"),
-    "ece": ("ECE", "{:.4f}"),
-    "sparsity": ("sparsity", "{:.4f}"),
-    "updates": ("topology updates", "{:,}"),
-    "parameters": ("active parameters", "{:,}"),
-    "train_flops": ("train FLOPs x dense", "{:.3f}"),
-    "inference_flops": ("inference FLOPs x dense", "{:.3f}"),
-    "seconds": ("seconds", "{:.1f}"),
-}
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as text, with the columns that at least one row has."""
-    keys = [key for key in _COLUMNS if any(key in row for row in rows)]
-    heads = [_COLUMNS[key][0] for key in keys]
-    lines = [
-        [
-            _COLUMNS[key][1].format(row[key]) if key in row else ""
-            for key in keys
-        ]
-        for row in rows
-    ]
-    return (
-        f"{aligned([heads, *lines])}\n"
-        "FLOPs are theoretical (two a multiply-accumulate) and relative to "
-        "the dense model; masks simulate sparsity."
-    )
-
-
-def aligned(cells: Iterable[Sequence[str]]) -> str:
-    """Columns of fixed width, with a line below the first row."""
-    rows = list(cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)

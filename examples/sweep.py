@@ -55,10 +55,3 @@ def mean_and_deviation(values: Sequence[float]) -> MeanAndDeviation:
 def within(one: MeanAndDeviation, other: MeanAndDeviation) -> bool:
     """Whether two means differ by no more than the larger deviation."""
     return abs(one[0] - other[0]) <= max(one[1], other[1])
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of strings."""
-    rows = [heads, *lines]
-    body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([body[0], "|---" * len(heads) + "|", *body[1:]])

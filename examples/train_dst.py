@@ -18,6 +18,7 @@ import os
 from typing import Any
 
 import costs
+import ensemble_rows
 import results
 import run_directory
 import training
@@ -106,7 +107,7 @@ def collect() -> None:
     data = training.load()
     interval = update_interval(data)
     dense = training.network(data.input_shape, data.num_classes)
-    rows = results.member_rows(
+    rows = ensemble_rows.member_rows(
         ensemble,
         data,
         lambda model, epochs: costs.flag_costs(dense, model, epochs, interval),

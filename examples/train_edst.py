@@ -22,6 +22,7 @@ Flags that are given override the preset.
 import os
 
 import costs
+import ensemble_rows
 import keras
 import results
 import run_directory
@@ -173,7 +174,7 @@ def main(argv: list[str]) -> None:
     interval = update_interval(training.steps(data.num_train))
     dense, edst, history = train(data, interval)
     ensemble = edst.ensemble()
-    rows = results.edst_member_rows(
+    rows = ensemble_rows.edst_rows(
         edst,
         ensemble,
         data,

@@ -18,9 +18,8 @@ import inspect
 import os
 from typing import Any
 
-import costs
+import ensemble_rows
 import keras
-import numpy as np
 import results
 import run_directory
 import training
@@ -29,8 +28,6 @@ from absl import app
 from absl import flags
 
 import keras_freetickets as kft
-from keras_freetickets import metrics
-from keras_freetickets.metrics import flops
 from keras_freetickets.topology import schedules
 
 FLAGS = flags.FLAGS
@@ -149,49 +146,6 @@ def train(recipe: Any, data: kft.datasets.Datasets) -> kft.EnsembleModel:
     )
 
 
-def predict_members(ensemble: kft.EnsembleModel, images: Any) -> np.ndarray:
-    """Probabilities of each member; of MIMO, whose mean is one, each head's."""
-    if FLAGS.method != "mimo":
-        return ensemble.predict_members(images)
-    member = ensemble.member(0)
-    heads = keras.Model(member.inputs, member.layers[-2].output)
-    return np.moveaxis(heads.predict(images, verbose=0), 1, 0)
-
-
-def rows(
-    recipe: kft.recipes.Recipe,
-    ensemble: kft.EnsembleModel,
-    data: kft.datasets.Datasets,
-) -> list[results.Row]:
-    """Scores of each member; scores and costs of the ensemble."""
-    labels = results.labels_of(data.test)
-    members = predict_members(ensemble, data.test)
-    found = [
-        {"model": f"member {i}", **results.scores(member, labels)}
-        for i, member in enumerate(members)
-    ]
-    whole: results.Row = {"model": FLAGS.method}
-    whole |= results.scores(np.mean(members, axis=0), labels)
-    whole |= {"disagreement": None, "kl": None}
-    if len(members) > 1:
-        whole["disagreement"] = float(np.mean(metrics.disagreement(members)))
-        whole["kl"] = float(np.mean(metrics.pairwise_kl(members)))
-    dense = training.network(data.input_shape, data.num_classes)
-    reference = 3.0 * flops.forward_flops(dense) * FLAGS.reference_epochs
-    models = [ensemble.member(i) for i in range(ensemble.num_members)]
-    file = os.path.join(FLAGS.output_dir, "ensemble.npz")
-    images = next(iter(data.test))[0]
-    whole |= {
-        "parameters": sum(costs.active_parameters(m) for m in models),
-        "file_bytes": os.path.getsize(file),
-        "train_flops": recipe.training_flops() / reference,
-        "seconds": sum(sum(r.history["seconds"]) for r in recipe.runs),
-        "inference_flops": sum(costs.relative_flops(dense, m) for m in models),
-        "inference_ms": costs.milliseconds(ensemble, images),
-    }
-    return [*found, whole]
-
-
 def main(argv: list[str]) -> None:
     run_directory.no_arguments(argv)
     if FLAGS.method == "snapshot" and not is_given("learning_rate"):
@@ -211,7 +165,8 @@ def main(argv: list[str]) -> None:
     results.write_ensemble(ensemble)
     ensemble.save_packed(os.path.join(FLAGS.output_dir, "ensemble.npz"))
     histories = {run.name: run.history for run in recipe.runs}
-    results.finish(rows(recipe, ensemble, data), histories, config)
+    rows = ensemble_rows.recipe_rows(recipe, ensemble, data)
+    results.finish(rows, histories, config)
 
 
 if __name__ == "__main__":
