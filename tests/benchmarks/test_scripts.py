@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import pathlib
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 
@@ -38,14 +36,8 @@ TINY = {
 
 
 def run(script, *flags, check=True):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=check,
-    )
+    path = ROOT / "benchmarks" / f"{script}.py"
+    return forked.run([path, *flags], cwd=ROOT, check=check)
 
 
 def numbers(value):

@@ -71,7 +71,7 @@ def stop():
 atexit.register(stop)
 
 
-def _server(env):
+def _server_of(env):
     """The server of an environment."""
     environment = {
         name: value
@@ -106,11 +106,11 @@ class Popen:
         files = [its, *self._outputs]
         with its:
             socket.send_fds(
-                _server(env).requests,
+                _server_of(env).requests,
                 [json.dumps(request).encode()],
                 [file.fileno() for file in files],
             )
-        self.pid = int(self._reply())
+        self.pid = int(self._reply())  # of the process that runs the script
 
     def _reply(self):
         reply = self._replies.recv(_SIZE)

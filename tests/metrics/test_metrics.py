@@ -1,9 +1,8 @@
 """What every metric of the package is asked for."""
 
-import subprocess
-import sys
 import textwrap
 
+import forked
 import keras
 import numpy as np
 import pytest
@@ -252,9 +251,5 @@ ON_TWO_REPLICAS = """
     keras.backend.backend() != "tensorflow", reason="tf.distribute"
 )
 def test_two_replicas():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ON_TWO_REPLICAS)],
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run(["-c", textwrap.dedent(ON_TWO_REPLICAS)])
     assert done.returncode == 0, done.stderr[-3000:]
