@@ -14,10 +14,10 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.inspection.summary_table import html_table
 from keras_freetickets.inspection.summary_table import text_table
+from keras_freetickets.layers.kernels import find_kernels
+from keras_freetickets.layers.kernels import is_depthwise
+from keras_freetickets.layers.kernels import is_quantized
 from keras_freetickets.layers.sparse import Sparse
-from keras_freetickets.layers.sparse import find_kernels
-from keras_freetickets.layers.sparse import is_depthwise
-from keras_freetickets.layers.sparse import is_quantized
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import layers
 from keras import ops
 from keras import tree
 
@@ -17,20 +16,14 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
 from keras_freetickets.layers.guard import guard
+from keras_freetickets.layers.kernels import MasksKernels
+from keras_freetickets.layers.kernels import find_kernels
+from keras_freetickets.layers.quantization import check_float_kernels
+from keras_freetickets.layers.quantization import keep_float_kernel
 from keras_freetickets.topology import mask_initializers
 from keras_freetickets.topology.distributions import active_count
 from keras_freetickets.types import Config
 from keras_freetickets.types import Layer
-
-# Chosen by role, never by rank: the biases of attention have rank 2.
-KERNEL_ROLES = ("kernel", "recurrent_kernel", "pointwise_kernel")
-# Kernels of these layers are masked only if `kernels` names them.
-_UNMASKED = (
-    layers.Embedding,
-    layers.BatchNormalization,
-    layers.GroupNormalization,
-    layers.LayerNormalization,
-)
 
 
 @dataclasses.dataclass
@@ -57,233 +50,6 @@ class MaskedKernel:
     @property
     def size(self) -> int:
         return math.prod(self.kernel.shape)
-
-
-def _initializer_of(layer, role):
-    name = role.replace("_kernel", "_initializer")
-    if role == "kernel":
-        name = "kernel_initializer"
-    return getattr(layer, name, None)
-
-
-@dataclasses.dataclass
-class KernelLocation:
-    """The location of a kernel that can be masked."""
-
-    name: str
-    layer: typing.Any
-    role: str
-    variable: typing.Any
-
-    def is_initial(self) -> bool:
-        """Whether the kernel still has its initial value.
-
-        An initializer with an integer seed gives the same value again. If
-        there is none, the kernel counts as initial.
-        """
-        initializer = _initializer_of(self.layer, self.role)
-        seed = getattr(initializer, "seed", None)
-        if initializer is None or not isinstance(seed, int):
-            return True
-        value = initializer(self.variable.shape, self.variable.dtype)
-        return np.array_equal(
-            ops.convert_to_numpy(value),
-            keras_adapter.first_value(self.variable),
-        )
-
-
-def find_kernels(
-    layer: Layer, roles: Sequence[str] | None = None
-) -> list[KernelLocation]:
-    """Lists the kernels of a built layer and of its sublayers, by role.
-
-    Args:
-        layer: A built Keras layer.
-        roles: Tuple of attribute names. `None` for those in the layer's
-            `sparse_kernels`, or else `kernel`, `recurrent_kernel` and
-            `pointwise_kernel` (except of depthwise convolutions of any class,
-            normalization and embeddings).
-
-    Returns:
-        List of `KernelLocation`.
-
-    Raises:
-        ValueError: If `sparse_kernels` does not name attributes of its layer.
-    """
-    places, seen = [], set()
-    paths = _paths_within(layer)
-    for part in keras_adapter.sublayers(layer):
-        if isinstance(part, Sparse) or is_quantized(part):
-            continue
-        for role in _roles_of(part, roles):
-            variable = getattr(part, role, None)
-            if not isinstance(variable, keras.Variable):
-                continue
-            if id(variable) in seen:
-                continue
-            seen.add(id(variable))
-            name = "/".join([*paths[id(part)], role])
-            places.append(KernelLocation(name, part, role, variable))
-    return places
-
-
-def _paths_within(layer, above=()):
-    """Maps the id of each sublayer to the attribute names leading to it."""
-    paths = {id(layer): above}
-    for part, name in keras_adapter.inner_names(layer):
-        found = _paths_within(part, (*above, name))
-        paths = {**found, **paths}
-    return paths
-
-
-def _roles_of(part, roles):
-    if roles is not None:
-        return roles
-    declared = getattr(part, "sparse_kernels", None)
-    if declared is not None:
-        _check_declared(part, declared)
-        return declared
-    alone = isinstance(part, _UNMASKED) or is_depthwise(part)
-    return () if alone else KERNEL_ROLES
-
-
-def _check_declared(layer, declared):
-    listed = isinstance(declared, (tuple, list))
-    if listed and all(hasattr(layer, str(name)) for name in declared):
-        return
-    raise ValueError(
-        "`sparse_kernels` must be a tuple of names of weight attributes. "
-        f"Received: sparse_kernels={declared!r} of layer "
-        f"'{layer.name}' of class {type(layer).__name__}, whose weights are "
-        f"{sorted(keras_adapter.own_variables(layer))}"
-    )
-
-
-def is_depthwise(layer: Layer) -> bool:
-    """Whether a convolution processes each of several channels separately.
-
-    This includes any convolution with as many groups as channels, whatever
-    its class. A convolution of a single channel is an ordinary one.
-
-    Args:
-        layer: A built Keras layer.
-
-    Returns:
-        Boolean.
-    """
-    kernel, groups = (getattr(layer, n, None) for n in ("kernel", "groups"))
-    if not isinstance(kernel, keras.Variable) or len(kernel.shape) < 3:
-        return False
-    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
-        return kernel.shape[-2] > 1  # (height, width, channels, multiplier)
-    # (height, width, channels / groups, filters)
-    return isinstance(groups, int) and groups > 1 and kernel.shape[-2] == 1
-
-
-# Modes of `quantize` that leave no float kernel; they cannot be trained.
-_INTEGER_MODES = ("int8", "int4", "gptq", "awq")
-
-
-def is_quantized(layer: Layer) -> bool:
-    """Whether a layer's kernel is quantized to integers."""
-    return getattr(layer, "quantization_mode", None) in _INTEGER_MODES
-
-
-def without_float_kernel(
-    layer: Layer, roles: Sequence[str] | None = None
-) -> list[Layer]:
-    """Lists the layer and sublayers whose kernels are quantized or have LoRA.
-
-    Args:
-        layer: A built Keras layer.
-        roles: As for `find_kernels`.
-
-    Returns:
-        List of layers that `find_kernels` skips for that reason.
-    """
-    return [
-        part
-        for part in keras_adapter.sublayers(layer)
-        if (is_quantized(part) or getattr(part, "lora_enabled", False))
-        and any(hasattr(part, role) for role in _roles_of(part, roles))
-    ]
-
-
-def check_float_kernels(
-    layer: Layer, roles: Sequence[str] | None = None
-) -> None:
-    """Raises if kernels that would be masked are quantized or have LoRA.
-
-    Args:
-        layer: A built Keras layer.
-        roles: As for `find_kernels`.
-
-    Raises:
-        ValueError: If a layer is quantized to integers or has LoRA.
-    """
-    for part in without_float_kernel(layer, roles):
-        if is_quantized(part):
-            raise ValueError(
-                f"Layer '{part.path}' is quantized and has no float kernel to "
-                "mask: make the model sparse first, train it, and quantize "
-                "the result of `keras_freetickets.strip`. "
-                f"Received: quantization_mode={part.quantization_mode!r}"
-            )
-        raise ValueError(
-            f"Layer '{part.path}' has LoRA, whose product would make a "
-            "masked kernel dense: merge it first. Call "
-            "`model.save_weights(path)`, then `load_weights(path)` on the "
-            "same model built without "
-            f"LoRA. Received: lora_rank={part.lora_rank}"
-        )
-
-
-def _keep_float_kernel(layer):
-    """Makes a layer refuse methods that would replace its masked kernel.
-
-    Keras also sets `quantize` on each instance, in `Layer.__new__`.
-    """
-    quantize = layer.quantize
-
-    def quantize_to_float8(mode=None, *args, config=None, **kwargs):
-        check_quantization(layer, mode, config)
-        return quantize(mode, *args, config=config, **kwargs)
-
-    def enable_lora(*args, **kwargs):
-        raise ValueError(
-            f"Layer '{layer.path}' is sparse, and the product of LoRA would "
-            "make its kernel dense: enable LoRA on the result of "
-            "`keras_freetickets.strip`, or on layers without masks. "
-            f"Received: a call of enable_lora for layer '{layer.name}'"
-        )
-
-    layer.quantize = quantize_to_float8
-    if hasattr(layer, "enable_lora"):
-        layer.enable_lora = enable_lora
-
-
-def check_quantization(
-    layer: Layer, mode: str | None = None, config: typing.Any = None
-) -> None:
-    """Raises if `quantize` would remove the float kernel of a sparse layer.
-
-    Args:
-        layer: A layer with a masked kernel.
-        mode: As for `keras.Layer.quantize`.
-        config: As for `keras.Layer.quantize`.
-
-    Raises:
-        ValueError: If the mode is only for prediction, such as `"int8"`.
-    """
-    mode = getattr(config, "mode", None) if mode is None else mode
-    if mode in _INTEGER_MODES:
-        raise ValueError(
-            f"Layer '{layer.path}' is sparse, and its mask needs a float "
-            "kernel: train the model first, then quantize the result of "
-            "`keras_freetickets.strip`. "
-            f"Received: mode={mode!r} (of Keras' modes only 'float8' keeps a "
-            "float kernel)"
-        )
 
 
 # Not delegated, because Keras would save a layer's assets, and adapt it,
@@ -329,7 +95,7 @@ def _check_arguments(layer, kernels, seed, state):
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
-class Sparse(keras.layers.Wrapper):
+class Sparse(MasksKernels, keras.layers.Wrapper):
     """Keeps kernels of a layer sparse, with a boolean mask for each.
 
     The wrapper has the layer's name and is called like the layer. You can
@@ -492,7 +258,7 @@ class Sparse(keras.layers.Wrapper):
         for name, dtype in self.state.items():
             self._add_state_variables(name, dtype)
         for place in places:
-            _keep_float_kernel(place.layer)
+            keep_float_kernel(place.layer)
 
     def get_build_config(self) -> typing.Any:
         # A layer without `build` is built by a call of the wrapper.

@@ -14,10 +14,10 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
+from keras_freetickets.layers.kernels import find_kernels
+from keras_freetickets.layers.quantization import check_float_kernels
+from keras_freetickets.layers.quantization import without_float_kernel
 from keras_freetickets.layers.sparse import Sparse
-from keras_freetickets.layers.sparse import check_float_kernels
-from keras_freetickets.layers.sparse import find_kernels
-from keras_freetickets.layers.sparse import without_float_kernel
 from keras_freetickets.models.copying import added
 from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import leaf_layers

@@ -12,9 +12,9 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers.parameters import CountsParameters
+from keras_freetickets.layers.quantization import check_quantization
 from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.sparse import Sparse
-from keras_freetickets.layers.sparse import check_quantization
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.losses.objective import Objective
 from keras_freetickets.models import logits

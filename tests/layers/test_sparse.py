@@ -5,7 +5,7 @@ from keras import layers
 
 import keras_freetickets as kft
 from keras_freetickets.layers import Sparse
-from keras_freetickets.layers.sparse import find_kernels
+from keras_freetickets.layers.kernels import find_kernels
 
 
 def test_biases_norms_embeddings_and_depthwise_kernels_are_left_alone():
