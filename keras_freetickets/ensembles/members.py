@@ -42,6 +42,7 @@ def check_members(members: typing.Any) -> None:
                 "`keras.Model(model.inputs, model.outputs[k])`. "
                 f"Received: member {i} with {len(member.outputs)} outputs"
             )
+        _check_own_kernels(member, i)
         _check_no_dict(member, i)
         check_copied_by_config(member)
         shape = tuple(member.outputs[0].shape)
@@ -54,6 +55,18 @@ def check_members(members: typing.Any) -> None:
                 f"{shape}"
             )
         _check_alike(members[0], member, i)
+
+
+def _check_own_kernels(member: keras.Model, i: int) -> None:
+    run = getattr(member, "run", None)
+    method = getattr(run, "effective_method", None)
+    if method is not None:
+        raise ValueError(
+            "`members` must compute with their own kernels. Give what "
+            "`keras_freetickets.strip(member)` returns: its kernels are those "
+            f"that the method predicts with. Received: member {i}, which "
+            f"predicts with the kernels of {type(method).__name__}"
+        )
 
 
 def _check_no_dict(member: keras.Model, i: int) -> None:

@@ -166,6 +166,13 @@ class SideBySide(
                 "for each model, which a callback sets: train the models one "
                 f"by one. Received: method={type(method).__name__}"
             )
+        if method.effective_at_inference:
+            raise ValueError(
+                f"{type(method).__name__} predicts with kernels of its own "
+                "(`effective_at_inference`), and SideBySide with those of its "
+                "members: train the models one by one. "
+                f"Received: method={type(method).__name__}"
+            )
         counts = [
             [int(np.sum(ops.convert_to_numpy(c.mask.value))) for c in m]
             for m in (member.masked_kernels for member in up_to_date(self))

@@ -101,6 +101,27 @@ def test_effective_kernels_stay_when_training_ends():
         np.testing.assert_array_equal(kernel, old)
 
 
+def test_an_ensemble_is_made_of_stripped_members():
+    model = network()
+    model.attach(Signs())
+    with pytest.raises(ValueError, match=r"strip\(member\).*of Signs"):
+        kft.EnsembleModel([model, model])
+    plain = kft.strip(model)
+    x, _ = data()
+    ensemble = kft.EnsembleModel([plain, plain], pooling="mean")
+    np.testing.assert_allclose(
+        np.asarray(ensemble.predict_members(x))[0],
+        by_hand(model, x),
+        rtol=1e-5,
+    )
+
+
+def test_side_by_side_refuses_effective_kernels():
+    together = kft.SideBySide([network(), network()])
+    with pytest.raises(ValueError, match="method=Signs"):
+        together.attach(Signs())
+
+
 def test_effective_kernels_of_a_loaded_model(tmp_path):
     x, _ = data()
     model = network()

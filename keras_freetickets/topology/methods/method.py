@@ -111,7 +111,8 @@ class Method(ShowsArguments):
     companions: tuple[typing.Any, ...] = ()
     # Whether `evaluate`, `predict` and `strip` also use `forward_kernels`, as
     # for ternary weights; CigL's random masks are only for training. A call
-    # `model(x)`, `EnsembleModel` and packed files use the kernels themselves.
+    # `model(x)` uses the kernels themselves. `EnsembleModel` takes what `strip`
+    # returns, and `SideBySide` refuses the method.
     effective_at_inference = False
     # Name -> dtype of the state of each connection.
     connection_state: dict[str, str] = {}
