@@ -82,6 +82,13 @@ def method() -> kft.recipes.Recipe:
         name for one in classes for name in inspect.signature(one).parameters
     }
     given = {n: FLAGS[n].value for n in names - _SHARED if is_given(n)}
+    kind = kft.recipes.class_of(METHODS[FLAGS.method])
+    known = set(inspect.signature(kind).parameters) - _SHARED
+    for name in sorted(set(given) - known):
+        raise SystemExit(
+            f"--{name}={given[name]} is not a setting of "
+            f"--method={FLAGS.method}, which has {sorted(known)}"
+        )
     if given.get("monitor") == "":
         given["monitor"] = None
     if FLAGS.method == "mimo" and given.get("sparsity") and not FLAGS.recipe:
