@@ -3,9 +3,8 @@
 import os
 import re
 import socket
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 import replicas
@@ -26,19 +25,14 @@ UPDATES |= {OF_SLICES: 20}
 
 
 def launch(mode, *arguments):
-    return subprocess.Popen(
-        [sys.executable, replicas.__file__, mode, *map(str, arguments)],
-        env={**os.environ, **replicas.ENVIRONMENT[mode]},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**os.environ, **replicas.ENVIRONMENT[mode]}
+    return forked.Popen([replicas.__file__, mode, *arguments], env=environment)
 
 
 def wait(*processes):
     for process in processes:
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said[-3000:]
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
 
 
 def free_addresses():
