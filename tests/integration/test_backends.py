@@ -6,10 +6,9 @@ Each backend runs in a process of its own, started from one on TensorFlow.
 import importlib.util
 import os
 import pathlib
-import subprocess
-import sys
 
 import cross_backends
+import forked
 import keras
 import numpy as np
 import pytest
@@ -27,13 +26,8 @@ needs = {
 
 
 def start(backend, script, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(HELPERS / script), *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    return forked.Popen([HELPERS / script, *arguments], env=environment)
 
 
 def finish(process):
