@@ -50,7 +50,7 @@ def compile_model(model):
     model.compile(
         keras.optimizers.SGD(RATE, momentum=0.9),
         "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+        run_eagerly=True,  # a compilation costs more than these steps
     )
 
 
@@ -59,10 +59,14 @@ def data(seed):
     return {
         "x": X[order],
         "y": Y[order],
-        "batch_size": 8,
+        "batch_size": 16,
         "shuffle": False,
-        "validation_data": (X, Y),
     }
+
+
+def validated(seed):
+    """Epochs of one batch, with logs of a validation."""
+    return {**data(seed), "batch_size": 48, "validation_data": (X, Y)}
 
 
 def fit(method, directory, **kwargs):
@@ -83,13 +87,13 @@ SPARSE = {"sparsity": 0.5, **ALIKE}
 METHODS = {
     "dense": recipes.Dense(**ALIKE),
     "static": recipes.Static(**SPARSE),
-    "dst": recipes.DST(update_interval=5, **SPARSE),
+    "dst": recipes.DST(update_interval=3, **SPARSE),
     "edst": recipes.EDST(
         sparsity=0.5,
         num_members=2,
         exploration_epochs=2,
         refinement_epochs=1,
-        update_interval=5,
+        update_interval=3,
         monitor=None,
     ),
     "snapshot": recipes.Snapshot(num_members=2, cycle_epochs=2),
@@ -99,7 +103,7 @@ METHODS = {
         epochs=8,
         batch_repetitions=2,
         sparsity=0.5,
-        update_interval=5,
+        update_interval=3,
     ),
     "pf": recipes.PruneAndFinetune(fine_tuning_epochs=2, **SPARSE),
     "ltr": recipes.LotteryTicketRewinding(rounds=2, **SPARSE),
@@ -143,22 +147,26 @@ def test_an_ensemble_that_has_learned(trained, name):
     method, whole = METHODS[name], trained(name)
     ensemble, folder = whole.ensemble, whole.folder
     assert ensemble.num_members == (1 if "mimo" in name else 2)
-    loss, accuracy, _ = ensemble.evaluate(X, Y, verbose=0)
-    assert accuracy > 0.6  # chance: 1/3
+    probabilities = keras.ops.convert_to_numpy(ensemble(X))
+    assert (probabilities.argmax(axis=-1) == Y).mean() > 0.6  # chance: 1/3
     assert whole.flops > 0
     for run in whole.runs:
         assert len(run.history["seconds"]) == len(run.history["epoch"])
     # The folder stands for the ensemble, in another process too.
     opened = kft.EnsembleModel.from_tickets(folder)
     np.testing.assert_array_equal(
-        opened.predict_members(X), ensemble.predict_members(X)
+        keras.ops.convert_to_numpy(opened(X)), probabilities
     )
+    weights = ensemble.get_weights()
+    for one, other in zip(opened.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
     wider = opened.with_members(folder)
     assert wider.num_members == 2 * opened.num_members
     # What is finished is not made again.
     written = {p: p.stat().st_mtime_ns for p in folder.rglob("ticket*.keras")}
     again = fit(method, folder)
-    assert again.evaluate(X, Y, verbose=0)[0] == loss
+    for one, other in zip(again.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
     for path, when in written.items():
         assert path.stat().st_mtime_ns == when
     assert not list(folder.rglob("backup"))
@@ -195,7 +203,7 @@ def test_a_member_of_dst(tmp_path, trained):
     model = kft.sparsify(make_model(1000), 0.5, seed=1000)
     compile_model(model)
     dst = kft.callbacks.DST(
-        tmp_path / "hand", update_interval=5, monitor=None, seed=1000
+        tmp_path / "hand", update_interval=3, monitor=None, seed=1000
     )
     factors = keras.callbacks.LearningRateScheduler(
         lambda epoch: RATE * [1.0, 1.0, 0.1, 0.01][epoch]
@@ -260,7 +268,7 @@ def test_costs_by_hand(trained):
     """72 multiply-accumulates, 36 in a sparse network."""
     dense, sparse = 2 * 72, 2 * 36
     assert trained("pf").flops == 2 * 3 * (4 * dense + 2 * sparse)
-    step = (3 * sparse * 5 + 2 * sparse + dense) / 6
+    step = (3 * sparse * 3 + 2 * sparse + dense) / 4
     assert trained("edst").flops == pytest.approx(4 * step)
     body = 2 * (12 * 8 + 8 * 8 + 8 * 6)
     assert trained("mimo").flops == 4 * 3 * body * 2
@@ -330,7 +338,7 @@ def test_callbacks_that_remember_go_on_where_they_were(tmp_path):
             "val_loss", patience=5, min_delta=10.0
         )
         kill = keras.callbacks.LambdaCallback(on_epoch_begin=epoch_begin)
-        return {**data(seed), "callbacks": [scheduled, stopping, kill]}
+        return {**validated(seed), "callbacks": [scheduled, stopping, kill]}
 
     method = recipes.Dense(
         num_members=1, epochs=8, learning_rate=None, monitor=None
@@ -352,7 +360,7 @@ def test_callbacks_that_remember_go_on_where_they_were(tmp_path):
 
 def test_the_best_epoch_by_a_log(tmp_path):
     method = recipes.Dense(num_members=1, epochs=3, monitor="val_loss")
-    fit(method, tmp_path)
+    fit(method, tmp_path, data=validated)
     with open(tmp_path / "member_0" / "tickets.json") as file:
         (entry,) = json.load(file)["tickets"]
     losses = method.runs[0].history["val_loss"]
