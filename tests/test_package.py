@@ -205,7 +205,8 @@ def prompts():
 def test_examples_print_what_they_show(name):
     value = PUBLIC[name]
     scope = vars(sys.modules[value.__module__])
-    keras.backend.clear_session()  # names of layers begin anew
+    # Names of layers begin anew; collecting garbage would take a second.
+    keras.backend.clear_session(free_memory=False)
     finder = doctest.DocTestFinder(recurse=False)
     (test,) = finder.find(value, name, globs=dict(scope))
     results = doctest.DocTestRunner().run(test)
