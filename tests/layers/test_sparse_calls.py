@@ -62,7 +62,7 @@ def attention(heads):
 
 
 def stacked():
-    return layers.RNN([layers.LSTMCell(4), layers.GRUCell(5)])
+    return layers.RNN([layers.LSTMCell(6), layers.GRUCell(6)])
 
 
 # Arguments are the names of those of `call` that take tensors.
@@ -230,23 +230,8 @@ def check_copies(dense, x, tmp_path, masked):
     return model
 
 
-@every_layer
-def test_shared(name, tmp_path):
-    """Called twice, by position and by keyword; masked once."""
-    case = CASES[name]
-    layer = case.make()
-    inputs = [keras.Input(case.shape), keras.Input(case.shape)]
-    first = call(case, layer, inputs[0])
-    second = call(case, layer, inputs[1], keyword=True)
-    dense = with_head(inputs, layers.Concatenate()([first, second]))
-    x = data(*case.shape)
-    check_copies(dense, [x, x[::-1]], tmp_path, case.masked)
-
-
-@every_layer
-def test_nested(name, tmp_path):
+def nested(case, outer):
     """In a Sequential in a Functional in a Sequential in a Functional."""
-    case = CASES[name]
     inputs = keras.Input(case.shape)
     inner = case.make()
     if len(case.arguments) == 1:
@@ -254,10 +239,21 @@ def test_nested(name, tmp_path):
         middle = keras.Model(inputs, inner(inputs))
     else:
         middle = keras.Model(inputs, call(case, inner, inputs))
-    outer = keras.Sequential([keras.Input(case.shape), middle])
-    inputs = keras.Input(case.shape)
-    dense = with_head(inputs, outer(inputs))
-    check_copies(dense, data(*case.shape), tmp_path, case.masked)
+    return keras.Sequential([keras.Input(case.shape), middle])(outer)
+
+
+@every_layer
+def test_shared_and_nested(name, tmp_path):
+    """One called by position and by keyword, masked once; one nested."""
+    case = CASES[name]
+    layer = case.make()
+    inputs = [keras.Input(case.shape), keras.Input(case.shape)]
+    first = call(case, layer, inputs[0])
+    second = call(case, layer, inputs[1], keyword=True)
+    third = nested(case, inputs[0])
+    dense = with_head(inputs, layers.Concatenate()([first, second, third]))
+    x = data(*case.shape)
+    check_copies(dense, [x, x[::-1]], tmp_path, 2 * case.masked)
 
 
 def masked_model(name, mask_zero=True):
@@ -394,7 +390,7 @@ MODES = (None, None, True, True, False, False)
 @pytest.mark.parametrize("name", sorted(DROPOUT))
 def test_training_flag(name):
     """Dropout is on and off as in the dense model, with the same draws."""
-    inputs, x = keras.Input((4, 6)), data(4, 6)
+    inputs, x = keras.Input((2, 6)), data(2, 6)
     arguments = [inputs] * (2 if name in ("multi_head", "group_query") else 1)
     for flag in (None, True, False):
         layer = DROPOUT[name]()
@@ -500,7 +496,7 @@ def test_in_a_model_subclass(name, tmp_path, eagerly):
         batch_size=8,
         epochs=2,
         verbose=0,
-        callbacks=[kft.callbacks.SET(update_interval=1), watch],
+        callbacks=[kft.callbacks.SET(update_interval=2), watch],
     )
     assert len(model.masked_kernels) == case.masked
     for first, second in zip(*kernels, strict=True):
