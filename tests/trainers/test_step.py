@@ -10,7 +10,6 @@ import keras_freetickets as kft
 from keras_freetickets import keras_adapter
 from keras_freetickets.topology import DSTEE
 from keras_freetickets.topology import SET
-from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
 
 
@@ -18,20 +17,20 @@ class Spoiling(layers.Layer):
     """Lets everything through; its own gradient is infinite where `w` is 0."""
 
     def build(self, shape):
-        self.w = self.add_weight(shape=(), initializer="zeros")
+        self.w = self.add_weight(shape=(), initializer="ones")
 
     def call(self, x):
         root = ops.sqrt(self.w)
-        return x + root - ops.stop_gradient(root)
+        return x + (root - ops.stop_gradient(root))
 
 
-def network(optimizer, *more, units=12):
+def network(optimizer):
     keras.utils.set_random_seed(1)
     dense = keras.Sequential(
         [
             keras.Input((10,)),
-            layers.Dense(units, name="hidden"),
-            *more,
+            layers.Dense(12, name="hidden"),
+            Spoiling(name="spoiling"),
             layers.Dense(3, name="head"),
         ]
     )
@@ -72,9 +71,8 @@ def test_a_gradient_that_is_not_finite_anywhere_changes_no_mask(method, scaled):
     optimizer = keras.optimizers.SGD(0.1)
     if scaled:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model = network(optimizer, Spoiling())
-    spoiling = next(x for x in model.layers if isinstance(x, Spoiling))
-    spoiling.w.assign(1.0)
+    model = network(optimizer)
+    spoiling = model.get_layer("spoiling")
     model.attach(method(update_interval=1, drop_fraction=0.5))
     for w, updates in ((1.0, 1), (0.0, 1), (1.0, 2)):
         before = masks_of(model)
@@ -168,7 +166,7 @@ def test_weights_loaded_in_a_training_leave_no_strays(tmp_path):
 
 def test_a_model_compiled_anew_keeps_its_method():
     model = network("sgd")
-    method = Method(update_interval=5, drop_fraction=0.3)
+    method = SET(update_interval=5, drop_fraction=0.3)
     model.attach(method)
     for _ in range(12):
         model.train_on_batch(*data())

@@ -6,7 +6,6 @@ from keras import layers
 
 import keras_freetickets as kft
 from keras_freetickets import keras_adapter
-from keras_freetickets.topology import SET
 from keras_freetickets.topology import Method
 
 pytestmark = pytest.mark.skipif(
@@ -29,13 +28,19 @@ def data():
     return tf.constant(x), tf.ones((8, 3))
 
 
-def test_the_update_does_not_touch_the_host():
-    """No operation of the traced step calls back into Python."""
+@pytest.fixture(scope="module")
+def graph():
+    """A traced step of a model that Keras does not compile."""
     model = network()
     model.attach(Method(update_interval=1))
     model.optimizer.build(model.trainable_variables)
+    assert not model.jit_compile
     step = tf.function(lambda x, y: model.train_step((x, y)))
-    graph = step.get_concrete_function(*data()).graph.as_graph_def()
+    return step.get_concrete_function(*data()).graph.as_graph_def()
+
+
+def test_the_update_does_not_touch_the_host(graph):
+    """No operation of the traced step calls back into Python."""
     nodes = list(graph.node)
     nodes += [n for f in graph.library.function for n in f.node_def]
     kinds = {node.op for node in nodes}
@@ -46,17 +51,11 @@ def test_the_update_does_not_touch_the_host():
     assert not {k for k in kinds if k in ("TopKV2", "Sort", "ArgSort")}
 
 
-def test_the_update_alone_is_compiled_in_a_step_that_is_not():
+def test_the_update_alone_is_compiled_in_a_step_that_is_not(graph):
     """On CPUs Keras compiles no step, and we do not make it (it may be slow).
 
     The update is one XLA program all the same.
     """
-    model = network()
-    model.attach(Method(update_interval=1))
-    model.optimizer.build(model.trainable_variables)
-    assert not model.jit_compile
-    step = tf.function(lambda x, y: model.train_step((x, y)))
-    graph = step.get_concrete_function(*data()).graph.as_graph_def()
     functions = graph.library.function
     compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
     assert compiled
@@ -115,7 +114,7 @@ def test_growth_in_attention_follows_the_gradient_of_each_kernel():
 
 def test_own_loop():
     model = network()
-    model.attach(SET(update_interval=1))
+    model.attach(Method(update_interval=1, drop_fraction=0.5))
 
     @tf.function
     def step(x, y):
