@@ -3,6 +3,8 @@
 `test_sparse_model.py` holds what a step does; here is what comes around it.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -105,6 +107,11 @@ def masks_by_hand(model, gradients, fraction, rate=0.0):
 def check_masks(model, expected):
     for mask, other in zip(masks_of(model), expected, strict=True):
         np.testing.assert_array_equal(mask, other)
+
+
+def any_method(update_interval):
+    """The one whose update the other tests compile already."""
+    return kft.callbacks.DropAndGrow(Method(update_interval, 0.4))
 
 
 def one_update(rate=0.0):
@@ -340,7 +347,7 @@ def test_swapped_averages_are_sparse():
         verbose=0,
         validation_data=(x, y),
         callbacks=[
-            kft.callbacks.SET(2),
+            any_method(2),
             keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
             look,
         ],
@@ -364,7 +371,7 @@ def test_early_stopping_brings_masks_back():
     stopping = keras.callbacks.EarlyStopping(
         "worse", patience=1, mode="min", restore_best_weights=True
     )
-    callbacks = [kft.callbacks.SET(1), Worse(), stopping]
+    callbacks = [any_method(1), Worse(), stopping]
     model.fit(x, y, epochs=5, verbose=0, callbacks=callbacks)
     assert len(kept) == 2
     masks, kernels = kept[0]
@@ -392,7 +399,7 @@ def test_callbacks_that_set_the_rate():
         epochs=5,
         verbose=0,
         callbacks=[
-            kft.callbacks.SET(1),
+            any_method(1),
             keras.callbacks.LearningRateScheduler(
                 lambda epoch, rate: 0.2 if epoch == 0 else rate
             ),
@@ -408,17 +415,43 @@ def test_callbacks_that_set_the_rate():
     check_p1(model)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("method", ["RigL", "SET"])
-def test_gradients_that_are_not_finite_change_no_mask(method, bad):
+def test_gradients_that_are_not_finite_change_no_mask(method):
     x, y = data(48)
-    x[:, 0] = bad
     model = network("sgd")
-    before = masks_of(model)
-    callback = getattr(kft.callbacks, method)(1)
-    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
-    assert int(model.update_state.update_count.numpy()) == 0
-    assert changed(before, model) == [False, False]
+    before, weights = masks_of(model), model.get_weights()
+    for bad in (np.nan, np.inf):
+        model.set_weights(weights)
+        x[:, 0] = bad
+        callback = getattr(kft.callbacks, method)(1)
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+        assert int(model.update_state.update_count.numpy()) == 0
+        assert changed(before, model) == [False, False]
+
+
+def run(accumulated, **options):
+    """A model after 14 steps with RigL."""
+    x, y = data(56)  # seven batches; four at a time leave three
+    optimizer = keras.optimizers.SGD(
+        0.1, momentum=0.9, gradient_accumulation_steps=accumulated
+    )
+    model = network(optimizer, **options)
+    model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[kft.callbacks.RigL(2)],
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_plainly():
+    """The same without options, once for each number of accumulated steps."""
+    return functools.cache(run)
 
 
 @pytest.mark.parametrize(
@@ -433,27 +466,11 @@ def test_gradients_that_are_not_finite_change_no_mask(method, bad):
     ],
     ids=str,
 )
-def test_ways_to_run_choose_the_same_masks(arguments, accumulated):
+def test_ways_to_run_choose_the_same_masks(arguments, accumulated, run_plainly):
     """RigL and accumulation: what counts steps in the step itself."""
     if keras.backend.backend() == "jax" and arguments.get("run_eagerly"):
         pytest.skip("steps one by one are the same program on JAX")
-    x, y = data(56)  # seven batches; four at a time leave three
-    results = []
-    for options in ({}, arguments):
-        optimizer = keras.optimizers.SGD(
-            0.1, momentum=0.9, gradient_accumulation_steps=accumulated
-        )
-        model = network(optimizer, **options)
-        model.fit(
-            x,
-            y,
-            batch_size=8,
-            epochs=2,
-            shuffle=False,
-            verbose=0,
-            callbacks=[kft.callbacks.RigL(2)],
-        )
-        results.append(model)
+    results = [run_plainly(accumulated), run(accumulated, **arguments)]
     updates = [int(m.update_state.update_count.numpy()) for m in results]
     # Of 14 steps every third updates; of 7 windows likewise.
     assert updates == ([4, 4] if accumulated is None else [2, 2])
