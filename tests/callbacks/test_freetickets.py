@@ -35,7 +35,7 @@ def data():
     return x, generator.integers(0, 4, 64)
 
 
-def network():
+def network(run_eagerly=False):
     keras.utils.set_random_seed(1)
     dense = keras.Sequential(
         [
@@ -49,6 +49,7 @@ def network():
         keras.optimizers.SGD(0.5, momentum=0.9),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
+        run_eagerly=run_eagerly,
     )
     return model
 
@@ -174,7 +175,7 @@ def test_last_epoch_without_a_monitor(tmp_path):
     edst = make(tmp_path, monitor=None, exploration_epochs=1,
                 refinement_epochs=2, num_tickets=2)  # fmt: skip
     x, y = data()
-    network().fit(x, y, epochs=5, verbose=0, callbacks=[edst])
+    network(run_eagerly=True).fit(x, y, epochs=5, verbose=0, callbacks=[edst])
     epochs = [entry["epoch"] for entry in edst.store.read().values()]
     assert epochs == [2, 4]
 
@@ -196,7 +197,9 @@ def test_rate_left_alone_or_of_your_own(tmp_path):
             mode="min",
         )
         callbacks = [edst, observer]
-        network().fit(x, y, epochs=3, verbose=0, callbacks=callbacks)
+        network(run_eagerly=True).fit(
+            x, y, epochs=3, verbose=0, callbacks=callbacks
+        )
         np.testing.assert_allclose(list(observer.rates.values()), expected)
 
 
@@ -253,10 +256,14 @@ def test_schedules_are_refused(tmp_path):
 def test_too_few_epochs_and_unknown_monitor(tmp_path):
     x, y = data()
     with pytest.raises(ValueError, match="`epochs` must be at least 12"):
-        network().fit(x, y, epochs=5, verbose=0, callbacks=[make(tmp_path)])
+        network(run_eagerly=True).fit(
+            x, y, epochs=5, verbose=0, callbacks=[make(tmp_path)]
+        )
     edst = make(tmp_path, monitor="val_acuracy")
     with pytest.raises(ValueError, match="`monitor` must be one of the epoch"):
-        network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
+        network(run_eagerly=True).fit(
+            x, y, epochs=12, verbose=0, callbacks=[edst]
+        )
     dense = keras.Sequential([keras.Input((10,)), layers.Dense(4)])
     dense.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="EDST needs a SparseModel"):
@@ -313,7 +320,9 @@ def test_dst_and_collecting(tmp_path):
         dst = kft.callbacks.DST(
             tmp_path / f"seed_{seed}", monitor="loss", update_interval=3
         )
-        network().fit(x, y, epochs=3, verbose=0, callbacks=[dst])
+        network(run_eagerly=True).fit(
+            x, y, epochs=3, verbose=0, callbacks=[dst]
+        )
         folders.append(dst.directory)
         assert dst.store.read()["ticket_0.keras"]["epoch"] in (0, 1, 2)
     assert kft.EnsembleModel.from_tickets(folders).num_members == 2
@@ -324,7 +333,9 @@ def test_ever_active_in_the_logs(tmp_path):
     edst = make(
         tmp_path, monitor=None, update_interval=2, track_ever_active=True
     )
-    history = network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
+    history = network(run_eagerly=True).fit(
+        x, y, epochs=12, verbose=0, callbacks=[edst]
+    )
     seen = history.history["ever_active"]
     assert all(a <= b for a, b in itertools.pairwise(seen))
     assert 0.2 < seen[-1] <= 1.0

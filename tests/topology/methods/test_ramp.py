@@ -160,7 +160,8 @@ def test_ndsnn_worked_case():
         20: (10, 200, 10),
     }
     mask = masks[0]
-    for number in range(1, 21):
+    # What an update does depends on the count that the one before it left.
+    for number in (1, 2, 9, 10, 19, 20):
         before = mask
         (mask,), (kept,) = update(
             method, kernels, [mask], gradients, step=100 * number

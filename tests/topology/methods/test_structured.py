@@ -272,7 +272,7 @@ def test_trained_saved_and_loaded(tmp_path, mask, method):
     stack = [keras.layers.Dense(units) for units in (8, 4)]
     dense = keras.Sequential([keras.Input((8,)), *stack])
     model = kft.sparsify(dense, 0.75, "uniform", mask_initializer=mask, seed=0)
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     method = kft.callbacks.DropAndGrow(method)
     x = np.random.default_rng(0).normal(size=(16, 8))
     model.fit(x, x[:, :4], batch_size=4, verbose=0, callbacks=[method])
