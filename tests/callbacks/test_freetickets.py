@@ -175,7 +175,7 @@ def test_last_epoch_without_a_monitor(tmp_path):
     edst = make(tmp_path, monitor=None, exploration_epochs=1,
                 refinement_epochs=2, num_tickets=2)  # fmt: skip
     x, y = data()
-    network(run_eagerly=True).fit(x, y, epochs=5, verbose=0, callbacks=[edst])
+    network().fit(x, y, epochs=5, verbose=0, callbacks=[edst])
     epochs = [entry["epoch"] for entry in edst.store.read().values()]
     assert epochs == [2, 4]
 
@@ -333,9 +333,7 @@ def test_ever_active_in_the_logs(tmp_path):
     edst = make(
         tmp_path, monitor=None, update_interval=2, track_ever_active=True
     )
-    history = network(run_eagerly=True).fit(
-        x, y, epochs=12, verbose=0, callbacks=[edst]
-    )
+    history = network().fit(x, y, epochs=12, verbose=0, callbacks=[edst])
     seen = history.history["ever_active"]
     assert all(a <= b for a, b in itertools.pairwise(seen))
     assert 0.2 < seen[-1] <= 1.0
