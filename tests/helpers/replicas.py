@@ -17,7 +17,9 @@ from keras import layers
 import keras_freetickets as kft
 
 EPOCHS = 5
+# Beside what the environment of the tests says of XLA.
 _TWO = "--xla_force_host_platform_device_count=2"
+_TWO = f"{os.environ.get('XLA_FLAGS', '')} {_TWO}".strip()
 ENVIRONMENT = {
     "mirrored": {"KERAS_BACKEND": "tensorflow"},
     "workers": {"KERAS_BACKEND": "tensorflow"},
