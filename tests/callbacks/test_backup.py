@@ -14,7 +14,6 @@ from killable import network
 from killable import run
 
 import keras_freetickets as kft
-from keras_freetickets import keras_adapter
 
 
 class Killed(BaseException):
@@ -105,29 +104,6 @@ def digest_of(directory):
     return found.hexdigest()
 
 
-class Reused:
-    """One model for many starts, without a trace of the start before.
-
-    It is compiled once; before each start all that it holds is as in
-    `network()`. That a new model resumes as well is another test's.
-    """
-
-    def __init__(self):
-        self.model = network()
-        self.begun = {id(v): v.numpy() for v in self.variables()}
-        self.kept = self.variables()  # so that no other gets its `id`
-
-    def variables(self):
-        model = self.model
-        seeds = keras_adapter.seed_states(model)
-        return [*model.variables, *model.optimizer.variables, *seeds]
-
-    def fresh(self):
-        for v in self.variables():
-            v.assign(self.begun.get(id(v), np.zeros(v.shape, v.dtype)))
-        return self.model
-
-
 @pytest.mark.parametrize(
     "every, first",
     [(4, 0), *(pytest.param(4, i, marks=pytest.mark.slow) for i in (1, 2, 3))],
@@ -142,10 +118,9 @@ def test_killed_between_any_two_writes(tmp_path, whole, every, first):
     # Each epoch: the backup; from the third on, an old one goes in steps;
     # two tickets and their index, at least once.
     assert len(moments.found) >= 5 + 3 * 2 + 2 * 2
-    reused = Reused()
     for path in moments.found[first::every]:
         check_no_half_files(path)
-        check_equal(run(path, reused.fresh()), whole)
+        check_equal(run(path), whole)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
