@@ -115,6 +115,9 @@ def run(tmp_path_factory):
 def test_phases_and_rates(run):
     _, edst, observer, history, model = run
     assert edst.epochs == 12
+    assert [phase.index for phase in edst.phases] == [0, 1, 2, 3]
+    found = [edst.phase_at(epoch).index for epoch in (0, 2, 3, 11, 99)]
+    assert found == [0, 0, 1, 3, 3]
     for epoch, (phase, factor, drop) in TABLE.items():
         assert history["phase"][epoch] == phase
         np.testing.assert_allclose(observer.rates[epoch], 0.5 * factor)

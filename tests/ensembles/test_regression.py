@@ -342,3 +342,13 @@ def test_recipes_of_regressors(tmp_path, name):
 
 def of_mine(y_true, y_pred):
     return ops.square(y_true - y_pred)
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [(3, "`y_pred` must hold means"), (4, "as many outputs")],
+)
+def test_shapes_that_do_not_fit_are_refused(columns, message):
+    loss = kft.ensembles.GaussianNegativeLogLikelihood()
+    with pytest.raises(ValueError, match=message):
+        loss(np.zeros((5, 1)), np.ones((5, columns)))

@@ -264,7 +264,9 @@ def test_a_backup_of_other_callbacks_restores_nothing(backup, tmp_path):
     callback = kft.callbacks.Backup(directory, [stopping])
     callback.set_model(model)
     callback.set_params({"epochs": 2, "verbose": 0})
-    with pytest.raises(ValueError, match="`callbacks` must be the 0 callbacks whose"):
+    with pytest.raises(
+        ValueError, match="`callbacks` must be the 0 callbacks whose"
+    ):
         callback.on_train_begin()
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

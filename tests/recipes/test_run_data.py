@@ -1,5 +1,7 @@
 """Data of their own for the runs of a recipe."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -62,6 +64,12 @@ def test_each_run_names_what_it_is(tmp_path):
 def test_signatures(data, wanted):
     check_data(data)
     assert data_of_run(data, 7, 1, "member_1")["x"] == wanted
+
+
+def test_a_builtin_without_a_signature_is_given_the_seed():
+    data = functools.partial(next, iter([{"x": 3}]))
+    check_data(data)
+    assert data_of_run(data, 7, 1, "member_1") == {"x": 3}
 
 
 @pytest.mark.parametrize(
