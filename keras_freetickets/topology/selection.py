@@ -560,7 +560,7 @@ def _known(tensor: Tensor) -> np.ndarray | None:
     try:
         return ops.convert_to_numpy(tensor)
     except (TypeError, ValueError, NotImplementedError, RuntimeError):
-        return None
+        return None  # each backend raises another for a traced tensor
 
 
 def _check_count(

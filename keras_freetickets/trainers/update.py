@@ -17,15 +17,9 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets.topology.kernel_view import KernelView
-from keras_freetickets.topology.methods import AGENT
-from keras_freetickets.topology.methods import DSTEE
-from keras_freetickets.topology.methods import ITOP
-from keras_freetickets.topology.methods import SET
-from keras_freetickets.topology.methods import SNFS
-from keras_freetickets.topology.methods import CigL
 from keras_freetickets.topology.methods import Method
-from keras_freetickets.topology.methods import RigL
 from keras_freetickets.topology.methods import is_kernelwise
+from keras_freetickets.topology.methods.method import program_traits
 from keras_freetickets.types import Tensor
 
 
@@ -155,7 +149,7 @@ def new_masks(
     kernel_indices = [part.kernel_indices for part in parts]
     choose = compiled(
         functools.partial(_choose, method, kernel_indices),
-        [_traced(method), kernel_indices],
+        [program_traits(method), kernel_indices],
     )
     new, alive, share, finite = choose(stacks, others, scalars)
     order = np.argsort([i for places in groups for i in places])
@@ -165,31 +159,6 @@ def new_masks(
     )
     masks, survivors = ([one[i] for i in order] for one in (masks, survivors))
     return masks, survivors, share, finite
-
-
-# Methods whose choice depends on these attributes through `scalars` alone: the
-# interval, the seed or the fraction then make no other program. A subclass may
-# read them, as those with a ramp do.
-_IN_SCALARS = (
-    "update_interval",
-    "drop_fraction",
-    "start_step",
-    "stop_step",
-    "seed",
-)
-_READ_SCALARS_ALONE = (Method, RigL, ITOP, SET, SNFS, DSTEE, CigL, AGENT)
-
-
-def _traced(method: Method) -> typing.Any:
-    """All of a method that may be traced into `_choose`, for `frozen`."""
-    if type(method) not in _READ_SCALARS_ALONE:
-        return method
-    attributes = {
-        name: value
-        for name, value in vars(method).items()
-        if name not in _IN_SCALARS
-    }
-    return [type(method), attributes]
 
 
 def _choose(

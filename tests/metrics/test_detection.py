@@ -1,27 +1,21 @@
-import keras
+import made_up
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings
-from hypothesis import strategies as st
+from made_up import KNOWN
+from made_up import SCORES
+from made_up import UNKNOWN
+from made_up import as_array
+from made_up import softmax
+from made_up import truth_of
 from sklearn import metrics as sklearn_metrics
 
 from keras_freetickets import metrics
 
-# Few values, so that there are ties; quarters are exact in float32.
-SCORES = st.lists(
-    st.integers(-8, 8).map(lambda n: n / 4), min_size=1, max_size=30
-)
-KNOWN = [0.9, 0.8, 0.7, 0.6]
-UNKNOWN = [0.75, 0.5, 0.4, 0.3]
-
-
-def _truth(known, unknown):
-    return np.repeat([1, 0], [len(known), len(unknown)])
-
 
 def _value(metric, known, unknown):
-    truth = np.repeat([1, 0], [len(known), len(unknown)])
+    truth = truth_of(known, unknown)
     metric.update_state(truth, np.concatenate([known, unknown]))
     return float(metric.result())
 
@@ -46,11 +40,9 @@ def test_one_kind_is_not_a_number(kind, known, unknown):
         assert np.isnan(_value(metric, known, unknown))
 
 
-@settings(max_examples=15, deadline=None)
-@given(SCORES, SCORES)
-def test_scores_of_one_cell_each_are_exact(known, unknown):
-    """Quarters never share a cell, so the histogram loses nothing."""
-    for metric, expected in (
+def _with_exact(known, unknown):
+    """Each metric of given scores, and its value by the functions of arrays."""
+    return [
         (metrics.AUROC(score=None), metrics.auroc(known, unknown)),
         (metrics.AUPR(score=None), metrics.aupr(known, unknown)),
         (
@@ -58,7 +50,14 @@ def test_scores_of_one_cell_each_are_exact(known, unknown):
             metrics.aupr(known, unknown, "out"),
         ),
         (metrics.FPRAtTPR(score=None), metrics.fpr_at_tpr(known, unknown)),
-    ):
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(SCORES, SCORES)
+def test_scores_of_one_cell_each_are_exact(known, unknown):
+    """Quarters never share a cell, so the histogram loses nothing."""
+    for metric, expected in _with_exact(known, unknown):
         value = _value(metric, known, unknown)
         assert value == pytest.approx(expected, abs=1e-6)
 
@@ -69,15 +68,7 @@ def test_the_bound_holds(seed, scale):
     generator = np.random.default_rng(seed)
     known = (scale * generator.normal(1, 1, 3000)).astype("float32")
     unknown = (scale * generator.normal(0, 1, 2000)).astype("float32")
-    for metric, expected in (
-        (metrics.AUROC(score=None), metrics.auroc(known, unknown)),
-        (metrics.AUPR(score=None), metrics.aupr(known, unknown)),
-        (
-            metrics.AUPR("out", score=None),
-            metrics.aupr(known, unknown, "out"),
-        ),
-        (metrics.FPRAtTPR(score=None), metrics.fpr_at_tpr(known, unknown)),
-    ):
+    for metric, expected in _with_exact(known, unknown):
         error = abs(_value(metric, known, unknown) - expected)
         assert error <= metric.error_bound() + 1e-6
         assert metric.error_bound() < 5e-3
@@ -99,20 +90,6 @@ def test_confidence_near_one_is_told_apart():
     assert float(metric.result()) == pytest.approx(expected, abs=1e-3)
 
 
-def _softmax(logits):
-    exponents = np.exp(logits)
-    return exponents / exponents.sum(axis=-1, keepdims=True)
-
-
-def _members(seed=0):
-    logits = 2 * np.random.default_rng(seed).normal(size=(3, 40, 4))
-    return logits.astype("float32"), _softmax(logits).astype("float32")
-
-
-def _as_array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
-
-
 @pytest.mark.parametrize(
     "score, function, given, from_logits",
     [
@@ -131,14 +108,14 @@ def _as_array(tensor):
     ],
 )
 def test_a_score_by_name(score, function, given, from_logits):
-    logits, members = _members()
+    logits, members = made_up.members()
     given = {"p": members[0], "z": logits[0], "members": members}[given]
     truth = np.arange(40) % 2
     metric = metrics.AUROC(score=score, from_logits=from_logits)
     metric.update_state(truth, given)
-    of = _softmax(given) if function is metrics.maximum_probability else given
+    of = softmax(given) if function is metrics.maximum_probability else given
     of = given if not from_logits else of
-    scores = _as_array(function(of))
+    scores = as_array(function(of))
     expected = sklearn_metrics.roc_auc_score(truth, scores)
     assert float(metric.result()) == pytest.approx(
         expected, abs=metric.error_bound() + 1e-6
@@ -148,7 +125,7 @@ def test_a_score_by_name(score, function, given, from_logits):
 def test_weights_count_as_copies():
     weights = np.array([2, 1, 1, 3, 1, 2, 1, 1])
     metric = metrics.AUROC(score=None)
-    truth = _truth(KNOWN, UNKNOWN)
+    truth = truth_of(KNOWN, UNKNOWN)
     scores = np.array(KNOWN + UNKNOWN)
     metric.update_state(truth, scores, weights)
     expected = sklearn_metrics.roc_auc_score(

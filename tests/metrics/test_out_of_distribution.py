@@ -1,26 +1,13 @@
-import keras
+import made_up
 import numpy as np
 import pytest
+from made_up import as_array
 
 from keras_freetickets import metrics
 
 
-def _softmax(logits):
-    exponents = np.exp(logits)
-    return exponents / exponents.sum(axis=-1, keepdims=True)
-
-
-def _members(seed=0):
-    logits = 2 * np.random.default_rng(seed).normal(size=(3, 40, 4))
-    return logits.astype("float32"), _softmax(logits).astype("float32")
-
-
-def _as_array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
-
-
 def test_scores_against_numpy():
-    logits, members = _members()
+    logits, members = made_up.members()
     logits, p = logits[0], members[0]
     entropy = -(p * np.log(p)).sum(-1)
     pooled = members.mean(0)
@@ -38,11 +25,11 @@ def test_scores_against_numpy():
         (metrics.negative_mutual_information(members), -between),
         (metrics.unknown_aware_score(p), p[:, :3].max(-1)),
     ):
-        np.testing.assert_allclose(_as_array(value), expected, atol=1e-5)
+        np.testing.assert_allclose(as_array(value), expected, atol=1e-5)
     first = metrics.negative_mutual_information(
         members.swapaxes(0, 1), members_axis=1
     )
-    np.testing.assert_allclose(_as_array(first), -between, atol=1e-5)
+    np.testing.assert_allclose(as_array(first), -between, atol=1e-5)
 
 
 def test_bad_temperature():

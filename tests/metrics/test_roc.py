@@ -2,21 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings
-from hypothesis import strategies as st
+from made_up import KNOWN
+from made_up import SCORES
+from made_up import UNKNOWN
+from made_up import truth_of
 from sklearn import metrics as sklearn_metrics
 
 from keras_freetickets import metrics
-
-# Few values, so that there are ties; quarters are exact in float32.
-SCORES = st.lists(
-    st.integers(-8, 8).map(lambda n: n / 4), min_size=1, max_size=30
-)
-KNOWN = [0.9, 0.8, 0.7, 0.6]
-UNKNOWN = [0.75, 0.5, 0.4, 0.3]
-
-
-def _truth(known, unknown):
-    return np.repeat([1, 0], [len(known), len(unknown)])
 
 
 def test_by_hand():
@@ -44,7 +36,7 @@ def test_functions_refuse_nothing_and_nan(function):
 @settings(deadline=None)
 @given(SCORES, SCORES)
 def test_against_scikit_learn(known, unknown):
-    truth, scores = _truth(known, unknown), np.concatenate([known, unknown])
+    truth, scores = truth_of(known, unknown), np.concatenate([known, unknown])
     expected = sklearn_metrics.roc_auc_score(truth, scores)
     assert metrics.auroc(known, unknown) == pytest.approx(expected)
     expected = sklearn_metrics.average_precision_score(truth, scores)
@@ -62,7 +54,7 @@ def test_against_scikit_learn(known, unknown):
 @settings(max_examples=50, deadline=None)
 def test_roc_curve_against_scikit_learn(known, unknown):
     expected = sklearn_metrics.roc_curve(
-        _truth(known, unknown),
+        truth_of(known, unknown),
         np.concatenate([known, unknown]),
         drop_intermediate=False,
     )

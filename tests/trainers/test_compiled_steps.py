@@ -12,7 +12,7 @@ from keras_freetickets.topology import SET
 from keras_freetickets.topology import SNFS
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import schedules
-from keras_freetickets.trainers import update as updates
+from keras_freetickets.topology.methods.method import program_traits
 from keras_freetickets.trainers.compiled_steps import SharedPrograms
 from keras_freetickets.trainers.compiled_steps import frozen
 
@@ -22,6 +22,8 @@ TRACED = []
 class Counted(RigL):
     """Notes each time that a step is traced with it."""
 
+    settings_from_views = True  # what it notes is no part of an update
+
     def __init__(self, update_interval, drop_fraction=0.3):
         super().__init__(
             update_interval, drop_fraction=drop_fraction, apply_on_update=True
@@ -30,13 +32,6 @@ class Counted(RigL):
     def transform_gradients(self, gradients, context):
         TRACED.append(self.update_interval)
         return gradients
-
-
-@pytest.fixture(autouse=True)
-def programs_of_counted(monkeypatch):
-    """Its hook is outside the updates, whose programs may be shared."""
-    shared = (*updates._READ_SCALARS_ALONE, Counted)
-    monkeypatch.setattr(updates, "_READ_SCALARS_ALONE", shared)
 
 
 def network():
@@ -187,7 +182,7 @@ def test_programs_of_an_update_are_told_apart_by_what_is_in_them(build):
     """Not by the interval, the fraction or the seed, which come as arrays."""
 
     def traits(method):
-        return frozen(updates._traced(method))
+        return frozen(program_traits(method))
 
     plain = traits(build())
     scalars = {"start_step": 3, "stop_step": 9, "seed": 5}

@@ -50,6 +50,7 @@ class AGENT(RigL):
         Lei et al., 2023, arXiv:2301.03573; StevenBoys/AGENT.
     """
 
+    settings_from_views = True
     companions = ("GradientSnapshots",)
     defaults = {"rounding": "ceil", "regrown": "reset"}
     variable_state = ("snapshot", "mean_gradient")

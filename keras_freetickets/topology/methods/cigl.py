@@ -54,6 +54,7 @@ class CigL(RigL):
         Lei et al., 2023, arXiv:2302.09369; StevenBoys/CigL.
     """
 
+    settings_from_views = True
     companions = ("WeightAveraging",)
     defaults = {"rounding": "ceil", "regrown": "reset"}
 

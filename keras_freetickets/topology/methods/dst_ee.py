@@ -49,6 +49,7 @@ class DSTEE(RigL):
         Huang et al., 2023, arXiv:2211.16667.
     """
 
+    settings_from_views = True
     connection_state = {"visits": "int32"}
 
     def __init__(

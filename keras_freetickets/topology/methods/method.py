@@ -124,6 +124,11 @@ class Method(ShowsArguments):
     # of one shape then share a compiled program. A subclass that overrides a
     # hook that receives all kernels must set it again if it still holds.
     kernelwise = True
+    # Whether the hooks of an update read the interval, the drop fraction, the
+    # first and last step and the seed from views alone: methods that differ in
+    # these then share a program. It is not inherited, since a subclass may
+    # read them from itself: each class sets it for its own hooks.
+    settings_from_views = True
 
     def __init__(
         self,
@@ -443,6 +448,13 @@ class Method(ShowsArguments):
         return cls(**config)
 
 
+_SETTINGS_IN_VIEWS = (
+    "update_interval",
+    "drop_fraction",
+    "start_step",
+    "stop_step",
+    "seed",
+)
 # Hooks of an update that receive all kernels.
 _HOOKS_OF_ALL = ("update", "budget", "counts", "keep", "strongest", "grow")
 
@@ -484,6 +496,32 @@ def is_kernelwise(method: Method) -> bool:
     said = depth("kernelwise")
     overridden = any(name in vars(method) for name in _HOOKS_OF_ALL)
     return not overridden and all(said <= depth(n) for n in _HOOKS_OF_ALL)
+
+
+def program_traits(method: Method) -> typing.Any:
+    """What of a method may be part of the compiled program of an update.
+
+    Args:
+        method: A `Method`.
+
+    Returns:
+        The method, or its class and a dict of attributes if the class sets
+        `settings_from_views`: without the settings that views hold.
+
+    Example:
+
+    ```python
+    program_traits(RigL(seed=1)) == program_traits(RigL(seed=2))  # True
+    ```
+    """
+    if not vars(type(method)).get("settings_from_views", False):
+        return method
+    attributes = vars(method).items()
+    return type(method), {
+        name: value
+        for name, value in attributes
+        if name not in _SETTINGS_IN_VIEWS
+    }
 
 
 def as_counts(total: typing.Any, length: int) -> list[Tensor]:

@@ -42,6 +42,7 @@ class RigL(Method):
     """
 
     defaults = {"rounding": "floor", "apply_on_update": False}
+    settings_from_views = True
 
     def __init__(
         self,
@@ -84,6 +85,8 @@ class ITOP(Method):
         Liu et al., 2021, arXiv:2102.02887;
         Shiweiliuiiiiiii/In-Time-Over-Parameterization.
     """
+
+    settings_from_views = True
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SET(Method):
     """
 
     kernelwise = True
+    settings_from_views = True
     defaults = {"growth": "random"}
 
     def __init__(

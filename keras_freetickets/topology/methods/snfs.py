@@ -56,6 +56,7 @@ class SNFS(Method):
         TimDettmers/sparse_learning.
     """
 
+    settings_from_views = True
     connection_state = {"momentum": "float32"}
     kernelwise = True  # unless layers exchange connections
 
