@@ -6,6 +6,8 @@ from typing import Any
 # Module -> the extra of pyproject.toml that installs it, and its own package.
 PACKAGES = {
     "matplotlib": ("plots", "matplotlib"),
+    "llvmlite": ("compressed", "numba==0.68.1"),
+    "numba": ("compressed", "numba==0.68.1"),
     "sklearn": ("examples", "scikit-learn"),
     "tensorflow": ("tensorflow", "tensorflow>=2.21,<2.22"),
     "tensorflow_datasets": ("examples", "tensorflow-datasets>=4.9.10"),

@@ -1,0 +1,35 @@
+"""Kernels that hold and compute with the active weights alone.
+
+Importing this imports no numba, and neither does a structure or a conversion.
+The first product does.
+"""
+
+from keras_freetickets.kernels.operations import PackedBatch
+from keras_freetickets.kernels.operations import backward
+from keras_freetickets.kernels.operations import forward
+from keras_freetickets.kernels.operations import forward_packed
+from keras_freetickets.kernels.operations import get_num_threads
+from keras_freetickets.kernels.operations import pack
+from keras_freetickets.kernels.operations import set_num_threads
+from keras_freetickets.kernels.operations import unpack
+from keras_freetickets.kernels.reference import dense_gradient_block
+from keras_freetickets.kernels.structure import CompressedStructure
+from keras_freetickets.kernels.structure import compress
+from keras_freetickets.kernels.structure import decompress
+from keras_freetickets.kernels.structure import mask_of
+
+__all__ = [
+    "CompressedStructure",
+    "PackedBatch",
+    "backward",
+    "compress",
+    "decompress",
+    "dense_gradient_block",
+    "forward",
+    "forward_packed",
+    "get_num_threads",
+    "mask_of",
+    "pack",
+    "set_num_threads",
+    "unpack",
+]

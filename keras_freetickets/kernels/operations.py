@@ -1,0 +1,422 @@
+"""The compiled kernels on NumPy arrays, as layers and predictors call them.
+
+Numba is imported with the first call.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.kernels.structure import CompressedStructure
+from keras_freetickets.kernels.structure import check_values
+from keras_freetickets.types import Array
+
+# Work, in weights times examples, below which a second core costs more than
+# it gains: handing over takes about 50 microseconds.
+_WORK_OF_A_CORE = 1 << 23
+_LINE = 64  # bytes of a cache line: vectors that cross two take twice as long
+
+
+def _available_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class _Workers:
+    """Threads that share out the output units or inputs of one call.
+
+    Not numba's own: its standard ones may not be used by two threads at once.
+    """
+
+    def __init__(self) -> None:
+        self.count = _available_cores()
+        self._lock = threading.Lock()
+        self._pool: concurrent.futures.Executor | None = None
+        self._process = 0
+
+    def pool(self) -> concurrent.futures.Executor:
+        with self._lock:
+            # A forked process has the object and not its threads.
+            if self._pool is None or self._process != os.getpid():
+                self._process = os.getpid()
+                self._pool = concurrent.futures.ThreadPoolExecutor(
+                    max(1, _available_cores() - 1), "keras_freetickets"
+                )
+            return self._pool
+
+    def run(self, function: Callable, ends: list[int]) -> None:
+        """Calls `function(begin, end)` for each pair of neighbours."""
+        parts = list(itertools.pairwise(ends))
+        if len(parts) == 1:
+            function(*parts[0])
+            return
+        others = [self.pool().submit(function, *part) for part in parts[1:]]
+        function(*parts[0])
+        for other in others:
+            other.result()
+
+
+_workers = _Workers()
+
+
+def set_num_threads(count: int) -> None:
+    """Says how many threads one call of a kernel may use.
+
+    Args:
+        count: Positive integer. At first it is the number of cores that this
+            process may use. Small calls use one thread in any case.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+    """
+    check_count("count", count)
+    _workers.count = count
+
+
+def get_num_threads() -> int:
+    """How many threads one call of a kernel may use, an integer."""
+    return _workers.count
+
+
+def _parts(work: int) -> int:
+    return max(1, min(_workers.count, work // _WORK_OF_A_CORE))
+
+
+def _output_ends(structure: CompressedStructure, parts: int) -> list[int]:
+    """Where parts of the output units with as many weights each end."""
+    goals = [structure.active * i // parts for i in range(1, parts)]
+    inner = np.searchsorted(structure.row_pointers, goals).tolist()
+    return [0, *inner, structure.num_outputs]
+
+
+def _input_ends(structure: CompressedStructure, parts: int) -> list[int]:
+    return [structure.num_inputs * i // parts for i in range(parts + 1)]
+
+
+def empty(*shape: int) -> np.ndarray:
+    """A float32 array that begins with a cache line.
+
+    Args:
+        *shape: Integers.
+    """
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + _LINE, "uint8")
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view("float32").reshape(shape)
+
+
+class _Scratch(threading.local):
+    """Memory of each thread that calls take one after the other."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def floats(self, name: str, size: int) -> np.ndarray:
+        array = self.arrays.get(name)
+        if array is None or array.size < size:
+            array = self.arrays[name] = empty(size)
+        return array[:size]
+
+
+_scratch = _Scratch()
+
+
+def _checked(name: str, array: Array, columns: int) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype != np.float32:
+        raise ValueError(
+            f"`{name}` must be float32, which the kernels compute in. "
+            f"Received: {name}.dtype={array.dtype}"
+        )
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(
+            f"`{name}` must have the shape (batch, {columns}). Received: "
+            f"{name}.shape={array.shape}"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _stored(values: Array, structure: CompressedStructure) -> np.ndarray:
+    """Values as the kernels take them: 16-bit floats as their bits."""
+    values = np.ascontiguousarray(values)
+    check_values(values, structure)
+    kinds = {"float32": None, "float16": "int16", "bfloat16": "uint16"}
+    if values.dtype.name not in kinds:
+        raise ValueError(
+            "`values` must be float32, float16 or bfloat16. Received: "
+            f"values.dtype={values.dtype}"
+        )
+    bits = kinds[values.dtype.name]
+    return values if bits is None else values.view(bits)
+
+
+def _bias(bias: Array | None, structure: CompressedStructure) -> np.ndarray:
+    if bias is None:
+        return np.zeros(structure.num_outputs, "float32")
+    bias = np.ascontiguousarray(bias)
+    if bias.shape != (structure.num_outputs,) or bias.dtype != np.float32:
+        raise ValueError(
+            f"`bias` must be float32 of shape ({structure.num_outputs},). "
+            f"Received: bias of shape {bias.shape}, dtype {bias.dtype}"
+        )
+    return bias
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatch:
+    """A batch as the kernels take it.
+
+    Attributes:
+        data: Flat float32 array of `(tiles, features, lanes)`.
+        batch: Integer, the number of examples.
+        features: Integer.
+        lanes: Integer, the examples of a tile; the last is filled up with
+            zeros.
+    """
+
+    data: np.ndarray
+    batch: int
+    features: int
+    lanes: int
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.batch // self.lanes)
+
+
+def pack(
+    x: Array, lanes: int | None = None, scratch: str | None = None
+) -> PackedBatch:
+    """Packs a batch into tiles with the examples innermost.
+
+    Args:
+        x: float32 array of shape `(batch, features)`.
+        lanes: Integer, the examples of a tile. `None` for what suits.
+        scratch: Name of memory of this thread to use again; `None` for new.
+
+    Returns:
+        `PackedBatch`.
+
+    Raises:
+        ValueError: If `x` is not a float32 matrix.
+    """
+    from keras_freetickets.kernels import compiled
+
+    x = np.asarray(x)
+    x = _checked("x", x, x.shape[-1] if x.ndim else 0)
+    batch, features = x.shape
+    lanes = compiled.lanes_for(batch) if lanes is None else lanes
+    size = -(-batch // lanes) * lanes * features
+    data = _scratch.floats(scratch, size) if scratch else empty(size)
+    compiled.pack(x.reshape(-1), batch, features, lanes, data)
+    return PackedBatch(data, batch, features, lanes)
+
+
+def unpack(packed: PackedBatch) -> np.ndarray:
+    """The batch, of shape `(batch, features)`, that `pack` was given."""
+    from keras_freetickets.kernels import compiled
+
+    x = empty(packed.batch, packed.features)
+    compiled.unpack(
+        packed.data, packed.batch, packed.features, packed.lanes, x.reshape(-1)
+    )
+    return x
+
+
+def forward_packed(
+    structure: CompressedStructure,
+    values: Array,
+    x: PackedBatch,
+    bias: Array | None = None,
+    relu: bool = False,
+    scratch: str | None = None,
+) -> PackedBatch:
+    """`forward` from a packed batch to one, for several layers in a row.
+
+    Args:
+        structure: `CompressedStructure`.
+        values: Array of shape `(active,)`, float32, float16 or bfloat16.
+        x: `PackedBatch` of `inputs` features.
+        bias: float32 array of shape `(outputs,)`; `None` for zeros.
+        relu: Whether negative outputs become 0.
+        scratch: As for `pack`.
+
+    Returns:
+        `PackedBatch` of `outputs` features.
+
+    Raises:
+        ValueError: If a shape or dtype is wrong.
+    """
+    from keras_freetickets.kernels import compiled
+
+    if x.features != structure.num_inputs:
+        raise ValueError(
+            f"`x` must have {structure.num_inputs} features. Received: "
+            f"x.features={x.features}"
+        )
+    values, bias = _stored(values, structure), _bias(bias, structure)
+    size = x.tiles * x.lanes * structure.num_outputs
+    y = _scratch.floats(scratch, size) if scratch else empty(size)
+    kernel = compiled.forward(x.lanes)
+
+    def run(begin: int, end: int) -> None:
+        kernel(
+            values,
+            structure.row_pointers,
+            structure.column_indices,
+            bias,
+            x.data,
+            y,
+            x.tiles,
+            structure.num_inputs,
+            relu,
+            begin,
+            end,
+        )
+
+    parts = _parts(structure.active * x.batch)
+    _workers.run(run, _output_ends(structure, parts))
+    return PackedBatch(y, x.batch, structure.num_outputs, x.lanes)
+
+
+def forward(
+    structure: CompressedStructure,
+    values: Array,
+    x: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+) -> np.ndarray:
+    """Output of a dense layer of which only the active weights exist.
+
+    Args:
+        structure: `CompressedStructure`.
+        values: Array of shape `(active,)`, float32, float16 or bfloat16; sums
+            are float32.
+        x: float32 array of shape `(batch, inputs)`.
+        bias: float32 array of shape `(outputs,)`; `None` for zeros.
+        relu: Whether negative outputs become 0.
+
+    Returns:
+        float32 array of shape `(batch, outputs)`.
+
+    Raises:
+        ImportError: If numba is not installed.
+        ValueError: If a shape or dtype is wrong.
+
+    Example:
+
+    ```python
+    values, structure = compress(kernel, mask)
+    y = forward(structure, values, x)  # x @ kernel
+    ```
+    """
+    x = _checked("x", x, structure.num_inputs)
+    if len(x) == 1:
+        return _predict_one(structure, values, x, bias, relu)
+    packed = pack(x, scratch="x")
+    y = forward_packed(structure, values, packed, bias, relu, scratch="y")
+    return unpack(y)
+
+
+def _predict_one(structure, values, x, bias, relu):
+    from keras_freetickets.kernels import compiled
+
+    y = empty(1, structure.num_outputs)
+    compiled.predict_one(
+        _stored(values, structure),
+        structure.row_pointers,
+        structure.column_indices,
+        _bias(bias, structure),
+        x[0],
+        y[0],
+        relu,
+        0,
+        structure.num_outputs,
+    )
+    return y
+
+
+def backward(
+    structure: CompressedStructure,
+    values: Array,
+    x: Array,
+    dy: Array,
+    y: Array | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `forward`, in one pass over the active weights.
+
+    Args:
+        structure: `CompressedStructure`.
+        values: float32 array of shape `(active,)`.
+        x: float32 array of shape `(batch, inputs)`.
+        dy: float32 array of shape `(batch, outputs)`, the gradient of the
+            output.
+        y: What `forward` returned with `relu=True`; `None` without.
+
+    Returns:
+        Tuple of the gradients of `x`, `values` and the bias.
+
+    Raises:
+        ImportError: If numba is not installed.
+        ValueError: If a shape or dtype is wrong.
+    """
+    from keras_freetickets.kernels import compiled
+
+    values = np.ascontiguousarray(values)
+    check_values(values, structure)
+    if values.dtype != np.float32:
+        raise ValueError(
+            "`values` must be float32 to be trained. Received: "
+            f"values.dtype={values.dtype}"
+        )
+    x = _checked("x", x, structure.num_inputs)
+    dy = _checked("dy", dy, structure.num_outputs)
+    if len(x) != len(dy):
+        raise ValueError(
+            "`x` and `dy` must have as many rows. Received: "
+            f"x.shape={x.shape}, dy.shape={dy.shape}"
+        )
+    if y is not None:
+        y = _checked("y", y, structure.num_outputs)
+        gated = _scratch.floats("gated", dy.size)
+        compiled.gate(dy.reshape(-1), y.reshape(-1), gated)
+        dy = gated.reshape(dy.shape)
+    x_tiles = pack(x, scratch="x")
+    dy_tiles = pack(dy, scratch="y")
+    dx_tiles = dataclasses.replace(
+        x_tiles, data=_scratch.floats("dx", x_tiles.data.size)
+    )
+    dvalues = empty(structure.active)
+    kernel = compiled.backward(x_tiles.lanes)
+
+    def run(begin: int, end: int) -> None:
+        kernel(
+            values,
+            structure.row_pointers,
+            structure.column_indices,
+            *structure.by_input,
+            x_tiles.data,
+            dy_tiles.data,
+            dx_tiles.data,
+            dvalues,
+            x_tiles.tiles,
+            structure.num_inputs,
+            begin,
+            end,
+            np.empty(structure.num_outputs, "int64"),
+        )
+
+    parts = _parts(2 * structure.active * len(x))
+    _workers.run(run, _input_ends(structure, parts))
+    dbias = empty(structure.num_outputs)
+    compiled.sum_tiles(
+        dy_tiles.data, x_tiles.tiles, dy_tiles.features, x_tiles.lanes, dbias
+    )
+    return unpack(dx_tiles), dvalues, dbias

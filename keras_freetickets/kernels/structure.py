@@ -1,0 +1,296 @@
+"""Where the active weights of a kernel are: rows of columns, never changed.
+
+A kernel of Keras has the shape `(inputs, outputs)`. Compressed, its active
+weights are one array `values`, output unit by output unit and within a unit by
+rising input: compressed sparse rows (CSR) of the transposed kernel.
+"""
+
+import functools
+import typing
+
+import numpy as np
+
+from keras_freetickets.arguments import is_integer
+from keras_freetickets.types import Array
+
+# Inputs are counted by 16 bits where these suffice.
+_UINT16_INPUTS = 1 << 16
+# Output units that the backward pass walks through together. A cache line of
+# the values and one of their gradients for each of 256 units fill 32 KB, a
+# processor's first cache, and a unit's place in its block is one byte.
+BLOCK_UNITS = 256
+
+
+class CompressedStructure:
+    """The positions of a kernel's active weights.
+
+    Immutable: another topology is another structure.
+
+    Args:
+        row_pointers: Integer array of shape `(outputs + 1,)`. The weights of
+            output unit `o` are `row_pointers[o]` to `row_pointers[o + 1]`
+            (exclusive).
+        column_indices: Integer array of shape `(active,)`, the input of each
+            weight, rising within an output unit.
+        num_inputs: Positive integer.
+
+    Attributes:
+        row_pointers: As given, `int64`.
+        column_indices: As given, `uint16` if there are at most 65,536 inputs,
+            else `int32`.
+        num_inputs: Integer.
+        num_outputs: Integer.
+        active: Integer, the number of active weights.
+
+    Raises:
+        ValueError: If row pointers do not rise from 0 to the number of column
+            indices, or column indices are out of range, unsorted or repeated
+            within an output unit.
+
+    Example:
+
+    ```python
+    # Kernel of 3 inputs and 2 outputs: unit 0 sees inputs 0 and 2, unit 1
+    # sees none.
+    structure = CompressedStructure([0, 2, 2], [0, 2], num_inputs=3)
+    structure.active  # 2
+    ```
+    """
+
+    def __init__(
+        self, row_pointers: Array, column_indices: Array, num_inputs: int
+    ) -> None:
+        if not is_integer(num_inputs) or not 0 < num_inputs < 2**31:
+            raise ValueError(
+                "`num_inputs` must be a positive integer below 2^31. "
+                f"Received: num_inputs={num_inputs!r}"
+            )
+        pointers = _integers("row_pointers", row_pointers)
+        columns = _integers("column_indices", column_indices)
+        _check_pointers(pointers, len(columns))
+        _check_columns(pointers, columns, num_inputs)
+        small = num_inputs <= _UINT16_INPUTS
+        self.num_inputs = int(num_inputs)
+        self.num_outputs = len(pointers) - 1
+        self.active = len(columns)
+        self.row_pointers = _frozen(pointers, "int64")
+        self.column_indices = _frozen(columns, "uint16" if small else "int32")
+
+    @classmethod
+    def from_mask(cls, mask: Array) -> "CompressedStructure":
+        """The structure of a kernel's mask.
+
+        Args:
+            mask: Boolean array of shape `(inputs, outputs)`.
+
+        Returns:
+            `CompressedStructure`.
+
+        Raises:
+            ValueError: If the mask is not a boolean matrix.
+        """
+        mask = np.asarray(mask)
+        if mask.ndim != 2 or mask.dtype != bool:
+            raise ValueError(
+                "`mask` must be a boolean array of shape (inputs, outputs). "
+                f"Received: mask of shape {mask.shape}, dtype {mask.dtype}"
+            )
+        counts = mask.sum(0, dtype="int64")
+        pointers = np.concatenate([np.zeros(1, "int64"), np.cumsum(counts)])
+        _, columns = np.nonzero(mask.T)
+        return cls(pointers, columns, mask.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the kernel, `(inputs, outputs)`."""
+        return self.num_inputs, self.num_outputs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the positions, with those the backward pass adds."""
+        arrays = [self.row_pointers, self.column_indices, *self.by_input]
+        return sum(array.nbytes for array in arrays)
+
+    @functools.cached_property
+    def row_indices(self) -> np.ndarray:
+        """The output unit of each weight, an `int64` array `(active,)`."""
+        counts = np.diff(self.row_pointers)
+        return np.repeat(np.arange(self.num_outputs), counts)
+
+    @functools.cached_property
+    def by_input(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same positions by input, within blocks of output units.
+
+        Since columns rise within a unit, a walk by rising input meets the
+        weights of each unit in the order of `values`. So a running place for
+        each unit is all that leads from here to `values`.
+
+        Returns:
+            Tuple `(pointers, units)`. `pointers`, of shape `(blocks * inputs +
+            1,)`, says which entries of `units` belong to input `i` in block
+            `b` of 256 output units: those from `pointers[b * inputs + i]`.
+            `units`, `uint8` of shape `(active,)`, are places within a block.
+        """
+        rows = np.repeat(
+            np.arange(self.num_outputs, dtype="int32"),
+            np.diff(self.row_pointers),
+        )
+        blocks = -(-self.num_outputs // BLOCK_UNITS)
+        keys = (rows // BLOCK_UNITS).astype("int64")
+        keys *= self.num_inputs
+        keys += self.column_indices
+        order = np.argsort(keys, kind="stable")
+        counts = np.bincount(keys, minlength=blocks * self.num_inputs)
+        pointers = np.concatenate([np.zeros(1, "int64"), np.cumsum(counts)])
+        small = self.active < 2**31
+        return (
+            _frozen(pointers, "int32" if small else "int64"),
+            _frozen((rows % BLOCK_UNITS)[order], "uint8"),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CompressedStructure)
+            and self.shape == other.shape
+            and np.array_equal(self.row_pointers, other.row_pointers)
+            and np.array_equal(self.column_indices, other.column_indices)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.column_indices.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"<CompressedStructure shape={self.shape}, active={self.active}>"
+
+
+def compress(
+    kernel: Array, mask: Array
+) -> tuple[np.ndarray, CompressedStructure]:
+    """The active weights of a masked kernel.
+
+    Args:
+        kernel: Float array of shape `(inputs, outputs)`.
+        mask: Boolean array of the same shape.
+
+    Returns:
+        Tuple of `values`, of the kernel's dtype and shape `(active,)`, and
+        their `CompressedStructure`.
+
+    Raises:
+        ValueError: If the shapes differ, the mask is not a boolean matrix or
+            the kernel holds something outside it, which would be lost.
+
+    Example:
+
+    ```python
+    kernel = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 3.0]], "float32")
+    values, structure = compress(kernel, kernel != 0)
+    values  # 1, 2, 3: output unit 0, then unit 1
+    ```
+    """
+    kernel, mask = np.asarray(kernel), np.asarray(mask)
+    if kernel.shape != mask.shape:
+        raise ValueError(
+            "`kernel` and `mask` must have the same shape. Received: "
+            f"kernel.shape={kernel.shape}, mask.shape={mask.shape}"
+        )
+    structure = CompressedStructure.from_mask(mask)
+    strays = int(np.count_nonzero(kernel[~mask]))
+    if strays:
+        raise ValueError(
+            "`kernel` must be zero outside its mask. Received: kernel with "
+            f"{strays} weights outside it"
+        )
+    return np.ascontiguousarray(kernel.T[mask.T]), structure
+
+
+def decompress(values: Array, structure: CompressedStructure) -> np.ndarray:
+    """The kernel that `compress` was given.
+
+    Args:
+        values: Array of shape `(active,)`.
+        structure: `CompressedStructure`.
+
+    Returns:
+        Array of shape `(inputs, outputs)` and the values' dtype, zero
+        elsewhere.
+
+    Raises:
+        ValueError: If there is not one value for each position.
+    """
+    values = np.asarray(values)
+    check_values(values, structure)
+    kernel = np.zeros(structure.shape, values.dtype)
+    kernel[structure.column_indices, structure.row_indices] = values
+    return kernel
+
+
+def mask_of(structure: CompressedStructure) -> np.ndarray:
+    """The boolean mask, of shape `(inputs, outputs)`, of a structure."""
+    return decompress(np.ones(structure.active, bool), structure)
+
+
+def check_values(values: Array, structure: CompressedStructure) -> None:
+    """Raises unless there is one value for each active position.
+
+    Raises:
+        ValueError: If the shape is wrong.
+    """
+    if values.shape != (structure.active,):
+        raise ValueError(
+            f"`values` must have the shape ({structure.active},), one for "
+            f"each active weight. Received: values.shape={values.shape}"
+        )
+
+
+def _integers(name: str, values: Array) -> np.ndarray:
+    array = np.asarray(values)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype("int64")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"`{name}` must be an integer array of one dimension. Received: "
+            f"{name} of shape {array.shape}, dtype {array.dtype}"
+        )
+    return array.astype("int64")
+
+
+def _frozen(array: np.ndarray, dtype: str) -> np.ndarray:
+    array = np.array(array, dtype)
+    array.flags.writeable = False
+    return array
+
+
+def _check_pointers(pointers: np.ndarray, active: int) -> None:
+    whole = len(pointers) > 1 and pointers[0] == 0 and pointers[-1] == active
+    if not whole or (np.diff(pointers) < 0).any():
+        ends: typing.Any = pointers[[0, -1]].tolist() if len(pointers) else []
+        raise ValueError(
+            "`row_pointers` must rise from 0 to the number of column indices, "
+            f"{active}, without falling. Received: row_pointers of length "
+            f"{len(pointers)} with the ends {ends}"
+        )
+
+
+def _check_columns(
+    pointers: np.ndarray, columns: np.ndarray, num_inputs: int
+) -> None:
+    if len(columns) == 0:
+        return
+    low, high = int(columns.min()), int(columns.max())
+    if low < 0 or high >= num_inputs:
+        raise ValueError(
+            f"`column_indices` must be in [0, {num_inputs}), the inputs. "
+            f"Received: column_indices from {low} to {high}"
+        )
+    falls = np.diff(columns) <= 0
+    starts = pointers[1:-1]
+    starts = starts[(starts > 0) & (starts < len(columns))]
+    falls[starts - 1] = False  # from the last of a unit to the first of another
+    if falls.any():
+        place = int(np.argmax(falls))
+        raise ValueError(
+            "`column_indices` must rise within each output unit. Received: "
+            f"column_indices[{place}]={columns[place]} before "
+            f"column_indices[{place + 1}]={columns[place + 1]}"
+        )

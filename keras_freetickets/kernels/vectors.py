@@ -1,0 +1,238 @@
+"""Vectors of floats for numba: a whole tile of a batch as one value.
+
+LLVM cuts a vector of 128 floats into what the processor has (eight registers
+with AVX-512, 16 with AVX2), so that one loop serves all; numba's own
+vectorizer holds no accumulators in registers over an inner loop of unknown
+length. Importing this module imports numba.
+"""
+
+from typing import Any
+
+from keras_freetickets.optional import import_optional
+
+numba = import_optional("numba")
+ir = import_optional("llvmlite.ir")
+extending = import_optional("numba.extending")
+types = numba.types
+_Type: Any = numba.types.Type
+_Model: Any = extending.models.PrimitiveModel
+
+# Products and sums may be contracted and reordered. NaN and infinity stay:
+# a gradient that is not finite has to arrive as one.
+_FLAGS = ("contract", "reassoc", "nsz")
+_FLOAT = ir.FloatType()
+_INT32 = ir.IntType(32)
+
+
+class Vector(_Type):
+    """Numba's type of a vector of `lanes` floats."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Vector({lanes})")
+
+
+@extending.register_model(Vector)
+class _VectorModel(_Model):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, _vector_type(kind.lanes))
+
+
+def _vector_type(lanes: int) -> Any:
+    return ir.VectorType(_FLOAT, lanes)
+
+
+def _place(context, builder, kind, array, offset):
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [offset], inbounds=True)
+
+
+def _lanes(argument: Any) -> int | None:
+    """The number of lanes, if it is known while compiling."""
+    known = isinstance(argument, types.IntegerLiteral)
+    return argument.literal_value if known else None
+
+
+def _filled(builder, scalar, lanes):
+    kind = _vector_type(lanes)
+    nothing = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(_INT32, 0))
+    return _shuffled(builder, first, nothing, [0] * lanes)
+
+
+def _shuffled(builder, one, other, places):
+    kind = ir.VectorType(_INT32, len(places))
+    return builder.shuffle_vector(one, other, ir.Constant(kind, list(places)))
+
+
+@extending.intrinsic(prefer_literal=True)
+def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> Any:
+    """`array[offset : offset + lanes]` of a flat float array."""
+    count = _lanes(lanes)
+    if count is None:
+        return None
+
+    def emit(context, builder, signature, arguments):
+        kind, (array, offset, _) = signature.args[0], arguments
+        place = _place(context, builder, kind, array, offset)
+        place = builder.bitcast(place, _vector_type(count).as_pointer())
+        return builder.load(place, align=4)
+
+    return Vector(count)(array, types.intp, lanes), emit
+
+
+@extending.intrinsic(prefer_literal=True)
+def store(typing_context: Any, array: Any, offset: Any, vector: Any) -> Any:
+    """Writes a vector to `array[offset : offset + lanes]`."""
+
+    def emit(context, builder, signature, arguments):
+        kind, (array, offset, value) = signature.args[0], arguments
+        place = _place(context, builder, kind, array, offset)
+        place = builder.bitcast(place, value.type.as_pointer())
+        builder.store(value, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), emit
+
+
+@extending.intrinsic(prefer_literal=True)
+def filled(typing_context: Any, scalar: Any, lanes: Any) -> Any:
+    """A vector of `lanes` times the same float."""
+    count = _lanes(lanes)
+    if count is None:
+        return None
+
+    def emit(context, builder, signature, arguments):
+        return _filled(builder, arguments[0], count)
+
+    return Vector(count)(types.float32, lanes), emit
+
+
+@extending.intrinsic
+def multiply_add(
+    typing_context: Any, scalar: Any, vector: Any, total: Any
+) -> Any:
+    """`total + scalar * vector`."""
+
+    def emit(context, builder, signature, arguments):
+        scalar, vector, total = arguments
+        scalars = _filled(builder, scalar, vector.type.count)
+        product = builder.fmul(scalars, vector, flags=_FLAGS)
+        return builder.fadd(total, product, flags=_FLAGS)
+
+    return vector(types.float32, vector, total), emit
+
+
+@extending.intrinsic
+def add(typing_context: Any, one: Any, other: Any) -> Any:
+    """The sum of two vectors."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.fadd(*arguments, flags=_FLAGS)
+
+    return one(one, other), emit
+
+
+@extending.intrinsic
+def rectified(typing_context: Any, vector: Any) -> Any:
+    """Zero where a vector is negative; NaN stays."""
+
+    def emit(context, builder, signature, arguments):
+        zero = ir.Constant(arguments[0].type, None)
+        negative = builder.fcmp_ordered("<", arguments[0], zero)
+        return builder.select(negative, zero, arguments[0])
+
+    return vector(vector), emit
+
+
+@extending.intrinsic
+def dot(typing_context: Any, one: Any, other: Any) -> Any:
+    """The sum of the products of two vectors."""
+
+    def emit(context, builder, signature, arguments):
+        product = builder.fmul(*arguments, flags=_FLAGS)
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, product.type])
+        name = f"llvm.vector.reduce.fadd.v{product.type.count}f32"
+        reduce = builder.module.globals.get(name)
+        if reduce is None:
+            reduce = ir.Function(builder.module, kind, name)
+        zero = ir.Constant(_FLOAT, 0.0)
+        return builder.call(reduce, [zero, product], fastmath=_FLAGS)
+
+    return types.float32(one, other), emit
+
+
+@extending.intrinsic
+def value_at(typing_context: Any, values: Any, place: Any) -> Any:
+    """A stored value as a float32.
+
+    Numba knows neither bfloat16 nor, on processors, float16. Their bits come
+    as `uint16` (bfloat16) and `int16` (float16).
+    """
+    stored = values.dtype
+
+    def emit(context, builder, signature, arguments):
+        kind, (array, offset) = signature.args[0], arguments
+        value = builder.load(_place(context, builder, kind, array, offset))
+        if stored == types.uint16:
+            bits = builder.zext(value, _INT32)
+            return builder.bitcast(
+                builder.shl(bits, ir.Constant(_INT32, 16)), _FLOAT
+            )
+        if stored == types.int16:
+            half = builder.bitcast(value, ir.HalfType())
+            return builder.fpext(half, _FLOAT)
+        return value
+
+    return types.float32(values, types.intp), emit
+
+
+@extending.intrinsic
+def transpose_16(
+    typing_context: Any,
+    source: Any,
+    source_at: Any,
+    source_row: Any,
+    target: Any,
+    target_at: Any,
+    target_row: Any,
+) -> Any:
+    """Writes 16 x 16 floats of a flat array transposed to another.
+
+    Row `i` begins at `source_at + i * source_row`; likewise in the target.
+    """
+
+    def emit(context, builder, signature, arguments):
+        source, at, row, target, to, to_row = arguments
+        kinds = signature.args
+        pointer = _vector_type(16).as_pointer()
+
+        def place(kind, array, first, stride, i):
+            step = builder.mul(stride, ir.Constant(stride.type, i))
+            offset = builder.add(first, step)
+            found = _place(context, builder, kind, array, offset)
+            return builder.bitcast(found, pointer)
+
+        rows = [
+            builder.load(place(kinds[0], source, at, row, i), align=4)
+            for i in range(16)
+        ]
+        # Four times, rows i and i + 8 are interleaved: a bit of the row's
+        # number moves to the column's each time.
+        low = [n for i in range(8) for n in (i, i + 16)]
+        high = [n + 8 for n in low]
+        for _ in range(4):
+            rows = [
+                _shuffled(builder, rows[i], rows[i + 8], half)
+                for i in range(8)
+                for half in (low, high)
+            ]
+        for i, value in enumerate(rows):
+            where = place(kinds[3], target, to, to_row, i)
+            builder.store(value, where, align=4)
+        return context.get_dummy_value()
+
+    signature = types.void(
+        source, types.intp, types.intp, target, types.intp, types.intp
+    )
+    return signature, emit
