@@ -4,12 +4,15 @@ Numba is imported with the first call.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import os
 import threading
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -112,8 +115,8 @@ def empty(*shape: int) -> np.ndarray:
     return memory[start : start + size].view("float32").reshape(shape)
 
 
-class _Scratch(threading.local):
-    """Memory of each thread that calls take one after the other."""
+class _Memory:
+    """Arrays that calls take one after the other."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -124,8 +127,25 @@ class _Scratch(threading.local):
             array = self.arrays[name] = empty(size)
         return array[:size]
 
+    def of(self, name: str) -> Callable[[int], np.ndarray]:
+        return functools.partial(self.floats, name)
 
-_scratch = _Scratch()
+
+# Taken for the time of a call, so that there are as many as calls that ran at
+# the same time, however many threads a backend has.
+_memories: list[_Memory] = []
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[_Memory]:
+    try:
+        memory = _memories.pop()
+    except IndexError:
+        memory = _Memory()
+    try:
+        yield memory
+    finally:
+        _memories.append(memory)
 
 
 def _checked(name: str, array: Array, columns: int) -> np.ndarray:
@@ -192,14 +212,15 @@ class PackedBatch:
 
 
 def pack(
-    x: Array, lanes: int | None = None, scratch: str | None = None
+    x: Array, lanes: int | None = None, memory: Callable = empty
 ) -> PackedBatch:
     """Packs a batch into tiles with the examples innermost.
 
     Args:
         x: float32 array of shape `(batch, features)`.
         lanes: Integer, the examples of a tile. `None` for what suits.
-        scratch: Name of memory of this thread to use again; `None` for new.
+        memory: Callable that takes a size and returns a flat float32 array;
+            by default a new one.
 
     Returns:
         `PackedBatch`.
@@ -214,7 +235,7 @@ def pack(
     batch, features = x.shape
     lanes = compiled.lanes_for(batch) if lanes is None else lanes
     size = -(-batch // lanes) * lanes * features
-    data = _scratch.floats(scratch, size) if scratch else empty(size)
+    data = memory(size)
     compiled.pack(x.reshape(-1), batch, features, lanes, data)
     return PackedBatch(data, batch, features, lanes)
 
@@ -236,7 +257,7 @@ def forward_packed(
     x: PackedBatch,
     bias: Array | None = None,
     relu: bool = False,
-    scratch: str | None = None,
+    memory: Callable = empty,
 ) -> PackedBatch:
     """`forward` from a packed batch to one, for several layers in a row.
 
@@ -246,7 +267,7 @@ def forward_packed(
         x: `PackedBatch` of `inputs` features.
         bias: float32 array of shape `(outputs,)`; `None` for zeros.
         relu: Whether negative outputs become 0.
-        scratch: As for `pack`.
+        memory: As for `pack`.
 
     Returns:
         `PackedBatch` of `outputs` features.
@@ -263,7 +284,7 @@ def forward_packed(
         )
     values, bias = _stored(values, structure), _bias(bias, structure)
     size = x.tiles * x.lanes * structure.num_outputs
-    y = _scratch.floats(scratch, size) if scratch else empty(size)
+    y = memory(size)
     kernel = compiled.forward(x.lanes)
 
     def run(begin: int, end: int) -> None:
@@ -320,9 +341,12 @@ def forward(
     x = _checked("x", x, structure.num_inputs)
     if len(x) == 1:
         return _predict_one(structure, values, x, bias, relu)
-    packed = pack(x, scratch="x")
-    y = forward_packed(structure, values, packed, bias, relu, scratch="y")
-    return unpack(y)
+    with _memory() as memory:
+        packed = pack(x, memory=memory.of("x"))
+        packed = forward_packed(
+            structure, values, packed, bias, relu, memory.of("y")
+        )
+        return unpack(packed)
 
 
 def _predict_one(structure, values, x, bias, relu):
@@ -385,16 +409,36 @@ def backward(
         )
     if y is not None:
         y = _checked("y", y, structure.num_outputs)
-        gated = _scratch.floats("gated", dy.size)
-        compiled.gate(dy.reshape(-1), y.reshape(-1), gated)
-        dy = gated.reshape(dy.shape)
-    x_tiles = pack(x, scratch="x")
-    dy_tiles = pack(dy, scratch="y")
-    dx_tiles = dataclasses.replace(
-        x_tiles, data=_scratch.floats("dx", x_tiles.data.size)
-    )
+    with _memory() as memory:
+        if y is not None:
+            gated = memory.floats("gated", dy.size)
+            compiled.gate(dy.reshape(-1), y.reshape(-1), gated)
+            dy = gated.reshape(dy.shape)
+        x_tiles = pack(x, memory=memory.of("x"))
+        dy_tiles = pack(dy, memory=memory.of("y"))
+        dx_tiles = dataclasses.replace(
+            x_tiles, data=memory.floats("dx", x_tiles.data.size)
+        )
+        dvalues = _backward_packed(
+            structure, values, x_tiles, dy_tiles, dx_tiles
+        )
+        dbias = empty(structure.num_outputs)
+        compiled.sum_tiles(
+            dy_tiles.data,
+            dy_tiles.tiles,
+            dy_tiles.features,
+            dy_tiles.lanes,
+            dbias,
+        )
+        return unpack(dx_tiles), dvalues, dbias
+
+
+def _backward_packed(structure, values, x, dy, dx):
+    """Fills `dx` and returns the gradient of the values."""
+    from keras_freetickets.kernels import compiled
+
     dvalues = empty(structure.active)
-    kernel = compiled.backward(x_tiles.lanes)
+    kernel = compiled.backward(x.lanes)
 
     def run(begin: int, end: int) -> None:
         kernel(
@@ -402,21 +446,17 @@ def backward(
             structure.row_pointers,
             structure.column_indices,
             *structure.by_input,
-            x_tiles.data,
-            dy_tiles.data,
-            dx_tiles.data,
+            x.data,
+            dy.data,
+            dx.data,
             dvalues,
-            x_tiles.tiles,
+            x.tiles,
             structure.num_inputs,
             begin,
             end,
             np.empty(structure.num_outputs, "int64"),
         )
 
-    parts = _parts(2 * structure.active * len(x))
+    parts = _parts(2 * structure.active * x.batch)
     _workers.run(run, _input_ends(structure, parts))
-    dbias = empty(structure.num_outputs)
-    compiled.sum_tiles(
-        dy_tiles.data, x_tiles.tiles, dy_tiles.features, x_tiles.lanes, dbias
-    )
-    return unpack(dx_tiles), dvalues, dbias
+    return dvalues
