@@ -8,6 +8,7 @@ registers over all weights of an output unit.
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 import typing
@@ -33,14 +34,24 @@ float32 = numba.float32
 def cache_folder() -> pathlib.Path:
     """The folder where compiled kernels are kept between processes.
 
-    `$NUMBA_CACHE_DIR` if it is set, else below `$XDG_CACHE_HOME`, by default
-    `~/.cache`: never where the package lies, which may be read-only.
+    Below `$NUMBA_CACHE_DIR` if it is set, else below `$XDG_CACHE_HOME`, by
+    default `~/.cache`: never where the package lies, which may be read-only.
+    It is named by a digest of the kernels' sources: numba looks whether the
+    file of a function changed, not whether those that it calls did.
     """
-    asked = numba.config.CACHE_DIR
-    if asked:
-        return pathlib.Path(asked)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(home) / "keras_freetickets"
+    asked = numba.config.CACHE_DIR
+    folder = pathlib.Path(asked or home) / "keras_freetickets"
+    return folder / _digest_of_sources()
+
+
+@functools.cache
+def _digest_of_sources() -> str:
+    sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -219,6 +230,8 @@ def backward(lanes: int) -> typing.Callable:
     ) -> None:
         outputs = len(pointers) - 1
         blocks = (outputs + BLOCK_UNITS - 1) // BLOCK_UNITS
+        if tiles == 0 and begin == 0:
+            dvalues[:] = float32(0.0)
         for tile in range(tiles):
             for unit in range(outputs):
                 # The first weight of an input from `begin` on.

@@ -290,8 +290,7 @@ def forward_packed(
     def run(begin: int, end: int) -> None:
         kernel(
             values,
-            structure.row_pointers,
-            structure.column_indices,
+            *structure.positions[:2],
             bias,
             x.data,
             y,
@@ -355,8 +354,7 @@ def _predict_one(structure, values, x, bias, relu):
     y = empty(1, structure.num_outputs)
     compiled.predict_one(
         _stored(values, structure),
-        structure.row_pointers,
-        structure.column_indices,
+        *structure.positions[:2],
         _bias(bias, structure),
         x[0],
         y[0],
@@ -443,9 +441,7 @@ def _backward_packed(structure, values, x, dy, dx):
     def run(begin: int, end: int) -> None:
         kernel(
             values,
-            structure.row_pointers,
-            structure.column_indices,
-            *structure.by_input,
+            *structure.positions,
             x.data,
             dy.data,
             dx.data,

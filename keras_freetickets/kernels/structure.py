@@ -21,6 +21,22 @@ _UINT16_INPUTS = 1 << 16
 BLOCK_UNITS = 256
 
 
+class Positions(typing.NamedTuple):
+    """What the kernels read of a structure, as arrays or a backend's tensors.
+
+    Attributes:
+        row_pointers: `int64` of shape `(outputs + 1,)`.
+        column_indices: `uint16` or `int32` of shape `(active,)`.
+        input_pointers: As `CompressedStructure.by_input` has them.
+        units: As `CompressedStructure.by_input` has them.
+    """
+
+    row_pointers: typing.Any
+    column_indices: typing.Any
+    input_pointers: typing.Any
+    units: typing.Any
+
+
 class CompressedStructure:
     """The positions of a kernel's active weights.
 
@@ -73,8 +89,11 @@ class CompressedStructure:
         self.num_inputs = int(num_inputs)
         self.num_outputs = len(pointers) - 1
         self.active = len(columns)
-        self.row_pointers = _frozen(pointers, "int64")
-        self.column_indices = _frozen(columns, "uint16" if small else "int32")
+        # Numba compiles again for arrays that are read-only.
+        self._row_pointers = pointers
+        self._column_indices = columns.astype("uint16" if small else "int32")
+        self.row_pointers = _read_only(self._row_pointers)
+        self.column_indices = _read_only(self._column_indices)
 
     @classmethod
     def from_mask(cls, mask: Array) -> "CompressedStructure":
@@ -117,7 +136,7 @@ class CompressedStructure:
         counts = np.diff(self.row_pointers)
         return np.repeat(np.arange(self.num_outputs), counts)
 
-    @functools.cached_property
+    @property
     def by_input(self) -> tuple[np.ndarray, np.ndarray]:
         """The same positions by input, within blocks of output units.
 
@@ -131,6 +150,11 @@ class CompressedStructure:
             `b` of 256 output units: those from `pointers[b * inputs + i]`.
             `units`, `uint8` of shape `(active,)`, are places within a block.
         """
+        pointers, units = self._by_input
+        return _read_only(pointers), _read_only(units)
+
+    @functools.cached_property
+    def _by_input(self):
         rows = np.repeat(
             np.arange(self.num_outputs, dtype="int32"),
             np.diff(self.row_pointers),
@@ -144,8 +168,15 @@ class CompressedStructure:
         pointers = np.concatenate([np.zeros(1, "int64"), np.cumsum(counts)])
         small = self.active < 2**31
         return (
-            _frozen(pointers, "int32" if small else "int64"),
-            _frozen((rows % BLOCK_UNITS)[order], "uint8"),
+            pointers.astype("int32" if small else "int64"),
+            (rows % BLOCK_UNITS)[order].astype("uint8"),
+        )
+
+    @property
+    def positions(self) -> "Positions":
+        """The arrays that a bridge hands to the kernels."""
+        return Positions(
+            self._row_pointers, self._column_indices, *self._by_input
         )
 
     def __eq__(self, other: object) -> bool:
@@ -255,10 +286,10 @@ def _integers(name: str, values: Array) -> np.ndarray:
     return array.astype("int64")
 
 
-def _frozen(array: np.ndarray, dtype: str) -> np.ndarray:
-    array = np.array(array, dtype)
-    array.flags.writeable = False
-    return array
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _check_pointers(pointers: np.ndarray, active: int) -> None:

@@ -8,7 +8,7 @@ from keras_freetickets.kernels import compiled
 def test_the_cache_lies_in_the_users_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compiled.cache_folder() == tmp_path / "keras_freetickets"
+    assert compiled.cache_folder().parent == tmp_path / "keras_freetickets"
     kernel = compiled.compiled(_twice)
     assert kernel(2) == 4
     files = list(tmp_path.glob("keras_freetickets/**/*.nbi"))
@@ -26,7 +26,7 @@ def test_where_nothing_can_be_written_nothing_is_kept(monkeypatch, tmp_path):
 
 def test_numbas_own_setting_comes_first(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", str(tmp_path))
-    assert compiled.cache_folder() == tmp_path
+    assert compiled.cache_folder().is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize(

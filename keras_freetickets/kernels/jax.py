@@ -1,0 +1,265 @@
+"""The kernels within JAX's programs, by XLA's typed interface for calls.
+
+XLA hands a C structure with the addresses of all buffers to a function that
+numba compiled. A call takes no Python and no GIL, and its memory is XLA's.
+"""
+
+import ctypes
+import functools
+import threading
+import typing
+
+import numpy as np
+
+from keras_freetickets.kernels.structure import Positions
+from keras_freetickets.optional import import_optional
+from keras_freetickets.types import Tensor
+
+# Of XLA_FFI_CallFrame (xla/ffi/api/c_api.h, version 0.x), in words of 8 bytes.
+# Each part begins with its size and its extensions.
+_EXTENSION, _STAGE = 1, 4
+_ARGUMENTS, _RESULTS = 9, 14  # void** args, void** rets
+_EXECUTE = 3
+# Of XLA_FFI_Buffer.
+_DATA, _DIMENSIONS = 3, 5
+# Of XLA_FFI_Metadata_Extension, XLA_FFI_Metadata and its version.
+_METADATA, _API_VERSION = 3, 1
+
+_lock = threading.Lock()
+_kept: list[typing.Any] = []  # what XLA holds addresses of
+_registered: set[str] = set()
+
+
+def product(
+    positions: Positions,
+    values: Tensor,
+    x: Tensor,
+    bias: Tensor,
+    relu: bool = False,
+) -> Tensor:
+    """Output of a compressed dense layer, differentiable once.
+
+    Args:
+        positions: `Positions` as `positions_for_jax` makes them. They must be
+            right: they are addresses to the kernels.
+        values: float32 array of shape `(active,)`.
+        x: float32 array of shape `(batch, inputs)`.
+        bias: float32 array of shape `(outputs,)`.
+        relu: Whether negative outputs become 0.
+
+    Returns:
+        float32 array of shape `(batch, outputs)`.
+
+    Raises:
+        ImportError: If numba is not installed.
+        ValueError: If an array is not float32 or a shape does not fit.
+    """
+    shapes = {
+        "values": (values, (positions.column_indices.shape[0],)),
+        "x": (x, (x.shape[0], x.shape[-1])),
+        "bias": (bias, (positions.row_pointers.shape[0] // 2 - 1,)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array.dtype != "float32":
+            raise ValueError(
+                f"`{name}` must be float32: compressed layers compute in "
+                "float32; for another dtype use storage='mask'. Received: "
+                f"{name}.dtype={array.dtype}"
+            )
+        if tuple(array.shape) != shape:
+            raise ValueError(
+                f"`{name}` must have the shape {shape}. Received: "
+                f"{name}.shape={tuple(array.shape)}"
+            )
+    return _product(bool(relu))(positions, values, x, bias)
+
+
+def positions_for_jax(positions: Positions) -> Positions:
+    """Positions with pointers of 64 bits as pairs of 32.
+
+    JAX has no integers of 64 bits unless a program asks for them.
+
+    Args:
+        positions: `Positions` of NumPy arrays.
+
+    Returns:
+        `Positions` of NumPy arrays.
+
+    Raises:
+        ValueError: If there are 2^31 active weights or more.
+    """
+    if positions.input_pointers.dtype != np.int32:
+        raise ValueError(
+            "`positions` must be of less than 2^31 active weights. Received: "
+            f"positions of {len(positions.units)}"
+        )
+    return positions._replace(row_pointers=positions.row_pointers.view("int32"))
+
+
+@functools.cache
+def _product(relu):
+    jax = import_optional("jax")
+
+    @jax.custom_vjp
+    def call(positions, values, x, bias):
+        return forward(positions, values, x, bias)[0]
+
+    def forward(positions, values, x, bias):
+        batch, inputs = x.shape
+        outputs = bias.shape[0]
+        y, *_ = _call(
+            "forward",
+            positions.column_indices.dtype,
+            [values, *positions[:2], bias, x],
+            [(batch, outputs), *_memory(batch, inputs, outputs)],
+            relu,
+        )
+        return y, (positions, values, x, y)
+
+    def backward(kept, dy):
+        positions, values, x, y = kept
+        batch, inputs = x.shape
+        outputs = y.shape[1]
+        memory = _memory(batch, inputs, outputs)
+        dx, dvalues, dbias, *_ = _call(
+            "backward",
+            positions.column_indices.dtype,
+            [values, *positions, x, dy, y],
+            [
+                *[(batch, inputs), values.shape, (outputs,)],
+                *[*memory, max(memory), (2 * outputs,)],
+            ],
+            relu,
+        )
+        float0 = jax.dtypes.float0  # what integers have for a gradient
+        nothing = Positions(*(np.zeros(p.shape, float0) for p in positions))
+        return nothing, dvalues, dx, dbias
+
+    call.defvjp(forward, backward)
+    return call
+
+
+def _memory(batch, inputs, outputs):
+    """Shapes of packed batches, as `native.scratch_floats` counts them."""
+    rows = batch * 9 // 8 + 16
+    return (rows * inputs,), (rows * outputs,)
+
+
+def _call(way, columns_type, operands, shapes, relu):
+    jax = import_optional("jax")
+    name = _register(way, str(columns_type), relu)
+    results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return jax.ffi.ffi_call(name, results)(*operands)
+
+
+def _register(way: str, columns_type: str, relu: bool) -> str:
+    """The name of a target, registered when it is first asked for."""
+    jax = import_optional("jax")
+    end = f"{columns_type}{'_relu' if relu else ''}"
+    name = f"keras_freetickets_compressed_{way}_{end}"
+    make = {"forward": _forward_target, "backward": _backward_target}[way]
+    with _lock:
+        if name not in _registered:
+            target = make(columns_type, relu)
+            _kept.append(target)
+            address = ctypes.c_void_p(target.address)
+            capsule = jax.ffi.pycapsule(ctypes.cast(address, _HANDLER))
+            _kept.append(capsule)
+            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+            _registered.add(name)
+    return name
+
+
+_HANDLER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+
+
+@functools.cache
+def _helpers():
+    """Compiled: the words at an address, and what a frame asks for."""
+    from keras_freetickets.kernels.native import pointer
+    from keras_freetickets.kernels.vectors import numba
+
+    njit = numba.njit(nogil=True, error_model="numpy")
+    uint64, int32 = numba.uint64, numba.int32
+
+    @njit
+    def words(address, count):
+        return numba.carray(pointer(address), count, uint64)
+
+    @njit
+    def is_execution(frame):
+        """Answers what XLA asks before: which version this is for."""
+        head = words(frame, 5)
+        if head[_EXTENSION] != 0:
+            extension = words(head[_EXTENSION], 4)
+            kind = numba.carray(pointer(head[_EXTENSION] + 8), 1, int32)[0]
+            if kind == 1:
+                # struct_size; {struct_size, extension, major, minor}; traits
+                data = extension[_METADATA]
+                version = numba.carray(pointer(data + 24), 2, int32)
+                version[0], version[1] = 0, 3
+                return False
+        stage = numba.carray(pointer(frame + 8 * _STAGE), 1, int32)[0]
+        return stage == _EXECUTE
+
+    @njit
+    def data(buffers, i):
+        return words(buffers[i], 6)[_DATA]
+
+    @njit
+    def size(buffers, i, axis):
+        dimensions = words(words(buffers[i], 6)[_DIMENSIONS], axis + 1)
+        return np.int64(dimensions[axis])
+
+    return words, is_execution, data, size
+
+
+def _cfunc(function):
+    from keras_freetickets.kernels.vectors import numba
+
+    address = numba.types.uintp
+    return numba.cfunc(address(address), nopython=True)(function)
+
+
+def _forward_target(columns_type, relu):
+    from keras_freetickets.kernels import native
+
+    call = native.forward_at_addresses(columns_type)
+    words, is_execution, data, size = _helpers()
+
+    def compute(frame):
+        if is_execution(frame):
+            head = words(frame, 20)
+            # values, row_pointers, column_indices, bias, x; y, memory, memory
+            a, r = words(head[_ARGUMENTS], 5), words(head[_RESULTS], 3)
+            call(
+                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
+                *(data(r, 0), data(r, 1), data(r, 2), relu),
+                *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0), size(a, 4, 1)),
+            )
+        return np.uint64(0)  # no error
+
+    return _cfunc(compute)
+
+
+def _backward_target(columns_type, relu):
+    from keras_freetickets.kernels import native
+
+    call = native.backward_at_addresses(columns_type)
+    words, is_execution, data, size = _helpers()
+
+    def compute(frame):
+        if is_execution(frame):
+            head = words(frame, 20)
+            # values, positions (4), x, dy, y; dx, dvalues, dbias, memory (4)
+            a, r = words(head[_ARGUMENTS], 8), words(head[_RESULTS], 7)
+            call(
+                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
+                *(data(a, 5), data(a, 6), data(a, 7)),
+                *(data(r, 0), data(r, 1), data(r, 2), data(r, 3), data(r, 4)),
+                *(data(r, 5), data(r, 6), relu),
+                *(size(a, 0, 0), size(a, 6, 1), size(a, 5, 0), size(a, 5, 1)),
+            )
+        return np.uint64(0)
+
+    return _cfunc(compute)

@@ -1,0 +1,232 @@
+"""Whole passes of a layer over plain memory, for calls that pass no Python.
+
+A backend's custom call hands over addresses. Batches come with the examples
+outermost, as Keras has them, and go so.
+"""
+
+import functools
+import typing
+
+from keras_freetickets.kernels import compiled
+from keras_freetickets.kernels.structure import BLOCK_UNITS
+from keras_freetickets.kernels.vectors import extending
+from keras_freetickets.kernels.vectors import ir
+from keras_freetickets.kernels.vectors import numba
+from keras_freetickets.types import Array
+
+types = numba.types
+carray = numba.carray
+float32 = numba.float32
+int32 = numba.int32
+int64 = numba.int64
+uint8 = numba.uint8
+_BLOCK = BLOCK_UNITS
+
+
+@extending.intrinsic
+def pointer(typing_context: typing.Any, address: typing.Any) -> typing.Any:
+    """An address, an integer, as a pointer that `carray` takes."""
+
+    def emit(context, builder, signature, arguments):
+        kind = ir.IntType(8).as_pointer()
+        return builder.inttoptr(arguments[0], kind)
+
+    return types.voidptr(types.uintp), emit
+
+
+_LARGEST = compiled.largest_tile()
+# Globals, not variables of an enclosing function: numba keeps compiled code
+# under the values of those, and functions among them are never the same.
+_pack, _unpack = compiled.pack, compiled.unpack
+_gate, _sum_tiles = compiled.gate, compiled.sum_tiles
+_predict_one = compiled.predict_one
+_forward_16, _forward_32 = compiled.forward(16), compiled.forward(32)
+_forward_64, _forward_128 = compiled.forward(64), compiled.forward(128)
+_backward_16, _backward_32 = compiled.backward(16), compiled.backward(32)
+_backward_64, _backward_128 = compiled.backward(64), compiled.backward(128)
+
+
+@compiled.compiled
+def lanes_for(batch: int) -> int:
+    """`compiled.lanes_for`, compiled."""
+    for lanes in (128, 64, 32):
+        padded = (batch + lanes - 1) // lanes * lanes
+        if lanes <= _LARGEST and padded <= batch * 9 // 8:
+            return lanes
+    return 16
+
+
+@compiled.compiled
+def flag_at(address: int) -> bool:
+    """An `int32` at an address, as a boolean."""
+    return carray(pointer(address), 1, int32)[0] != 0
+
+
+@compiled.compiled
+def scratch_floats(batch: int, features: int) -> int:
+    """Floats that a packed batch may take, whatever its lanes."""
+    return features * (batch * 9 // 8 + 16)
+
+
+@compiled.compiled
+def forward(
+    values: Array,
+    pointers: Array,
+    columns: Array,
+    bias: Array,
+    x: Array,
+    y: Array,
+    batch: int,
+    inputs: int,
+    relu: bool,
+    xs: Array,
+    ys: Array,
+) -> None:
+    """A layer's output; `xs` and `ys` are memory to work in."""
+    outputs = len(pointers) - 1
+    if batch == 1:
+        _predict_one(values, pointers, columns, bias, x, y, relu, 0, outputs)
+        return
+    lanes = lanes_for(batch)
+    tiles = (batch + lanes - 1) // lanes
+    _pack(x, batch, inputs, lanes, xs)
+    kernel = (values, pointers, columns, bias, xs, ys, tiles, inputs, relu)
+    if lanes == 16:
+        _forward_16(*kernel, 0, outputs)
+    elif lanes == 32:
+        _forward_32(*kernel, 0, outputs)
+    elif lanes == 64:
+        _forward_64(*kernel, 0, outputs)
+    else:
+        _forward_128(*kernel, 0, outputs)
+    _unpack(ys, batch, outputs, lanes, y)
+
+
+@compiled.compiled
+def backward(
+    values: Array,
+    pointers: Array,
+    columns: Array,
+    by_input: Array,
+    units: Array,
+    x: Array,
+    dy: Array,
+    y: Array,
+    dx: Array,
+    dvalues: Array,
+    dbias: Array,
+    batch: int,
+    inputs: int,
+    relu: bool,
+    xs: Array,
+    dys: Array,
+    dxs: Array,
+    places: Array,
+) -> None:
+    """A layer's gradients; the last four arrays are memory to work in."""
+    outputs = len(pointers) - 1
+    lanes = lanes_for(batch)
+    tiles = (batch + lanes - 1) // lanes
+    if relu:
+        _gate(dy, y, dxs[: batch * outputs])
+        _pack(dxs, batch, outputs, lanes, dys)
+    else:
+        _pack(dy, batch, outputs, lanes, dys)
+    _pack(x, batch, inputs, lanes, xs)
+    _sum_tiles(dys, tiles, outputs, lanes, dbias)
+    where = (values, pointers, columns, by_input, units)
+    arrays = (xs, dys, dxs, dvalues, tiles, inputs, 0, inputs, places)
+    if lanes == 16:
+        _backward_16(*where, *arrays)
+    elif lanes == 32:
+        _backward_32(*where, *arrays)
+    elif lanes == 64:
+        _backward_64(*where, *arrays)
+    else:
+        _backward_128(*where, *arrays)
+    _unpack(dxs, batch, inputs, lanes, dx)
+
+
+@functools.cache
+def forward_at_addresses(columns_type: str) -> typing.Callable:
+    """`forward` on addresses, compiled.
+
+    They are of `values, pointers, columns, bias, x, y, xs, ys`; then come
+    `relu, active, outputs, batch, inputs`.
+    """
+    column = getattr(numba, columns_type)
+
+    def call(v, p, c, b, x, y, xs, ys, relu, active, outputs, batch, inputs):
+        n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
+        forward(
+            carray(pointer(v), active, float32),
+            carray(pointer(p), outputs + 1, int64),
+            carray(pointer(c), active, column),
+            carray(pointer(b), outputs, float32),
+            carray(pointer(x), batch * inputs, float32),
+            carray(pointer(y), batch * outputs, float32),
+            batch,
+            inputs,
+            relu,
+            carray(pointer(xs), n, float32),
+            carray(pointer(ys), m, float32),
+        )
+
+    return compiled.compiled(call)
+
+
+@functools.cache
+def backward_at_addresses(columns_type: str) -> typing.Callable:
+    """`backward` on addresses, compiled.
+
+    They are in its order, then come `relu, active, outputs, batch, inputs`.
+    `dxs` must hold a packed batch of either side.
+    """
+    column = getattr(numba, columns_type)
+
+    def call(
+        v,
+        p,
+        c,
+        bi,
+        u,
+        x,
+        dy,
+        y,
+        dx,
+        dv,
+        db,
+        xs,
+        dys,
+        dxs,
+        places,
+        relu,
+        active,
+        outputs,
+        batch,
+        inputs,
+    ):
+        blocks = (outputs + _BLOCK - 1) // _BLOCK
+        n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
+        backward(
+            carray(pointer(v), active, float32),
+            carray(pointer(p), outputs + 1, int64),
+            carray(pointer(c), active, column),
+            carray(pointer(bi), blocks * inputs + 1, int32),
+            carray(pointer(u), active, uint8),
+            carray(pointer(x), batch * inputs, float32),
+            carray(pointer(dy), batch * outputs, float32),
+            carray(pointer(y), batch * outputs, float32),
+            carray(pointer(dx), batch * inputs, float32),
+            carray(pointer(dv), active, float32),
+            carray(pointer(db), outputs, float32),
+            batch,
+            inputs,
+            relu,
+            carray(pointer(xs), n, float32),
+            carray(pointer(dys), m, float32),
+            carray(pointer(dxs), max(n, m), float32),
+            carray(pointer(places), outputs, int64),
+        )
+
+    return compiled.compiled(call)
