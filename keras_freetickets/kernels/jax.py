@@ -40,8 +40,9 @@ def product(
     """Output of a compressed dense layer, differentiable once.
 
     Args:
-        positions: `Positions` as `positions_for_jax` makes them. They must be
-            right: they are addresses to the kernels.
+        positions: `Positions` of arrays, with pointers of 32 bits. They must
+            be right: they are addresses to the kernels.
+            `CompressedStructure.positions` is.
         values: float32 array of shape `(active,)`.
         x: float32 array of shape `(batch, inputs)`.
         bias: float32 array of shape `(outputs,)`.
@@ -57,7 +58,7 @@ def product(
     shapes = {
         "values": (values, (positions.column_indices.shape[0],)),
         "x": (x, (x.shape[0], x.shape[-1])),
-        "bias": (bias, (positions.row_pointers.shape[0] // 2 - 1,)),
+        "bias": (bias, (positions.row_pointers.shape[0] - 1,)),
     }
     for name, (array, shape) in shapes.items():
         if array.dtype != "float32":
@@ -72,28 +73,6 @@ def product(
                 f"{name}.shape={tuple(array.shape)}"
             )
     return _product(bool(relu))(positions, values, x, bias)
-
-
-def positions_for_jax(positions: Positions) -> Positions:
-    """Positions with pointers of 64 bits as pairs of 32.
-
-    JAX has no integers of 64 bits unless a program asks for them.
-
-    Args:
-        positions: `Positions` of NumPy arrays.
-
-    Returns:
-        `Positions` of NumPy arrays.
-
-    Raises:
-        ValueError: If there are 2^31 active weights or more.
-    """
-    if positions.input_pointers.dtype != np.int32:
-        raise ValueError(
-            "`positions` must be of less than 2^31 active weights. Received: "
-            f"positions of {len(positions.units)}"
-        )
-    return positions._replace(row_pointers=positions.row_pointers.view("int32"))
 
 
 @functools.cache

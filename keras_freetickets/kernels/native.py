@@ -160,7 +160,7 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
         n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
         forward(
             carray(pointer(v), active, float32),
-            carray(pointer(p), outputs + 1, int64),
+            carray(pointer(p), outputs + 1, int32),
             carray(pointer(c), active, column),
             carray(pointer(b), outputs, float32),
             carray(pointer(x), batch * inputs, float32),
@@ -210,7 +210,7 @@ def backward_at_addresses(columns_type: str) -> typing.Callable:
         n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
         backward(
             carray(pointer(v), active, float32),
-            carray(pointer(p), outputs + 1, int64),
+            carray(pointer(p), outputs + 1, int32),
             carray(pointer(c), active, column),
             carray(pointer(bi), blocks * inputs + 1, int32),
             carray(pointer(u), active, uint8),

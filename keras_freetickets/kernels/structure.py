@@ -25,7 +25,8 @@ class Positions(typing.NamedTuple):
     """What the kernels read of a structure, as arrays or a backend's tensors.
 
     Attributes:
-        row_pointers: `int64` of shape `(outputs + 1,)`.
+        row_pointers: `int32` of shape `(outputs + 1,)`; `int64` from 2^31
+            weights on.
         column_indices: `uint16` or `int32` of shape `(active,)`.
         input_pointers: As `CompressedStructure.by_input` has them.
         units: As `CompressedStructure.by_input` has them.
@@ -51,7 +52,8 @@ class CompressedStructure:
         num_inputs: Positive integer.
 
     Attributes:
-        row_pointers: As given, `int64`.
+        row_pointers: As given, `int32` if there are less than 2^31 weights,
+            else `int64`.
         column_indices: As given, `uint16` if there are at most 65,536 inputs,
             else `int32`.
         num_inputs: Integer.
@@ -90,7 +92,7 @@ class CompressedStructure:
         self.num_outputs = len(pointers) - 1
         self.active = len(columns)
         # Numba compiles again for arrays that are read-only.
-        self._row_pointers = pointers
+        self._row_pointers = pointers.astype(_pointer_type(self.active))
         self._column_indices = columns.astype("uint16" if small else "int32")
         self.row_pointers = _read_only(self._row_pointers)
         self.column_indices = _read_only(self._column_indices)
@@ -166,9 +168,8 @@ class CompressedStructure:
         order = np.argsort(keys, kind="stable")
         counts = np.bincount(keys, minlength=blocks * self.num_inputs)
         pointers = np.concatenate([np.zeros(1, "int64"), np.cumsum(counts)])
-        small = self.active < 2**31
         return (
-            pointers.astype("int32" if small else "int64"),
+            pointers.astype(_pointer_type(self.active)),
             (rows % BLOCK_UNITS)[order].astype("uint8"),
         )
 
@@ -189,6 +190,34 @@ class CompressedStructure:
 
     def __hash__(self) -> int:
         return hash((self.shape, self.column_indices.tobytes()))
+
+    @classmethod
+    def from_positions(
+        cls, positions: Positions, num_inputs: int
+    ) -> "CompressedStructure":
+        """The structure of arrays that a file or a layer holds, checked.
+
+        Args:
+            positions: `Positions` of arrays.
+            num_inputs: Positive integer.
+
+        Returns:
+            `CompressedStructure`.
+
+        Raises:
+            ValueError: If the arrays are no positions of a kernel, or those by
+                input are not of the same weights.
+        """
+        pointers, columns, *by_input = positions
+        structure = cls(pointers, columns, num_inputs)
+        for found, expected in zip(by_input, structure.by_input, strict=True):
+            if not np.array_equal(found, expected):
+                raise ValueError(
+                    "`positions` by input must be of the same weights as those "
+                    f"by output. Received: positions of {structure.active} "
+                    "active weights"
+                )
+        return structure
 
     def __repr__(self) -> str:
         return f"<CompressedStructure shape={self.shape}, active={self.active}>"
@@ -284,6 +313,10 @@ def _integers(name: str, values: Array) -> np.ndarray:
             f"{name} of shape {array.shape}, dtype {array.dtype}"
         )
     return array.astype("int64")
+
+
+def _pointer_type(active: int) -> str:
+    return "int32" if active < 2**31 else "int64"
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

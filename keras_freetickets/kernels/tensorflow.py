@@ -118,7 +118,7 @@ def _register(columns_type: str) -> tuple[str, str]:
     )
     with _lock:
         if forward not in _registered:
-            kinds = ["float", "int64", columns_type]
+            kinds = ["float", "int32", columns_type]
             _Registration(forward, [*kinds, "float", "float", "int32"], 1).add(
                 _forward_kernel(columns_type)
             )

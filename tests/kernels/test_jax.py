@@ -8,7 +8,6 @@ import pytest
 from keras_freetickets import kernels
 
 jax = pytest.importorskip("jax")
-from keras_freetickets.kernels.jax import positions_for_jax  # noqa: E402
 from keras_freetickets.kernels.jax import product  # noqa: E402
 
 
@@ -25,7 +24,7 @@ def case(inputs=20, outputs=30, batch=8, seed=0):
 
 
 def positions_of(structure):
-    return positions_for_jax(structure.positions)
+    return structure.positions
 
 
 def gradients(positions, values, x, bias, dy, relu):

@@ -96,3 +96,15 @@ def test_bad_arguments():
     structure = CompressedStructure([0, 1], [0], 1)
     with pytest.raises(ValueError, match=r"values.shape=\(2,\)"):
         decompress(np.ones(2), structure)
+
+
+def test_positions_of_a_file_are_checked():
+    structure = CompressedStructure([0, 1, 3], [2, 0, 1], 3)
+    same = CompressedStructure.from_positions(structure.positions, 3)
+    assert same == structure
+    units = structure.positions.units.copy()
+    units[0] += 1
+    with pytest.raises(ValueError, match="of the same weights"):
+        CompressedStructure.from_positions(
+            structure.positions._replace(units=units), 3
+        )

@@ -1,0 +1,389 @@
+r"""Training and prediction on the active weights alone, beside dense.
+
+Four parts: `layer` (forward and backward of one product), `step` (a training
+step through Keras), `bridge` (what a call of the kernels costs in a program
+of the backend) and `predict` (three sparse networks against one dense one).
+What is compared takes turns in one process; a second dense model is the
+control. Times are of the process' processors, so that other work on the
+machine counts less, and ratios are of medians. The rival is the faster of
+what `dense` lists.
+
+    KERAS_BACKEND=tensorflow python benchmarks/real_sparse.py \
+        --parts=layer,step,predict --output=real_sparse.json
+"""
+
+import time
+
+import common
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+
+from keras_freetickets import kernels
+from keras_freetickets.layers import CompressedDense
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list(
+    "parts", ["layer", "step", "bridge", "predict"], "Parts to run."
+)
+flags.DEFINE_multi_float("sparsity", [0.9, 0.95, 0.98], "Sparsities.")
+flags.DEFINE_integer("rounds", 9, "Turns of each, of which medians are taken.")
+flags.DEFINE_integer("calls", 5, "Calls of a turn.")
+flags.DEFINE_integer("threads", 1, "Threads of the backend and the kernels.")
+flags.DEFINE_integer("layer_size", 4096, "Units of `layer`.")
+flags.DEFINE_integer("width", 2048, "Units of the hidden layers of `step`.")
+flags.DEFINE_multi_integer("batch", [1, 32, 256], "Batches of `predict`.")
+
+
+def compressed(inputs, outputs, sparsity, seed=0):
+    """Values and structure of a random sparse kernel."""
+    rng = np.random.default_rng([FLAGS.seed, seed])
+    mask = rng.random((inputs, outputs)) >= sparsity
+    kernel = rng.standard_normal((inputs, outputs)).astype("float32")
+    kernel *= mask * np.float32((2 / (inputs * (1 - sparsity))) ** 0.5)
+    values, structure = kernels.compress(kernel, mask)
+    return values, structure
+
+
+def measure(runs):
+    """Milliseconds of processor time of a call, turn by turn, by name."""
+    times = {name: [] for name in runs}
+    rng = np.random.default_rng(FLAGS.seed)
+    for run in runs.values():
+        run()
+        run()
+    for _ in range(FLAGS.rounds):
+        for name in map(str, rng.permutation(list(runs))):
+            start = time.process_time()
+            for _ in range(FLAGS.calls):
+                runs[name]()
+            elapsed = time.process_time() - start
+            times[name].append(elapsed / FLAGS.calls * 1e3)
+    return times
+
+
+def rows_of(case, runs, dense):
+    """Figures of one case: what `dense` names are rivals, the best counts."""
+    times = measure(runs)
+    best = min(dense, key=lambda name: np.median(times[name]))
+    base = float(np.median(times[best]))
+    rows = []
+    print(f"\n{case}, dense: {best}")
+    for name, values in times.items():
+        figures = common.spread(values)
+        row = {
+            "case": case,
+            "name": name,
+            "ms": figures,
+            "least_ms": min(values),
+            "dense": best,
+            "ratio": figures["median"] / base,
+        }
+        rows.append(row)
+        print(f"  {name:24} {common.shown(figures)} ms, {row['ratio']:.3f}")
+    return rows
+
+
+def layer_rows():
+    """Forward and backward of one square layer, batch 128."""
+    size = FLAGS.layer_size
+    rng = np.random.default_rng(FLAGS.seed)
+    x, dy = (rng.standard_normal((128, size)).astype("float32") for _ in "xy")
+    kernel = rng.standard_normal((size, size)).astype("float32")
+
+    def dense():
+        return x @ kernel, dy @ kernel.T, x.T @ dy
+
+    rows = []
+    for sparsity in FLAGS.sparsity:
+        values, structure = compressed(size, size, sparsity)
+
+        def sparse(structure=structure, values=values):
+            y = kernels.forward(structure, values, x)
+            return y, kernels.backward(structure, values, x, dy)
+
+        runs = {"dense": dense, "control": dense, "compressed": sparse}
+        case = f"layer of {size} x {size}, batch 128, sparsity {sparsity}"
+        rows += rows_of(case, runs, ["dense"])
+    return rows
+
+
+def network(sparsity):
+    inputs = keras.Input((784,))
+    x, size = inputs, 784
+    for i in range(3):
+        if sparsity is None:
+            x = keras.layers.Dense(FLAGS.width, activation="relu")(x)
+        else:
+            values, structure = compressed(size, FLAGS.width, sparsity, i)
+            layer = CompressedDense(FLAGS.width, structure.active, "relu")
+            x = layer(x)
+            layer.set_structure(structure, values)
+        size = FLAGS.width
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(1e-3),
+    "sgd": lambda: keras.optimizers.SGD(1e-2, momentum=0.9),
+}
+
+
+def step_of(model, optimizer, batch, jit_compile):
+    """A function that makes one training step."""
+    rng = np.random.default_rng(FLAGS.seed)
+    x = rng.standard_normal((batch, 784)).astype("float32")
+    y = rng.integers(0, 10, batch)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(OPTIMIZERS[optimizer](), loss, jit_compile=jit_compile)
+    x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
+    if common.backend() == "jax":
+        return jax_step(model, x, y)
+    model.make_train_function()
+
+    def step():
+        return float(model.train_function(iter([(x, y)]))["loss"])
+
+    return step
+
+
+def jax_step(model, x, y):
+    import jax
+
+    model.make_train_function()
+    model.optimizer.build(model.trainable_variables)
+    model.train_on_batch(x, y)
+    state = [
+        tuple(
+            [jax.numpy.copy(v.value) for v in group]
+            for group in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                model.optimizer.variables,
+                model.metrics_variables,
+            )
+        )
+    ]
+
+    def step():
+        run = model.train_function
+        logs, state[0] = run(state[0], iter([(x, y, None)]))
+        return float(logs["loss"])
+
+    return step
+
+
+def step_rows():
+    """784-width x 3-10: Adam at batch 32, SGD with momentum at batch 128."""
+    modes = {"dense": False, "dense, XLA": True, "control": False}
+    if common.backend() == "jax":
+        modes = {"dense": True, "control": True}
+    rows = []
+    for optimizer, batch in (("adam", 32), ("sgd", 128)):
+        runs = {
+            name: step_of(network(None), optimizer, batch, mode)
+            for name, mode in modes.items()
+        }
+        for sparsity in FLAGS.sparsity:
+            model, mode = network(sparsity), common.backend() == "jax"
+            run = step_of(model, optimizer, batch, mode)
+            runs[f"compressed {sparsity}"] = run
+        case = f"step of 784-{FLAGS.width}x3-10, {optimizer}, batch {batch}"
+        rows += rows_of(case, runs, [name for name in modes if "d" == name[0]])
+    return rows
+
+
+def bridge_rows():
+    """What a call of the kernels costs, each way that a backend has."""
+    ways = jax_ways if common.backend() == "jax" else tensorflow_ways
+    rows = []
+    for size in (300, 1024):
+        values, structure = compressed(size, size, 0.95)
+        rng = np.random.default_rng(FLAGS.seed)
+        x, dy = (
+            rng.standard_normal((32, size)).astype("float32") for _ in "xy"
+        )
+
+        def alone(s=structure, v=values, x=x, dy=dy):
+            return kernels.forward(s, v, x), kernels.backward(s, v, x, dy)
+
+        runs = {"kernels alone": alone, **ways(structure, values, x, dy)}
+        case = f"bridge, {size} x {size}, batch 32, sparsity 0.95"
+        rows += rows_of(case, runs, ["dense"])
+    return rows
+
+
+def tensorflow_ways(structure, values, x, dy):
+    import tensorflow as tf
+
+    from keras_freetickets.kernels.structure import Positions
+    from keras_freetickets.kernels.tensorflow import product
+
+    positions = Positions(*map(tf.constant, structure.positions))
+    v, xs, dys = map(tf.constant, (values, x, dy))
+    bias = tf.zeros((structure.num_outputs,))
+    kernel = tf.constant(kernels.decompress(values, structure))
+
+    def both(call, weights):
+        with tf.GradientTape() as tape:
+            tape.watch([weights, xs])
+            y = call(weights)
+        return tape.gradient(y, [weights, xs], output_gradients=dys)
+
+    def forward(v, x):
+        return kernels.forward(structure, v, x)
+
+    def backward(v, x, dy):
+        return kernels.backward(structure, v, x, dy)[:2]
+
+    @tf.function
+    def called():
+        y = tf.numpy_function(forward, [v, xs], tf.float32)
+        with tf.control_dependencies([y]):
+            return tf.numpy_function(backward, [v, xs, dys], [tf.float32] * 2)
+
+    operation = tf.function(
+        lambda: both(lambda v: product(positions, v, xs, bias), v)
+    )
+    dense = tf.function(lambda: both(lambda k: xs @ k, kernel))
+    return {
+        "dense": lambda: dense()[0].numpy(),
+        "operation of ours": lambda: operation()[0].numpy(),
+        "numpy_function": lambda: called()[0].numpy(),
+    }
+
+
+def jax_ways(structure, values, x, dy):
+    import jax
+
+    from keras_freetickets.kernels.jax import product
+
+    kernel = kernels.decompress(values, structure)
+    bias = np.zeros(structure.num_outputs, "float32")
+    positions = jax.tree.map(jax.numpy.asarray, structure.positions)
+
+    def both(call, weights, x, dy):
+        y, back = jax.vjp(call, weights, x)
+        return y, back(dy)
+
+    @jax.jit
+    def custom(v, x, dy):
+        return both(lambda v, x: product(positions, v, x, bias), v, x, dy)
+
+    @jax.jit
+    def dense(k, x, dy):
+        return both(lambda k, x: x @ k, k, x, dy)
+
+    shape = jax.ShapeDtypeStruct
+
+    @jax.jit
+    def called(v, x, dy):
+        y = jax.pure_callback(
+            lambda v, x: kernels.forward(structure, v, x),
+            shape(dy.shape, "float32"),
+            *(v, x),
+        )
+        gradients = jax.pure_callback(
+            lambda v, x, dy: kernels.backward(structure, v, x, dy)[:2],
+            (shape(x.shape, "float32"), shape(v.shape, "float32")),
+            *(v, x, dy),
+        )
+        return y, gradients
+
+    arrays = [jax.numpy.asarray(one) for one in (values, x, dy)]
+    kernel = jax.numpy.asarray(kernel)
+    return {
+        "dense": lambda: jax.block_until_ready(dense(kernel, *arrays[1:])),
+        "typed FFI": lambda: jax.block_until_ready(custom(*arrays)),
+        "pure_callback": lambda: jax.block_until_ready(called(*arrays)),
+    }
+
+
+def predict_rows():
+    """Three sparse networks of 4 layers of 1,024 against one dense one."""
+    rng = np.random.default_rng(FLAGS.seed)
+    dense = [
+        rng.standard_normal((1024, 1024)).astype("float32") / 23
+        for _ in range(4)
+    ]
+    bias = np.zeros(1024, "float32")
+    rows = []
+    for batch in FLAGS.batch:
+        x = rng.standard_normal((batch, 1024)).astype("float32")
+
+        def numpy(x=x):
+            for kernel in dense:
+                x = np.maximum(x @ kernel + bias, 0)
+            return x
+
+        rivals = {"NumPy": numpy, "control": numpy, **keras_ways(x)}
+        for sparsity in FLAGS.sparsity:
+            tickets = [
+                [compressed(1024, 1024, sparsity, 4 * t + i) for i in range(4)]
+                for t in range(3)
+            ]
+
+            def three(x=x, tickets=tickets):
+                return [predicted(ticket, x, bias) for ticket in tickets]
+
+            case = f"predict, 4 x 1024, batch {batch}, sparsity {sparsity}"
+            runs = {**rivals, "three compressed": three}
+            names = [name for name in rivals if name != "control"]
+            rows += rows_of(case, runs, names)
+    return rows
+
+
+def keras_ways(x):
+    model = keras.Sequential(
+        [
+            keras.Input((1024,)),
+            *(keras.layers.Dense(1024, activation="relu") for _ in range(4)),
+        ]
+    )
+    model.compile(jit_compile=False)
+    return {"Keras": lambda: model.predict_on_batch(x)}
+
+
+def predicted(ticket, x, bias):
+    """One network's output; between layers a batch stays packed."""
+    if len(x) == 1:
+        for values, structure in ticket:
+            x = kernels.forward(structure, values, x, bias, relu=True)
+        return x
+    packed = kernels.pack(x)
+    for values, structure in ticket:
+        packed = kernels.forward_packed(
+            structure, values, packed, bias, relu=True
+        )
+    return kernels.unpack(packed)
+
+
+PARTS = {
+    "layer": layer_rows,
+    "step": step_rows,
+    "bridge": bridge_rows,
+    "predict": predict_rows,
+}
+
+
+def limit_threads():
+    """One core unless asked for more; NumPy's are set by its environment."""
+    kernels.set_num_threads(FLAGS.threads)
+    if common.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+
+
+def main(_):
+    limit_threads()
+    report = common.new_report()
+    for part in FLAGS.parts:
+        report["rows"] += PARTS[part]()
+        common.save(report)
+
+
+if __name__ == "__main__":
+    app.run(main)
