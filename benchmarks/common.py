@@ -24,7 +24,15 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("seed", 0, "Seed of weights, masks and data.")
 flags.DEFINE_string("output", None, "JSON file for the figures.")
 
-_PACKAGES = ("keras", "tensorflow", "jax", "numpy")
+_PACKAGES = (
+    "keras",
+    "tensorflow",
+    "jax",
+    "numpy",
+    "numba",
+    "sparselab",
+    "torch",
+)
 
 
 def backend():
@@ -49,6 +57,8 @@ def device():
         import jax
 
         return jax.devices()[0].device_kind
+    if backend() == "torch":
+        return "cpu"  # what is measured there are kernels
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")

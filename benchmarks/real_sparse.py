@@ -104,9 +104,28 @@ def layer_rows():
             return y, kernels.backward(structure, values, x, dy)
 
         runs = {"dense": dense, "control": dense, "compressed": sparse}
+        runs.update(sparselab_ways(size, sparsity, x, dy))
         case = f"layer of {size} x {size}, batch 128, sparsity {sparsity}"
         rows += rows_of(case, runs, ["dense"])
     return rows
+
+
+def sparselab_ways(size, sparsity, x, dy):
+    """SparseLab's layer on PyTorch, where they are installed."""
+    try:
+        import sparselab
+        import torch
+    except ImportError:
+        return {}
+    torch.set_num_threads(FLAGS.threads)
+    layer = sparselab.SparseLinear(size, size, bias=False, sparsity=sparsity)
+    inputs = torch.tensor(x, requires_grad=True)
+    gradient = torch.tensor(dy)
+    dense = torch.nn.Linear(size, size, bias=False)
+    return {
+        "SparseLab": lambda: layer(inputs).backward(gradient),
+        "dense, PyTorch": lambda: dense(inputs).backward(gradient),
+    }
 
 
 def network(sparsity):
@@ -190,7 +209,9 @@ def step_rows():
             run = step_of(model, optimizer, batch, mode)
             runs[f"compressed {sparsity}"] = run
         case = f"step of 784-{FLAGS.width}x3-10, {optimizer}, batch {batch}"
-        rows += rows_of(case, runs, [name for name in modes if "d" == name[0]])
+        rows += rows_of(
+            case, runs, [name for name in modes if name != "control"]
+        )
     return rows
 
 
