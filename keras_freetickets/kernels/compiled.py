@@ -13,7 +13,7 @@ import os
 import pathlib
 import typing
 
-from keras_freetickets.kernels.structure import BLOCK_UNITS
+from keras_freetickets.kernels import structure
 from keras_freetickets.kernels.vectors import add
 from keras_freetickets.kernels.vectors import dot
 from keras_freetickets.kernels.vectors import filled
@@ -95,6 +95,16 @@ def lanes_for(batch: int) -> int:
         if lanes <= largest_tile() and padded <= batch * 9 // 8:
             return lanes
     return 16
+
+
+_block_units = compiled(structure.block_units)
+
+
+@compiled
+def num_blocks(active: int, outputs: int) -> int:
+    """`structure.num_blocks`, compiled."""
+    units = _block_units(active, outputs)
+    return (outputs + units - 1) // units
 
 
 @compiled
@@ -229,7 +239,7 @@ def backward(lanes: int) -> typing.Callable:
         places: Array,
     ) -> None:
         outputs = len(pointers) - 1
-        blocks = (outputs + BLOCK_UNITS - 1) // BLOCK_UNITS
+        blocks = num_blocks(len(values), outputs)
         if tiles == 0 and begin == 0:
             dvalues[:] = float32(0.0)
         for tile in range(tiles):
@@ -244,7 +254,7 @@ def backward(lanes: int) -> typing.Callable:
                         high = middle
                 places[unit] = low
             for block in range(blocks):
-                first = block * BLOCK_UNITS
+                first = block * _block_units(len(values), outputs)
                 for i in range(begin, end):
                     at = (tile * inputs + i) * lanes
                     if block == 0:
@@ -312,15 +322,14 @@ def sum_tiles(
     dy: Array, tiles: int, features: int, lanes: int, total: Array
 ) -> None:
     """Sum over the batch of packed gradients: that of a bias."""
+    ones = filled(float32(1.0), 16)
     for f in range(features):
-        whole = float32(0.0)
+        whole = filled(float32(0.0), 16)
         for tile in range(tiles):
             at = (tile * features + f) * lanes
-            part = float32(0.0)
-            for i in range(lanes):
-                part += dy[at + i]
-            whole += part
-        total[f] = whole
+            for i in range(0, lanes, 16):
+                whole = add(whole, load(dy, at + i, 16))
+        total[f] = dot(whole, ones)
 
 
 @compiled

@@ -8,7 +8,6 @@ import functools
 import typing
 
 from keras_freetickets.kernels import compiled
-from keras_freetickets.kernels.structure import BLOCK_UNITS
 from keras_freetickets.kernels.vectors import extending
 from keras_freetickets.kernels.vectors import ir
 from keras_freetickets.kernels.vectors import numba
@@ -19,8 +18,8 @@ carray = numba.carray
 float32 = numba.float32
 int32 = numba.int32
 int64 = numba.int64
-uint8 = numba.uint8
-_BLOCK = BLOCK_UNITS
+uint16 = numba.uint16
+_num_blocks = compiled.num_blocks
 
 
 @extending.intrinsic
@@ -206,14 +205,14 @@ def backward_at_addresses(columns_type: str) -> typing.Callable:
         batch,
         inputs,
     ):
-        blocks = (outputs + _BLOCK - 1) // _BLOCK
+        blocks = _num_blocks(active, outputs)
         n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
         backward(
             carray(pointer(v), active, float32),
             carray(pointer(p), outputs + 1, int32),
             carray(pointer(c), active, column),
             carray(pointer(bi), blocks * inputs + 1, int32),
-            carray(pointer(u), active, uint8),
+            carray(pointer(u), active, uint16),
             carray(pointer(x), batch * inputs, float32),
             carray(pointer(dy), batch * outputs, float32),
             carray(pointer(y), batch * outputs, float32),

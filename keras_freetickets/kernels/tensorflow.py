@@ -122,7 +122,7 @@ def _register(columns_type: str) -> tuple[str, str]:
             _Registration(forward, [*kinds, "float", "float", "int32"], 1).add(
                 _forward_kernel(columns_type)
             )
-            kinds += ["int32", "uint8", "float", "float", "float", "int32"]
+            kinds += ["int32", "uint16", "float", "float", "float", "int32"]
             _Registration(backward, kinds, 3).add(
                 _backward_kernel(columns_type)
             )

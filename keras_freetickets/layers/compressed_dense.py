@@ -111,13 +111,13 @@ class CompressedDense(keras.layers.Layer):
     def build(self, input_shape: typing.Any) -> None:
         inputs = int(input_shape[-1])
         self.num_inputs = inputs
-        blocks = -(-self.units // structures.BLOCK_UNITS)
+        blocks = structures.num_blocks(self.active, self.units)
         small = inputs <= 1 << 16
         shapes = {
             "row_pointers": (self.units + 1, "int32"),
             "column_indices": (self.active, "uint16" if small else "int32"),
             "input_pointers": (blocks * inputs + 1, "int32"),
-            "place_units": (self.active, "uint8"),
+            "place_units": (self.active, "uint16"),
         }
         self.values = self.add_weight(
             name="values", shape=(self.active,), initializer="zeros"
