@@ -340,13 +340,22 @@ def predict_rows():
 
         rivals = {"NumPy": numpy, "control": numpy, **keras_ways(x)}
         for sparsity in FLAGS.sparsity:
-            tickets = [
-                [compressed(1024, 1024, sparsity, 4 * t + i) for i in range(4)]
-                for t in range(3)
-            ]
+            network = kernels.CompressedNetwork(
+                [
+                    [
+                        kernels.CompressedLayer(
+                            *compressed(1024, 1024, sparsity, 4 * t + i),
+                            bias,
+                            True,
+                        )
+                        for i in range(4)
+                    ]
+                    for t in range(3)
+                ]
+            )
 
-            def three(x=x, tickets=tickets):
-                return [predicted(ticket, x, bias) for ticket in tickets]
+            def three(x=x, network=network):
+                return network.predict_members(x)
 
             case = f"predict, 4 x 1024, batch {batch}, sparsity {sparsity}"
             runs = {**rivals, "three compressed": three}
@@ -364,20 +373,6 @@ def keras_ways(x):
     )
     model.compile(jit_compile=False)
     return {"Keras": lambda: model.predict_on_batch(x)}
-
-
-def predicted(ticket, x, bias):
-    """One network's output; between layers a batch stays packed."""
-    if len(x) == 1:
-        for values, structure in ticket:
-            x = kernels.forward(structure, values, x, bias, relu=True)
-        return x
-    packed = kernels.pack(x)
-    for values, structure in ticket:
-        packed = kernels.forward_packed(
-            structure, values, packed, bias, relu=True
-        )
-    return kernels.unpack(packed)
 
 
 PARTS = {

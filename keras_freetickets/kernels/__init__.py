@@ -4,6 +4,8 @@ Importing this imports no numba, and neither does a structure or a conversion.
 The first product does.
 """
 
+from keras_freetickets.kernels.network import CompressedLayer
+from keras_freetickets.kernels.network import CompressedNetwork
 from keras_freetickets.kernels.operations import PackedBatch
 from keras_freetickets.kernels.operations import backward
 from keras_freetickets.kernels.operations import forward
@@ -19,6 +21,8 @@ from keras_freetickets.kernels.structure import decompress
 from keras_freetickets.kernels.structure import mask_of
 
 __all__ = [
+    "CompressedLayer",
+    "CompressedNetwork",
     "CompressedStructure",
     "PackedBatch",
     "backward",

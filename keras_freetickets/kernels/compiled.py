@@ -29,6 +29,7 @@ from keras_freetickets.types import Array
 
 int64 = numba.int64
 float32 = numba.float32
+uint64 = numba.uint64
 
 
 def cache_folder() -> pathlib.Path:
@@ -297,24 +298,53 @@ def predict_one(
 ) -> None:
     """Output for one example, a dot product for each output unit."""
     for unit in range(begin, end):
-        k, stop = pointers[unit], pointers[unit + 1]
+        # Unsigned: numba would ask of each place whether it counts from the
+        # end.
+        k, stop = uint64(pointers[unit]), uint64(pointers[unit + 1])
         a = bias[unit]
         b = float32(0.0)
         c = float32(0.0)
         d = float32(0.0)
-        while k + 4 <= stop:
-            a += value_at(values, k) * x[columns[k]]
-            b += value_at(values, k + 1) * x[columns[k + 1]]
-            c += value_at(values, k + 2) * x[columns[k + 2]]
-            d += value_at(values, k + 3) * x[columns[k + 3]]
-            k += 4
+        while k + uint64(4) <= stop:
+            a += value_at(values, k) * x[uint64(columns[k])]
+            k += uint64(1)
+            b += value_at(values, k) * x[uint64(columns[k])]
+            k += uint64(1)
+            c += value_at(values, k) * x[uint64(columns[k])]
+            k += uint64(1)
+            d += value_at(values, k) * x[uint64(columns[k])]
+            k += uint64(1)
         while k < stop:
-            a += value_at(values, k) * x[columns[k]]
-            k += 1
+            a += value_at(values, k) * x[uint64(columns[k])]
+            k += uint64(1)
         total = (a + b) + (c + d)
         if relu and total < float32(0.0):
             total = float32(0.0)
         y[unit] = total
+
+
+@compiled
+def predict_network(
+    values: Array,
+    pointers: Array,
+    columns: Array,
+    bias: Array,
+    table: Array,
+    x: Array,
+    units: Array,
+) -> None:
+    """`predict_one` for layers that stand in one list of output units.
+
+    `table` has a row for each layer: the first of the units that it reads (-1
+    for those of `x`), its first unit, the one after its last, and whether it
+    is rectified.
+    """
+    for i in range(len(table)):
+        begin, end, relu = table[i, 1], table[i, 2], table[i, 3] != 0
+        source = x if table[i, 0] < 0 else units[table[i, 0] :]
+        predict_one(
+            values, pointers, columns, bias, source, units, relu, begin, end
+        )
 
 
 @compiled

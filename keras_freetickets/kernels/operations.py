@@ -148,7 +148,8 @@ def _memory() -> Iterator[_Memory]:
         _memories.append(memory)
 
 
-def _checked(name: str, array: Array, columns: int) -> np.ndarray:
+def checked_batch(name: str, array: Array, columns: int) -> np.ndarray:
+    """A batch as the kernels take it, or an error that names it."""
     array = np.asarray(array)
     if array.dtype != np.float32:
         raise ValueError(
@@ -231,7 +232,7 @@ def pack(
     from keras_freetickets.kernels import compiled
 
     x = np.asarray(x)
-    x = _checked("x", x, x.shape[-1] if x.ndim else 0)
+    x = checked_batch("x", x, x.shape[-1] if x.ndim else 0)
     batch, features = x.shape
     lanes = compiled.lanes_for(batch) if lanes is None else lanes
     size = -(-batch // lanes) * lanes * features
@@ -242,13 +243,18 @@ def pack(
 
 def unpack(packed: PackedBatch) -> np.ndarray:
     """The batch, of shape `(batch, features)`, that `pack` was given."""
+    x = empty(packed.batch, packed.features)
+    unpack_into(packed, x)
+    return x
+
+
+def unpack_into(packed: PackedBatch, x: np.ndarray) -> None:
+    """Writes a packed batch to an array of shape `(batch, features)`."""
     from keras_freetickets.kernels import compiled
 
-    x = empty(packed.batch, packed.features)
     compiled.unpack(
         packed.data, packed.batch, packed.features, packed.lanes, x.reshape(-1)
     )
-    return x
 
 
 def forward_packed(
@@ -337,7 +343,7 @@ def forward(
     y = forward(structure, values, x)  # x @ kernel
     ```
     """
-    x = _checked("x", x, structure.num_inputs)
+    x = checked_batch("x", x, structure.num_inputs)
     if len(x) == 1:
         return _predict_one(structure, values, x, bias, relu)
     with _memory() as memory:
@@ -398,15 +404,15 @@ def backward(
             "`values` must be float32 to be trained. Received: "
             f"values.dtype={values.dtype}"
         )
-    x = _checked("x", x, structure.num_inputs)
-    dy = _checked("dy", dy, structure.num_outputs)
+    x = checked_batch("x", x, structure.num_inputs)
+    dy = checked_batch("dy", dy, structure.num_outputs)
     if len(x) != len(dy):
         raise ValueError(
             "`x` and `dy` must have as many rows. Received: "
             f"x.shape={x.shape}, dy.shape={dy.shape}"
         )
     if y is not None:
-        y = _checked("y", y, structure.num_outputs)
+        y = checked_batch("y", y, structure.num_outputs)
     with _memory() as memory:
         if y is not None:
             gated = memory.floats("gated", dy.size)

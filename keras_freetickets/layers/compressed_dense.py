@@ -226,12 +226,14 @@ class CompressedDense(keras.layers.Layer):
 def _product():
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        from keras_freetickets.kernels import tensorflow as bridge
-    elif backend == "jax":
-        from keras_freetickets.kernels import jax as bridge
-    else:
-        raise ValueError(
-            "Compressed layers run on the backends TensorFlow and JAX; on "
-            f"others use storage='mask'. Received: backend={backend!r}"
-        )
-    return bridge.product
+        from keras_freetickets.kernels import tensorflow
+
+        return tensorflow.product
+    if backend == "jax":
+        from keras_freetickets.kernels import jax
+
+        return jax.product
+    raise ValueError(
+        "Compressed layers run on the backends TensorFlow and JAX; on others "
+        f"use storage='mask'. Received: backend={backend!r}"
+    )
