@@ -110,6 +110,9 @@ def layer_rows():
     return rows
 
 
+_KEPT = []
+
+
 def sparselab_ways(size, sparsity, x, dy):
     """SparseLab's layer on PyTorch, where they are installed."""
     try:
@@ -119,6 +122,9 @@ def sparselab_ways(size, sparsity, x, dy):
         return {}
     torch.set_num_threads(FLAGS.threads)
     layer = sparselab.SparseLinear(size, size, bias=False, sparsity=sparsity)
+    # It has been seen to take another layer's indices for those of a layer
+    # that is gone.
+    _KEPT.append(layer)
     inputs = torch.tensor(x, requires_grad=True)
     gradient = torch.tensor(dy)
     dense = torch.nn.Linear(size, size, bias=False)
