@@ -241,8 +241,10 @@ def backward(lanes: int) -> typing.Callable:
     ) -> None:
         outputs = len(pointers) - 1
         blocks = num_blocks(len(values), outputs)
-        if tiles == 0 and begin == 0:
-            dvalues[:] = float32(0.0)
+        if begin == 0:
+            # Where no weight is: values may have room for more.
+            for k in range(0 if tiles == 0 else pointers[outputs], len(values)):
+                dvalues[k] = float32(0.0)
         for tile in range(tiles):
             for unit in range(outputs):
                 # The first weight of an input from `begin` on.

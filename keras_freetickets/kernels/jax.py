@@ -36,6 +36,7 @@ def product(
     x: Tensor,
     bias: Tensor,
     relu: bool = False,
+    tap: typing.Any = None,
 ) -> Tensor:
     """Output of a compressed dense layer, differentiable once.
 
@@ -47,14 +48,20 @@ def product(
         x: float32 array of shape `(batch, inputs)`.
         bias: float32 array of shape `(outputs,)`.
         relu: Whether negative outputs become 0.
+        tap: Object whose `sinks(x, outputs)` returns a pair of arrays of the
+            shapes of `x` and of the output. Their values are not read: their
+            gradients will be `x` and the gradient of the product. `None` for
+            nothing.
 
     Returns:
         float32 array of shape `(batch, outputs)`.
 
     Raises:
         ImportError: If numba is not installed.
-        ValueError: If an array is not float32 or a shape does not fit.
+        ValueError: If an array is not float32, a shape does not fit, or JAX
+            runs on a GPU or TPU.
     """
+    _check_platform()
     shapes = {
         "values": (values, (positions.column_indices.shape[0],)),
         "x": (x, (x.shape[0], x.shape[-1])),
@@ -72,7 +79,18 @@ def product(
                 f"`{name}` must have the shape {shape}. Received: "
                 f"{name}.shape={tuple(array.shape)}"
             )
-    return _product(bool(relu))(positions, values, x, bias)
+    sinks = () if tap is None else tap.sinks(x, bias.shape[0])
+    return _product(bool(relu))(positions, values, x, bias, sinks)
+
+
+def _check_platform() -> None:
+    platform = import_optional("jax").default_backend()
+    if platform != "cpu":
+        raise ValueError(
+            "Compressed layers run on processors: use storage='mask', or "
+            "JAX_PLATFORMS=cpu. Received: "
+            f"jax.default_backend()={platform!r}"
+        )
 
 
 @functools.cache
@@ -80,10 +98,10 @@ def _product(relu):
     jax = import_optional("jax")
 
     @jax.custom_vjp
-    def call(positions, values, x, bias):
-        return forward(positions, values, x, bias)[0]
+    def call(positions, values, x, bias, sinks):
+        return forward(positions, values, x, bias, sinks)[0]
 
-    def forward(positions, values, x, bias):
+    def forward(positions, values, x, bias, sinks):
         batch, inputs = x.shape
         outputs = bias.shape[0]
         y, *_ = _call(
@@ -93,12 +111,14 @@ def _product(relu):
             [(batch, outputs), *_memory(batch, inputs, outputs)],
             relu,
         )
-        return y, (positions, values, x, y)
+        return y, (positions, values, x, y, sinks)
 
     def backward(kept, dy):
-        positions, values, x, y = kept
+        positions, values, x, y, sinks = kept
         batch, inputs = x.shape
         outputs = y.shape[1]
+        product = jax.numpy.where(y == 0, 0, dy) if relu else dy
+        sinks = (x, product) if sinks else ()
         memory = _memory(batch, inputs, outputs)
         dx, dvalues, dbias, *_ = _call(
             "backward",
@@ -112,7 +132,7 @@ def _product(relu):
         )
         float0 = jax.dtypes.float0  # what integers have for a gradient
         nothing = Positions(*(np.zeros(p.shape, float0) for p in positions))
-        return nothing, dvalues, dx, dbias
+        return nothing, dvalues, dx, dbias, sinks
 
     call.defvjp(forward, backward)
     return call

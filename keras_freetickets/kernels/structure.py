@@ -175,12 +175,15 @@ class CompressedStructure:
 
     @functools.cached_property
     def _by_input(self):
+        return self._by_input_in_blocks_for(self.active)
+
+    def _by_input_in_blocks_for(self, room):
         rows = np.repeat(
             np.arange(self.num_outputs, dtype="int32"),
             np.diff(self.row_pointers),
         )
-        size = block_units(self.active, self.num_outputs)
-        blocks = num_blocks(self.active, self.num_outputs)
+        size = block_units(room, self.num_outputs)
+        blocks = num_blocks(room, self.num_outputs)
         keys = (rows // size).astype("int64")
         keys *= self.num_inputs
         keys += self.column_indices
@@ -190,6 +193,36 @@ class CompressedStructure:
         return (
             pointers.astype(_pointer_type(self.active)),
             (rows % size)[order].astype("uint16"),
+        )
+
+    def positions_in(self, room: int) -> "Positions":
+        """The arrays for a kernel that has room for more weights.
+
+        A layer whose number of weights falls keeps the size of its variables.
+
+        Args:
+            room: Integer, at least `active`: the length of `values`.
+
+        Returns:
+            `Positions`; what is beyond the active weights is 0.
+
+        Raises:
+            ValueError: If there is room for fewer weights than there are.
+        """
+        if room < self.active:
+            raise ValueError(
+                f"`room` must be at least {self.active}, the active weights. "
+                f"Received: room={room}"
+            )
+        pointers, units = self._by_input
+        if room != self.active:
+            pointers, units = self._by_input_in_blocks_for(room)
+        spare = (0, room - self.active)
+        return Positions(
+            self._row_pointers,
+            np.pad(self._column_indices, spare),
+            pointers,
+            np.pad(units, spare),
         )
 
     @property
@@ -217,7 +250,7 @@ class CompressedStructure:
         """The structure of arrays that a file or a layer holds, checked.
 
         Args:
-            positions: `Positions` of arrays.
+            positions: `Positions` of arrays, as `positions_in` returns them.
             num_inputs: Positive integer.
 
         Returns:
@@ -227,15 +260,27 @@ class CompressedStructure:
             ValueError: If the arrays are no positions of a kernel, or those by
                 input are not of the same weights.
         """
-        pointers, columns, *by_input = positions
-        structure = cls(pointers, columns, num_inputs)
-        for found, expected in zip(by_input, structure.by_input, strict=True):
-            if not np.array_equal(found, expected):
-                raise ValueError(
-                    "`positions` by input must be of the same weights as those "
-                    f"by output. Received: positions of {structure.active} "
-                    "active weights"
-                )
+        pointers, columns, *by_input = map(np.asarray, positions)
+        active = int(pointers[-1]) if pointers.size else 0
+        if not 0 <= active <= len(columns):
+            raise ValueError(
+                "`row_pointers` must end within the column indices, of which "
+                f"there are {len(columns)}. Received: row_pointers that end "
+                f"with {active}"
+            )
+        structure = cls(pointers, columns[:active], num_inputs)
+        expected = structure.positions_in(len(columns))
+        if not all(map(np.array_equal, by_input, expected[2:])):
+            raise ValueError(
+                "`positions` by input must be of the same weights as those by "
+                f"output. Received: positions of {active} active weights"
+            )
+        if columns[active:].any():
+            raise ValueError(
+                "`column_indices` must be 0 beyond the active weights. "
+                f"Received: column_indices of {active} active weights that "
+                "are not"
+            )
         return structure
 
     def __repr__(self) -> str:

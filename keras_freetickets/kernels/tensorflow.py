@@ -33,6 +33,7 @@ def product(
     x: Tensor,
     bias: Tensor,
     relu: bool = False,
+    tap: typing.Any = None,
 ) -> Tensor:
     """Output of a compressed dense layer, differentiable once.
 
@@ -43,13 +44,16 @@ def product(
         x: float32 tensor of shape `(batch, inputs)`.
         bias: float32 tensor of shape `(outputs,)`.
         relu: Whether negative outputs become 0.
+        tap: Object whose `note(x, dy)` is called with the input and the
+            gradient of the product when the gradient is computed; `None` for
+            nothing.
 
     Returns:
         float32 tensor of shape `(batch, outputs)`.
 
     Raises:
         ImportError: If numba or TensorFlow is not installed.
-        ValueError: If a tensor is not float32.
+        ValueError: If a tensor is not float32, or there is a GPU or TPU.
     """
     for name, tensor in (("values", values), ("x", x), ("bias", bias)):
         if tensor.dtype != "float32":
@@ -58,24 +62,8 @@ def product(
                 "float32; for another dtype use storage='mask'. Received: "
                 f"{name}.dtype={tensor.dtype}"
             )
-    if tf.executing_eagerly():
-        return _in_a_graph()(*positions, values, x, bias, relu)
-    return _product(positions, values, x, bias, relu)
-
-
-@functools.cache
-def _in_a_graph() -> typing.Callable:
-    @tf.function(reduce_retracing=True, autograph=False)
-    def call(pointers, columns, by_input, units, values, x, bias, relu):
-        positions = Positions(pointers, columns, by_input, units)
-        return _product(positions, values, x, bias, relu)
-
-    return call
-
-
-def _product(positions, values, x, bias, relu):
-    kind = tf.as_dtype(positions.column_indices.dtype).name
-    names = _register(kind)
+    _check_devices()
+    names = _register(tf.as_dtype(positions.column_indices.dtype).name)
     rectify = tf.constant(relu, tf.int32)
 
     @tf.custom_gradient
@@ -85,6 +73,8 @@ def _product(positions, values, x, bias, relu):
         y.set_shape([x.shape[0], bias.shape[0]])
 
         def gradient(dy):
+            if tap is not None:
+                tap.note(x, tf.where(y == 0.0, 0.0, dy) if relu else dy)
             tensors = [values, *positions, x, dy, y, rectify]
             found = _operation(names[1], tensors, 3)
             for one, like in zip(found, (x, values, bias), strict=True):
@@ -94,15 +84,44 @@ def _product(positions, values, x, bias, relu):
 
         return y, gradient
 
-    return call(values, x, bias)
+    # Read here: a custom gradient may not read variables.
+    return call(*map(tf.convert_to_tensor, (values, x, bias)))
+
+
+@functools.cache
+def _check_devices() -> None:
+    found = [
+        device.name
+        for kind in ("GPU", "TPU")
+        for device in tf.config.list_logical_devices(kind)
+    ]
+    if found:
+        raise ValueError(
+            "Compressed layers run on processors: use storage='mask', or hide "
+            "the accelerator from TensorFlow (CUDA_VISIBLE_DEVICES=''). "
+            f"Received: devices={found}"
+        )
 
 
 def _operation(name, tensors, count):
-    graph = tf.compat.v1.get_default_graph()
     tensors = [tf.convert_to_tensor(one) for one in tensors]
+    if tf.executing_eagerly():
+        return list(_in_a_graph(name, count)(*tensors))
+    graph = tf.compat.v1.get_default_graph()
     # XLA refuses it by its name.
     found = graph.create_op(name, tensors, [tf.float32] * count, name=name)
     return found.outputs
+
+
+@functools.cache
+def _in_a_graph(name: str, count: int) -> typing.Callable:
+    """An operation for eager calls, which know no operation by its name."""
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def call(*tensors):
+        return _operation(name, tensors, count)
+
+    return call
 
 
 def _register(columns_type: str) -> tuple[str, str]:
@@ -126,6 +145,9 @@ def _register(columns_type: str) -> tuple[str, str]:
             _Registration(backward, kinds, 3).add(
                 _backward_kernel(columns_type)
             )
+            # The custom gradient around them is theirs, in eager calls too.
+            for name in (forward, backward):
+                tf.no_gradient(name)
             _registered.add(forward)
     return forward, backward
 

@@ -1,6 +1,13 @@
 """Layers that hold masks, or the active weights alone."""
 
-from keras_freetickets.layers.compressed_dense import CompressedDense
+from keras_freetickets.layers.compressed import CompressedConv2D
+from keras_freetickets.layers.compressed import CompressedDense
+from keras_freetickets.layers.compressed import CompressedEinsumDense
 from keras_freetickets.layers.sparse import Sparse
 
-__all__ = ["CompressedDense", "Sparse"]
+__all__ = [
+    "CompressedConv2D",
+    "CompressedDense",
+    "CompressedEinsumDense",
+    "Sparse",
+]

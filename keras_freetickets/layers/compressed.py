@@ -1,0 +1,862 @@
+"""Layers that hold and compute with the active weights of a kernel alone."""
+
+import dataclasses
+import math
+import typing
+
+import keras
+import numpy as np
+from keras import activations
+from keras import constraints
+from keras import initializers
+from keras import ops
+from keras import regularizers
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.kernels import structure as structures
+from keras_freetickets.layers import taps
+from keras_freetickets.layers.kernels import MasksKernels
+from keras_freetickets.types import Array
+from keras_freetickets.types import Config
+from keras_freetickets.types import Layer
+from keras_freetickets.types import Tensor
+
+# Regularizers that add up what each weight costs: absent ones cost nothing.
+_ENTRYWISE = (regularizers.L1, regularizers.L2, regularizers.L1L2)
+
+
+@dataclasses.dataclass
+class CompressedKernel:
+    """A kernel of which only the active weights exist.
+
+    It stands among a model's `masked_kernels` beside `MaskedKernel`.
+
+    Attributes:
+        name: Path within the model, for reports.
+        layer: The `Compressed` layer.
+        active: Integer, how many weights are active: the number when it was
+            made, or when a method was last attached.
+        initial: Integer, how many were active when it was made.
+        state: Empty dict: no state is kept for each connection.
+    """
+
+    name: str
+    layer: typing.Any
+    active: int
+    initial: int
+    state: dict = dataclasses.field(default_factory=dict)
+
+    compressed = True
+
+    @property
+    def kernel(self) -> typing.Any:
+        """The trainable variable, `values` of the layer."""
+        return self.layer.values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense kernel."""
+        return self.layer.kernel_shape
+
+    @property
+    def size(self) -> int:
+        """Entries of the dense kernel, active or not."""
+        return math.prod(self.shape)
+
+    def count(self) -> int:
+        """The number of weights that are active now."""
+        return int(ops.convert_to_numpy(self.layer.row_pointers)[-1])
+
+    def mask_array(self) -> np.ndarray:
+        """The mask as a boolean array of the dense kernel's shape."""
+        return structures.mask_of(self.layer.structure).reshape(self.shape)
+
+    def kernel_array(self) -> np.ndarray:
+        """The kernel as an array of the dense kernel's shape."""
+        structure = self.layer.structure
+        values = ops.convert_to_numpy(self.kernel)[: structure.active]
+        kernel = structures.decompress(values, structure)
+        return kernel.reshape(self.shape)
+
+
+class Compressed(MasksKernels, keras.layers.Layer):
+    """A layer whose kernel is compressed: what all of them have in common.
+
+    The trainable variable is `values`, of shape `(active,)`, so that gradients
+    and the slots of any optimizer are of that size. Where the weights are is
+    held in variables that no optimizer trains.
+
+    It runs on processors, on TensorFlow in graphs that XLA does not compile
+    and on JAX, in float32. Sums are in another order than a dense product's,
+    so that outputs equal a masked layer's to float32's rounding.
+
+    A subclass says of its kernel `(..., ...)` how many axes are inputs.
+
+    Args:
+        active: Positive integer, the number of active weights. Fewer may be
+            active later, as in a ramp; there is room for this many.
+        activation: As for `keras.layers.Dense`. `"relu"` is computed within
+            the product.
+        use_bias: Whether there is a bias.
+        kernel_initializer: As for `keras.layers.Dense`; what `strip` hands
+            back. Values come from `set_structure`.
+        bias_initializer: As for `keras.layers.Dense`.
+        kernel_regularizer: As for `keras.layers.Dense`: one that adds up what
+            each weight costs.
+        bias_regularizer: As for `keras.layers.Dense`.
+        bias_constraint: As for `keras.layers.Dense`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If a count is not a positive integer, or the dtype policy
+            does not compute in float32.
+    """
+
+    # Keras then compiles no model that has one by XLA unless told to.
+    supports_jit = False
+    # No state for each connection is kept: see `Sparse.add_state`.
+    state: dict = {}
+
+    def __init__(
+        self,
+        active: int,
+        activation: typing.Any = None,
+        use_bias: bool = True,
+        kernel_initializer: typing.Any = "glorot_uniform",
+        bias_initializer: typing.Any = "zeros",
+        kernel_regularizer: typing.Any = None,
+        bias_regularizer: typing.Any = None,
+        bias_constraint: typing.Any = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        check_count("active", active)
+        super().__init__(**kwargs)
+        if self.compute_dtype != "float32" or self.variable_dtype != "float32":
+            raise ValueError(
+                "`dtype` must be float32: for another dtype use "
+                f"storage='mask'. Received: dtype={self.dtype_policy.name!r}"
+            )
+        self.active = active
+        self.activation = activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.supports_jit = keras.backend.backend() == "jax"
+        self.supports_masking = True
+        self._kernels: list[CompressedKernel] = []
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        """Shapes of the kernel's inputs and outputs."""
+        raise NotImplementedError
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """Why a layer cannot be compressed, "" if it can.
+
+        Args:
+            layer: A built layer of the class that this one stands for.
+        """
+        regularizer = layer.kernel_regularizer
+        if layer.kernel_constraint is not None:
+            return "its kernel has a constraint"
+        if regularizer is not None and type(regularizer) not in _ENTRYWISE:
+            return "its kernel's regularizer is not a sum over weights"
+        if getattr(layer, "lora_enabled", False):
+            return "it has LoRA"
+        if (layer.compute_dtype, layer.variable_dtype) != ("float32",) * 2:
+            return "it does not compute in float32"
+        return ""
+
+    def dense_layer(self) -> Layer:
+        """The dense layer of the same outputs, built, with zeros."""
+        raise NotImplementedError
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        """Arguments that say what a layer computes, but for its weights."""
+        names = (
+            "kernel_initializer",
+            "bias_initializer",
+            "kernel_regularizer",
+            "bias_regularizer",
+            "bias_constraint",
+            "activity_regularizer",
+            "activation",
+            "name",
+            "trainable",
+        )
+        return {name: getattr(layer, name) for name in names}
+
+    @classmethod
+    def from_dense(
+        cls, layer: Layer, mask: Array, **kwargs: typing.Any
+    ) -> typing.Self:
+        """A compressed layer that computes what a dense one does.
+
+        Args:
+            layer: A built layer whose kernel is zero outside the mask.
+            mask: Boolean array of the kernel's shape.
+            **kwargs: Arguments of the layer; by default those of `layer`.
+
+        Returns:
+            A built layer.
+
+        Raises:
+            ValueError: If the mask does not fit the kernel, the kernel holds
+                something outside it, or the layer has what compressed ones
+                have not.
+        """
+        reason = cls.reason_against(layer)
+        if reason:
+            raise ValueError(
+                f"`layer` cannot be compressed, as {reason}: use "
+                f"storage='mask'. Received: layer={layer.name!r}"
+            )
+        kernel = ops.convert_to_numpy(layer.kernel)
+        mask = np.asarray(mask)
+        if mask.shape != kernel.shape:
+            raise ValueError(
+                f"`mask` must have the kernel's shape {kernel.shape}. "
+                f"Received: mask.shape={mask.shape}"
+            )
+        outputs = cls._outputs_of(layer)
+        matrix = (-1, outputs)
+        values, structure = structures.compress(
+            kernel.reshape(matrix), mask.reshape(matrix)
+        )
+        settings = {**cls._arguments_of(layer), "active": structure.active}
+        compressed = cls(**{**settings, **kwargs})
+        compressed.build(cls._input_shape_of(layer))
+        room = np.zeros(compressed.active, values.dtype)
+        room[: structure.active] = values
+        compressed.set_structure(structure, room)
+        (record,) = compressed.masked_kernels
+        record.initial = record.active = structure.active
+        if compressed.use_bias:
+            # A copy: JAX gives up arrays that a step was handed.
+            compressed.bias.assign(ops.copy(layer.bias))
+        return compressed
+
+    @classmethod
+    def _outputs_of(cls, layer):
+        return layer.kernel.shape[-1]
+
+    @classmethod
+    def _input_shape_of(cls, layer):
+        return (None, layer.kernel.shape[0])
+
+    def to_dense(self) -> Layer:
+        """The dense layer that computes the same, with zeros between.
+
+        Returns:
+            A built Keras layer.
+        """
+        layer = self.dense_layer()
+        (record,) = self.masked_kernels
+        layer.kernel.assign(record.kernel_array())
+        if self.use_bias:
+            layer.bias.assign(ops.copy(self.bias))
+        return layer
+
+    def build(self, input_shape: typing.Any) -> None:
+        ins, outs = self._kernel_axes(tuple(input_shape))
+        self.kernel_shape = (*ins, *outs)
+        self.num_inputs, self.units = math.prod(ins), math.prod(outs)
+        self._outs = outs
+        inputs, units = self.num_inputs, self.units
+        if self.active > inputs * units:
+            raise ValueError(
+                f"`active` must be at most {inputs * units}, all weights. "
+                f"Received: active={self.active}"
+            )
+        self.values = self.add_weight(
+            name="values",
+            shape=(self.active,),
+            initializer="zeros",
+            regularizer=self.kernel_regularizer,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=outs,
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        blocks = structures.num_blocks(self.active, units)
+        small = inputs <= 1 << 16
+        self.row_pointers = self._position("row_pointers", units + 1, "int32")
+        self.column_indices = self._position(
+            "column_indices", self.active, "uint16" if small else "int32"
+        )
+        self.input_pointers = self._position(
+            "input_pointers", blocks * inputs + 1, "int32"
+        )
+        self.place_units = self._position("place_units", self.active, "uint16")
+        self._set_default_structure()
+        # The last of the four that anything sets in order.
+        self.place_units.assign = self._assign_last
+        self._kernels = [
+            CompressedKernel(
+                f"{self.path}/kernel", self, self.active, self.active
+            )
+        ]
+
+    def _position(self, name, size, dtype):
+        return self.add_weight(
+            name=name,
+            shape=(size,),
+            dtype=dtype,
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+
+    def _set_default_structure(self):
+        """Until positions are set, the first weights of the first units."""
+        inputs = self.num_inputs
+        ends = np.minimum(np.arange(self.units + 1) * inputs, self.active)
+        columns = np.arange(self.active) % inputs
+        self._set_positions(
+            structures.CompressedStructure(ends, columns, inputs)
+        )
+
+    def _set_positions(self, structure):
+        for variable, array in zip(
+            self.position_variables,
+            structure.positions_in(self.active),
+            strict=True,
+        ):
+            type(variable).assign(variable, array)
+
+    def _assign_last(self, value: typing.Any) -> typing.Any:
+        """`place_units.assign`: checks all positions where they have values.
+
+        `set_weights` and loading assign the four in their order. They are
+        addresses to the kernels, so that wrong ones must not stay.
+        """
+        result = type(self.place_units).assign(self.place_units, value)
+        if _has_value(value):
+            self.check()
+        return result
+
+    def check(self) -> None:
+        """Raises unless the positions are those of a kernel.
+
+        What is wrong is replaced by positions that can be computed with.
+
+        Raises:
+            ValueError: If positions are out of range, unsorted or repeated.
+        """
+        try:
+            _ = self.structure
+        except ValueError as error:
+            self._set_default_structure()
+            raise ValueError(
+                f"The positions of layer '{self.name}' are wrong, and were "
+                f"replaced by the first ones: {error}"
+            ) from error
+
+    @property
+    def position_variables(self) -> list[typing.Any]:
+        """List of the variables that say where weights are."""
+        return [
+            self.row_pointers,
+            self.column_indices,
+            self.input_pointers,
+            self.place_units,
+        ]
+
+    @property
+    def masked_kernels(self) -> list[CompressedKernel]:
+        """List with the layer's `CompressedKernel`, empty until it is built."""
+        return list(self._kernels)
+
+    def add_state(self, name: str, dtype: str) -> None:
+        """Not for compressed kernels.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "A compressed kernel keeps no state for each connection: use "
+            f"storage='mask'. Received: state {name!r} for layer "
+            f"'{self.name}'"
+        )
+
+    @property
+    def structure(self) -> structures.CompressedStructure:
+        """Where the active weights are, a `CompressedStructure`."""
+        arrays = map(ops.convert_to_numpy, self.position_variables)
+        return structures.CompressedStructure.from_positions(
+            structures.Positions(*arrays), self.num_inputs
+        )
+
+    def set_structure(
+        self,
+        structure: structures.CompressedStructure,
+        values: Array | None = None,
+    ) -> None:
+        """Moves the active weights to other positions.
+
+        Args:
+            structure: `CompressedStructure` of at most `active` weights.
+            values: Array of shape `(active,)`; `None` leaves them.
+
+        Raises:
+            ValueError: If the shape is another, or there are more weights.
+        """
+        shape = (self.num_inputs, self.units)
+        if structure.shape != shape or structure.active > self.active:
+            raise ValueError(
+                f"`structure` must have the shape {shape} and at most "
+                f"{self.active} active weights. Received: "
+                f"structure={structure}"
+            )
+        if values is not None and np.shape(values) != (self.active,):
+            raise ValueError(
+                f"`values` must have the shape ({self.active},). Received: "
+                f"values.shape={np.shape(values)}"
+            )
+        self._set_positions(structure)
+        if values is not None:
+            self.values.assign(values)
+
+    def save_own_variables(self, store: typing.Any) -> None:
+        # Positions by input follow from those by output.
+        variables = [self.values, *([self.bias] if self.use_bias else [])]
+        for i, variable in enumerate(
+            [*variables, self.row_pointers, self.column_indices]
+        ):
+            store[f"{i}"] = variable
+
+    def load_own_variables(self, store: typing.Any) -> None:
+        biases = [self.bias] if self.use_bias else []
+        variables = [self.values, *biases]
+        count = len(variables) + 2
+        if len(store.keys()) != count:
+            raise ValueError(
+                f"Layer '{self.name}' holds {count} arrays in a file. "
+                f"Received: {len(store.keys())} arrays"
+            )
+        pointers, columns = (
+            np.asarray(store[f"{i}"]) for i in (count - 2, count - 1)
+        )
+        if columns.shape != (self.active,) or not pointers.size:
+            raise ValueError(
+                f"Layer '{self.name}' has {self.active} active weights. "
+                f"Received: a file with {len(columns)}"
+            )
+        structure = structures.CompressedStructure(
+            pointers,
+            columns[: max(0, int(pointers[-1]))],
+            self.num_inputs,
+        )
+        self.set_structure(structure)
+        for i, variable in enumerate(variables):
+            variable.assign(store[f"{i}"])
+
+    def product(self, rows: Tensor) -> Tensor:
+        """The layer's output for a batch of flat inputs.
+
+        Args:
+            rows: Tensor of shape `(batch, inputs)`.
+
+        Returns:
+            Tensor of shape `(batch, outputs)`.
+        """
+        rectify = self.activation is activations.relu
+        noted = taps.current()
+        values, *positions = (
+            ops.convert_to_tensor(v)
+            for v in (self.values, *self.position_variables)
+        )
+        bias = (
+            ops.reshape(ops.convert_to_tensor(self.bias), (self.units,))
+            if self.use_bias
+            else ops.zeros((self.units,), "float32")
+        )
+        y = _product()(
+            structures.Positions(*positions),
+            values,
+            rows,
+            bias,
+            rectify,
+            None if noted is None else noted.of(self.values),
+        )
+        return y if rectify else self.activation(y)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        shape = ops.shape(inputs)
+        rows = ops.reshape(inputs, (-1, self.num_inputs))
+        y = self.product(rows)
+        prefix = shape[: len(shape) - self._input_rank()]
+        whole = (*prefix, *self._outs)
+        return y if len(whole) == 2 else ops.reshape(y, whole)
+
+    def _input_rank(self):
+        return len(self.kernel_shape) - len(self._outs)
+
+    def compute_output_shape(self, input_shape: typing.Any) -> tuple:
+        ins, outs = self._kernel_axes(tuple(input_shape))
+        return (*input_shape[: len(input_shape) - len(ins)], *outs)
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "active": self.active,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(
+                self.kernel_initializer
+            ),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            "bias_regularizer": regularizers.serialize(self.bias_regularizer),
+            "bias_constraint": constraints.serialize(self.bias_constraint),
+        }
+
+    def _shared_arguments(self):
+        return {**self._arguments_of(self), "dtype": self.dtype_policy}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedDense(Compressed):
+    """`keras.layers.Dense` of which only the active weights exist.
+
+    The trainable variable is `values`, of shape `(active,)`, so that gradients
+    and the slots of any optimizer are of that size. It runs on processors, in
+    float32, on TensorFlow without XLA and on JAX.
+
+    Args:
+        units: Positive integer, the outputs.
+        active: Positive integer, the number of active weights. Fewer may be
+            active later, as in a ramp; there is room for this many.
+        activation: As for `keras.layers.Dense`. `"relu"` is computed within
+            the product.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Dense`.
+
+    Raises:
+        ValueError: If a count is not a positive integer, or the dtype policy
+            does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedDense.from_dense(dense, mask)
+    compressed(x)  # as dense(x), whose kernel is zero outside the mask
+    ```
+    """
+
+    def __init__(
+        self,
+        units: int,
+        active: int,
+        activation: typing.Any = None,
+        use_bias: bool = True,
+        **kwargs: typing.Any,
+    ) -> None:
+        check_count("units", units)
+        super().__init__(active, activation, use_bias, **kwargs)
+        self.units = units
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        return (int(input_shape[-1]),), (self.units,)
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        arguments = super()._arguments_of(layer)
+        arguments["use_bias"] = layer.use_bias
+        return {**arguments, "units": layer.units}
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.Dense(**self._shared_arguments())
+        layer.build((None, self.num_inputs))
+        return layer
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedEinsumDense(Compressed):
+    """`keras.layers.EinsumDense` of which only the active weights exist.
+
+    The equation must be a product of matrices: the last axes of the input
+    with the first ones of the kernel, in their order, as in `"abc,cd->abd"`,
+    `"...x,xy->...y"` and an attention's `"abc,cde->abde"`.
+
+    Args:
+        equation: As for `keras.layers.EinsumDense`.
+        output_shape: As for `keras.layers.EinsumDense`.
+        active: Positive integer, the number of active weights.
+        activation: As for `keras.layers.EinsumDense`.
+        bias_axes: `None`, or the axes of the output that the kernel makes.
+        **kwargs: As for `keras.layers.EinsumDense`.
+
+    Raises:
+        ValueError: If the equation is another, a count is not a positive
+            integer, or the dtype policy does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedEinsumDense.from_dense(einsum_dense, mask)
+    ```
+    """
+
+    def __init__(
+        self,
+        equation: str,
+        output_shape: typing.Any,
+        active: int,
+        activation: typing.Any = None,
+        bias_axes: str | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        axes = _matrix_axes(equation)
+        if axes is None or bias_axes not in (None, axes[1]):
+            raise ValueError(
+                "`equation` must be a product of the last axes of the input "
+                "with the first ones of the kernel, with a bias for all axes "
+                "that the kernel makes: for another use storage='mask'. "
+                f"Received: equation={equation!r}, bias_axes={bias_axes!r}"
+            )
+        super().__init__(active, activation, bias_axes is not None, **kwargs)
+        given = output_shape
+        given = (given,) if isinstance(given, int) else tuple(given)
+        self.equation, self.partial_output_shape = equation, given
+        self.bias_axes = bias_axes
+        self._axes = axes
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """As for `Compressed`; the equation counts too."""
+        axes = _matrix_axes(layer.equation)
+        if axes is None:
+            return "its equation is not a product of matrices"
+        if layer.bias_axes not in (None, axes[1]):
+            return "its bias has other axes than its outputs"
+        return super().reason_against(layer)
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        ins, outs = map(len, self._axes)
+        shape = input_shape[len(input_shape) - ins :]
+        made = self.partial_output_shape[-outs:]
+        return tuple(map(int, shape)), tuple(map(int, made))
+
+    @classmethod
+    def _outputs_of(cls, layer):
+        _, outs = _matrix_axes(layer.equation) or ("", "")
+        return math.prod(layer.kernel.shape[-len(outs) :])
+
+    @classmethod
+    def _input_shape_of(cls, layer):
+        ins, _ = _matrix_axes(layer.equation) or ("", "")
+        return (None, *layer.kernel.shape[: len(ins)])
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        return {
+            **super()._arguments_of(layer),
+            "equation": layer.equation,
+            "output_shape": layer.partial_output_shape,
+            "bias_axes": layer.bias_axes,
+        }
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.EinsumDense(**self._shared_arguments())
+        ins, outs = map(len, self._axes)
+        before = self.partial_output_shape[:-outs]
+        layer.build((None, *before, *self.kernel_shape[:ins]))
+        return layer
+
+    def get_config(self) -> Config:
+        config = super().get_config()
+        del config["use_bias"]
+        return {
+            **config,
+            "equation": self.equation,
+            "output_shape": self.partial_output_shape,
+            "bias_axes": self.bias_axes,
+        }
+
+
+def _matrix_axes(equation: str) -> tuple[str, str] | None:
+    """Letters of a kernel's inputs and outputs, if it is a matrix."""
+    operands, _, output = equation.replace(" ", "").partition("->")
+    operand, _, kernel = operands.partition(",")
+    letters = [axis for axis in kernel if axis in operand]
+    ins = "".join(letters)
+    outs = kernel[len(ins) :]
+    prefix = operand[: -len(ins)] if ins else ""
+    fits = (
+        ins
+        and outs
+        and kernel == ins + outs
+        and operand == prefix + ins
+        and output == prefix + outs
+    )
+    return (ins, outs) if fits and prefix else None
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedConv2D(Compressed):
+    """A 1x1 `keras.layers.Conv2D` of which only the active weights exist.
+
+    Args:
+        filters: Positive integer, the channels of the output.
+        active: Positive integer, the number of active weights.
+        strides: Integer or pair of integers.
+        activation: As for `keras.layers.Conv2D`.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Conv2D`, without a kernel's size.
+            Channels are last.
+
+    Raises:
+        ValueError: If a count is not a positive integer, or the dtype policy
+            does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedConv2D.from_dense(convolution, mask)
+    ```
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        active: int,
+        strides: typing.Any = 1,
+        activation: typing.Any = None,
+        use_bias: bool = True,
+        **kwargs: typing.Any,
+    ) -> None:
+        check_count("filters", filters)
+        super().__init__(active, activation, use_bias, **kwargs)
+        both = (strides, strides) if isinstance(strides, int) else strides
+        self.filters, self.strides = filters, tuple(both)
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """As for `Compressed`; the size of the kernel counts too."""
+        if tuple(layer.kernel_size) != (1, 1) or layer.groups != 1:
+            return "it is no 1x1 convolution of one group"
+        if layer.data_format != "channels_last":
+            return "its channels are not last"
+        return super().reason_against(layer)
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        return (1, 1, int(input_shape[-1])), (self.filters,)
+
+    @classmethod
+    def _input_shape_of(cls, layer):
+        return (None, None, None, layer.kernel.shape[-2])
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        return {
+            **super()._arguments_of(layer),
+            "use_bias": layer.use_bias,
+            "filters": layer.filters,
+            "strides": layer.strides,
+        }
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.Conv2D(
+            kernel_size=1,
+            data_format="channels_last",
+            **self._shared_arguments(),
+        )
+        layer.build((None, None, None, self.num_inputs))
+        return layer
+
+    def call(self, inputs: Tensor) -> Tensor:
+        # Of a 1x1 convolution every stride-th pixel is all that counts.
+        down, right = self.strides
+        return super().call(inputs[:, ::down, ::right])
+
+    def _input_rank(self):
+        return 1
+
+    def compute_output_shape(self, input_shape: typing.Any) -> tuple:
+        batch, *sizes, _ = input_shape
+        made = [
+            None if size is None else -(-size // stride)
+            for size, stride in zip(sizes, self.strides, strict=True)
+        ]
+        return (batch, *made, self.filters)
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
+        }
+
+
+_KINDS: dict[type, type[Compressed]] = {
+    keras.layers.Dense: CompressedDense,
+    keras.layers.EinsumDense: CompressedEinsumDense,
+    keras.layers.Conv2D: CompressedConv2D,
+}
+
+
+def compressed_kind(layer: Layer) -> type[Compressed] | None:
+    """The class of compressed layers that stands for a layer.
+
+    A subclass of Keras' layer may compute something else, so that there is
+    none for it.
+
+    Args:
+        layer: A Keras layer.
+    """
+    return _KINDS.get(type(layer))
+
+
+def reason_against(layer: Layer) -> str:
+    """Why a built layer cannot be compressed, "" if it can.
+
+    Args:
+        layer: A Keras layer.
+    """
+    kind = compressed_kind(layer)
+    if kind is None:
+        return f"there is no compressed {type(layer).__name__}"
+    return kind.reason_against(layer)
+
+
+def _has_value(value: typing.Any) -> bool:
+    """Whether a value is an array now, and not one of a program."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return not isinstance(getattr(value, "value", value), jax.core.Tracer)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    return True
+
+
+def _product():
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from keras_freetickets.kernels import tensorflow
+
+        return tensorflow.product
+    if backend == "jax":
+        from keras_freetickets.kernels import jax
+
+        return jax.product
+    raise ValueError(
+        "Compressed layers run on the backends TensorFlow and JAX; on others "
+        f"use storage='mask'. Received: backend={backend!r}"
+    )
