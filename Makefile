@@ -13,6 +13,12 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # other targets: on JAX the flag rounds a vectorized step otherwise.
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=1
 
+# Many tests train the same small network. What JAX compiled for one of them
+# serves the next one, the other process and the next run.
+ON_JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/jax \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+
 # What is ours in training on JAX; the whole suite there takes long, as each
 # new shape is compiled.
 JAX_CORE := tests/topology tests/layers/test_sparse.py tests/trainers \
@@ -37,21 +43,21 @@ test: $(VENV)/test.stamp lint
 	KERAS_BACKEND=tensorflow XLA_FLAGS="$(TEST_XLA_FLAGS)" $(PYTEST)
 
 test-jax-core: $(VENV)/test.stamp
-	KERAS_BACKEND=jax $(PYTEST) $(JAX_CORE)
+	$(ON_JAX) $(PYTEST) $(JAX_CORE)
 
 test-jax: $(VENV)/test.stamp
-	KERAS_BACKEND=jax $(PYTEST)
+	$(ON_JAX) $(PYTEST)
 
 # What takes minutes, and a test with each: run it before a release.
 test-slow: $(VENV)/test.stamp
 	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
-	KERAS_BACKEND=jax $(PYTEST) -m slow $(JAX_CORE)
+	$(ON_JAX) $(PYTEST) -m slow $(JAX_CORE)
 
 test-all: test test-jax test-slow
 
 # On another Python: `make test-python PYTHON=python3.13`.
 test-python: $(OTHER)/test.stamp
-	KERAS_BACKEND=jax $(OTHER)/bin/python -m pytest $(PYTEST_OPTIONS) \
+	$(ON_JAX) $(OTHER)/bin/python -m pytest $(PYTEST_OPTIONS) \
 		$(JAX_CORE)
 
 torture: $(VENV)/test.stamp

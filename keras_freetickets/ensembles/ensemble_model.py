@@ -70,9 +70,9 @@ class EnsembleModel(
             tell by their last layer: probabilities after a softmax, or the
             sigmoid of one column; logits if it is linear and the loss that
             the members were compiled with says so.
-        ignore_class: Integer, the label that the compiled loss and metrics,
-            and `select_members`, do not count. `None` (default) for that of
-            the members' loss, if it has one.
+        ignore_class: Integer, a label that the compiled loss and metrics and
+            `select_members` leave out. `None` (default) takes the one of the
+            members' loss, if it has one.
         name: Name of the model.
         pooling: How the members' outputs become the ensemble's. Of
             classifiers: `"mean_probability"`, or `"mean_logits"`, the softmax
@@ -393,8 +393,8 @@ class EnsembleModel(
             y: Labels `(examples, ...)`, integers, or one-hot
                 `(examples, ..., classes)`; targets `(examples, ...,
                 outputs)` of regressors. `None` (default) for a dataset.
-            metric: Of classifiers `"nll"` (default, as in Neural Ensemble
-                Search) or `"accuracy"`; of regressors `"mse"` (default), of
+            metric: For classifiers `"nll"` (default, as in Neural Ensemble
+                Search) or `"accuracy"`; for regressors `"mse"` (default), of
                 the means if they return variances too.
             max_members: Positive integer, the largest size to try. `None`
                 (default) for all.

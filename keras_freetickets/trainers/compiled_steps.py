@@ -2,7 +2,7 @@
 
 Keras traces a step once and keeps it from one `fit` to the next. What is
 attached to a sparse model is part of that trace, so that another method needs
-another step. An equal one finds the step of before.
+another step. An equal method gets the earlier step back.
 """
 
 import contextlib

@@ -2,8 +2,9 @@
 
 Gradients are masked before the optimizer sees them, and if an update of the
 topology is due, masks change, and kernels and slots with them. A step without
-an update costs one look at a counter more than the optimizer and the masking;
-optimizers that stray from the masks are put right after each step. What
+an update adds one look at a counter to the work of the optimizer and of the
+masking. What an optimizer leaves outside the masks is cleared after each step.
+What
 differs between backends (the optimizer's call, control flow, compilation,
 replicas) is in a `Backend`, which is handed in here.
 """

@@ -209,8 +209,8 @@ def _choose(
     return masks, survivors, share, finite
 
 
-# Kernels are stacked up to this many entries, as a stack is a copy. What is
-# larger takes long to update, not to compile.
+# Kernels are stacked up to this many entries, as a stack is a copy. A larger
+# kernel spends its time in the update itself, not in the compilation.
 _LARGEST_STACK = 1 << 22
 
 
