@@ -5,6 +5,7 @@ from keras_freetickets import attacks
 from keras_freetickets import calibration
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
+from keras_freetickets import deployment
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
@@ -12,6 +13,7 @@ from keras_freetickets import plots
 from keras_freetickets import recipes
 from keras_freetickets import spiking
 from keras_freetickets import topology
+from keras_freetickets.deployment.exporting import export
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.inspection.overlap import mask_overlap
 from keras_freetickets.inspection.summary import sparsity_summary
@@ -39,7 +41,9 @@ __all__ = [
     "callbacks",
     "count_units",
     "datasets",
+    "deployment",
     "ensembles",
+    "export",
     "layers",
     "losses",
     "mask_overlap",

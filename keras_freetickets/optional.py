@@ -5,12 +5,18 @@ from typing import Any
 
 # Module -> the extra of pyproject.toml that installs it, and its own package.
 PACKAGES = {
-    "matplotlib": ("plots", "matplotlib"),
+    "ai_edge_litert": ("litert", "ai-edge-litert>=2.3"),
     "llvmlite": ("compressed", "numba==0.68.1"),
+    "matplotlib": ("plots", "matplotlib"),
+    "nncf": ("openvino", "nncf>=3.4"),
     "numba": ("compressed", "numba==0.68.1"),
+    "onnx": ("onnx", "onnx>=1.23"),
+    "onnxruntime": ("onnx", "onnxruntime>=1.32"),
+    "openvino": ("openvino", "openvino>=2026.4"),
     "sklearn": ("examples", "scikit-learn"),
     "tensorflow": ("tensorflow", "tensorflow>=2.21,<2.22"),
     "tensorflow_datasets": ("examples", "tensorflow-datasets>=4.9.10"),
+    "tf2onnx": ("onnx", "tf2onnx>=1.17"),
 }
 
 

@@ -1,0 +1,107 @@
+"""OpenVINO's intermediate representation: an `.xml` and a `.bin` file."""
+
+import typing
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_freetickets.deployment import formats
+from keras_freetickets.deployment.plain import kernels_of
+from keras_freetickets.deployment.precision import halved
+from keras_freetickets.optional import import_optional
+from keras_freetickets.types import Array
+
+# By default OpenVINO computes in bfloat16 where the processor can.
+_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
+_CONSTANTS = ("f32", "f16", "i8")
+
+
+@formats.register
+class OpenVINO(formats.Format):
+    """An `.xml` file and, beside it, a `.bin` file, for OpenVINO.
+
+    8 bits are NNCF's: `int8_dynamic` compresses weights alone, `int8`
+    quantizes activations too.
+    """
+
+    name = "openvino"
+    ending = ".xml"
+    companions = (".bin",)
+    packages = {
+        "": ("tensorflow", "openvino"),
+        "int8_dynamic": ("nncf",),
+        "int8": ("nncf",),
+    }
+    unsparse = dict.fromkeys(
+        formats.DTYPES, "OpenVINO's constants are dense arrays"
+    )
+
+    def write(self, job: formats.Job, path: str) -> str:
+        openvino = import_optional("openvino")
+        job.model.export(
+            path,
+            format="openvino",
+            verbose=False,
+            input_signature=job.signature,
+        )
+        # Read whole, so that the file can be written again.
+        model = openvino.Core().read_model(path).clone()
+        if job.dtype == "float16":
+            for kernel in kernels_of(job.model):
+                halved(kernel, job.model.name)  # raises if one does not fit
+        elif job.dtype == "int8_dynamic":
+            model = _compressed(model)
+        elif job.dtype == "int8":
+            model = _quantized(job, model)
+        half = job.dtype == "float16"
+        openvino.save_model(model, path, compress_to_fp16=half)
+        return ""
+
+    def read(self, path: str, specs: typing.Any) -> formats.Artifact:
+        openvino = import_optional("openvino")
+        core = openvino.Core()
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", _SETTINGS)
+
+        def predict(inputs: Sequence[Array]) -> list[Array]:
+            keys = [one.get_any_name() for one in compiled.inputs]
+            given = formats.by_name(keys, specs, inputs)
+            found = compiled(given)
+            return [found[output] for output in compiled.outputs]
+
+        counts = list(_counts(model))
+        return formats.Artifact(
+            predict,
+            sum(zeros for zeros, _ in counts),
+            sum(size for _, size in counts),
+            f"openvino {openvino.__version__}",
+        )
+
+
+def _compressed(model: typing.Any) -> typing.Any:
+    nncf = import_optional("nncf")
+    mode = nncf.CompressWeightsMode.INT8_SYM  # so that zeros stay zeros
+    return nncf.compress_weights(model, mode=mode)
+
+
+def _quantized(job: formats.Job, model: typing.Any) -> typing.Any:
+    nncf = import_optional("nncf")
+    keys = [one.get_any_name() for one in model.inputs]
+    given = formats.by_name(keys, job.specs, job.samples or [])
+    rows = [[one[i : i + 1] for one in given] for i in range(len(given[0]))]
+    data = nncf.Dataset(rows, lambda row: dict(zip(keys, row, strict=True)))
+    return nncf.quantize(model, data, subset_size=len(rows))
+
+
+def _counts(model: typing.Any) -> Iterator[tuple[int, int]]:
+    """Zeros and size of each constant with two axes or more."""
+    for node in model.get_ops():
+        if node.get_type_name() != "Constant":
+            continue
+        kind = node.get_element_type().get_type_name()
+        if kind not in _CONSTANTS or len(node.shape) < 2:
+            continue
+        values = np.asarray(node.data)
+        if values.size > 1:
+            yield values.size - int(np.count_nonzero(values)), values.size

@@ -1,0 +1,201 @@
+"""What is exported: one graph of plain layers, without masks.
+
+Converters keep all that a graph reads. A mask that is not in it cannot end up
+in a file, and zeros are where the masks were.
+"""
+
+import typing
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_freetickets import keras_adapter
+from keras_freetickets.calibration.calibrated_model import CalibratedModel
+from keras_freetickets.ensembles import pooling as pools
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
+from keras_freetickets.ensembles.members import check_copied_by_config
+from keras_freetickets.ensembles.members import revived
+from keras_freetickets.ensembles.members import uncompiled
+from keras_freetickets.ensembles.outputs import probabilities
+from keras_freetickets.models.conversion import strip
+from keras_freetickets.models.mimo import MIMO
+from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.types import Array
+from keras_freetickets.types import Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class PoolMembers(keras.layers.Layer):
+    """Pools the outputs of members by a function, as `EnsembleModel` does.
+
+    Args:
+        pooling: Function from a tensor `(members, batch, ...)` to a tensor or
+            a structure of tensors, registered with Keras if the model is to
+            be saved.
+        **kwargs: Further arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, pooling: typing.Any, **kwargs: typing.Any) -> None:
+        super().__init__(**kwargs)
+        self.pooling = pools.pooling_of(pooling)
+
+    def call(self, outputs: list[Tensor]) -> typing.Any:
+        return self.pooling(ops.stack(outputs))
+
+    def get_config(self) -> dict[str, typing.Any]:
+        pooling = pools.pooling_config(self.pooling)
+        return {**super().get_config(), "pooling": pooling}
+
+
+def plain_model(model: keras.Model) -> keras.Model:
+    """The model as plain Keras layers that predict the same.
+
+    Args:
+        model: A built Keras model: a `SparseModel`, a stripped or another
+            plain model, an `EnsembleModel`, `MIMO`, or a `CalibratedModel` of
+            these.
+
+    Returns:
+        A Functional model, or `model` itself if it has no graph of layers or
+        is plain already. Members are the layers `member_0`, `member_1`, ...
+        The model shares no variable with a sparse one.
+    """
+    if isinstance(model, CalibratedModel):
+        return _calibrated(model)
+    if isinstance(model, EnsembleModel):
+        return _ensemble(model)
+    if isinstance(model, MIMO):
+        return plain_model(model.predictor())
+    is_graph = isinstance(model, keras_adapter.Functional)
+    if isinstance(model, SparseModel) and is_graph:
+        return strip(model)
+    return model
+
+
+def one_network(model: keras.Model) -> keras.Model:
+    """One of the networks that a model holds, to compare sizes with.
+
+    Args:
+        model: As for `plain_model`.
+
+    Returns:
+        As `plain_model`: the model itself, or the first member.
+    """
+    if isinstance(model, CalibratedModel):
+        return one_network(model.model)
+    if isinstance(model, EnsembleModel):
+        return plain_model(model.member(0))
+    return plain_model(model)
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """A copy of a plain model, which may be changed.
+
+    Args:
+        model: A model as `plain_model` returns it.
+
+    Raises:
+        ValueError: If a layer is quantized by calibration (GPTQ, AWQ), which
+            is not in its config.
+    """
+    check_copied_by_config(model)
+    copy = revived(uncompiled(model))
+    for own, theirs in zip(copy.weights, model.weights, strict=True):
+        own.assign(ops.convert_to_numpy(theirs.value))
+    keras_adapter.copy_adapted_state(model, copy)
+    return copy
+
+
+def outputs_of(
+    model: keras.Model, specs: typing.Any, inputs: Sequence[Array]
+) -> list[Array]:
+    """What a Keras model predicts for an array for each of its inputs.
+
+    Args:
+        model: A built Keras model.
+        specs: Specs in the structure of its inputs, or `None` for one input.
+        inputs: List of arrays in the order of the specs.
+
+    Returns:
+        List of its outputs.
+    """
+    packed: typing.Any = inputs[0]
+    if specs is not None:
+        packed = keras.tree.pack_sequence_as(specs, list(inputs))
+    found = model.predict(packed, verbose=0)
+    return [np.asarray(one) for one in keras.tree.flatten(found)]
+
+
+def kernels_of(model: keras.Model) -> list[Array]:
+    """The values of all weights with two axes or more.
+
+    Args:
+        model: A built Keras model.
+
+    Returns:
+        List of arrays.
+    """
+    return [
+        np.asarray(ops.convert_to_numpy(weight.value))
+        for weight in model.weights
+        if len(weight.shape) > 1
+    ]
+
+
+def _ensemble(model: EnsembleModel) -> keras.Model:
+    inputs, members = _members(model)
+    if callable(model.pooling):
+        outputs = PoolMembers(model.pooling, name="pooling")(members)
+    elif model.pooling == "mean_and_variance":
+        outputs = pools.mean_and_variance(ops.stack(members))
+    elif model.pooling == "mean_logits":
+        wide = [ops.cast(member, "float32") for member in members]
+        outputs = pools.mean_of_logits(ops.stack(wide), bool(model.from_logits))
+    else:
+        outputs = _mean(_readable(model, members))
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def _members(model: EnsembleModel) -> tuple[typing.Any, list[Tensor]]:
+    """New inputs, and what each member makes of them."""
+    parts = [plain_model(model.member(i)) for i in range(model.num_members)]
+    structure, _ = keras_adapter.ends_of_graph(parts[0])
+    inputs = keras.tree.map_structure(keras_adapter.new_input, structure)
+    outputs = []
+    for i, part in enumerate(parts):
+        part.name = f"member_{i}"
+        outputs.append(part(inputs))
+    return inputs, outputs
+
+
+def _readable(model: EnsembleModel, members: list[Tensor]) -> list[Tensor]:
+    """What members predict, as `EnsembleModel.predict_members` reads it."""
+    if model.is_classifier:
+        return [probabilities(one, model.from_logits) for one in members]
+    return [pools.widened(one) for one in members]
+
+
+def _mean(members: list[Tensor]) -> Tensor:
+    if len(members) == 1:
+        return members[0]
+    return keras.layers.Average(dtype="float32", name="mean")(members)
+
+
+def _calibrated(model: CalibratedModel) -> keras.Model:
+    if model.order == "members_first":
+        inputs, members = _members(model.model)
+        read = _readable(model.model, members)
+        pairs = zip(model.calibrators, read, strict=True)
+        outputs = _mean([calibrator(one) for calibrator, one in pairs])
+    else:
+        part = plain_model(model.model)
+        if not getattr(part, "inputs", None):
+            return model
+        structure, _ = keras_adapter.ends_of_graph(part)
+        inputs = keras.tree.map_structure(keras_adapter.new_input, structure)
+        part = part if part is not model.model else copied(part)
+        part.name = "uncalibrated"
+        outputs = model.calibrators[0](part(inputs))
+    return keras.Model(inputs, outputs, name=model.name)

@@ -1,0 +1,190 @@
+"""Writes a file where nothing half done is seen, loads it and compares."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_freetickets.deployment import comparison
+from keras_freetickets.deployment import formats
+from keras_freetickets.deployment.plain import kernels_of
+from keras_freetickets.deployment.report import ExportReport
+from keras_freetickets.files import atomic_path
+from keras_freetickets.types import Array
+from keras_freetickets.types import Model
+
+ZIP = ".zip"
+# How much of the share of zeros a file may lack: it holds more than kernels.
+_SLACK = 0.02
+
+
+@dataclasses.dataclass
+class Order:
+    """What is to be written, and what it is to predict.
+
+    Attributes:
+        job: `Job` of the model.
+        network: Plain Keras model, one network of it, to compare sizes with.
+        format: String, name of a format.
+        path: Path that ends as the format's files do, or also with ".zip".
+        limit: Float, the largest relative difference, `None` not to check.
+        examples: List of an array for each input, to compare on.
+        expected: List of what the model predicts for these.
+        inputs: String, what the examples are.
+    """
+
+    job: formats.Job
+    network: Model
+    format: str
+    path: str
+    limit: float | None
+    examples: Sequence[Array]
+    expected: Sequence[Array]
+    inputs: str
+
+    @property
+    def kind(self) -> formats.Format:
+        """The format."""
+        return formats.get(self.format)
+
+
+def produce(order: Order) -> ExportReport:
+    """Writes and checks a file; nothing is left of one that is wrong.
+
+    Args:
+        order: An `Order`.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        RuntimeError: If the file cannot be written or loaded, has lost zeros,
+            or predicts something else than the model.
+    """
+    kind = order.kind
+    with _placed(order) as temporary:
+        note = _write(order, order.job, temporary)
+        report = ExportReport(
+            path=order.path,
+            format=order.format,
+            dtype=order.job.dtype,
+            bytes=_size(temporary, kind),
+            zeros=None,
+            difference=None,
+            relative_difference=None,
+            inputs=None,
+            runtime=None,
+            dense_bytes=_dense_bytes(order),
+            note=note,
+        )
+        if order.limit is not None:
+            _check(order, temporary, report)
+        if order.path.endswith(ZIP):
+            report.bytes = _zip(temporary, kind)
+    return report
+
+
+@contextlib.contextmanager
+def _placed(order: Order) -> Iterator[str]:
+    """A path whose files appear at the order's path when all is done."""
+    with atomic_path(order.path) as temporary:
+        inner = temporary.removesuffix(ZIP)
+        yield inner
+        for ending in order.kind.companions:
+            root = order.path.removesuffix(order.kind.ending)
+            beside = inner.removesuffix(order.kind.ending) + ending
+            with atomic_path(root + ending) as other:
+                os.replace(beside, other)
+
+
+def _zip(path: str, kind: formats.Format) -> int:
+    """Puts a file into an archive beside it; returns the archive's size."""
+    with zipfile.ZipFile(
+        path + ZIP, "w", zipfile.ZIP_DEFLATED, compresslevel=9
+    ) as archive:
+        archive.write(path, os.path.basename(path))
+    os.remove(path)
+    return os.path.getsize(path + ZIP)
+
+
+def _size(path: str, kind: formats.Format) -> int:
+    """Bytes of all files of an export."""
+    if os.path.isdir(path):
+        return sum(
+            os.path.getsize(os.path.join(root, name))
+            for root, _, names in os.walk(path)
+            for name in names
+        )
+    beside = [path.removesuffix(kind.ending) + one for one in kind.companions]
+    return sum(os.path.getsize(one) for one in (path, *beside))
+
+
+def _write(order: Order, job: formats.Job, path: str) -> str:
+    try:
+        return order.kind.write(job, path)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"The converter of the format {order.format!r} failed for model "
+            f"{job.model.name!r} and dtype {job.dtype!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _dense_bytes(order: Order) -> int:
+    """The size of one network, written as it was dense."""
+    job = dataclasses.replace(order.job, model=order.network, sparse=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "dense" + order.kind.ending)
+        _write(order, job, path)
+        return _size(path, order.kind)
+
+
+def _check(order: Order, path: str, report: ExportReport) -> None:
+    """Loads a file and compares it; adds what was found to the report."""
+    try:
+        artifact = order.kind.read(path, order.job.specs)
+        found = artifact.predict(order.examples)
+    except Exception as error:
+        raise RuntimeError(
+            f"The {order.format!r} file of model {order.job.model.name!r} is "
+            "not left behind, as its runtime cannot run it: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    off = comparison.difference(found, order.expected)
+    report.difference = off.largest
+    report.relative_difference = off.relative
+    report.inputs = order.inputs
+    report.runtime = artifact.runtime
+    # Written so that NaN fails the check.
+    if not off.relative <= order.limit:
+        raise RuntimeError(
+            f"The {order.format!r} file of model {order.job.model.name!r} is "
+            "not left behind, as it predicts something else than the model. "
+            f"Received: a relative difference of {off.relative:.3g} on "
+            f"{order.inputs}, where check={order.limit:g} is allowed "
+            f"(largest difference {off.largest:.3g}, {artifact.runtime})"
+        )
+    if artifact.weights:
+        report.zeros = artifact.zeros / artifact.weights
+        wanted = _share_of_zeros(order.job.model)
+        if report.zeros < wanted - _SLACK:
+            raise RuntimeError(
+                f"The {order.format!r} file of model "
+                f"{order.job.model.name!r} is not left behind, as zeros were "
+                f"lost. Received: a share of {report.zeros:.4f} zeros, for "
+                f"{wanted:.4f} in the model"
+            )
+
+
+def _share_of_zeros(model: Model) -> float:
+    kernels = kernels_of(model)
+    size = sum(kernel.size for kernel in kernels)
+    active = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+    return 1 - active / size if size else 0.0
