@@ -33,6 +33,7 @@ PLACES = [
     kft.callbacks.phases,
     kft.callbacks.composite,
     kft.datasets,
+    kft.deployment,
     kft.ensembles,
     kft.recipes,
     kft.recipes.recipe,

@@ -80,7 +80,7 @@ def _ask(order: production.Order, folder: str) -> None:
     groups = {
         "examples": order.examples,
         "expected": order.expected,
-        "samples": order.job.samples or [],
+        "samples": order.job.samples,
     }
     arrays: dict[str, typing.Any] = {
         f"{name}_{i:04d}": one
@@ -132,7 +132,7 @@ def _order(folder: str) -> production.Order:
         data.input_specs(model),
         settings["dtype"],
         settings["sparse"],
-        group("samples") or None,
+        group("samples"),
     )
     return production.Order(
         job=job,

@@ -60,10 +60,9 @@ def random_inputs(model: keras.Model) -> list[Array]:
     for tensor in model.inputs:
         rest = (8 if size is None else size for size in tensor.shape[1:])
         shape = (_NUM_EXAMPLES, *rest)
+        values: Array = generator.normal(size=shape)
         if "int" in tensor.dtype:
             values = generator.integers(0, min(words, default=2), shape)
-        else:
-            values = generator.normal(size=shape)
         found.append(values.astype(tensor.dtype))
     return found
 

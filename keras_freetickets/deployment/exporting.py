@@ -121,7 +121,7 @@ def export(
     plain = plain_model(model)
     specs = _specs(plain)
     samples = _samples(specs, representative_data)
-    if samples is None and kind.needs_data(dtype):
+    if not samples and kind.needs_data(dtype):
         raise ValueError(
             f"`representative_data` must be given for dtype={dtype!r}, whose "
             "ranges of activations are chosen by it; 'int8_dynamic' needs "
@@ -258,10 +258,10 @@ def _is_one(model: keras.Model) -> bool:
     return not hasattr(getattr(model, "model", model), "num_members")
 
 
-def _samples(specs: typing.Any, given: typing.Any) -> list[Array] | None:
+def _samples(specs: typing.Any, given: typing.Any) -> list[Array]:
     """Representative data as a list of an array for each input."""
     if given is None:
-        return None
+        return []
     arrays = [np.asarray(one) for one in keras.tree.flatten(given)]
     expected = keras.tree.flatten(specs) if specs is not None else arrays
     shapes = [one.shape for one in arrays]
@@ -292,10 +292,10 @@ def _fits(shape: tuple, like: tuple) -> bool:
 
 
 def _examples(
-    plain: keras.Model, samples: list[Array] | None
+    plain: keras.Model, samples: list[Array]
 ) -> tuple[list[Array], str]:
     """What predictions are compared on, and what to call it."""
-    if samples is not None:
+    if samples:
         return comparison.first_examples(samples), "representative data"
     if not getattr(plain, "inputs", None):
         raise ValueError(

@@ -34,14 +34,15 @@ class Job:
         dtype: One of the format's dtypes.
         sparse: Whether to store zeros in little space, where the format and
             its runtime can.
-        samples: List of an array of examples for each input, or `None`.
+        samples: List of an array of examples for each input; empty if there
+            are none.
     """
 
     model: keras.Model
     specs: typing.Any
     dtype: str = "float32"
     sparse: bool = True
-    samples: list[Array] | None = None
+    samples: list[Array] = dataclasses.field(default_factory=list)
 
     @property
     def signature(self) -> typing.Any:
@@ -56,7 +57,8 @@ class Artifact:
     Attributes:
         predict: Function from a list of an array for each input, in the order
             of the model's inputs, to a list of the outputs.
-        zeros: Integer, the zeros among the weights with two axes or more.
+        zeros: Integer, the zeros among the weights with two axes longer than
+            one.
         weights: Integer, the number of these weights.
         runtime: String, the package and version that computes.
     """

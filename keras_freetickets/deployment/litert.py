@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_freetickets.deployment import formats
+from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.deployment.saved_model import SavedModel
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
@@ -119,13 +120,13 @@ def _converted(job: formats.Job, sparse: bool) -> bytes:
         return converter.convert()
 
 
-def _examples(job: formats.Job) -> Iterator[dict[str, Array]]:
-    """Representative examples, one at a time, by the names of the inputs."""
+def _examples(job: formats.Job) -> Iterator[list[Array]]:
+    """Representative examples, one at a time."""
     for i in range(len(job.samples[0])):
         yield [one[i : i + 1] for one in job.samples]
 
 
-def _tensors(content: bytes) -> Iterator[tuple[typing.Any, bytes]]:
+def _tensors(content: bytes) -> Iterator[tuple[typing.Any, Array]]:
     """The tensors of a flatbuffer that hold values, and these."""
     schema = import_optional("tensorflow.lite.python.schema_py_generated")
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
@@ -147,7 +148,7 @@ def _has_blocks(content: bytes) -> bool:
 
 
 def _counts(content: bytes) -> Iterator[tuple[int, int]]:
-    """Zeros and size of each constant with two axes or more."""
+    """Zeros and size of each constant that is a kernel."""
     schema = import_optional("tensorflow.lite.python.schema_py_generated")
     types = {
         schema.TensorType.FLOAT32: "float32",
@@ -155,7 +156,7 @@ def _counts(content: bytes) -> Iterator[tuple[int, int]]:
         schema.TensorType.INT8: "int8",
     }
     for tensor, data in _tensors(content):
-        if len(tensor.shape) < 2 or tensor.type not in types:
+        if not is_kernel(tensor.shape) or tensor.type not in types:
             continue
         values = data.view(types[tensor.type])
         size = math.prod(tensor.shape)

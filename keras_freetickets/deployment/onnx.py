@@ -1,5 +1,6 @@
 """ONNX, for ONNX Runtime and other runtimes."""
 
+import math
 import os
 import tempfile
 import typing
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_freetickets.deployment import formats
-from keras_freetickets.deployment.precision import halved
+from keras_freetickets.deployment.arrays import halved
+from keras_freetickets.deployment.arrays import is_kernel
+from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
 
@@ -67,11 +70,9 @@ class ONNX(formats.Format):
             given = formats.by_name(keys, specs, inputs)
             return session.run(None, dict(zip(keys, given, strict=True)))
 
-        counts = list(_counts(import_optional("onnx").load(path)))
         return formats.Artifact(
             predict,
-            sum(zeros for zeros, _ in counts),
-            sum(size for _, size in counts),
+            *_zeros_and_size(import_optional("onnx").load(path)),
             f"onnxruntime {runtime.__version__}",
         )
 
@@ -108,7 +109,8 @@ def _quantized(job: formats.Job, path: str, folder: str) -> str:
     tools = import_optional("onnxruntime.quantization")
     shape = import_optional("onnxruntime.quantization.shape_inference")
     prepared = os.path.join(folder, "prepared.onnx")
-    shape.quant_pre_process(path, prepared)
+    # Symbolic shapes would need another package.
+    shape.quant_pre_process(path, prepared, skip_symbolic_shape=True)
     result = os.path.join(folder, "quantized.onnx")
     # Symmetric, so that zeros stay zeros.
     settings = {
@@ -127,15 +129,16 @@ def _quantized(job: formats.Job, path: str, folder: str) -> str:
 def _reader(job: formats.Job, model: typing.Any) -> typing.Any:
     """ONNX Runtime's calibration reader over the representative examples."""
     tools = import_optional("onnxruntime.quantization")
-    samples = job.samples or []
     keys = [one.name for one in model.graph.input]
-    given = formats.by_name(keys, job.specs, samples)
+    given = formats.by_name(keys, job.specs, job.samples)
     rows = iter(
         dict(zip(keys, (one[i : i + 1] for one in given), strict=True))
         for i in range(len(given[0]))
     )
 
-    class Reader(tools.CalibrationDataReader):
+    base: typing.Any = tools.CalibrationDataReader
+
+    class Reader(base):
         def get_next(self) -> dict[str, Array] | None:
             return next(rows, None)
 
@@ -143,10 +146,10 @@ def _reader(job: formats.Job, model: typing.Any) -> typing.Any:
 
 
 def _kernels(model: typing.Any) -> Iterator[tuple[typing.Any, Array]]:
-    """The stored arrays with two axes or more, and their values."""
+    """The stored arrays that are kernels, and their values."""
     helper = import_optional("onnx.numpy_helper")
     for initializer in model.graph.initializer:
-        if len(initializer.dims) > 1:
+        if is_kernel(initializer.dims):
             yield initializer, helper.to_array(initializer)
 
 
@@ -192,11 +195,13 @@ def _sparsify(model: typing.Any) -> None:
         model.graph.sparse_initializer.append(sparse)
 
 
-def _counts(model: typing.Any) -> Iterator[tuple[int, int]]:
-    """Zeros and size of each stored array with two axes or more."""
-    for _, values in _kernels(model):
-        if values.dtype.kind == "f" or values.dtype == np.int8:
-            yield values.size - int(np.count_nonzero(values)), values.size
+def _zeros_and_size(model: typing.Any) -> tuple[int, int]:
+    zeros, size = zeros_and_size(
+        values
+        for _, values in _kernels(model)
+        if values.dtype.kind == "f" or values.dtype == np.int8
+    )
     for sparse in model.graph.sparse_initializer:
-        size = int(np.prod(sparse.dims))
-        yield size - sparse.values.dims[0], size
+        size += math.prod(sparse.dims)
+        zeros += math.prod(sparse.dims) - sparse.values.dims[0]
+    return zeros, size

@@ -1,5 +1,7 @@
 """OpenVINO's intermediate representation: an `.xml` and a `.bin` file."""
 
+import os
+import tempfile
 import typing
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -7,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_freetickets.deployment import formats
+from keras_freetickets.deployment.arrays import halved
+from keras_freetickets.deployment.arrays import is_kernel
+from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import kernels_of
-from keras_freetickets.deployment.precision import halved
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
 
@@ -39,24 +43,26 @@ class OpenVINO(formats.Format):
 
     def write(self, job: formats.Job, path: str) -> str:
         openvino = import_optional("openvino")
-        job.model.export(
-            path,
-            format="openvino",
-            verbose=False,
-            input_signature=job.signature,
-        )
-        # Read whole, so that the file can be written again.
-        model = openvino.Core().read_model(path).clone()
-        if job.dtype == "float16":
-            for kernel in kernels_of(job.model):
-                halved(kernel, job.model.name)  # raises if one does not fit
-        elif job.dtype == "int8_dynamic":
-            model = _compressed(model)
-        elif job.dtype == "int8":
-            model = _quantized(job, model)
-        half = job.dtype == "float16"
-        openvino.save_model(model, path, compress_to_fp16=half)
-        return ""
+        with tempfile.TemporaryDirectory() as folder:
+            # Not at `path`: a file that is mapped cannot be written again.
+            exported = os.path.join(folder, "model.xml")
+            job.model.export(
+                exported,
+                format="openvino",
+                verbose=False,
+                input_signature=job.signature,
+            )
+            model = openvino.Core().read_model(exported)
+            if job.dtype == "float16":
+                for kernel in kernels_of(job.model):
+                    halved(kernel, job.model.name)  # raises if it does not fit
+            elif job.dtype == "int8_dynamic":
+                model = _compressed(model)
+            elif job.dtype == "int8":
+                model = _quantized(job, model)
+            half = job.dtype == "float16"
+            openvino.save_model(model, path, compress_to_fp16=half)
+        return self.unsparse[job.dtype] if job.sparse else ""
 
     def read(self, path: str, specs: typing.Any) -> formats.Artifact:
         openvino = import_optional("openvino")
@@ -70,12 +76,10 @@ class OpenVINO(formats.Format):
             found = compiled(given)
             return [found[output] for output in compiled.outputs]
 
-        counts = list(_counts(model))
         return formats.Artifact(
             predict,
-            sum(zeros for zeros, _ in counts),
-            sum(size for _, size in counts),
-            f"openvino {openvino.__version__}",
+            *zeros_and_size(_kernels(model)),
+            f"openvino {openvino.__version__.partition('-')[0]}",
         )
 
 
@@ -88,20 +92,17 @@ def _compressed(model: typing.Any) -> typing.Any:
 def _quantized(job: formats.Job, model: typing.Any) -> typing.Any:
     nncf = import_optional("nncf")
     keys = [one.get_any_name() for one in model.inputs]
-    given = formats.by_name(keys, job.specs, job.samples or [])
+    given = formats.by_name(keys, job.specs, job.samples)
     rows = [[one[i : i + 1] for one in given] for i in range(len(given[0]))]
     data = nncf.Dataset(rows, lambda row: dict(zip(keys, row, strict=True)))
     return nncf.quantize(model, data, subset_size=len(rows))
 
 
-def _counts(model: typing.Any) -> Iterator[tuple[int, int]]:
-    """Zeros and size of each constant with two axes or more."""
+def _kernels(model: typing.Any) -> Iterator[Array]:
+    """The constants that are kernels."""
     for node in model.get_ops():
         if node.get_type_name() != "Constant":
             continue
         kind = node.get_element_type().get_type_name()
-        if kind not in _CONSTANTS or len(node.shape) < 2:
-            continue
-        values = np.asarray(node.data)
-        if values.size > 1:
-            yield values.size - int(np.count_nonzero(values)), values.size
+        if kind in _CONSTANTS and is_kernel(node.shape):
+            yield np.asarray(node.data)

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.calibration.calibrated_model import CalibratedModel
+from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.ensembles import pooling as pools
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.members import check_copied_by_config
@@ -61,6 +62,13 @@ def plain_model(model: keras.Model) -> keras.Model:
         A Functional model, or `model` itself if it has no graph of layers or
         is plain already. Members are the layers `member_0`, `member_1`, ...
         The model shares no variable with a sparse one.
+
+    Example:
+
+    ```python
+    plain = keras_freetickets.deployment.plain_model(ensemble)
+    plain.export("served", verbose=False)
+    ```
     """
     if isinstance(model, CalibratedModel):
         return _calibrated(model)
@@ -129,7 +137,7 @@ def outputs_of(
 
 
 def kernels_of(model: keras.Model) -> list[Array]:
-    """The values of all weights with two axes or more.
+    """The values of all weights that have two axes longer than one.
 
     Args:
         model: A built Keras model.
@@ -140,7 +148,7 @@ def kernels_of(model: keras.Model) -> list[Array]:
     return [
         np.asarray(ops.convert_to_numpy(weight.value))
         for weight in model.weights
-        if len(weight.shape) > 1
+        if is_kernel(weight.shape)
     ]
 
 

@@ -11,13 +11,13 @@ class ExportReport:
 
     `print` shows it as a table.
 
-    Attributes:
+    Args:
         path: String, the file or directory.
         format: String, as given to `export`.
         dtype: String, as given to `export`.
         bytes: Integer, the size of all files written.
         zeros: Float, the share of zeros among the stored weights that have
-            two axes or more; `None` if not checked.
+            two axes longer than one; `None` if not checked.
         difference: Float, the largest difference between an output of the
             file and of the model; `None` if not checked.
         relative_difference: Float, the root mean square of the differences,

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.deployment import formats
+from keras_freetickets.deployment.arrays import halved
+from keras_freetickets.deployment.arrays import is_kernel
+from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import copied
-from keras_freetickets.deployment.precision import halved
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
 from keras_freetickets.types import Tensor
@@ -65,31 +66,29 @@ class SavedModel(formats.Format):
             function = _in_half_precision(model)
         archive.add_endpoint(ENDPOINT, function, job.signature)
         archive.write_out(path, verbose=False)
-        return ""
+        return self.unsparse[job.dtype] if job.sparse else ""
 
     def read(self, path: str, specs: typing.Any) -> formats.Artifact:
         tf = import_optional("tensorflow")
         loaded = tf.saved_model.load(path)
-        endpoint = getattr(loaded, ENDPOINT)
 
         def predict(inputs: Sequence[Array]) -> list[Array]:
             tensors = [tf.constant(one) for one in inputs]
             packed = tensors[0]
             if specs is not None:
                 packed = keras.tree.pack_sequence_as(specs, tensors)
-            found = keras.tree.flatten(endpoint(packed))
+            found = keras.tree.flatten(getattr(loaded, ENDPOINT)(packed))
             return [one.numpy() for one in found]
 
         variables = tf.train.load_checkpoint(os.path.join(path, _CHECKPOINT))
         kernels = [
             variables.get_tensor(name)
             for name, shape in variables.get_variable_to_shape_map().items()
-            if len(shape) > 1
+            if is_kernel(shape)
         ]
         return formats.Artifact(
             predict,
-            sum(int(one.size - np.count_nonzero(one)) for one in kernels),
-            sum(one.size for one in kernels),
+            *zeros_and_size(kernels),
             f"tensorflow {tf.__version__}",
         )
 

@@ -1,0 +1,60 @@
+"""Small models of every kind that `export` takes, and inputs for them."""
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_freetickets as kft
+
+FORMATS = {
+    "keras": "model.keras",
+    "saved_model": "served",
+    "litert": "model.tflite",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+}
+DTYPES = ("float32", "float16", "int8_dynamic", "int8")
+NOT_WRITTEN = {("keras", "int8"), ("saved_model", "int8")}
+CELLS = [
+    (name, dtype)
+    for name in FORMATS
+    for dtype in DTYPES
+    if (name, dtype) not in NOT_WRITTEN
+]
+
+
+def dense(seed=0, classes=3):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((24,)),
+            layers.Dense(48, activation="relu", bias_initializer="normal"),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+
+
+def sparse(seed=0):
+    return kft.sparsify(dense(seed), 0.9, "uniform", seed=seed)
+
+
+def ensemble():
+    return kft.EnsembleModel([sparse(seed) for seed in range(3)])
+
+
+def examples(count=128):
+    generator = np.random.default_rng(1)
+    return generator.normal(size=(count, 24)).astype("float32")
+
+
+def calibrated():
+    labels = np.arange(128) % 3
+    return kft.calibration.calibrate(ensemble(), examples(), labels)
+
+
+KINDS = {
+    "sparse": sparse,
+    "stripped": lambda: kft.strip(sparse()),
+    "ensemble": ensemble,
+    "calibrated": calibrated,
+}
