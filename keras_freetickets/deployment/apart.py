@@ -11,7 +11,6 @@ import typing
 import keras
 import numpy as np
 
-from keras_freetickets import data
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment import production
 from keras_freetickets.deployment.report import ExportReport
@@ -129,7 +128,7 @@ def _order(folder: str) -> production.Order:
     formats.get(settings["format"]).check_installed(settings["dtype"])
     job = formats.Job(
         model,
-        data.input_specs(model),
+        formats.specs_of(model),
         settings["dtype"],
         settings["sparse"],
         group("samples"),

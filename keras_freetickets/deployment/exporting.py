@@ -6,7 +6,6 @@ import typing
 import keras
 import numpy as np
 
-from keras_freetickets import data
 from keras_freetickets.arguments import check_boolean
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_model
@@ -119,7 +118,7 @@ def export(
         kind.check_installed(dtype)
     _check_place(path, kind, overwrite)
     plain = plain_model(model)
-    specs = _specs(plain)
+    specs = formats.specs_of(plain)
     samples = _samples(specs, representative_data)
     if not samples and kind.needs_data(dtype):
         raise ValueError(
@@ -247,10 +246,6 @@ def _check_place(path: str, kind: formats.Format, overwrite: bool) -> None:
             "`path` must be in a directory that can be written. "
             f"Received: path={path}"
         )
-
-
-def _specs(plain: keras.Model) -> typing.Any:
-    return data.input_specs(plain) if getattr(plain, "inputs", None) else None
 
 
 def _is_one(model: keras.Model) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_freetickets import data
 from keras_freetickets import optional
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.types import Array
@@ -145,15 +146,34 @@ class Format(abc.ABC):
         return dtype == "int8"
 
 
+def specs_of(model: keras.Model) -> typing.Any:
+    """The inputs of a model, by the names that they have in files.
+
+    Args:
+        model: A plain Keras model.
+
+    Returns:
+        `keras.InputSpec`s in the structure of the inputs, those of a dict
+        named by its keys; `None` if the model has no graph of layers.
+    """
+    if not getattr(model, "inputs", None):
+        return None
+    specs = data.input_specs(model)
+    if isinstance(specs, dict) and len(specs) > 1:
+        for key, spec in specs.items():
+            if isinstance(spec, keras.InputSpec):
+                spec.name = key
+    return specs
+
+
 def by_name(
     keys: Sequence[str], specs: typing.Any, inputs: Sequence[Array]
 ) -> list[Array]:
     """The inputs of a model in the order in which a runtime lists them.
 
     Args:
-        keys: Names that the runtime gives its inputs; they hold the names of
-            the specs.
-        specs: As in a `Job`.
+        keys: Names that the runtime gives its inputs.
+        specs: As `specs_of` returns them.
         inputs: List of an array for each input, in the order of `specs`.
 
     Returns:
@@ -162,14 +182,8 @@ def by_name(
     if len(inputs) == 1:
         return list(inputs)
     names = [spec.name for spec in keras.tree.flatten(specs)]
-    # The longest first: "image" is also in "image_of_depth".
-    order = sorted(range(len(names)), key=lambda i: -len(names[i]))
-    found: list[Array] = []
-    for key in keys:
-        place = next(i for i in order if names[i] in key)
-        order.remove(place)
-        found.append(inputs[place])
-    return found
+    named = dict(zip(names, inputs, strict=True))
+    return [named[key.partition(":")[0]] for key in keys]
 
 
 def register(cls: type[Format]) -> type[Format]:

@@ -17,8 +17,13 @@ from keras_freetickets.types import Array
 
 _SIGNATURE = "serving_default"
 _INT8 = (
-    "neither runtime prepares int8 weights in LiteRT's sparse layout; a path "
-    "that ends with '.tflite.zip' compresses the zeros"
+    "zeros are stored like other values: LiteRT does not run 8 bits in its "
+    "sparse layout; a path that ends with '.tflite.zip' compresses them"
+)
+
+_BLOCKS = (
+    "zeros are stored like other values: LiteRT misreads the blocks in which "
+    "a kernel would be stored"
 )
 
 
@@ -28,8 +33,7 @@ class LiteRT(formats.Format):
 
     In float32 and float16 zeros are left out, by TensorFlow's experimental
     sparse layout. Not in 8 bits, where runtimes refuse that layout, and not
-    in float16 where whole blocks of a kernel are zero: TensorFlow 2.21 stores
-    these as blocks, which its runtimes read wrongly.
+    where TensorFlow would store a kernel in blocks that its runtimes misread.
     """
 
     name = "litert"
@@ -42,12 +46,9 @@ class LiteRT(formats.Format):
         sparse = job.sparse and job.dtype not in self.unsparse
         content = _converted(job, sparse)
         note = self.unsparse.get(job.dtype, "") if job.sparse else ""
-        if job.dtype == "float16" and _has_blocks(content):
+        if _is_misread(content, job.dtype):
             content = _converted(job, sparse=False)
-            note = (
-                "kernels pruned in blocks: LiteRT reads float16 blocks "
-                "wrongly, so zeros are stored like other values"
-            )
+            note = _BLOCKS
         with open(path, "wb") as file:
             file.write(content)
         return note
@@ -137,14 +138,25 @@ def _tensors(content: bytes) -> Iterator[tuple[typing.Any, Array]]:
                 yield tensor, np.asarray(data, "uint8")
 
 
-def _has_blocks(content: bytes) -> bool:
-    """Whether a kernel is stored as blocks of several values."""
-    return any(
-        tensor.sparsity is not None
-        and tensor.sparsity.blockMap is not None
-        and len(tensor.sparsity.blockMap) > 0
-        for tensor, _ in _tensors(content)
-    )
+def _is_misread(content: bytes, dtype: str) -> bool:
+    """Whether a kernel is stored in blocks that a runtime reads wrongly.
+
+    TensorFlow 2.21 stores a kernel in blocks of 4 or 16 inputs if enough of
+    these are zero. Inputs beyond the last whole block are lost, and blocks of
+    float16 are read as if they were of float32.
+    """
+    for tensor, _ in _tensors(content):
+        blocks = tensor.sparsity.blockMap if tensor.sparsity else None
+        if blocks is None or not len(blocks):
+            continue
+        sizes = tensor.sparsity.dimMetadata[len(tensor.shape) :]
+        whole = all(
+            tensor.shape[axis] % part.denseSize == 0
+            for axis, part in zip(blocks, sizes, strict=True)
+        )
+        if not whole or dtype == "float16":
+            return True
+    return False
 
 
 def _counts(content: bytes) -> Iterator[tuple[int, int]]:

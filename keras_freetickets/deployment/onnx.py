@@ -17,8 +17,8 @@ from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
 
 _INT8 = (
-    "an index of 8 bytes a weight, which ONNX asks for, would take more than "
-    "its zeros; a path that ends with '.onnx.zip' compresses them"
+    "zeros are stored like other values: with each of the rest goes an index "
+    "of 8 bytes; a path that ends with '.onnx.zip' compresses them"
 )
 _INDEX_BYTES = 8
 _OPSET = 17

@@ -38,7 +38,8 @@ class OpenVINO(formats.Format):
         "int8": ("nncf",),
     }
     unsparse = dict.fromkeys(
-        formats.DTYPES, "OpenVINO's constants are dense arrays"
+        formats.DTYPES,
+        "zeros are stored like other values: constants are dense arrays",
     )
 
     def write(self, job: formats.Job, path: str) -> str:

@@ -43,7 +43,7 @@ class SavedModel(formats.Format):
     packages = {"": ("tensorflow",)}
     unsparse = dict.fromkeys(
         ("float32", "float16", "int8_dynamic"),
-        "a SavedModel's variables are dense arrays",
+        "zeros are stored like other values: variables are dense arrays",
     )
 
     def write(self, job: formats.Job, path: str) -> str:

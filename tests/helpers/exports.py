@@ -58,3 +58,13 @@ KINDS = {
     "ensemble": ensemble,
     "calibrated": calibrated,
 }
+
+
+def several(as_dict=False):
+    """Two inputs and two outputs, none in the order of the alphabet."""
+    keras.utils.set_random_seed(0)
+    z, a = keras.Input((4,), name="z"), keras.Input((3,), name="a")
+    x = layers.Concatenate()([z, a])
+    outputs = [layers.Dense(2)(x), layers.Dense(5)(x)]
+    inputs = {"k": z, "b": a} if as_dict else [z, a]
+    return kft.sparsify(keras.Model(inputs, outputs), 0.5)
