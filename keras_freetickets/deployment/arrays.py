@@ -1,6 +1,5 @@
-"""Arrays of weights: which are kernels, their zeros, half precision."""
+"""Arrays of weights: which are kernels, and their zeros."""
 
-import typing
 from collections.abc import Iterable
 
 import numpy as np
@@ -29,28 +28,3 @@ def zeros_and_size(kernels: Iterable[Array]) -> tuple[int, int]:
         zeros += kernel.size - int(np.count_nonzero(kernel))
         size += kernel.size
     return zeros, size
-
-
-def halved(values: typing.Any, name: str) -> Array:
-    """Wider floats rounded to float16, other values as they are.
-
-    Args:
-        values: Array.
-        name: What to call it in an error.
-
-    Raises:
-        ValueError: If a value does not fit into float16.
-    """
-    values = np.asarray(values)
-    if values.dtype.kind != "f" or values.dtype.itemsize <= 2:
-        return values
-    with np.errstate(over="ignore"):
-        rounded = values.astype("float16")
-    lost = np.isfinite(values) & ~np.isfinite(rounded)
-    if lost.any():
-        raise ValueError(
-            "`dtype` must not be 'float16' for weights beyond 65,504 in size. "
-            f"Received: dtype='float16' for {name!r} that holds "
-            f"{values[lost][0]}"
-        )
-    return rounded

@@ -9,11 +9,11 @@ import h5py
 import keras
 
 from keras_freetickets.deployment import formats
-from keras_freetickets.deployment.arrays import halved
 from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import copied
 from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.plain import outputs_of
+from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.types import Array
 
 _WEIGHTS = "model.weights.h5"

@@ -256,15 +256,17 @@ class EnsembleModel(
     def save_packed(self, path: PathLike, dtype: str | None = None) -> None:
         """Writes the ensemble to a small file, which `from_packed` reads.
 
-        Masks are stored as bits, and of masked or stripped kernels only the
-        active values. docs/packed_file.md describes the format, which NumPy
-        reads. With `dtype=None` loading gives back every bit.
+        Of masked or stripped kernels only the active values are stored, and
+        the gaps between them. docs/packed_file.md describes the format, which
+        NumPy reads. With `dtype=None` loading gives back every bit; otherwise
+        it gives back the rounded values, and masks as they are.
 
         Args:
             path: Path that ends with ".npz".
-            dtype: `"float16"` to round values to half precision, for half the
-                space; variables keep their dtype. `None` (default) to store
-                values as they are.
+            dtype: `"float16"` to round values to half precision, or `"int8"`
+                to round kernels to 8 bits with a scale for each unit and
+                leave the rest (biases, statistics) as it is; variables keep
+                their dtype. `None` (default) to store values as they are.
 
         Raises:
             ValueError: If the path has another ending, `dtype` is something

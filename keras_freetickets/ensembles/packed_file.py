@@ -1,4 +1,4 @@
-"""Small files of sparse ensembles: masks as bits, and only active values.
+"""Small files of sparse ensembles: places in few bits, only active values.
 
 docs/packed_file.md describes the format. This module reads and writes arrays
 and a config; `EnsembleModel` knows what they mean.
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_freetickets.ensembles import packed_values
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import integers_as
 from keras_freetickets.types import PathLike
@@ -24,7 +25,9 @@ from keras_freetickets.types import PathLike
 Record = dict[str, typing.Any]
 
 FORMAT = "keras_freetickets.compact"
-VERSION = 1
+VERSION = 2
+# Files of version 1 have no gaps and no scales.
+_READ = (1, 2)
 ENDING = ".npz"
 _SEAL_LENGTH = 64  # hexadecimal digits of SHA-256
 # Bytes of an entry besides its data: headers of the archive and the array.
@@ -59,7 +62,9 @@ def write(
         path: Path that ends with ".npz".
         ensemble: Dict that JSON can hold.
         stacks: List of `Stack`.
-        dtype: `"float16"` to round wider floats, or `None` (default).
+        dtype: `"float16"` to round wider floats, `"int8"` to round those of
+            arrays with two axes or more besides the members', or `None`
+            (default).
 
     Raises:
         ValueError: If the path has another ending, or `dtype` is something
@@ -71,7 +76,7 @@ def write(
     variables: list[Record] = []
     for i, stack in enumerate(stacks):
         mask = None if stack.mask is None else stacks[stack.mask].values
-        values = _rounded(stack, dtype)
+        values, scales = _rounded(stack, dtype)
         bits, found = _encoded(values, mask)
         record: Record = {
             "path": stack.path,
@@ -80,8 +85,12 @@ def write(
         }
         if bits is not None:
             owner = stack.mask if bits is mask else i
-            record["bits"] = f"bits_{owner:04d}"
-            entries[record["bits"]] = np.packbits(bits)
+            kind, places = _places(bits)
+            record[kind] = f"{kind}_{owner:04d}"
+            entries[record[kind]] = places
+        if scales is not None:
+            record["scales"] = f"scales_{i:04d}"
+            entries[record["scales"]] = scales
         if found is not None:
             record["values"] = f"values_{i:04d}"
             entries[record["values"]] = _storable(found)
@@ -109,28 +118,31 @@ def _check_path(path: typing.Any) -> None:
 
 
 def _check_dtype(dtype: str | None) -> None:
-    if dtype not in (None, "float16"):
+    if dtype not in (None, "float16", "int8"):
         raise ValueError(
-            "`dtype` must be None, for values as they are, or 'float16'. "
-            f"Received: dtype={dtype!r}"
+            "`dtype` must be None, for values as they are, 'float16' or "
+            f"'int8'. Received: dtype={dtype!r}"
         )
 
 
-def _rounded(stack: Stack, dtype: str | None) -> np.ndarray:
+def _rounded(
+    stack: Stack, dtype: str | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values as they are to be stored, and the scales of integers."""
     values = stack.values
-    wider = values.dtype.kind == "f" and values.dtype.itemsize > 2
-    if dtype is None or not wider:
-        return values
-    with np.errstate(over="ignore"):
-        rounded = values.astype(dtype)
-    lost = np.isfinite(values) & ~np.isfinite(rounded)
-    if lost.any():
-        raise ValueError(
-            "`dtype` must be None for values beyond 65,504 in size. "
-            f"Received: dtype={dtype!r} for variable '{stack.path}' that "
-            f"holds {values[lost][0]}"
-        )
-    return rounded
+    if dtype == "float16":
+        return packed_values.halved(values, stack.path), None
+    is_float = values.dtype.kind == "f" or values.dtype.isbuiltin != 1
+    if dtype == "int8" and is_float and values.ndim > 2 and values.size:
+        return packed_values.in_8_bits(values, stack.path)
+    return values, None
+
+
+def _places(bits: np.ndarray) -> tuple[str, np.ndarray]:
+    """How to store which bits are set: the kind of entry, and the entry."""
+    if np.count_nonzero(bits) < packed_values.DENSEST_GAPS * bits.size:
+        return "gaps", packed_values.gaps_of(bits)
+    return "bits", np.packbits(bits)
 
 
 def _encoded(
@@ -201,10 +213,10 @@ def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
         config = json.loads(archive["config"].tobytes())
         if config["format"] != FORMAT:
             raise ValueError(f"it is of the format '{config['format']}'")
-        if config["version"] != VERSION:
+        if config["version"] not in _READ:
             raise ValueError(
                 f"it has version {config['version']} of the format, and this "
-                f"release reads {VERSION}"
+                f"release reads {' and '.join(map(str, _READ))}"
             )
         records = [_with_arrays(r, archive) for r in config["variables"]]
     return config["ensemble"], records
@@ -212,7 +224,8 @@ def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
 
 def _with_arrays(record: Record, archive: Mapping[str, np.ndarray]) -> Record:
     """A record with arrays in place of the names of their entries."""
-    named = {key: record[key] for key in ("bits", "values") if key in record}
+    kinds = ("bits", "gaps", "values", "scales")
+    named = {key: record[key] for key in kinds if key in record}
     return {**record, **{key: archive[name] for key, name in named.items()}}
 
 
@@ -242,18 +255,17 @@ def decoded(
 
 
 def _decoded(record: Record, like: np.ndarray) -> np.ndarray:
-    bits, values = record.get("bits"), record.get("values")
-    if bits is not None:
-        bits = _unpacked(record, like.shape)
+    bits, values = _bits(record, like.shape), record.get("values")
     if values is None:
         array = bits
     elif bits is None:
-        array = _cast(values, like.dtype)
+        array = _restored(record, values, like)
     else:
         if values.shape != (np.count_nonzero(bits),):
             raise ValueError(f"variable '{record['path']}' has other bits set")
-        array = np.zeros(like.shape, like.dtype)
-        array[bits] = _cast(values, like.dtype)
+        array = np.zeros(like.shape, values.dtype)
+        array[bits] = values
+        array = _restored(record, array, like)
     fits = array is not None and array.shape == like.shape
     if array is None or not fits or array.dtype != like.dtype:
         raise ValueError(
@@ -263,12 +275,37 @@ def _decoded(record: Record, like: np.ndarray) -> np.ndarray:
     return array
 
 
-def _unpacked(record: Record, shape: tuple[int, ...]) -> np.ndarray:
+def _bits(record: Record, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Which values are stored, `None` for all."""
     size = math.prod(shape)
+    if "gaps" in record:
+        try:
+            return packed_values.bits_of(record["gaps"], size).reshape(shape)
+        except ValueError as error:
+            raise ValueError(
+                f"variable '{record['path']}' has other places: {error}"
+            ) from error
+    if "bits" not in record:
+        return None
     if record["bits"].shape != (math.ceil(size / 8),):
         raise ValueError(f"variable '{record['path']}' has not {size} bits")
     bits = np.unpackbits(record["bits"], count=size)
     return bits.astype(bool).reshape(shape)
+
+
+def _restored(
+    record: Record, values: np.ndarray, like: np.ndarray
+) -> np.ndarray:
+    """Stored values in the dtype of the variable."""
+    if "scales" not in record:
+        return _cast(values, like.dtype)
+    if values.dtype != "int8" or values.shape != like.shape:
+        raise ValueError(f"variable '{record['path']}' has other integers")
+    try:
+        found = packed_values.from_8_bits(values, record["scales"])
+    except ValueError as error:
+        raise ValueError(f"variable '{record['path']}': {error}") from error
+    return found.astype(like.dtype)
 
 
 def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

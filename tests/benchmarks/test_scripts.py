@@ -31,6 +31,12 @@ TINY = {
         "--interval=5",
         "--block=3",
     ],
+    "export_sizes": [
+        "--inputs=8",
+        "--units=6",
+        "--tickets=2",
+        "--formats=keras,saved_model",
+    ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -56,6 +62,7 @@ def numbers(value):
         "step",
         pytest.param("side_by_side", marks=pytest.mark.slow),
         "memory",
+        pytest.param("export_sizes", marks=pytest.mark.slow),
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),
     ],

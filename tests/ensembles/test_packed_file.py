@@ -20,6 +20,7 @@ from keras import ops
 
 import keras_freetickets as kft
 from keras_freetickets.ensembles import packed_file
+from keras_freetickets.ensembles import packed_values
 
 
 def network(seed, dtype="float32", middle=None):
@@ -114,6 +115,45 @@ def test_float16_rounds_and_keeps_masks(ensemble, x, tmp_path):
     )
 
 
+def test_int8_rounds_kernels_and_keeps_masks(ensemble, x, tmp_path):
+    ensemble.save_packed(tmp_path / "e.npz", dtype="int8")
+    loaded = kft.EnsembleModel.from_packed(tmp_path / "e.npz")
+    rounded = 0
+    for old, new in zip(ensemble.weights, loaded.weights, strict=True):
+        old, new = ops.convert_to_numpy(old), ops.convert_to_numpy(new)
+        assert old.dtype == new.dtype
+        if old.dtype.kind != "f" or old.ndim < 3:
+            np.testing.assert_array_equal(new, old)
+            continue
+        rounded += 1
+        wanted = packed_values.from_8_bits(*packed_values.in_8_bits(old, "w"))
+        np.testing.assert_array_equal(new, wanted)
+        assert not new[old == 0].any()
+    assert rounded == 3
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), ensemble.predict(x, verbose=0), atol=2e-2
+    )
+    # Rounding what is rounded changes nothing.
+    loaded.save_packed(tmp_path / "again.npz", dtype="int8")
+    again = kft.EnsembleModel.from_packed(tmp_path / "again.npz")
+    for one, other in zip(loaded.weights, again.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_int8_of_half_precision(dtype, stripped, x, tmp_path):
+    members = [ticket(seed, dtype=dtype) for seed in (1, 2)]
+    if stripped:
+        members = [kft.strip(member) for member in members]
+    ensemble = kft.EnsembleModel(members)
+    ensemble.save_packed(tmp_path / "e.npz", dtype="int8")
+    loaded = kft.EnsembleModel.from_packed(tmp_path / "e.npz")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), ensemble.predict(x, verbose=0), atol=5e-2
+    )
+
+
 def test_float16_refuses_what_it_cannot_hold(ensemble, tmp_path):
     path = tmp_path / "e.npz"
     ensemble.save_packed(path)
@@ -122,7 +162,7 @@ def test_float16_refuses_what_it_cannot_hold(ensemble, tmp_path):
     (norm,) = (la for la in model.layers if "normalization" in la.name)
     norm.moving_variance.assign(np.full(4, 65_520.0))
     large = kft.EnsembleModel([model])
-    with pytest.raises(ValueError, match=r"`dtype` must be None .*65520"):
+    with pytest.raises(ValueError, match=r"must not be 'float16' .*65520"):
         large.save_packed(path, dtype="float16")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["e.npz"]
@@ -195,6 +235,33 @@ def test_three_tickets_are_smaller_than_one_dense_model(stripped, tmp_path):
     weights = 4 * 266_200
     assert size["exact.npz"] < 3 * 7.4 / 32 * weights < size["dense.keras"]
     assert size["rounded.npz"] < 3 * 4.2 / 32 * weights
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_three_tickets_at_a_tenth_of_the_weights(stripped, tmp_path):
+    """The sizes that docs/deploy.md gives, to the last digit but one."""
+    build = kft.applications.lenet_300_100
+    build().save(tmp_path / "dense.keras")
+    members = [kft.sparsify(build(), 0.9, seed=seed) for seed in range(3)]
+    if stripped:
+        members = [kft.strip(member) for member in members]
+    ensemble = kft.EnsembleModel(members)
+    dense = (tmp_path / "dense.keras").stat().st_size
+    for dtype, share in ((None, 0.33), ("float16", 0.2), ("int8", 0.12)):
+        ensemble.save_packed(tmp_path / "e.npz", dtype=dtype)
+        assert (tmp_path / "e.npz").stat().st_size < share * dense
+
+
+def test_files_of_version_1_are_read(ensemble, file, x, tmp_path, monkeypatch):
+    """They have bits alone, however few are set."""
+    monkeypatch.setattr(packed_values, "DENSEST_GAPS", 0.0)
+    ensemble.save_packed(tmp_path / "e.npz")
+    config, entries = contents(tmp_path / "e.npz")
+    assert not any(name.startswith("gaps") for name in entries)
+    config["version"] = 1
+    sealed(tmp_path / "e.npz", config, entries)
+    loaded = kft.EnsembleModel.from_packed(tmp_path / "e.npz")
+    assert_same(loaded, ensemble, x)
 
 
 def test_the_same_ensemble_gives_the_same_file(ensemble, file, tmp_path):
@@ -283,7 +350,7 @@ def other_format(config, entries):
 
 
 def other_version(config, entries):
-    config["version"] = 2
+    config["version"] = 3
 
 
 def no_version(config, entries):
@@ -312,13 +379,18 @@ def other_bits(config, entries):
     entries[name] = np.bitwise_not(entries[name])
 
 
+def is_whole(record):
+    """Whether all values of a variable are stored."""
+    return "values" in record and not {"bits", "gaps"} & set(record)
+
+
 def another_shape(config, entries):
-    (name, *_) = (v["values"] for v in config["variables"] if "bits" not in v)
+    (name, *_) = (v["values"] for v in config["variables"] if is_whole(v))
     entries[name] = entries[name][..., None]
 
 
 def another_dtype(config, entries):
-    (name, *_) = (v["values"] for v in config["variables"] if "bits" not in v)
+    (name, *_) = (v["values"] for v in config["variables"] if is_whole(v))
     entries[name] = entries[name].astype("int32")
 
 
@@ -332,7 +404,18 @@ def values_for_a_mask(config, entries):
 
 def nothing_for_a_variable(config, entries):
     del config["variables"][0]["values"]
-    config["variables"][0].pop("bits", None)
+    for kind in ("bits", "gaps"):
+        config["variables"][0].pop(kind, None)
+
+
+def other_gaps(config, entries):
+    name = next(name for name in entries if name.startswith("gaps"))
+    entries[name] = packed_values.gaps_of(np.ones(10**5, bool))
+
+
+def no_gaps(config, entries):
+    name = next(name for name in entries if name.startswith("gaps"))
+    entries[name] = entries[name][:-5]
 
 
 def an_unknown_class(config, entries):
@@ -352,13 +435,15 @@ def no_object(config, entries):
     "change, match",
     [
         (other_format, "of the format 'tickets'"),
-        (other_version, "has version 2 .* reads 1"),
+        (other_version, "has version 3 .* reads 1 and 2"),
         (no_version, "KeyError: 'version'"),
         (no_variables, "it holds 0 variables for a model of"),
         (fewer_members, "variable '.*' has"),
         (a_missing_entry, "KeyError"),
         (too_few_bits, "variable '.*' has not .* bits"),
         (other_bits, "variable '.*' has other bits set"),
+        (other_gaps, "variable '.*' has other places"),
+        (no_gaps, "variable '.*' has other places"),
         (another_shape, "variable '.*' has another shape or dtype"),
         (another_dtype, "variable '.*' has another shape or dtype"),
         (values_for_a_mask, "variable '.*' has another shape or dtype"),

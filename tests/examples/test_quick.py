@@ -6,6 +6,7 @@ import re
 import runpy
 import time
 
+import keras
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "quick"
@@ -50,8 +51,20 @@ def check_trust(said, folder):
     assert far > 2 * near
 
 
+def check_deploy(said, folder):
+    (accuracy,) = numbers(r"from the file: accuracy ([\d.]+)", said)
+    assert accuracy > 0.9
+    (share,) = numbers(r"of one dense network: ([\d.]+)", said)
+    assert share < 0.5
+    assert (folder / "run" / "ensemble.npz").exists()
+    if keras.backend.backend() == "tensorflow":
+        assert "litert, int8" in said
+        assert (folder / "run" / "digits_float16.tflite").exists()
+
+
 CHECKS = {
     "sparse.py": check_sparse,
+    "deploy.py": check_deploy,
     "ensemble.py": check_ensemble,
     "own_method.py": check_own_method,
     "trust.py": check_trust,
