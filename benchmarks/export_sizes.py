@@ -115,7 +115,6 @@ def show(row):
 def main(_):
     report = new_report()
     report["not_measured"] = {}
-    dense = trained(network(FLAGS.seed))
     tickets = [
         trained(kft.sparsify(network(i), FLAGS.sparsity, seed=i))
         for i in range(FLAGS.tickets)
@@ -135,7 +134,7 @@ def main(_):
                     report["rows"].append(row)
                     show(row)
         path = os.path.join(folder, "dense.keras")
-        keras.models.clone_model(dense).save(path)
+        network(FLAGS.seed).save(path)
         for dtype in PACKED:
             row = packed(ensemble, os.path.getsize(path), dtype, folder)
             report["rows"].append(row)

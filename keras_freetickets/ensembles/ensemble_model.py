@@ -264,9 +264,10 @@ class EnsembleModel(
         Args:
             path: Path that ends with ".npz".
             dtype: `"float16"` to round values to half precision, or `"int8"`
-                to round kernels to 8 bits with a scale for each unit and
-                leave the rest (biases, statistics) as it is; variables keep
-                their dtype. `None` (default) to store values as they are.
+                to round kernels to 8 bits with a scale for each unit, and the
+                rest (biases, statistics) to half precision where that keeps
+                three digits; variables keep their dtype. `None` (default) to
+                store values as they are.
 
         Raises:
             ValueError: If the path has another ending, `dtype` is something

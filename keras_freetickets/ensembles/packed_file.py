@@ -62,9 +62,9 @@ def write(
         path: Path that ends with ".npz".
         ensemble: Dict that JSON can hold.
         stacks: List of `Stack`.
-        dtype: `"float16"` to round wider floats, `"int8"` to round those of
-            arrays with two axes or more besides the members', or `None`
-            (default).
+        dtype: `"float16"` to round wider floats; `"int8"` to round those of
+            arrays with two axes or more besides the members' to 8 bits, and
+            others to float16 if that keeps three digits; or `None` (default).
 
     Raises:
         ValueError: If the path has another ending, or `dtype` is something
@@ -91,7 +91,9 @@ def write(
         if scales is not None:
             record["scales"] = f"scales_{i:04d}"
             entries[record["scales"]] = scales
-        if found is not None:
+        if found is not None and bits is None and not _nonzero(found).any():
+            record["zeros"] = True  # without the overhead of an entry
+        elif found is not None:
             record["values"] = f"values_{i:04d}"
             entries[record["values"]] = _storable(found)
         variables.append(record)
@@ -133,8 +135,10 @@ def _rounded(
     if dtype == "float16":
         return packed_values.halved(values, stack.path), None
     is_float = values.dtype.kind == "f" or values.dtype.isbuiltin != 1
-    if dtype == "int8" and is_float and values.ndim > 2 and values.size:
-        return packed_values.in_8_bits(values, stack.path)
+    if dtype == "int8" and is_float and values.size:
+        if values.ndim > 2:
+            return packed_values.in_8_bits(values, stack.path)
+        return packed_values.halved_if_close(values), None
     return values, None
 
 
@@ -255,6 +259,8 @@ def decoded(
 
 
 def _decoded(record: Record, like: np.ndarray) -> np.ndarray:
+    if record.get("zeros") is True and tuple(record["shape"]) == like.shape[1:]:
+        return np.zeros_like(like)
     bits, values = _bits(record, like.shape), record.get("values")
     if values is None:
         array = bits

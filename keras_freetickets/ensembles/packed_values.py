@@ -107,6 +107,28 @@ def halved(values: typing.Any, name: str) -> np.ndarray:
     return rounded
 
 
+def halved_if_close(values: np.ndarray) -> np.ndarray:
+    """Wider floats rounded to float16, or as they are if that loses digits.
+
+    Args:
+        values: Array.
+
+    Returns:
+        Array of float16 whose values are within a thousandth of the given
+        ones, or a millionth of the largest; else the array itself.
+    """
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 2:
+        return values
+    with np.errstate(over="ignore"):
+        rounded = values.astype("float16")
+    finite = np.abs(values[np.isfinite(values)])
+    slack = 1e-6 * finite.max(initial=0.0)
+    close = np.allclose(
+        rounded, values, rtol=1e-3, atol=slack, equal_nan=True
+    )
+    return rounded if close else values
+
+
 def in_8_bits(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Kernels as integers of 8 bits, with a scale for each unit.
 

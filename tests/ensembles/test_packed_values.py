@@ -69,6 +69,20 @@ def test_half_precision():
         packed_values.halved(np.array([1.0, 7e4]), "w")
 
 
+def test_half_precision_where_it_keeps_three_digits():
+    close = np.array([[0.1, 300.0, 0.0, -1e-4, np.inf, np.nan]])
+    found = packed_values.halved_if_close(close)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, close, rtol=1e-3)
+    tiny = np.array([1.0, 2e-8], "float32")
+    assert packed_values.halved_if_close(tiny).dtype == np.float16
+    for value in (1e5, 2e-8, -70_000.0):
+        values = np.array([1e-3, value], "float32")
+        assert packed_values.halved_if_close(values) is values
+    for values in (np.arange(3), found):
+        assert packed_values.halved_if_close(values) is values
+
+
 def kernels(shape=(3, 5, 5, 8, 16)):
     return np.random.default_rng(0).normal(size=shape).astype("float32")
 
