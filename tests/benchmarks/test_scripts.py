@@ -36,6 +36,8 @@ TINY = {
         "--units=6",
         "--tickets=2",
         "--formats=keras,saved_model",
+        "--examples=128",
+        "--epochs=1",
     ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
