@@ -159,7 +159,13 @@ def _check(order: Order, limit: float, path: str, report: ExportReport) -> None:
             "not left behind, as its runtime cannot run it: "
             f"{type(error).__name__}: {error}"
         ) from error
-    off = comparison.difference(found, order.expected)
+    try:
+        off = comparison.difference(found, order.expected)
+    except ValueError as error:
+        raise RuntimeError(
+            f"The {order.format!r} file of model {order.job.model.name!r} is "
+            f"not left behind: {error}"
+        ) from error
     report.difference = off.largest
     report.relative_difference = off.relative
     report.inputs = order.inputs

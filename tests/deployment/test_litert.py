@@ -85,7 +85,7 @@ def test_an_archive_of_8_bits(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["int8_dynamic", "int8"])
 def test_trap_8_bits_in_the_sparse_layout(dtype):
-    """Why they are not written so; see `findings/`."""
+    """Why they are not written so."""
     model, x = kft.strip(exports.sparse()), exports.examples(4)
     content = litert._converted(job(model, dtype), sparse=True)
     assert is_sparse(content)

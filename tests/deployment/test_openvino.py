@@ -30,6 +30,15 @@ def test_trap_masks_of_ensembles(tmp_path):
     assert (tmp_path / "ours.bin").stat().st_size <= own
 
 
+def test_trap_models_that_keras_quantized(tmp_path):
+    """They get outputs that nobody asked for: the check says so."""
+    model = kft.strip(exports.sparse())
+    model.quantize("int8")
+    with pytest.raises(RuntimeError, match="must return arrays of the shapes"):
+        kft.export(model, tmp_path / "model.xml")
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_precision(tmp_path):
     report = kft.export(
         exports.sparse(), tmp_path / "a.xml", dtype="float16", verbose=False

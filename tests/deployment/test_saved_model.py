@@ -21,7 +21,7 @@ def variables(path):
 
 
 def test_trap_each_kernel_twice(tmp_path):
-    """Keras' own file has them twice; see `findings/`."""
+    """Keras' own file has them twice."""
     model = kft.strip(exports.sparse())
     model.export(tmp_path / "own", verbose=False)
     assert variables(tmp_path / "own") == [(24, 48)] * 2 + [(48, 3)] * 2

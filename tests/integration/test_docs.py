@@ -350,6 +350,21 @@ def variables_of(model):
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
+def test_deploy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, rest, on_jax = blocks_of("docs/deploy.md")
+    (model,) = tickets(1)
+    x, _ = vectors()
+    names = {"kft": kft, "x": np.tile(x, (4, 1)), "model": model}
+    names["ensemble"] = kft.EnsembleModel(list(tickets(2)))
+    exec(first, names)
+    exec(rest, names)
+    for name in ("model", "model_8", "checked"):
+        assert (tmp_path / "run" / f"{name}.keras").exists()
+    if keras.backend.backend() == "tensorflow":
+        exec(on_jax, names)
+
+
 READER = """
 import sys
 
