@@ -298,4 +298,10 @@ def _examples(
             "of layers, whose inputs are not known. "
             f"Received: representative_data=None, model={plain.name!r}"
         )
+    kinds = [tensor.dtype for tensor in plain.inputs]
+    if "string" in kinds:
+        raise ValueError(
+            "`representative_data` must be given for inputs of strings. "
+            f"Received: representative_data=None, inputs of {kinds}"
+        )
     return comparison.random_inputs(plain), "random inputs"

@@ -1,5 +1,6 @@
 """The `.keras` file, with weights that are compressed."""
 
+import json
 import os
 import typing
 import zipfile
@@ -10,13 +11,13 @@ import keras
 
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import zeros_and_size
-from keras_freetickets.deployment.plain import copied
 from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.plain import outputs_of
+from keras_freetickets.deployment.plain import quantized
 from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.types import Array
 
-_WEIGHTS = "model.weights.h5"
+_WEIGHTS, _CONFIG = "model.weights.h5", "config.json"
 # Below it what HDF5 adds for a compressed array is more than it saves.
 _LEAST_BYTES = 512
 
@@ -38,11 +39,9 @@ class KerasFile(formats.Format):
     def write(self, job: formats.Job, path: str) -> str:
         model = job.model
         if job.dtype == "int8_dynamic":
-            model = copied(model)
-            model.quantize("int8")
+            model = quantized(model)
         model.save(path)
-        if job.sparse or job.dtype == "float16":
-            _rewrite(path, job.sparse, job.dtype == "float16")
+        _rewrite(path, job.sparse, job.dtype == "float16")
         return ""
 
     def read(self, path: str, specs: typing.Any) -> formats.Artifact:
@@ -59,14 +58,19 @@ class KerasFile(formats.Format):
 
 
 def _rewrite(path: str, compress: bool, half: bool) -> None:
-    """Stores a `.keras` file again, in less space."""
+    """Stores a `.keras` file again: in less space, and without optimizer."""
     folder = os.path.dirname(path)
     source, target = (os.path.join(folder, n) for n in ("old.h5", "new.h5"))
     with zipfile.ZipFile(path) as archive:
         parts = {n: archive.read(n) for n in archive.namelist()}
+    config = json.loads(parts[_CONFIG])
+    config.pop("compile_config", None)
+    parts[_CONFIG] = json.dumps(config).encode()
     with open(source, "wb") as file:
         file.write(parts[_WEIGHTS])
-    with h5py.File(source) as old, h5py.File(target, "w") as new:
+    with h5py.File(source, "r+") as old, h5py.File(target, "w") as new:
+        if "optimizer" in old:
+            del old["optimizer"]
         _copy(old, new, compress, half)
     with open(target, "rb") as file:
         parts[_WEIGHTS] = file.read()

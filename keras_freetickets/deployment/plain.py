@@ -5,6 +5,7 @@ in a file, and zeros are where the masks were.
 """
 
 import typing
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -106,13 +107,33 @@ def copied(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If a layer is quantized by calibration (GPTQ, AWQ), which
-            is not in its config.
+            is not in its config, or the config does not build the model.
     """
     check_copied_by_config(model)
     copy = revived(uncompiled(model))
+    if len(copy.weights) != len(model.weights):
+        raise ValueError(
+            "`model` must be rebuilt by its config to be copied, as models "
+            f"with a graph of layers are. Received: model={model.name!r} of "
+            f"type {type(model).__name__}"
+        )
     for own, theirs in zip(copy.weights, model.weights, strict=True):
         own.assign(ops.convert_to_numpy(theirs.value))
     keras_adapter.copy_adapted_state(model, copy)
+    return copy
+
+
+def quantized(model: keras.Model) -> keras.Model:
+    """A copy of a plain model in 8 bits, as Keras quantizes it.
+
+    Args:
+        model: A model as `plain_model` returns it.
+    """
+    copy = copied(model)
+    with warnings.catch_warnings():
+        # Of each layer that has nothing to quantize.
+        warnings.filterwarnings("ignore", "Layer .* does not have a `quantize")
+        copy.quantize("int8")
     return copy
 
 

@@ -13,7 +13,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.deployment.arrays import zeros_and_size
-from keras_freetickets.deployment.plain import copied
+from keras_freetickets.deployment.plain import quantized
 from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
@@ -49,8 +49,7 @@ class SavedModel(formats.Format):
     def write(self, job: formats.Job, path: str) -> str:
         model = job.model
         if job.dtype == "int8_dynamic":
-            model = copied(model)
-            model.quantize("int8")
+            model = quantized(model)
         archive = keras.export.ExportArchive()
         backend = keras.backend.backend()
         if backend != "tensorflow" or _has_tables(model):

@@ -123,9 +123,7 @@ def halved_if_close(values: np.ndarray) -> np.ndarray:
         rounded = values.astype("float16")
     finite = np.abs(values[np.isfinite(values)])
     slack = 1e-6 * finite.max(initial=0.0)
-    close = np.allclose(
-        rounded, values, rtol=1e-3, atol=slack, equal_nan=True
-    )
+    close = np.allclose(rounded, values, rtol=1e-3, atol=slack, equal_nan=True)
     return rounded if close else values
 
 

@@ -96,6 +96,23 @@ def test_every_bit_comes_back(tmp_path):
         np.testing.assert_array_equal(weight, own)
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_an_optimizer_is_left_behind(sparse, tmp_path):
+    model = exports.dense()
+    kft.export(model, tmp_path / "a.keras", sparse=sparse, verbose=False)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(exports.examples(8), np.arange(8) % 3, verbose=0)
+    report = kft.export(
+        model, tmp_path / "b.keras", sparse=sparse, verbose=False
+    )
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in "ab"]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    if not sparse:
+        assert report.dense_bytes == pytest.approx(sizes[1], rel=0.05)
+    again = keras.models.load_model(tmp_path / "b.keras")
+    assert not again.compiled and model.compiled
+
+
 def test_layers_with_a_state(tmp_path):
     """Seeds and the statistics of batch normalization."""
     inputs = keras.Input((6,))

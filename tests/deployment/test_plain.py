@@ -138,6 +138,40 @@ def test_a_model_without_a_graph_stays():
     assert plain.plain_model(model) is model
 
 
+def test_what_no_config_builds_is_not_copied():
+    class Unbuilt(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.last = layers.Dense(2)
+
+        def call(self, inputs):
+            return self.last(inputs)
+
+        def get_config(self):
+            return {}
+
+        def get_build_config(self):
+            return None
+
+        @classmethod
+        def from_config(cls, config):
+            return cls()
+
+    keras.saving.register_keras_serializable("tests_of_plain")(Unbuilt)
+    model = Unbuilt()
+    model(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="must be rebuilt by its config"):
+        plain.copied(model)
+
+
+def test_quantized_models_are_copies(recwarn):
+    model = exports.dense()
+    found = plain.quantized(model)
+    assert found.layers[0].quantization_mode == "int8"
+    assert model.layers[0].quantization_mode is None
+    assert not [w for w in recwarn if "quantize" in str(w.message)]
+
+
 def test_one_network():
     network = plain.one_network(exports.calibrated())
     assert network.count_params() == exports.dense().count_params()
