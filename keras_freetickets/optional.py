@@ -16,7 +16,12 @@ PACKAGES = {
     "sklearn": ("examples", "scikit-learn"),
     "tensorflow": ("tensorflow", "tensorflow>=2.21,<2.22"),
     "tensorflow_datasets": ("examples", "tensorflow-datasets>=4.9.10"),
+    "tensorflow_model_optimization": (
+        "tfmot",
+        "tensorflow-model-optimization>=0.8.1",
+    ),
     "tf2onnx": ("onnx", "tf2onnx>=1.17"),
+    "tf_keras": ("tfmot", "tf_keras>=2.21,<2.22"),
 }
 
 

@@ -101,20 +101,46 @@ def export(
     print(report.bytes, report.dense_bytes, report.difference)
     ```
     """
+    check_boolean("verbose", verbose)
+    order = order_of(
+        model,
+        path,
+        format,
+        dtype,
+        representative_data,
+        sparse,
+        check,
+        overwrite,
+        backend,
+    )
+    elsewhere = backend not in (None, keras.backend.backend())
+    report = apart.produce(order, backend) if elsewhere else produce(order)
+    if verbose:
+        print(report)
+    return report
+
+
+def order_of(
+    model: keras.Model,
+    path: PathLike,
+    format: str | None,
+    dtype: str,
+    representative_data: typing.Any = None,
+    sparse: bool = True,
+    check: bool | float = True,
+    overwrite: bool = False,
+    backend: str | None = None,
+) -> Order:
+    """What `export` is to do; arguments are its own, and checked."""
     path = _checked_path(path)
     kind = formats.get(_format_of(path) if format is None else format)
     _check_ending(path, kind)
     kind.check_dtype(dtype)
-    for name, value in (
-        ("sparse", sparse),
-        ("overwrite", overwrite),
-        ("verbose", verbose),
-    ):
-        check_boolean(name, value)
+    check_boolean("sparse", sparse)
+    check_boolean("overwrite", overwrite)
     limit = _limit(check, dtype)
     _check_built(model)
-    elsewhere = _is_elsewhere(kind, backend)
-    if not elsewhere:
+    if not _is_elsewhere(kind, backend):
         kind.check_installed(dtype)
     _check_place(path, kind, overwrite)
     plain = plain_model(model)
@@ -127,7 +153,7 @@ def export(
             "none. Received: representative_data=None"
         )
     examples, named = _examples(plain, samples)
-    order = Order(
+    return Order(
         job=formats.Job(plain, specs, dtype, sparse, samples),
         network=plain if _is_one(model) else one_network(model),
         format=kind.name,
@@ -139,10 +165,6 @@ def export(
         expected=outputs_of(model, specs, examples),
         inputs=named,
     )
-    report = apart.produce(order, backend) if elsewhere else produce(order)
-    if verbose:
-        print(report)
-    return report
 
 
 def _checked_path(path: typing.Any) -> str:

@@ -138,12 +138,23 @@ class Format(abc.ABC):
         """Raises if a package that a dtype needs is not installed."""
         for key in ("", dtype):
             for package in self.packages.get(key, ()):
-                if importlib.util.find_spec(package) is None:
-                    optional.import_optional(package)
+                check_package(package)
 
     def needs_data(self, dtype: str) -> bool:
         """Whether a dtype needs representative data."""
         return dtype == "int8"
+
+
+def check_package(name: str) -> None:
+    """Raises if a package of `optional.PACKAGES` is not installed.
+
+    It is not imported, which may take seconds.
+
+    Raises:
+        ImportError: If it is not installed; it says how to.
+    """
+    if importlib.util.find_spec(name) is None:
+        optional.import_optional(name)
 
 
 def specs_of(model: keras.Model) -> typing.Any:

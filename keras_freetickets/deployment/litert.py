@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 import typing
+import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence
 
@@ -57,8 +58,10 @@ class LiteRT(formats.Format):
         with open(path, "rb") as file:
             content = file.read()
         kind, runtime = interpreter()
-        runner = kind(model_content=content)
-
+        with warnings.catch_warnings():
+            # TensorFlow advises the other package whenever it is used.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interp")
+            runner = kind(model_content=content)
         signature = runner.get_signature_runner(_SIGNATURE)
         keys = list(signature.get_input_details())
 

@@ -35,6 +35,7 @@ class Order:
         examples: List of an array for each input, to compare on.
         expected: List of what the model predicts for these.
         inputs: String, what the examples are.
+        writer: What writes the file, if not the format itself.
     """
 
     job: formats.Job
@@ -45,6 +46,7 @@ class Order:
     examples: Sequence[Array]
     expected: Sequence[Array]
     inputs: str
+    writer: formats.Format | None = None
 
     @property
     def kind(self) -> formats.Format:
@@ -69,7 +71,8 @@ def produce(order: Order) -> ExportReport:
     # Of before it is written, lest what writes changes it.
     zeros, size = zeros_and_size(kernels_of(order.job.model))
     with _placed(order) as temporary:
-        note = _write(order, order.job, temporary)
+        writer = order.writer or kind
+        note = _write(order, writer, order.job, temporary)
         report = ExportReport(
             path=order.path,
             format=order.format,
@@ -126,9 +129,11 @@ def _size(path: str, kind: formats.Format) -> int:
     return sum(os.path.getsize(one) for one in (path, *beside))
 
 
-def _write(order: Order, job: formats.Job, path: str) -> str:
+def _write(
+    order: Order, writer: formats.Format, job: formats.Job, path: str
+) -> str:
     try:
-        return order.kind.write(job, path)
+        return writer.write(job, path)
     except (ValueError, ImportError):
         raise
     except Exception as error:
@@ -144,7 +149,7 @@ def _dense_bytes(order: Order) -> int:
     job = dataclasses.replace(order.job, model=order.network, sparse=False)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "dense" + order.kind.ending)
-        _write(order, job, path)
+        _write(order, order.kind, job, path)
         return _size(path, order.kind)
 
 
