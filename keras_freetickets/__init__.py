@@ -27,6 +27,7 @@ from keras_freetickets.models.mimo import MIMO
 from keras_freetickets.models.pruning import prune
 from keras_freetickets.models.side_by_side import SideBySide
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.models.tfmot_files import from_tfmot
 from keras_freetickets.version import __version__
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "deployment",
     "ensembles",
     "export",
+    "from_tfmot",
     "layers",
     "losses",
     "mask_overlap",
