@@ -206,19 +206,39 @@ def test_own_training_loop_on_jax():
 
 
 @on_tensorflow
-def test_coming_from_tfmot():
+def test_coming_from_tfmot(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_model_optimization")
+    tf_keras = pytest.importorskip("tf_keras")
+    monkeypatch.chdir(tmp_path)
     x, y = vectors()
-    shorter = {
-        "end_step=600": "end_step=200",
-        "epochs=20": "epochs=1, batch_size=32, verbose=0",
-    }
-    schedule, pattern = blocks_of("docs/coming_from_tfmot.md", shorter)
+    shorter = {"end_step=600": "end_step=200"}
+    theirs, ours, read, pattern = (
+        block.replace("epochs=20", "epochs=1, batch_size=32, verbose=0")
+        for block in blocks_of("docs/coming_from_tfmot.md", shorter)
+    )
     names = {"x": np.tile(x, (101, 1)), "y": np.tile(y, 101)}
+    names["old_model"] = tf_keras.Sequential(
+        [
+            tf_keras.Input((8,)),
+            tf_keras.layers.Dense(16, activation="relu"),
+            tf_keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
     names["dense_model"] = dense_model()
-    exec(schedule, names)
+    exec(theirs, names)
+    exec(ours, names)
     # Half the weights from the first update on, a tenth at the last.
     assert names["model"].density == pytest.approx(0.1, abs=0.005)
+    for kernel, plain in zip(
+        names["stripped"].weights[::2], names["plain"].weights[::2], strict=True
+    ):
+        share = np.count_nonzero(kernel) / np.size(kernel)
+        assert np.count_nonzero(plain) == pytest.approx(
+            share * np.size(plain), abs=1
+        )
+    exec(read, names)
+    assert names["found"].step == 202
+    assert names["found"].model.density == pytest.approx(0.1, abs=0.02)
     names["trained_model"] = dense_model()
     exec(pattern, names)
     for record in names["model"].masked_kernels:
@@ -352,17 +372,20 @@ def variables_of(model):
 
 def test_deploy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, rest, on_jax = blocks_of("docs/deploy.md")
+    first, rest, elsewhere, trained = blocks_of("docs/deploy.md")
     (model,) = tickets(1)
-    x, _ = vectors()
-    names = {"kft": kft, "x": np.tile(x, (4, 1)), "model": model}
+    x, y = vectors()
+    names = {"kft": kft, "model": model}
+    names.update(x=np.tile(x, (4, 1)), y=np.tile(y, 4))
     names["ensemble"] = kft.EnsembleModel(list(tickets(2)))
     exec(first, names)
     exec(rest, names)
     for name in ("model", "model_8", "checked"):
         assert (tmp_path / "run" / f"{name}.keras").exists()
     if keras.backend.backend() == "tensorflow":
-        exec(on_jax, names)
+        exec(elsewhere, names)  # in this process
+        pytest.importorskip("tensorflow_model_optimization")
+        exec(trained, names)
 
 
 READER = """
