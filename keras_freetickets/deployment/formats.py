@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_freetickets import data
+from keras_freetickets import keras_adapter
 from keras_freetickets import optional
 from keras_freetickets.arguments import check_choice
 from keras_freetickets.types import Array
@@ -175,6 +176,25 @@ def specs_of(model: keras.Model) -> typing.Any:
             if isinstance(spec, keras.InputSpec):
                 spec.name = key
     return specs
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The names of the outputs of a model, in their order.
+
+    Args:
+        model: A plain Keras model.
+
+    Returns:
+        List of the keys if it returns a dict, else "outputs" alone, or
+        "output_0", "output_1", ... of several.
+    """
+    if not getattr(model, "outputs", None):
+        return ["outputs"]
+    _, structure = keras_adapter.ends_of_graph(model)
+    if isinstance(structure, dict):
+        return sorted(structure)
+    count = len(model.outputs)
+    return ["outputs"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
 def by_name(

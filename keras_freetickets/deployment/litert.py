@@ -68,9 +68,7 @@ class LiteRT(formats.Format):
         def predict(inputs: Sequence[Array]) -> list[Array]:
             given = formats.by_name(keys, specs, inputs)
             found = signature(**dict(zip(keys, given, strict=True)))
-            # "output_2" before "output_10".
-            names = sorted(found, key=lambda name: (len(name), name))
-            return [found[name] for name in names]
+            return [found[name] for name in sorted(found, key=_place)]
 
         counts = list(_counts(content))
         return formats.Artifact(
@@ -79,6 +77,14 @@ class LiteRT(formats.Format):
             sum(size for _, size in counts),
             runtime,
         )
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Sorts "output_2" before "output_10", and the keys of a dict by name."""
+    root, _, number = name.rpartition("_")
+    if root == "output" and number.isdigit():
+        return root, int(number)
+    return name, 0
 
 
 def interpreter() -> tuple[typing.Any, str]:

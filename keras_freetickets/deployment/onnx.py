@@ -87,15 +87,16 @@ def _convert(job: formats.Job, path: str) -> None:
         opset_version=_OPSET,
     )
     model = onnx.load(path)
-    _name_outputs(model)
+    _name_outputs(model, formats.output_names(job.model))
     onnx.save(model, path)
 
 
-def _name_outputs(model: typing.Any) -> None:
-    """Names outputs "outputs" or "output_0", ... instead of "Identity:0"."""
-    count = len(model.graph.output)
-    for i, output in enumerate(model.graph.output):
-        name = "outputs" if count == 1 else f"output_{i}"
+def _name_outputs(model: typing.Any, names: list[str]) -> None:
+    """Names outputs instead of "Identity:0", "Identity_1:0", ...."""
+    # A model without a graph may return several after all.
+    if len(names) != len(model.graph.output):
+        names = [f"output_{i}" for i in range(len(model.graph.output))]
+    for name, output in zip(names, model.graph.output, strict=True):
         for node in model.graph.node:
             for names in (node.input, node.output):
                 for j, one in enumerate(names):

@@ -54,6 +54,10 @@ class OpenVINO(formats.Format):
                 input_signature=job.signature,
             )
             model = openvino.Core().read_model(exported)
+            names = formats.output_names(job.model)
+            if len(names) == len(model.outputs):
+                for name, output in zip(names, model.outputs, strict=True):
+                    output.tensor.add_names({name})
             if job.dtype == "float16":
                 for kernel in kernels_of(job.model):
                     halved(kernel, job.model.name)  # raises if it does not fit

@@ -99,6 +99,71 @@ def one_network(model: keras.Model) -> keras.Model:
     return plain_model(model)
 
 
+def with_uncertainty(model: EnsembleModel) -> keras.Model:
+    """An ensemble as one graph that returns how uncertain it is, too.
+
+    For servers and devices, where there is no `predict_uncertainty`: write it
+    by `export`, and its outputs have these names in the file.
+
+    Args:
+        model: `EnsembleModel` whose pooling is given by name.
+
+    Returns:
+        A Functional model that returns a dict. Of classifiers:
+        `"probabilities"`, the mean of the members', `(batch, ..., classes)`;
+        `"members"`, theirs, `(batch, members, ..., classes)`; and
+        `"mutual_information"`, `(batch, ...)`, their disagreement in nats. Of
+        regressors: `"mean"`, `"members"` and `"variance"`, that of the mixture
+        if the members predict variances, else that of their predictions;
+        both `(batch, ..., outputs)`.
+
+    Raises:
+        ValueError: If it is no `EnsembleModel`, or its pooling is a function.
+
+    Example:
+
+    ```python
+    graph = keras_freetickets.deployment.with_uncertainty(ensemble)
+    keras_freetickets.export(graph, "run/ensemble.onnx")
+    ```
+    """
+    if not isinstance(model, EnsembleModel) or callable(model.pooling):
+        raise ValueError(
+            "`model` must be an EnsembleModel whose pooling is given by name. "
+            f"Received: model={model.name!r} of type {type(model).__name__}"
+        )
+    inputs, outputs = _members(model)
+    members = _readable(model, outputs)
+    stacked = ops.stack(members)
+    found = {"members": ops.stack(members, axis=1)}
+    if model.is_classifier:
+        mean = ops.mean(stacked, axis=0)
+        expected = ops.mean(_entropy(stacked), axis=0)
+        found["probabilities"] = mean
+        # Rounding may take it below zero.
+        found["mutual_information"] = ops.maximum(
+            _entropy(mean) - expected, 0.0
+        )
+    elif model.pooling == "mean_and_variance":
+        both = pools.mean_and_variance(stacked)
+        found["mean"], found["variance"] = ops.split(both, 2, axis=-1)
+    else:
+        found["mean"] = ops.mean(stacked, axis=0)
+        found["variance"] = ops.var(stacked, axis=0)
+    return keras.Model(inputs, found, name=model.name)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of distributions over the last axis, in nats."""
+    if probabilities.shape[-1] == 1:
+        probabilities = ops.concatenate(
+            [1.0 - probabilities, probabilities], axis=-1
+        )
+    # 0 * log 0 is 0; the smallest number that a runtime may not flush to it.
+    logarithms = ops.log(ops.maximum(probabilities, 1e-37))
+    return -ops.sum(probabilities * logarithms, axis=-1)
+
+
 def copied(model: keras.Model) -> keras.Model:
     """A copy of a plain model, which may be changed.
 

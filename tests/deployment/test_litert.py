@@ -182,3 +182,9 @@ def test_the_runtime_is_that_which_is_installed(monkeypatch):
     )
     assert "ai-edge" in name or name == litert.interpreter()[1]
     assert litert.interpreter()[1].startswith("tensorflow.lite")
+
+
+def test_uncertainty_has_names(tmp_path):
+    graph = kft.deployment.with_uncertainty(exports.ensemble())
+    report = kft.export(graph, tmp_path / "model.tflite", verbose=False)
+    assert report.difference < 1e-5

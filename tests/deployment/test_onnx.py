@@ -1,3 +1,9 @@
+import contextlib
+import pathlib
+import re
+import subprocess
+import sys
+
 import exports
 import keras
 import numpy as np
@@ -113,3 +119,34 @@ def test_a_kernel_is_dense_where_that_is_smaller(tmp_path):
     kft.export(model, tmp_path / "model.onnx", verbose=False)
     found = onnx.load(tmp_path / "model.onnx")
     assert not found.graph.sparse_initializer
+
+
+def test_uncertainty_is_served_where_only_onnx_runtime_is(tmp_path):
+    """The code of docs/deploy.md: a process without Keras or this package."""
+    text = (pathlib.Path(__file__).parents[2] / "docs/deploy.md").read_text()
+    write, serve = re.findall(
+        r"```python\n([^`]*ensemble\.onnx[^`]*)```", text, flags=re.S
+    )
+    ensemble, x = exports.ensemble(), exports.examples(5)
+    with contextlib.chdir(tmp_path):
+        exec(write, {"kft": kft, "ensemble": ensemble})
+    np.save(tmp_path / "x.npy", x)
+    code = [
+        "import sys, numpy as np",
+        "x = np.load('x.npy')",
+        serve,
+        "np.savez('found.npz', *found)",
+        "loaded = {name.partition('.')[0] for name in sys.modules}",
+        "assert not loaded & {'keras', 'tensorflow', 'keras_freetickets'}",
+    ]
+    subprocess.run(
+        [sys.executable, "-P", "-c", "\n".join(code)],
+        cwd=tmp_path,
+        check=True,
+    )
+    wanted = ensemble.predict_uncertainty(x)
+    found = np.load(tmp_path / "found.npz")
+    for i, name in enumerate(["probabilities", "mutual_information"]):
+        np.testing.assert_allclose(found[f"arr_{i}"], wanted[name], atol=1e-5)
+    members = np.swapaxes(found["arr_2"], 0, 1)
+    np.testing.assert_allclose(members, ensemble.predict_members(x), atol=1e-6)

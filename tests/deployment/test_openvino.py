@@ -66,3 +66,13 @@ def test_either_file_is_kept(tmp_path):
 def test_several_inputs_and_outputs(as_dict, tmp_path):
     model, path = exports.several(as_dict), tmp_path / "model.xml"
     assert kft.export(model, path, verbose=False).difference < 1e-5
+
+
+def test_uncertainty_has_names(tmp_path):
+    graph = kft.deployment.with_uncertainty(exports.ensemble())
+    report = kft.export(graph, tmp_path / "model.xml", verbose=False)
+    assert report.difference < 1e-5
+    compiled = openvino.Core().compile_model(tmp_path / "model.xml", "CPU")
+    found = compiled(exports.examples(4))
+    assert found["members"].shape == (4, 3, 3)
+    assert found["mutual_information"].shape == (4,)

@@ -184,3 +184,52 @@ def test_copies():
         np.testing.assert_array_equal(own, theirs)
         own.assign(own.numpy() + 1)
         assert (own.numpy() != theirs.numpy()).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_uncertainty_of_classifiers(outputs, from_logits):
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    activation = None if from_logits else activation
+    members = [body(outputs, activation, seed) for seed in range(3)]
+    model = kft.EnsembleModel(members, from_logits, pooling="mean_probability")
+    x = exports.examples(16)
+    found = plain.with_uncertainty(model).predict(x, verbose=0)
+    assert sorted(found) == ["members", "mutual_information", "probabilities"]
+    wanted = model.predict_uncertainty(x)
+    for name in ("probabilities", "mutual_information"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
+    np.testing.assert_allclose(
+        np.swapaxes(found["members"], 0, 1), model.predict_members(x), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_and_variance"])
+def test_uncertainty_of_regressors(pooling):
+    members = [body(4, "softplus", seed) for seed in range(3)]
+    model = kft.EnsembleModel(members, pooling=pooling)
+    x = exports.examples(16)
+    found = plain.with_uncertainty(model).predict(x, verbose=0)
+    wanted = model.predict_uncertainty(x)
+    for name in ("mean", "variance"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-6)
+
+
+def test_certain_members_have_no_disagreement():
+    """0 log 0, and differences of equal entropies."""
+    members = [body(3, "softmax", 0) for _ in range(2)]
+    for member in members:
+        (last,) = (la for la in member.layers if getattr(la, "units", 0) == 3)
+        last.bias.assign([200.0, 0.0, -200.0])
+    model = kft.EnsembleModel(members)
+    found = plain.with_uncertainty(model).predict(
+        exports.examples(4), verbose=0
+    )
+    np.testing.assert_array_equal(found["mutual_information"], np.zeros(4))
+
+
+def test_whose_uncertainty_is_not_known():
+    members = [body(4, seed=seed) for seed in range(2)]
+    for model in (members[0], kft.EnsembleModel(members, pooling=largest)):
+        with pytest.raises(ValueError, match="an EnsembleModel whose pooling"):
+            plain.with_uncertainty(model)

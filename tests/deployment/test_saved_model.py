@@ -74,3 +74,9 @@ def test_a_directory_is_replaced(tmp_path):
             exports.sparse(), tmp_path / "served", overwrite=True, verbose=False
         )
     assert [one.name for one in tmp_path.iterdir()] == ["served"]
+
+
+def test_uncertainty_has_names(tmp_path):
+    graph = kft.deployment.with_uncertainty(exports.ensemble())
+    report = kft.export(graph, tmp_path / "served", verbose=False)
+    assert report.difference < 1e-5

@@ -206,7 +206,10 @@ def test_own_training_loop_on_jax():
 
 
 @on_tensorflow
-def test_coming_from_tfmot(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "with_files", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_coming_from_tfmot(with_files, tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_model_optimization")
     tf_keras = pytest.importorskip("tf_keras")
     monkeypatch.chdir(tmp_path)
@@ -236,9 +239,10 @@ def test_coming_from_tfmot(tmp_path, monkeypatch):
         assert np.count_nonzero(plain) == pytest.approx(
             share * np.size(plain), abs=1
         )
-    exec(read, names)
-    assert names["found"].step == 202
-    assert names["found"].model.density == pytest.approx(0.1, abs=0.02)
+    if with_files:  # a process reads them
+        exec(read, names)
+        assert names["found"].step == 202
+        assert names["found"].model.density == pytest.approx(0.1, abs=0.02)
     names["trained_model"] = dense_model()
     exec(pattern, names)
     for record in names["model"].masked_kernels:
@@ -372,11 +376,10 @@ def variables_of(model):
 
 def test_deploy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, rest, elsewhere, trained = blocks_of("docs/deploy.md")
+    first, rest, elsewhere, *_ = blocks_of("docs/deploy.md")
     (model,) = tickets(1)
-    x, y = vectors()
-    names = {"kft": kft, "model": model}
-    names.update(x=np.tile(x, (4, 1)), y=np.tile(y, 4))
+    x, _ = vectors()
+    names = {"kft": kft, "x": np.tile(x, (4, 1)), "model": model}
     names["ensemble"] = kft.EnsembleModel(list(tickets(2)))
     exec(first, names)
     exec(rest, names)
@@ -384,8 +387,18 @@ def test_deploy(tmp_path, monkeypatch):
         assert (tmp_path / "run" / f"{name}.keras").exists()
     if keras.backend.backend() == "tensorflow":
         exec(elsewhere, names)  # in this process
-        pytest.importorskip("tensorflow_model_optimization")
-        exec(trained, names)
+
+
+@on_tensorflow
+@pytest.mark.slow
+def test_deploy_trains_for_8_bits(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_model_optimization")
+    monkeypatch.chdir(tmp_path)
+    _, _, _, trained, *_ = blocks_of("docs/deploy.md")
+    (model,) = tickets(1)
+    x, y = vectors()
+    exec(trained, {"kft": kft, "model": model, "x": x, "y": y})
+    assert (tmp_path / "run" / "trained_8.tflite").exists()
 
 
 READER = """
