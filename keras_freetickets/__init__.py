@@ -21,6 +21,7 @@ from keras_freetickets.inspection.units import count_units
 from keras_freetickets.models.batch_normalization import (
     reestimate_batch_normalization,
 )
+from keras_freetickets.models.compaction import compact
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.mimo import MIMO
@@ -40,6 +41,7 @@ __all__ = [
     "attacks",
     "calibration",
     "callbacks",
+    "compact",
     "count_units",
     "datasets",
     "deployment",
