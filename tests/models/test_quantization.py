@@ -140,6 +140,24 @@ def test_a_stripped_model_quantizes_and_keeps_its_zeros(mode, tmp_path):
         assert 0 < found < 0.1
 
 
+@pytest.mark.parametrize("mode", ["gptq", "awq"])
+def test_calibration_keeps_zeros_of_a_stripped_model(mode):
+    configs = {
+        "gptq": keras.quantizers.GPTQConfig,
+        "awq": keras.quantizers.AWQConfig,
+    }
+    model = sparse()
+    plain = kft.strip(model)
+    hidden = plain.get_layer("hidden")
+    settings = gptq(configs[mode], hidden)
+    plain.quantize(mode, config=settings, filters="hidden")
+    (record,) = (r for r in model.masked_kernels if "hidden" in r.name)
+    mask, kernel = array(record.mask.value), kernel_by_probing(hidden)
+    assert not kernel[~mask].any()
+    found = np.abs(kernel - array(record.kernel.value)).max()
+    assert 0 < found < 0.1
+
+
 def test_members_with_other_values_stay_apart():
     members = []
     for seed in range(2):
