@@ -217,17 +217,17 @@ def by_name(
     return [named[key.partition(":")[0]] for key in keys]
 
 
-def register(cls: type[Format]) -> type[Format]:
+def register(kind: type[Format]) -> type[Format]:
     """Makes a format known by its name.
 
     Args:
-        cls: Subclass of `Format`.
+        kind: Subclass of `Format`.
 
     Returns:
         The class.
     """
-    _FORMATS[cls.name] = cls()
-    return cls
+    _FORMATS[kind.name] = kind()
+    return kind
 
 
 def names() -> list[str]:

@@ -64,6 +64,10 @@ def plain_model(model: keras.Model) -> keras.Model:
         is plain already. Members are the layers `member_0`, `member_1`, ...
         The model shares no variable with a sparse one.
 
+    Raises:
+        ValueError: If a layer cannot be copied without its masks, or one
+            within a calibrated model is quantized by calibration.
+
     Example:
 
     ```python
