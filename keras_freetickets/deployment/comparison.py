@@ -21,8 +21,14 @@ LIMITS = {
     "int8_dynamic": 0.5,
     "int8": 0.5,
 }
-# Outputs that hardly vary are compared with their size.
-_LEAST_VARIATION = 1e-3
+# Outputs that vary less than this share of their size are compared with it. A
+# step of 8 bits is 0.4 % of the range of outputs.
+LEAST_VARIATION = {
+    "float32": 1e-3,
+    "float16": 1e-3,
+    "int8_dynamic": 0.02,
+    "int8": 0.02,
+}
 
 
 @dataclasses.dataclass
@@ -72,12 +78,15 @@ def first_examples(inputs: Sequence[Array]) -> list[Array]:
     return [one[:_NUM_EXAMPLES] for one in inputs]
 
 
-def difference(found: Sequence[Array], expected: Sequence[Array]) -> Difference:
+def difference(
+    found: Sequence[Array], expected: Sequence[Array], dtype: str = "float32"
+) -> Difference:
     """Compares the outputs of a file with those of a model.
 
     Args:
         found: List of arrays `(examples, ...)`.
         expected: List of arrays of the same shapes.
+        dtype: That of the file, a key of `LEAST_VARIATION`.
 
     Returns:
         A `Difference`, the worst over the outputs.
@@ -102,7 +111,7 @@ def difference(found: Sequence[Array], expected: Sequence[Array]) -> Difference:
         wide = np.asarray(other, "float64")
         off = np.asarray(one, "float64") - wide
         variation = _size(wide - wide.mean(axis=0))
-        scale = max(variation, _LEAST_VARIATION * _size(wide), 1e-30)
+        scale = max(variation, LEAST_VARIATION[dtype] * _size(wide), 1e-30)
         # NaN stays: `max` of Python would lose it.
         worst = Difference(
             float(np.maximum(worst.largest, np.abs(off).max(initial=0.0))),

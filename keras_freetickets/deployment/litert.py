@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import is_kernel
+from keras_freetickets.deployment.plain import unrolled
 from keras_freetickets.deployment.saved_model import SavedModel
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
@@ -107,7 +108,8 @@ def _converted(job: formats.Job, sparse: bool) -> bytes:
     tf = import_optional("tensorflow")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model")
-        SavedModel().write(formats.Job(job.model, job.specs), path)
+        model = unrolled(job.model)
+        SavedModel().write(formats.Job(model, job.specs), path)
         converter = tf.lite.TFLiteConverter.from_saved_model(path)
         optimizations = []
         if job.dtype != "float32":

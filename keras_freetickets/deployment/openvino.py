@@ -12,6 +12,7 @@ from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import kernels_of
+from keras_freetickets.deployment.plain import unrolled
 from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
@@ -47,17 +48,14 @@ class OpenVINO(formats.Format):
         with tempfile.TemporaryDirectory() as folder:
             # Not at `path`: a file that is mapped cannot be written again.
             exported = os.path.join(folder, "model.xml")
-            job.model.export(
+            unrolled(job.model).export(
                 exported,
                 format="openvino",
                 verbose=False,
                 input_signature=job.signature,
             )
             model = openvino.Core().read_model(exported)
-            names = formats.output_names(job.model)
-            if len(names) == len(model.outputs):
-                for name, output in zip(names, model.outputs, strict=True):
-                    output.tensor.add_names({name})
+            _name_outputs(model, formats.output_names(job.model))
             if job.dtype == "float16":
                 for kernel in kernels_of(job.model):
                     halved(kernel, job.model.name)  # raises if it does not fit
@@ -86,6 +84,32 @@ class OpenVINO(formats.Format):
             *zeros_and_size(_kernels(model)),
             f"openvino {openvino.__version__.partition('-')[0]}",
         )
+
+
+def _name_outputs(model: typing.Any, names: list[str]) -> None:
+    """Names the outputs of the function that was converted.
+
+    The conversion makes outputs of what nothing reads, too: these go, if it
+    is known which they are. What a function returns is "Identity:0",
+    "Identity_1:0", ....
+    """
+    ends = [f"Identity_{i}:0" if i else "Identity:0" for i in range(len(names))]
+    by_end = {
+        end: output
+        for output in model.outputs
+        for end in output.get_names()
+        if end in ends
+    }
+    found = [by_end[end] for end in ends if end in by_end]
+    if len(found) < len(names) == len(model.outputs):
+        found = list(model.outputs)
+    if len(found) != len(names):
+        return
+    for output in list(model.outputs):
+        if output not in found:
+            model.remove_result(output.get_node())
+    for name, output in zip(names, found, strict=True):
+        output.tensor.add_names({name})
 
 
 def _compressed(model: typing.Any) -> typing.Any:

@@ -179,7 +179,11 @@ def copied(model: keras.Model) -> keras.Model:
             is not in its config, or the config does not build the model.
     """
     check_copied_by_config(model)
-    copy = revived(uncompiled(model))
+    return _with_weights_of(model, revived(uncompiled(model)))
+
+
+def _with_weights_of(model: keras.Model, copy: keras.Model) -> keras.Model:
+    """A model that a config has built, with the weights of the given one."""
     if len(copy.weights) != len(model.weights):
         raise ValueError(
             "`model` must be rebuilt by its config to be copied, as models "
@@ -190,6 +194,42 @@ def copied(model: keras.Model) -> keras.Model:
         own.assign(ops.convert_to_numpy(theirs.value))
     keras_adapter.copy_adapted_state(model, copy)
     return copy
+
+
+def unrolled(model: keras.Model) -> keras.Model:
+    """A model whose recurrent layers are written out, step by step.
+
+    LiteRT and OpenVINO have no lists of tensors, which loops over steps are
+    made with. The number of steps has to be known.
+
+    Args:
+        model: A model as `plain_model` returns it.
+
+    Returns:
+        A copy, or the model itself if it has no recurrent layer, or one whose
+        number of steps is left open.
+    """
+    steps = [
+        part.input.shape[1]
+        for part in keras_adapter.sublayers(model)
+        if getattr(part, "unroll", True) is False
+    ]
+    if not steps or None in steps:
+        return model
+    check_copied_by_config(model)
+    return _with_weights_of(model, revived(_unrolled(uncompiled(model))))
+
+
+def _unrolled(config: typing.Any) -> typing.Any:
+    """A config with the setting `unroll` everywhere."""
+    if isinstance(config, dict):
+        return {
+            key: True if key == "unroll" else _unrolled(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_unrolled(value) for value in config]
+    return config
 
 
 def quantized(model: keras.Model) -> keras.Model:

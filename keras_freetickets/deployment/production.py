@@ -165,7 +165,7 @@ def _check(order: Order, limit: float, path: str, report: ExportReport) -> None:
             f"{type(error).__name__}: {error}"
         ) from error
     try:
-        off = comparison.difference(found, order.expected)
+        off = comparison.difference(found, order.expected, order.job.dtype)
     except ValueError as error:
         raise RuntimeError(
             f"The {order.format!r} file of model {order.job.model.name!r} is "

@@ -32,6 +32,8 @@ def test_outputs_that_do_not_vary():
     assert comparison.difference([y], [y]).relative == 0
     found = comparison.difference([y + 0.01], [y])
     assert found.relative == pytest.approx(1.0)
+    found = comparison.difference([y + 0.01], [y], "int8")
+    assert found.relative == pytest.approx(0.05)
     zeros = np.zeros((4, 2))
     assert comparison.difference([zeros], [zeros]).relative == 0
 

@@ -63,6 +63,23 @@ def test_each_kind_in_each_format(kind, name, dtype, tmp_path):
     run(kind, name, dtype, tmp_path)
 
 
+@pytest.mark.slow
+@on_tensorflow
+@pytest.mark.parametrize("name, dtype", exports.CELLS)
+@pytest.mark.parametrize("kind", ["images", "words"])
+def test_other_networks_in_each_format(kind, name, dtype, tmp_path):
+    installed(name, dtype)
+    model, x = getattr(exports, kind)()
+    report = kft.export(
+        model,
+        tmp_path / exports.FORMATS[name],
+        dtype=dtype,
+        representative_data=x,
+        verbose=False,
+    )
+    assert report.difference < (0.2 if "int8" in dtype else 1e-2)
+
+
 @pytest.mark.parametrize("kind", ["sparse", "stripped", "calibrated"])
 def test_each_kind_for_keras(kind, tmp_path):
     run(kind, "keras", "float32", tmp_path)

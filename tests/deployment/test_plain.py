@@ -172,6 +172,21 @@ def test_quantized_models_are_copies(recwarn):
     assert not [w for w in recwarn if "quantize" in str(w.message)]
 
 
+def test_recurrent_layers_are_unrolled():
+    model, x = exports.words()
+    stripped = kft.strip(model)
+    found = plain.unrolled(stripped)
+    assert [la.unroll for la in found.layers if hasattr(la, "unroll")] == [True]
+    np.testing.assert_allclose(
+        found.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+    dense = exports.dense()
+    assert plain.unrolled(dense) is dense
+    words = keras.Input((None, 3))
+    open_length = keras.Model(words, layers.LSTM(2)(words))
+    assert plain.unrolled(open_length) is open_length
+
+
 def test_one_network():
     network = plain.one_network(exports.calibrated())
     assert network.count_params() == exports.dense().count_params()

@@ -68,3 +68,31 @@ def several(as_dict=False):
     outputs = [layers.Dense(2)(x), layers.Dense(5)(x)]
     inputs = {"k": z, "b": a} if as_dict else [z, a]
     return kft.sparsify(keras.Model(inputs, outputs), 0.5)
+
+
+def images():
+    """A network with convolutions of several kinds, and examples."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, strides=2, padding="same")(x)
+    y = layers.Conv2D(8, 1, activation="relu")(x)
+    x = layers.MaxPooling2D(2)(layers.Add()([x, y]))
+    x = layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    outputs = layers.Dense(3, activation="softmax")(x)
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.8)
+    x = np.random.default_rng(0).normal(size=(128, 8, 8, 3))
+    return model, x.astype("float32")
+
+
+def words():
+    """A network for integers, with an embedding and a recurrent layer."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(20, 8)(inputs)
+    x = layers.LSTM(12)(x)
+    outputs = layers.Dense(3, activation="softmax")(x)
+    model = kft.sparsify(keras.Model(inputs, outputs), 0.8)
+    x = np.random.default_rng(0).integers(0, 20, (128, 6))
+    return model, x.astype("int32")
