@@ -11,9 +11,7 @@ import numpy as np
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.deployment.arrays import zeros_and_size
-from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.plain import unrolled
-from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Array
 
@@ -56,10 +54,7 @@ class OpenVINO(formats.Format):
             )
             model = openvino.Core().read_model(exported)
             _name_outputs(model, formats.output_names(job.model))
-            if job.dtype == "float16":
-                for kernel in kernels_of(job.model):
-                    halved(kernel, job.model.name)  # raises if it does not fit
-            elif job.dtype == "int8_dynamic":
+            if job.dtype == "int8_dynamic":
                 model = _compressed(model)
             elif job.dtype == "int8":
                 model = _quantized(job, model)

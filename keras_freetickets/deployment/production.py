@@ -8,11 +8,14 @@ import zipfile
 from collections.abc import Iterator
 from collections.abc import Sequence
 
+from keras import ops
+
 from keras_freetickets.deployment import comparison
 from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.report import ExportReport
+from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.files import atomic_path
 from keras_freetickets.types import Array
 from keras_freetickets.types import Model
@@ -64,10 +67,15 @@ def produce(order: Order) -> ExportReport:
         An `ExportReport`.
 
     Raises:
+        ValueError: If a weight does not fit into half precision.
         RuntimeError: If the file cannot be written or loaded, has lost zeros,
             or predicts something else than the model.
     """
     kind = order.kind
+    if order.job.dtype == "float16":
+        for weight in order.job.model.weights:
+            # Converters would write infinity.
+            halved(ops.convert_to_numpy(weight.value), weight.path)
     # Of before it is written, lest what writes changes it.
     zeros, size = zeros_and_size(kernels_of(order.job.model))
     with _placed(order) as temporary:

@@ -240,11 +240,15 @@ def test_no_model(tmp_path):
         kft.export(unbuilt, tmp_path / "model.keras")
 
 
-def test_a_weight_that_half_precision_cannot_hold(tmp_path):
+@pytest.mark.parametrize("name", sorted(exports.FORMATS))
+def test_a_weight_that_half_precision_cannot_hold(name, tmp_path):
+    installed(name, "float16")
+    if keras.backend.backend() not in formats.get(name).backends:
+        pytest.skip("not written on this backend")
     model = exports.dense()
     model.layers[0].bias.assign(np.full(48, 1e5))
     with pytest.raises(ValueError, match=r"must not be 'float16'.*100000\.0$"):
-        kft.export(model, tmp_path / "model.keras", dtype="float16")
+        kft.export(model, tmp_path / exports.FORMATS[name], dtype="float16")
     assert listed(tmp_path) == set()
 
 
