@@ -265,10 +265,16 @@ def test_registered(value):
 
 EXTRAS = [
     "absl.flags",
+    "ai_edge_litert",
     "matplotlib",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "openvino",
     "sklearn",
     "tensorflow_datasets",
     "tensorflow_model_optimization",
+    "tf2onnx",
     "tf_keras",
 ]
 
