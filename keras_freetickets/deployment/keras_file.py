@@ -41,7 +41,12 @@ class KerasFile(formats.Format):
         if job.dtype == "int8_dynamic":
             model = quantized(model)
         model.save(path)
-        _rewrite(path, job.sparse, job.dtype == "float16")
+        half, compiled = (
+            job.dtype == "float16",
+            getattr(model, "compiled", False),
+        )
+        if job.sparse or half or compiled:
+            _rewrite(path, job.sparse, half)
         return ""
 
     def read(self, path: str, specs: typing.Any) -> formats.Artifact:
