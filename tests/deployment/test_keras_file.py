@@ -106,7 +106,8 @@ def test_an_optimizer_is_left_behind(sparse, tmp_path):
         model, tmp_path / "b.keras", sparse=sparse, verbose=False
     )
     sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in "ab"]
-    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    # Adam's slots would make it three times as large.
+    assert sizes[1] < 1.2 * sizes[0]
     if not sparse:
         assert report.dense_bytes == pytest.approx(sizes[1], rel=0.05)
     again = keras.models.load_model(tmp_path / "b.keras")
