@@ -326,30 +326,6 @@ def predict_one(
 
 
 @compiled
-def predict_network(
-    values: Array,
-    pointers: Array,
-    columns: Array,
-    bias: Array,
-    table: Array,
-    x: Array,
-    units: Array,
-) -> None:
-    """`predict_one` for layers that stand in one list of output units.
-
-    `table` has a row for each layer: the first of the units that it reads (-1
-    for those of `x`), its first unit, the one after its last, and whether it
-    is rectified.
-    """
-    for i in range(len(table)):
-        begin, end, relu = table[i, 1], table[i, 2], table[i, 3] != 0
-        source = x if table[i, 0] < 0 else units[table[i, 0] :]
-        predict_one(
-            values, pointers, columns, bias, source, units, relu, begin, end
-        )
-
-
-@compiled
 def sum_tiles(
     dy: Array, tiles: int, features: int, lanes: int, total: Array
 ) -> None:

@@ -92,6 +92,21 @@ def _parts(work: int) -> int:
     return max(1, min(_workers.count, work // _WORK_OF_A_CORE))
 
 
+def run_parts(
+    function: Callable[[int, int], None], count: int, work: int
+) -> None:
+    """Shares out tasks among the threads that a call may use.
+
+    Args:
+        function: Callable of the first of some tasks and the one after the
+            last.
+        count: Integer, the number of tasks.
+        work: Integer, weights times examples of all tasks.
+    """
+    parts = min(_parts(work), count)
+    _workers.run(function, [count * i // parts for i in range(parts + 1)])
+
+
 def _output_ends(structure: CompressedStructure, parts: int) -> list[int]:
     """Where parts of the output units with as many weights each end."""
     goals = [structure.active * i // parts for i in range(1, parts)]
@@ -137,7 +152,8 @@ _memories: list[_Memory] = []
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[_Memory]:
+def lent_memory() -> Iterator[_Memory]:
+    """Arrays for the time of a call, which later calls take again."""
     try:
         memory = _memories.pop()
     except IndexError:
@@ -346,7 +362,7 @@ def forward(
     x = checked_batch("x", x, structure.num_inputs)
     if len(x) == 1:
         return _predict_one(structure, values, x, bias, relu)
-    with _memory() as memory:
+    with lent_memory() as memory:
         packed = pack(x, memory=memory.of("x"))
         packed = forward_packed(
             structure, values, packed, bias, relu, memory.of("y")
@@ -413,7 +429,7 @@ def backward(
         )
     if y is not None:
         y = checked_batch("y", y, structure.num_outputs)
-    with _memory() as memory:
+    with lent_memory() as memory:
         if y is not None:
             gated = memory.floats("gated", dy.size)
             compiled.gate(dy.reshape(-1), y.reshape(-1), gated)

@@ -22,6 +22,8 @@ _Model: Any = extending.models.PrimitiveModel
 _FLAGS = ("contract", "reassoc", "nsz")
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
+_INT16 = ir.IntType(16)
+_INT8 = ir.IntType(8)
 
 
 class Vector(_Type):
@@ -234,5 +236,89 @@ def transpose_16(
 
     signature = types.void(
         source, types.intp, types.intp, target, types.intp, types.intp
+    )
+    return signature, emit
+
+
+def has_permutations() -> bool:
+    """Whether the processor that numba compiles for has AVX-512.
+
+    `permuted` and `add_products` need it: LLVM ends the process otherwise.
+    """
+    if numba.config.CPU_FEATURES is not None:
+        return "+avx512f" in numba.config.CPU_FEATURES
+    if numba.config.CPU_NAME not in (None, "host"):
+        return False
+    binding = import_optional("llvmlite.binding")
+    return bool(binding.get_host_cpu_features().get("avx512f", False))
+
+
+def _instruction(builder, name, *arguments):
+    """Calls one that returns what its first argument is."""
+    kinds = [argument.type for argument in arguments]
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(kinds[0], kinds)
+        function = ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)
+
+
+def _places_16(context, builder, kind, array, offset):
+    """16 bytes of an array as places in a vector."""
+    place = _place(context, builder, kind, array, offset)
+    place = builder.bitcast(place, ir.VectorType(_INT8, 16).as_pointer())
+    return builder.zext(builder.load(place, align=1), ir.VectorType(_INT32, 16))
+
+
+@extending.intrinsic
+def permuted(typing_context: Any, vector: Any, places: Any, offset: Any) -> Any:
+    """The entries of a vector of 16 that `places[offset:]` names."""
+
+    def emit(context, builder, signature, arguments):
+        vector, *where = arguments
+        places = _places_16(context, builder, signature.args[1], *where)
+        name = "llvm.x86.avx512.permvar.sf.512"
+        return _instruction(builder, name, vector, places)
+
+    return vector(vector, places, types.intp), emit
+
+
+@extending.intrinsic
+def add_products(
+    typing_context: Any,
+    total: Any,
+    values: Any,
+    places: Any,
+    offset: Any,
+    count: Any,
+    low: Any,
+    high: Any,
+) -> Any:
+    """Adds products of values and entries of a table to the first lanes.
+
+    To the first `count` of the 16 lanes of `total` it adds
+    `values[offset:] * table[places[offset:]]`, where the table is the vectors
+    `low` and `high`. Of both arrays 16 elements are read.
+    """
+
+    def emit(context, builder, signature, arguments):
+        total, values, places, offset, count, low, high = arguments
+        kinds = signature.args
+        chosen = _places_16(context, builder, kinds[2], places, offset)
+        name = "llvm.x86.avx512.vpermi2var.ps.512"
+        inputs = _instruction(builder, name, low, chosen, high)
+        place = _place(context, builder, kinds[1], values, offset)
+        place = builder.bitcast(place, _vector_type(16).as_pointer())
+        factors = builder.load(place, align=4)
+        one = ir.Constant(_INT32, 1)
+        shifted = builder.shl(one, builder.trunc(count, _INT32))
+        bits = builder.trunc(builder.sub(shifted, one), _INT16)
+        lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), 16))
+        products = builder.fmul(factors, inputs, flags=_FLAGS)
+        sums = builder.fadd(total, products, flags=_FLAGS)
+        return builder.select(lanes, sums, total)
+
+    signature = total(
+        total, values, places, types.intp, types.intp, total, total
     )
     return signature, emit
