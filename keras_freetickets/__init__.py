@@ -6,6 +6,7 @@ from keras_freetickets import calibration
 from keras_freetickets import callbacks
 from keras_freetickets import datasets
 from keras_freetickets import deployment
+from keras_freetickets import discrete
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
@@ -45,6 +46,7 @@ __all__ = [
     "count_units",
     "datasets",
     "deployment",
+    "discrete",
     "ensembles",
     "export",
     "from_tfmot",

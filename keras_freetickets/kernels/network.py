@@ -314,8 +314,7 @@ def _joined_groups(layers):
         np.array([len(one.pointers) - 1 for one in layers]),
     ]
     pointers = [
-        one.pointers + begin
-        for one, begin in zip(layers, entries, strict=True)
+        one.pointers + begin for one, begin in zip(layers, entries, strict=True)
     ]
     arrays = [np.concatenate(parts) for parts in zip(*layers, strict=True)]
     arrays[_POINTERS] = np.concatenate(pointers)

@@ -1,0 +1,46 @@
+"""Models of few bits in small files."""
+
+import zipfile
+
+from keras_freetickets.arguments import check_model
+from keras_freetickets.files import atomic_path
+from keras_freetickets.types import Model
+from keras_freetickets.types import PathLike
+
+
+def save(model: Model, path: PathLike) -> None:
+    """Saves a model as Keras does, and compresses the file.
+
+    Keras stores the parts of a `.keras` file as they are. Codes of 2 bits for
+    three values, most of them zero, and the tables of HDF5 around them are
+    compressed well, without loss. `keras.saving.load_model` reads the file.
+
+    Args:
+        model: A Keras model, for example one of discrete layers.
+        path: Path that ends in `.keras`.
+
+    Raises:
+        TypeError: If `model` is not a model of Keras 3.
+        ValueError: If `path` does not end in `.keras`.
+
+    Example:
+
+    ```python
+    kft.discrete.save(search.model, "ternary.keras")
+    model = keras.saving.load_model("ternary.keras")
+    ```
+    """
+    check_model("model", model)
+    if not str(path).endswith(".keras"):
+        raise ValueError(
+            f"`path` must end in '.keras'. Received: path={str(path)!r}"
+        )
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(
+            temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9
+        ) as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content)
