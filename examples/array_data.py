@@ -1,0 +1,59 @@
+"""Small data sets as arrays, for searches that look at all examples at once."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import run_directory
+from absl import flags
+
+import keras_freetickets as kft
+from keras_freetickets.optional import import_optional
+
+FLAGS = flags.FLAGS
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass
+class Arrays:
+    """Standardized inputs and integer labels.
+
+    Attributes:
+        train: Tuple of inputs `(examples, ...)` and labels `(examples,)`.
+        validation: The same of examples for temperatures and selections.
+        test: The same of examples that nothing else sees.
+        num_classes: Integer.
+    """
+
+    train: Pair
+    validation: Pair
+    test: Pair
+    num_classes: int
+
+
+def iris(seed: int) -> Arrays:
+    """Fisher's 150 flowers: 90 for training, 15 for validation, 45 to test."""
+    data = import_optional("sklearn.datasets").load_iris()
+    order = np.random.default_rng(seed).permutation(len(data.target))
+    x, y = data.data[order], data.target[order]
+    x = (x - x[:90].mean(axis=0)) / x[:90].std(axis=0)
+    x = x.astype("float32")
+    parts = slice(None, 90), slice(90, 105), slice(105, None)
+    return Arrays(*((x[part], y[part]) for part in parts), num_classes=3)
+
+
+def load(dataset: str, seed: int) -> Arrays:
+    """Iris, or a data set of images of `kft.datasets.load`."""
+    if dataset == "iris":
+        return iris(seed)
+    with run_directory.naming(f"--dataset={dataset}"):
+        data = kft.datasets.load(
+            dataset, batch_size=512, seed=seed, data_dir=FLAGS.data_dir
+        )
+    parts = [_arrays(one) for one in (data.train, data.validation, data.test)]
+    return Arrays(*parts, num_classes=data.num_classes)
+
+
+def _arrays(batches: Any) -> Pair:
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
