@@ -39,7 +39,8 @@ def iris(seed: int) -> Arrays:
     x = (x - x[:90].mean(axis=0)) / x[:90].std(axis=0)
     x = x.astype("float32")
     parts = slice(None, 90), slice(90, 105), slice(105, None)
-    return Arrays(*((x[part], y[part]) for part in parts), num_classes=3)
+    train, validation, test = ((x[part], y[part]) for part in parts)
+    return Arrays(train, validation, test, num_classes=3)
 
 
 def load(dataset: str, seed: int) -> Arrays:
@@ -50,8 +51,12 @@ def load(dataset: str, seed: int) -> Arrays:
         data = kft.datasets.load(
             dataset, batch_size=512, seed=seed, data_dir=FLAGS.data_dir
         )
-    parts = [_arrays(one) for one in (data.train, data.validation, data.test)]
-    return Arrays(*parts, num_classes=data.num_classes)
+    return Arrays(
+        _arrays(data.train),
+        _arrays(data.validation),
+        _arrays(data.test),
+        num_classes=data.num_classes,
+    )
 
 
 def _arrays(batches: Any) -> Pair:

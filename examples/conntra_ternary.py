@@ -99,7 +99,7 @@ def float_network(data: array_data.Arrays, seed: int) -> keras.Model:
 
 def search(
     model: keras.Model, data: array_data.Arrays, seed: int
-) -> kft.discrete.CoordinateDescent:
+) -> kft.discrete.DiscreteSearch:
     ticket = isinstance(model, kft.SparseModel)
     descent = kft.discrete.CoordinateDescent(
         start="nearest" if ticket else "uniform",

@@ -12,6 +12,7 @@ from keras_freetickets import losses
 from keras_freetickets import metrics
 from keras_freetickets import plots
 from keras_freetickets import recipes
+from keras_freetickets import sampling
 from keras_freetickets import spiking
 from keras_freetickets import topology
 from keras_freetickets.deployment.exporting import export
@@ -58,6 +59,7 @@ __all__ = [
     "prune",
     "recipes",
     "reestimate_batch_normalization",
+    "sampling",
     "sparsify",
     "sparsity_summary",
     "spiking",

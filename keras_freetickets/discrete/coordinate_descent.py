@@ -334,6 +334,7 @@ class _Search:
         converged, screen = False, self.settings.screen
         stochastic = self._is_stochastic()
         self._anchor()
+        self._descend(self.coordinates[:0], screen=False)  # compiles
         begun = time.perf_counter()
         for sweep in range(self.settings.sweeps):
             before, trials = self.moves, self.trials
