@@ -7,6 +7,7 @@ from keras_freetickets import callbacks
 from keras_freetickets import datasets
 from keras_freetickets import deployment
 from keras_freetickets import discrete
+from keras_freetickets import graphs
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
@@ -51,6 +52,7 @@ __all__ = [
     "ensembles",
     "export",
     "from_tfmot",
+    "graphs",
     "layers",
     "losses",
     "mask_overlap",

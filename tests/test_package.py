@@ -36,6 +36,7 @@ PLACES = [
     kft.deployment,
     kft.discrete,
     kft.discrete.storage,
+    kft.graphs,
     kft.ensembles,
     kft.recipes,
     kft.recipes.recipe,

@@ -1,0 +1,21 @@
+"""Rare classes on graphs: convolution, influence functions, intervals."""
+
+from keras_freetickets.graphs.data import LabelledGraph
+from keras_freetickets.graphs.data import block_model
+from keras_freetickets.graphs.data import class_weights
+from keras_freetickets.graphs.data import load_planetoid
+from keras_freetickets.graphs.graph import Graph
+from keras_freetickets.graphs.graph import undirected
+from keras_freetickets.graphs.layers import GraphConvolution
+from keras_freetickets.graphs.layers import graph_network
+
+__all__ = [
+    "Graph",
+    "GraphConvolution",
+    "LabelledGraph",
+    "block_model",
+    "class_weights",
+    "graph_network",
+    "load_planetoid",
+    "undirected",
+]
