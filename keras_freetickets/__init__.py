@@ -24,6 +24,7 @@ from keras_freetickets.inspection.units import count_units
 from keras_freetickets.models.batch_normalization import (
     reestimate_batch_normalization,
 )
+from keras_freetickets.models.channels import channel_groups
 from keras_freetickets.models.compaction import compact
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
@@ -44,6 +45,7 @@ __all__ = [
     "attacks",
     "calibration",
     "callbacks",
+    "channel_groups",
     "compact",
     "count_units",
     "datasets",

@@ -19,6 +19,7 @@ from keras_freetickets.callbacks.presets import NDSNN
 from keras_freetickets.callbacks.presets import NM
 from keras_freetickets.callbacks.presets import SET
 from keras_freetickets.callbacks.presets import SNFS
+from keras_freetickets.callbacks.presets import Chase
 from keras_freetickets.callbacks.presets import GraNet
 from keras_freetickets.callbacks.presets import RigL
 from keras_freetickets.callbacks.presets import SRigL
@@ -40,6 +41,7 @@ __all__ = [
     "SET",
     "SNFS",
     "Backup",
+    "Chase",
     "CigL",
     "CompositeCallback",
     "DropAndGrow",

@@ -162,6 +162,30 @@ class GMP(_Preset):
     forwards_to = methods.GMP
 
 
+class Chase(_Preset):
+    """`DropAndGrow` with Chase: whole channels go while the network trains.
+
+    `keras_freetickets.compact` then makes a smaller network without them.
+
+    Args:
+        *args, **kwargs: As for `keras_freetickets.topology.Chase`.
+        track_ever_active: As for `DropAndGrow`.
+
+    Example:
+
+    ```python
+    groups = keras_freetickets.channel_groups(model)
+    model.fit(train, callbacks=[Chase(0.5, groups, end_step=20_000)])
+    small = keras_freetickets.compact(model)
+    ```
+
+    Reference:
+        Yin et al., 2023, arXiv:2305.19454.
+    """
+
+    forwards_to = methods.Chase
+
+
 class GraNet(_Preset):
     """`DropAndGrow` with GraNet: pruning that regrows at every step.
 

@@ -101,7 +101,18 @@ def main(folder: str) -> None:
         return
     annotated = tfmot.quantization.keras.quantize_annotate_model(model)
     scheme = tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme()
-    aware = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    try:
+        aware = tfmot.quantization.keras.quantize_apply(annotated, scheme)
+    except RuntimeError as error:
+        # Such as batch normalization that does not follow a convolution.
+        with open(os.path.join(folder, REFUSED), "w") as file:
+            file.write(
+                "`model` must consist of layers that tfmot trains for 8 bits, "
+                "with batch normalization only right behind a convolution "
+                "without activation. "
+                f"Received: model, of which it says: {error}"
+            )
+        return
     optimizer = tf_keras.optimizers.Adam(order["learning_rate"])
     aware.compile(optimizer, order["loss"])
     aware.fit(x, y, order["batch_size"], order["epochs"], verbose=0)

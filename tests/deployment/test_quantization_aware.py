@@ -46,8 +46,8 @@ def test_a_ticket_keeps_its_zeros_and_gets_better(tmp_path):
 def test_a_graph_with_convolutions(tmp_path):
     pytest.importorskip("tensorflow_model_optimization")
     inputs = keras.Input((8, 8, 1))
-    x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
-    x = layers.BatchNormalization()(x)
+    x = layers.Conv2D(8, 3, padding="same")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
     y = layers.Conv2D(8, 3, padding="same")(x)
     x = layers.ReLU()(layers.Add()([x, y]))
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
@@ -73,6 +73,18 @@ def test_a_layer_that_keras_2_does_not_have(tmp_path):
     x = layers.RMSNormalization()(layers.Dense(8)(inputs))
     model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
     with pytest.raises(ValueError, match="layers that tf_keras has"):
+        train(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+@pytest.mark.slow
+def test_a_layer_that_tfmot_does_not_train(tmp_path):
+    pytest.importorskip("tensorflow_model_optimization")
+    inputs = keras.Input((24,))
+    x = layers.BatchNormalization()(layers.Dense(8, "relu")(inputs))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    with pytest.raises(ValueError, match="right behind a convolution"):
         train(model, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
 

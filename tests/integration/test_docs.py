@@ -376,9 +376,14 @@ def variables_of(model):
 
 def test_deploy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, rest, elsewhere, *_ = blocks_of("docs/deploy.md")
+    shorter = {
+        "end_step=2000": "end_step=4, update_interval=2",
+        "epochs=10": "epochs=2, verbose=0",
+    }
+    blocks = blocks_of("docs/deploy.md", shorter)
+    first, rest, elsewhere, _, compaction, *_ = blocks
     (model,) = tickets(1)
-    x, _ = vectors()
+    x, y = vectors()
     names = {"kft": kft, "x": np.tile(x, (4, 1)), "model": model}
     names["ensemble"] = kft.EnsembleModel(list(tickets(2)))
     exec(first, names)
@@ -387,6 +392,10 @@ def test_deploy(tmp_path, monkeypatch):
         assert (tmp_path / "run" / f"{name}.keras").exists()
     if keras.backend.backend() == "tensorflow":
         exec(elsewhere, names)  # in this process
+    names = {"kft": kft, "x": x, "y": y, "dense_model": dense_model()}
+    exec(compaction, names)
+    kernels = [layer.kernel.shape for layer in names["small"].layers[1:]]
+    assert kernels == [(8, 8), (8, 3)]
 
 
 @on_tensorflow

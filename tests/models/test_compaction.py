@@ -131,6 +131,34 @@ def test_channels_of_a_convolutional_network(padding, end):
     same(model, images(), sizes)
 
 
+def residual(width=6):
+    """Blocks whose outputs are added, one of them depthwise."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(width, 3, padding="same", name="a")(inputs)
+    y = layers.BatchNormalization()(x)
+    y = layers.Conv2D(5, 3, padding="same", activation="relu", name="b")(y)
+    y = layers.Conv2D(width, 3, padding="same", name="c")(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    y = layers.DepthwiseConv2D(3, padding="same", name="w")(x)
+    x = layers.Add()([x, layers.Conv2D(width, 1, name="d")(y)])
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="e")(x))
+    randomize(model)
+    return model
+
+
+def test_channels_that_are_added():
+    """They go if no layer reads them, from all that make them."""
+    model = residual()
+    for name in "bde":
+        cut(model.get_layer(name), units_unread=[2])
+    for name in "de":
+        cut(model.get_layer(name), units_unread=[4])  # `b` reads it
+    cut(model.get_layer("c"), units_unread=[0])
+    sizes = {"a": 5, "b": 4, "c": 5, "w": 1, "d": 5, "e": 3}
+    same(model, images(), sizes)
+
+
 def test_a_layer_keeps_one_unit():
     model = keras.Sequential(
         [

@@ -4,6 +4,7 @@ To add one, write a class with `@register("its_name")` and import it here.
 """
 
 from keras_freetickets.topology.methods.agent import AGENT
+from keras_freetickets.topology.methods.chase import Chase
 from keras_freetickets.topology.methods.cigl import CigL
 from keras_freetickets.topology.methods.dst_ee import DSTEE
 from keras_freetickets.topology.methods.method import Method
@@ -30,6 +31,7 @@ __all__ = [
     "NM",
     "SET",
     "SNFS",
+    "Chase",
     "CigL",
     "GraNet",
     "Method",

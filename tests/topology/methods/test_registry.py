@@ -18,6 +18,7 @@ ARGUMENTS = {
     "itop": (1000,),
     "n_m": (1, 2),
     "ndsnn": (0.9, 2000),
+    "chase": (0.5, [{"producers": [0], "readers": [1]}], 2000),
 }
 
 

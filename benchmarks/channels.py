@@ -1,0 +1,278 @@
+"""Measures networks that lost whole channels: accuracy, and time per runtime.
+
+```shell
+python benchmarks/channels.py --data_dir=../shared/tfds --output=channels.json
+```
+
+A convolutional network of `--filters` and `--units` (3x3, stride 2, batch
+normalization; a dense layer) learns Fashion-MNIST in `--epochs`, by Adam whose
+rate falls to zero along a cosine. Compared are:
+
+- `dense`, and `small`, a dense network of the sizes that are left when each
+  layer loses an equal share of its channels;
+- `rigl_uniform`, `rigl_erk`: unstructured, of the connections of `small`;
+- `chase_layer`, `chase_global`: channels go in steps (`topology.Chase`), down
+  to at most the connections of `small`; `compact` then makes a plain network.
+
+Of `rigl_*` and of `chase_*` the one that is better on 10,000 validation images
+with the first seed is trained with the other seeds; test images choose
+nothing. `time` is that of the compact network against the dense one, in turns:
+medians with quartiles of the ratio of each turn, beside a second copy of the
+dense network as a control.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+
+import common
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+from common import FLAGS
+from common import new_report
+from common import save
+from common import spread
+
+import keras_freetickets as kft
+from keras_freetickets.deployment import formats
+
+flags.adopt_module_key_flags(common)
+flags.DEFINE_string("data_dir", None, "Directory of TFDS.")
+flags.DEFINE_integer("examples", 0, "Training images; 0 for all 50,000.")
+flags.DEFINE_list("filters", ["32", "64"], "Channels of the convolutions.")
+flags.DEFINE_integer("units", 128, "Units of the dense layer.")
+flags.DEFINE_float("channel_sparsity", 0.505, "Share of channels to remove.")
+flags.DEFINE_integer("epochs", 6, "Number of epochs to train.")
+flags.DEFINE_integer("interval", 100, "Updates between those of masks.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds.")
+flags.DEFINE_integer("turns", 100, "Predictions to take the time of.")
+flags.DEFINE_list("batches", ["1", "1024"], "Images in a prediction.")
+flags.DEFINE_list(
+    "formats",
+    ["keras", "saved_model", "litert", "onnx", "openvino"],
+    "Formats.",
+)
+
+BATCH = 128
+# Channels are gone after this part of the updates; RigL's masks stop changing
+# after the second (as in its paper).
+REMOVED, STOPPED = 0.6, 0.75
+
+
+def images(split):
+    import tensorflow_datasets as tfds
+
+    data = tfds.load(
+        "fashion_mnist", split=split, batch_size=-1, data_dir=FLAGS.data_dir
+    )
+    x = np.asarray(data["image"]).astype("float32") / 255
+    return x, np.asarray(data["label"])
+
+
+def network(filters, units):
+    inputs = x = keras.Input((28, 28, 1))
+    for count in filters:
+        x = keras.layers.Conv2D(
+            count, 3, strides=2, padding="same", use_bias=False
+        )(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(units, "relu")(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(10, "softmax")(x))
+
+
+def sizes(share=1.0):
+    count = [round(int(n) * share) for n in FLAGS.filters]
+    return count, round(FLAGS.units * share)
+
+
+def kernels(model):
+    """How many weights the kernels of a model have."""
+    shapes = [weight.shape for weight in model.weights]
+    return sum(int(np.prod(shape)) for shape in shapes if len(shape) > 1)
+
+
+def trained(kind, seed, data):
+    """A plain network, and what is to be told of it."""
+    (x, y), rest = data["train"], ["validation", "test"]
+    keras.utils.set_random_seed(seed)
+    steps = FLAGS.epochs * -(-len(x) // BATCH)
+    left = 1.0 - FLAGS.channel_sparsity
+    model = network(*sizes(left if kind == "small" else 1.0))
+    callbacks = []
+    if kind.startswith(("rigl", "chase")):
+        wanted = kernels(network(*sizes(left)))
+        sparsity = 1.0 - wanted / kernels(model)
+        spread_by = "erk" if kind in ("rigl_erk", "chase_global") else "uniform"
+        model = kft.sparsify(model, sparsity, spread_by, seed=seed)
+        end = int(steps * (REMOVED if kind.startswith("chase") else STOPPED))
+        settings = {
+            "update_interval": FLAGS.interval,
+            "drop_fraction": kft.topology.schedules.Cosine(
+                0.3, decay_steps=end
+            ),
+            "stop_step": end,
+        }
+        if kind.startswith("rigl"):
+            callbacks = [kft.callbacks.RigL(**settings)]
+        else:
+            groups = kft.channel_groups(model)
+            chase = kft.callbacks.Chase(
+                FLAGS.channel_sparsity,
+                groups,
+                end_step=end,
+                scope=kind.removeprefix("chase_"),
+                **settings,
+            )
+            callbacks = [chase]
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    model.compile(
+        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy"
+    )
+    start = time.perf_counter()
+    model.fit(
+        x,
+        y,
+        BATCH,
+        FLAGS.epochs,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    seconds = time.perf_counter() - start
+    found = {"kind": kind, "seed": seed, "seconds_of_training": seconds}
+    plain = model
+    if callbacks:
+        found["active"] = sum(
+            int(np.asarray(one.mask.value).sum())
+            for one in model.masked_kernels
+        )
+        plain = kft.compact(model)
+        sample = data["test"][0][:256]
+        found["difference_of_compact"] = float(
+            np.abs(
+                plain.predict(sample, verbose=0)
+                - model.predict(sample, verbose=0)
+            ).max()
+        )
+    found["parameters"] = plain.count_params()
+    found["kernels"] = [
+        list(w.shape) for w in plain.weights if len(w.shape) > 1
+    ]
+    for name in rest:
+        inputs, labels = data[name]
+        right = plain.predict(inputs, 1024, verbose=0).argmax(-1) == labels
+        found[name] = float(right.mean())
+    return plain, found
+
+
+def predictor(name, path, specs):
+    if name == "keras":
+        model = keras.models.load_model(path, compile=False)
+        return model.predict_on_batch
+    artifact = formats.get(name).read(path, specs)
+    return lambda x: artifact.predict([x])
+
+
+def timed(report, dense, small, data):
+    """Times both networks in each runtime, in turns."""
+    x, _ = data["test"]
+    for name in FLAGS.formats:
+        try:
+            formats.get(name).check_installed("float32")
+        except ImportError as error:
+            report["not_measured"][name] = str(error)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            run = {}
+            for kind, model in (
+                ("dense", dense),
+                ("control", dense),
+                ("compact", small),
+            ):
+                path = os.path.join(folder, kind + formats.get(name).ending)
+                done = kft.export(
+                    model, path, name, representative_data=x[:64], verbose=False
+                )
+                specs = formats.specs_of(model)
+                run[kind] = predictor(name, path, specs), done
+            for batch in map(int, FLAGS.batches):
+                times = {kind: [] for kind in run}
+                for turn in range(FLAGS.turns + 5):
+                    for kind, (predict, _) in run.items():
+                        start = time.perf_counter()
+                        predict(x[:batch])
+                        if turn >= 5:
+                            spent = time.perf_counter() - start
+                            times[kind].append(1e3 * spent)
+                row = {"format": name, "batch": batch}
+                for kind in run:
+                    row[f"milliseconds_of_{kind}"] = spread(times[kind])
+                for kind in ("compact", "control"):
+                    ratios = np.divide(times[kind], times["dense"])
+                    row[f"ratio_of_{kind}"] = spread(ratios.tolist())
+                row["bytes"] = {kind: run[kind][1].bytes for kind in run}
+                report["time"].append(row)
+                print(
+                    f"{name:12} {batch:5} "
+                    f"{row['milliseconds_of_dense']['median']:.3f} ms dense, "
+                    f"{row['ratio_of_compact']['median']:.2f} compact, "
+                    f"{row['ratio_of_control']['median']:.2f} control",
+                    flush=True,
+                )
+
+
+def main(_):
+    report = new_report()
+    report.update(networks=[], chosen={}, time=[], not_measured={})
+    x, y = images("train")
+    count = FLAGS.examples or len(x) - 10_000
+    data = {
+        "train": (x[:count], y[:count]),
+        "validation": (x[-10_000:], y[-10_000:]),
+        "test": images("test"),
+    }
+    kept = {}
+
+    def add(kind, seed):
+        kept[kind, seed], found = trained(kind, seed, data)
+        report["networks"].append(found)
+        print(
+            f"{kind:13} {seed} {found['parameters']:>8,} "
+            f"{found['validation']:.4f} {found['test']:.4f}",
+            flush=True,
+        )
+        if FLAGS.output:
+            save(report)
+        return found["validation"]
+
+    first = FLAGS.seed
+    both = {"rigl": ["uniform", "erk"], "chase": ["layer", "global"]}
+    for kind in ("dense", "small"):
+        add(kind, first)
+    for family, names in both.items():
+        scores = {name: add(f"{family}_{name}", first) for name in names}
+        report["chosen"][family] = max(scores, key=scores.get)
+    kinds = [f"{family}_{name}" for family, name in report["chosen"].items()]
+    for seed in range(first + 1, first + FLAGS.seeds):
+        for kind in ("dense", "small", *kinds):
+            add(kind, seed)
+    report["test_accuracy"] = {
+        kind: statistics.mean(
+            one["test"] for one in report["networks"] if one["kind"] == kind
+        )
+        for kind in ("dense", "small", *kinds)
+    }
+    print(report["test_accuracy"])
+    dense = kept["dense", first]
+    report["parameters_of_compact"] = {
+        seed: kept[kinds[1], seed].count_params() / dense.count_params()
+        for seed in range(first, first + FLAGS.seeds)
+    }
+    timed(report, dense, kept[kinds[1], first], data)
+    save(report)
+
+
+if __name__ == "__main__":
+    app.run(main)
