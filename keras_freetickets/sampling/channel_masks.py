@@ -1,5 +1,7 @@
 """The distribution over channel masks of a trained network."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -12,6 +14,24 @@ from keras_freetickets.types import Array
 from keras_freetickets.types import Model
 
 _SMALLEST = 1e-12
+
+
+def _parts(model, place):
+    """A model up to a layer, and the layers behind it."""
+    behind = model.layers[place + 1 :]
+    if isinstance(model, keras.Sequential):
+        # A layer's first call may be one before the model was whole.
+        outputs = inputs = keras.Input(model.input_shape[1:])
+        for layer in model.layers[: place + 1]:
+            outputs = layer(outputs)
+        return keras.Model(inputs, outputs), behind
+    for before, above in itertools.pairwise(model.layers[place:]):
+        if above.input is not before.output:
+            raise ValueError(
+                "`model` must be a chain behind the masked layer. "
+                f"Received: layer {above.name!r} with another input"
+            )
+    return keras.Model(model.inputs, model.layers[place].output), behind
 
 
 class ChannelMasks:
@@ -71,17 +91,9 @@ class ChannelMasks:
         check_number("cost", cost, "(-inf, inf)")
         check_count("batch_size", batch_size)
         place = names.index(layer)
-        masked = model.layers[place]
-        below = keras.Model(model.inputs, masked.output)
-        outputs = head_inputs = keras.Input(masked.output.shape[1:])
-        for before, above in zip(
-            model.layers[place:-1], model.layers[place + 1 :], strict=True
-        ):
-            if above.input is not before.output:
-                raise ValueError(
-                    "`model` must be a chain behind the masked layer. "
-                    f"Received: layer {above.name!r} with another input"
-                )
+        below, behind = _parts(model, place)
+        outputs = head_inputs = keras.Input(below.output_shape[1:])
+        for above in behind:
             outputs = above(outputs)
         self._head = keras.Model(head_inputs, outputs)
         self._features = below.predict(x, verbose=0)

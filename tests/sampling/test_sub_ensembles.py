@@ -127,6 +127,18 @@ def test_channel_masks_cut_channels():
     assert samples.states.shape == (7, 5, 5)
 
 
+def test_channel_masks_of_a_model_made_layer_by_layer():
+    model = keras.Sequential([keras.Input((3,))])
+    for units in (4, 5):
+        model.add(keras.layers.Dense(units, activation="relu"))
+    model.add(keras.layers.Dense(2, activation="softmax"))
+    x, y = np.ones((6, 3), "float32"), np.array([0, 1] * 3)
+    energy = ChannelMasks(model, model.layers[1].name, x, y)
+    p = model.predict(x, verbose=0)[np.arange(6), y]
+    found = energy(np.ones((1, 5), int))
+    np.testing.assert_allclose(found, np.log(p).sum(), rtol=1e-5)
+
+
 def test_wrong_channel_masks():
     model = network()
     x, y = np.zeros((4, 6, 6, 1), "float32"), np.array([0, 1, 2, 0])
