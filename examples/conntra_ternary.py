@@ -76,7 +76,7 @@ def fit(model: keras.Model, data: array_data.Arrays, callbacks: Any) -> None:
 
 def uncompiled(model: keras.Model) -> keras.Model:
     """A copy without the optimizer, whose slots would be in its file."""
-    copy = keras.models.clone_model(model)
+    copy = type(model).from_config(model.get_config())
     copy.set_weights(model.get_weights())
     return copy
 
