@@ -1,72 +1,39 @@
 """Sparse training and cheap, calibrated ensembles for Keras 3."""
 
-from keras_freetickets import applications
-from keras_freetickets import attacks
-from keras_freetickets import calibration
-from keras_freetickets import callbacks
-from keras_freetickets import datasets
-from keras_freetickets import deployment
-from keras_freetickets import discrete
-from keras_freetickets import graphs
-from keras_freetickets import layers
-from keras_freetickets import losses
-from keras_freetickets import metrics
-from keras_freetickets import plots
-from keras_freetickets import recipes
-from keras_freetickets import sampling
-from keras_freetickets import spiking
-from keras_freetickets import topology
-from keras_freetickets.deployment.exporting import export
-from keras_freetickets.ensembles.ensemble_model import EnsembleModel
-from keras_freetickets.inspection.overlap import mask_overlap
-from keras_freetickets.inspection.summary import sparsity_summary
-from keras_freetickets.inspection.units import count_units
-from keras_freetickets.models.batch_normalization import (
-    reestimate_batch_normalization,
-)
-from keras_freetickets.models.channels import channel_groups
-from keras_freetickets.models.compaction import compact
-from keras_freetickets.models.conversion import sparsify
-from keras_freetickets.models.conversion import strip
-from keras_freetickets.models.mimo import MIMO
-from keras_freetickets.models.pruning import prune
-from keras_freetickets.models.side_by_side import SideBySide
-from keras_freetickets.models.sparse_model import SparseModel
-from keras_freetickets.models.tfmot_files import from_tfmot
-from keras_freetickets.version import __version__
+import importlib
+import sys
+import typing
 
-__all__ = [
-    "MIMO",
-    "EnsembleModel",
-    "SideBySide",
-    "SparseModel",
-    "__version__",
-    "applications",
-    "attacks",
-    "calibration",
-    "callbacks",
-    "channel_groups",
-    "compact",
-    "count_units",
-    "datasets",
-    "deployment",
-    "discrete",
-    "ensembles",
-    "export",
-    "from_tfmot",
-    "graphs",
-    "layers",
-    "losses",
-    "mask_overlap",
-    "metrics",
-    "plots",
-    "prune",
-    "recipes",
-    "reestimate_batch_normalization",
-    "sampling",
-    "sparsify",
-    "sparsity_summary",
-    "spiking",
-    "strip",
-    "topology",
-]
+from keras_freetickets import loading
+
+# Public names stand in api.py, and are imported when Keras is or one is used:
+# `keras_freetickets.serving` needs no Keras.
+if typing.TYPE_CHECKING:
+    from keras_freetickets import api
+    from keras_freetickets.api import *  # noqa: F403
+
+    __all__: list[str] = []
+    __all__ += api.__all__
+elif "keras" in sys.modules:
+    loading.load_all()
+else:
+    loading.load_all_with_keras()
+
+
+def __getattr__(name: str) -> typing.Any:
+    """A public name or a part; all are imported if it needs Keras."""
+    if f"{__name__}.{name}" in loading.LIGHT:
+        return importlib.import_module(f"{__name__}.{name}")
+    if not name.startswith("__") or name in ("__all__", "__version__"):
+        api = loading.load_all()
+        if name in api.__all__ and hasattr(api, name):
+            return getattr(api, name)
+        if name == "__all__":
+            return api.__all__
+        if name in globals():  # a part, such as `models`
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(loading.load_all().__all__)

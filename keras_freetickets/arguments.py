@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
-import keras
-
 
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer, of Python or NumPy."""
@@ -115,6 +113,8 @@ def check_model(name: str, model: Any) -> None:
     Raises:
         TypeError: If it is something else.
     """
+    import keras  # parts without Keras check their arguments as well
+
     if any(c.__module__.startswith("tf_keras") for c in type(model).__mro__):
         raise TypeError(
             f"`{name}` must be a model of the package `keras` (Keras 3), but "

@@ -41,6 +41,7 @@ PLACES = [
     kft.recipes,
     kft.recipes.recipe,
     kft.recipes.workspace,
+    kft.serving,
     kft.layers,
     kft.layers.update_state,
     kft.metrics,

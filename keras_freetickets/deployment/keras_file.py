@@ -14,7 +14,7 @@ from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.plain import outputs_of
 from keras_freetickets.deployment.plain import quantized
-from keras_freetickets.ensembles.packed_values import halved
+from keras_freetickets.packed_values import halved
 from keras_freetickets.types import Array
 
 _WEIGHTS, _CONFIG = "model.weights.h5", "config.json"

@@ -15,8 +15,8 @@ from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import kernels_of
 from keras_freetickets.deployment.report import ExportReport
-from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.files import atomic_path
+from keras_freetickets.packed_values import halved
 from keras_freetickets.types import Array
 from keras_freetickets.types import Model
 

@@ -14,8 +14,8 @@ from keras_freetickets.deployment import formats
 from keras_freetickets.deployment.arrays import is_kernel
 from keras_freetickets.deployment.arrays import zeros_and_size
 from keras_freetickets.deployment.plain import quantized
-from keras_freetickets.ensembles.packed_values import halved
 from keras_freetickets.optional import import_optional
+from keras_freetickets.packed_values import halved
 from keras_freetickets.types import Array
 from keras_freetickets.types import Tensor
 

@@ -11,9 +11,9 @@ from keras import ops
 
 from keras_freetickets import data
 from keras_freetickets import keras_adapter
+from keras_freetickets import packed_file
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.ensembles import member_selection
-from keras_freetickets.ensembles import packed_file
 from keras_freetickets.ensembles import pooling as pools
 from keras_freetickets.ensembles import uncertainty
 from keras_freetickets.ensembles.evaluation import loss_and_metrics
@@ -292,6 +292,24 @@ class EnsembleModel(
             )
         ]
         packed_file.write(path, self.get_config(), stacks, dtype)
+
+    def arrays_by_path(self) -> dict[str, np.ndarray]:
+        """The values of all members, for programs without Keras.
+
+        Returns:
+            Dict from the path of a member's variable to an array
+            `(members, ...)`.
+
+        Example:
+
+        ```python
+        predictor = keras_freetickets.serving.SparsePredictor(
+            ensemble.get_config(), ensemble.arrays_by_path()
+        )
+        ```
+        """
+        paths = [variable.path for variable in state_of(self._stacks.graph)]
+        return dict(zip(paths, self._stacks.values(), strict=True))
 
     def with_members(self, source: _Source | Sequence[_Source]) -> typing.Self:
         """Makes a larger ensemble: these members, then others.

@@ -19,8 +19,8 @@ from keras import layers
 from keras import ops
 
 import keras_freetickets as kft
-from keras_freetickets.ensembles import packed_file
-from keras_freetickets.ensembles import packed_values
+from keras_freetickets import packed_file
+from keras_freetickets import packed_values
 
 
 def network(seed, dtype="float32", middle=None):

@@ -62,11 +62,20 @@ def check_deploy(said, folder):
         assert (folder / "run" / "digits_float16.tflite").exists()
 
 
+def check_serve(said, folder):
+    (accuracy,) = numbers(r"three networks: ([\d.]+)", said)
+    assert accuracy > 0.95
+    (right,) = numbers(r"on right answers: ([\d.]+)", said)
+    (wrong,) = numbers(r"on wrong answers: ([\d.]+)", said)
+    assert wrong > 2 * right
+
+
 CHECKS = {
     "sparse.py": check_sparse,
     "deploy.py": check_deploy,
     "ensemble.py": check_ensemble,
     "own_method.py": check_own_method,
+    "serve.py": check_serve,
     "trust.py": check_trust,
 }
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_freetickets.ensembles import packed_values
+from keras_freetickets import packed_values
 from keras_freetickets.files import atomic_path
 from keras_freetickets.files import integers_as
 from keras_freetickets.types import PathLike
@@ -256,6 +256,38 @@ def decoded(
         _decoded(record, like)
         for record, like in zip(records, likes, strict=True)
     ]
+
+
+def plain_arrays(
+    records: Sequence[Record], num_members: int
+) -> dict[str, np.ndarray]:
+    """The arrays that records describe, for NumPy alone.
+
+    Args:
+        records: List as `read` returns it.
+        num_members: Positive integer.
+
+    Returns:
+        Dict from the path of each variable to its array `(members, ...)`, of
+        the variable's dtype, or float32 for bfloat16.
+
+    Raises:
+        ValueError: If records do not agree with their shapes.
+    """
+    found = {}
+    for record in records:
+        shape = (num_members, *record["shape"])
+        stored, dtype = record.get("values"), record["dtype"]
+        if dtype == "bfloat16":
+            is_bits = stored is not None and stored.dtype == "uint16"
+            like = np.empty(shape, "uint16" if is_bits else "float32")
+            array = _decoded(record, like)
+            if is_bits:  # the upper half of a float32
+                array = (array.astype("uint32") << 16).view("float32")
+        else:
+            array = _decoded(record, np.empty(shape, dtype))
+        found[record["path"]] = array
+    return found
 
 
 def _decoded(record: Record, like: np.ndarray) -> np.ndarray:

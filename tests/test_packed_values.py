@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from keras_freetickets.ensembles import packed_values
+from keras_freetickets import packed_values
 
 
 def random_bits(density, size=200_000):
