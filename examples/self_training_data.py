@@ -67,9 +67,10 @@ def load(seed: int) -> Images:
         split = curation.split_labels(
             y, FLAGS.labels_per_class, FLAGS.calibration_per_class, seed
         )
-    foreign = foreign[generator.permutation(len(foreign))[: FLAGS.num_foreign]]
+    count = min(FLAGS.num_foreign, FLAGS.num_unlabelled)
+    foreign = foreign[generator.permutation(len(foreign))[:count]]
     rest = generator.permutation(split.unlabelled)
-    rest = rest[: max(FLAGS.num_unlabelled - len(foreign), 0)]
+    rest = rest[: FLAGS.num_unlabelled - len(foreign)]
     if len(rest) + len(foreign) < FLAGS.batch_size:
         raise SystemExit(
             f"--num_unlabelled={FLAGS.num_unlabelled} leaves "

@@ -4,6 +4,7 @@ from keras_freetickets import applications
 from keras_freetickets import attacks
 from keras_freetickets import calibration
 from keras_freetickets import callbacks
+from keras_freetickets import curation
 from keras_freetickets import datasets
 from keras_freetickets import deployment
 from keras_freetickets import discrete
@@ -50,6 +51,7 @@ __all__: list[str] = [
     "channel_groups",
     "compact",
     "count_units",
+    "curation",
     "datasets",
     "deployment",
     "discrete",

@@ -33,6 +33,7 @@ PLACES = [
     kft.callbacks.phases,
     kft.callbacks.composite,
     kft.datasets,
+    kft.curation,
     kft.deployment,
     kft.discrete,
     kft.discrete.storage,

@@ -84,6 +84,26 @@ def test_readme(tmp_path, monkeypatch):
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
 
 
+def test_self_training():
+    """Members are made up: the page begins with an ensemble."""
+    (code,) = blocks_of(
+        "docs/self_training.md",
+        {
+            "labels_per_class=10, calibration_per_class=5": "2",
+            "to_categorical(y[split.labelled], 10)": (
+                "to_categorical(y[split.labelled], 3)"
+            ),
+        },
+    )
+    x, y = vectors()
+    names = {"keras": keras, "kft": kft, "x": x, "y": y}
+    names |= {"student": dense_model()}
+    names |= {"ensemble": kft.EnsembleModel([dense_model(), dense_model()])}
+    exec(code, names)
+    assert len(names["split"].labelled) == 6
+    assert names["student"].history.history["loss"][0] > 0
+
+
 def test_first_run(tmp_path, monkeypatch, capsys):
     """It brings its data and its network."""
     monkeypatch.chdir(tmp_path)
