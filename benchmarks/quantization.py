@@ -1,17 +1,24 @@
 """Measures accuracy, size and latency of quantized tickets, one and three.
 
 ```shell
-python benchmarks/quantization.py --output=quantization.json
+python benchmarks/quantization.py --data_dir=../shared/tfds \
+    --output=quantization.json
 ```
 
-Tickets of 64-256-256-10 learn scikit-learn's digits (8x8 pixels; 1,397 to
-train, 400 to test) by RigL. Each file is read by its runtime. `accuracy` is on
-the test images; `milliseconds` those of one image at a time, the median of
-runs. PQAT is prune-preserving quantization-aware training (one file a ticket:
-of three, sizes and latencies are added up and probabilities averaged). Formats
+Tickets of 784-300-100-10 learn Fashion-MNIST by RigL (`--dataset=digits`:
+scikit-learn's, of 8x8 pixels). Each file is read by its runtime. `accuracy` is
+on the test images; `milliseconds` those of one image at a time, the median of
+runs, with quartiles. In Keras, `int4`, `gptq` and `awq` are `Model.quantize` of
+the result of `strip` (the latter two with weights of 4 bits; no file is
+written, and probabilities of three are averaged). PQAT is prune-preserving
+quantization-aware training (one file a ticket: of three, sizes and latencies
+are added up and probabilities averaged); beside it are tickets that were
+trained on as long, by the same optimizer, in float32, and then rounded. Formats
 whose packages are not installed are left out, and named.
 """
 
+import copy
+import functools
 import os
 import tempfile
 import time
@@ -31,10 +38,15 @@ import keras_freetickets as kft
 from keras_freetickets.deployment import formats
 
 flags.adopt_module_key_flags(common)
-flags.DEFINE_list("units", ["256", "256"], "Sizes of the hidden layers.")
+flags.DEFINE_enum(
+    "dataset", "fashion_mnist", ["fashion_mnist", "digits"], "Images."
+)
+flags.DEFINE_string("data_dir", None, "Directory of TFDS.")
+flags.DEFINE_list("units", ["300", "100"], "Sizes of the hidden layers.")
 flags.DEFINE_integer("tickets", 3, "Number of tickets.")
 flags.DEFINE_float("sparsity", 0.9, "Share of weights to remove.", 0, 1)
-flags.DEFINE_integer("epochs", 30, "Number of epochs to train.")
+flags.DEFINE_integer("epochs", 10, "Number of epochs to train.")
+flags.DEFINE_integer("pqat_epochs", 2, "Number of epochs to train on.")
 flags.DEFINE_integer("runs", 300, "Predictions to take the time of.")
 flags.DEFINE_list(
     "formats", ["keras", "litert", "onnx", "openvino"], "Formats."
@@ -42,23 +54,134 @@ flags.DEFINE_list(
 flags.DEFINE_bool("pqat", True, "Whether to train for 8 bits too.")
 
 
+@functools.cache
 def data():
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32")
-    return (x[:-400], y[:-400]), (x[-400:], y[-400:])
+    """Images and labels, to train and to test."""
+    if FLAGS.dataset == "digits":
+        x, y = load_digits(return_X_y=True)
+        x = (x / 16).astype("float32")
+        return (x[:-400], y[:-400]), (x[-400:], y[-400:])
+    import tensorflow_datasets as tfds
+
+    parts = tfds.load(
+        FLAGS.dataset,
+        split=["train", "test"],
+        batch_size=-1,
+        data_dir=FLAGS.data_dir,
+    )
+    found = []
+    for part in parts:
+        x = np.asarray(part["image"]).astype("float32") / 255
+        found.append((x.reshape(len(x), -1), np.asarray(part["label"])))
+    return tuple(found)
+
+
+def batch_size():
+    return 32 if FLAGS.dataset == "digits" else 128
 
 
 def ticket(seed):
     keras.utils.set_random_seed(seed)
     hidden = [keras.layers.Dense(int(n), "relu") for n in FLAGS.units]
     last = keras.layers.Dense(10, "softmax")
-    dense = keras.Sequential([keras.Input((64,)), *hidden, last])
+    train, _ = data()
+    inputs = keras.Input(train[0].shape[1:])
+    dense = keras.Sequential([inputs, *hidden, last])
     model = kft.sparsify(dense, FLAGS.sparsity, seed=seed)
     model.compile("adam", "sparse_categorical_crossentropy")
-    rigl = kft.callbacks.RigL(update_interval=44)
-    train, _ = data()
-    model.fit(*train, epochs=FLAGS.epochs, verbose=0, callbacks=[rigl])
+    steps = -(-len(train[0]) // batch_size())
+    rigl = kft.callbacks.RigL(
+        update_interval=min(100, steps), stop_step=steps * FLAGS.epochs * 3 // 4
+    )
+    model.fit(*train, batch_size(), FLAGS.epochs, verbose=0, callbacks=[rigl])
     return model
+
+
+def trained_on(model):
+    """A copy that trains as PQAT does, but is not rounded."""
+    further = copy.deepcopy(model)
+    rate = keras.optimizers.Adam(1e-4)
+    further.compile(rate, "sparse_categorical_crossentropy")
+    train, _ = data()
+    further.fit(*train, batch_size(), FLAGS.pqat_epochs, verbose=0)
+    return further
+
+
+def by_keras(model, mode):
+    """A stripped ticket in one of Keras' own modes."""
+    plain = kft.strip(model)
+    if mode not in ("gptq", "awq"):
+        plain.quantize(mode)
+        return plain
+    (x, _), _ = data()
+    kinds = {
+        "gptq": keras.quantizers.GPTQConfig,
+        "awq": keras.quantizers.AWQConfig,
+    }
+    config = kinds[mode](
+        dataset=[x[:128]],
+        tokenizer=lambda text: text,
+        num_samples=8,
+        sequence_length=x.shape[1],
+        group_size=-1,
+        quantization_layer_structure={
+            "pre_block_layers": [],
+            "sequential_blocks": dense_layers(plain),
+        },
+    )
+    plain.quantize(mode, config=config)
+    return plain
+
+
+def refusal(model, mode):
+    """What `quantize` of a ticket with masks says."""
+    try:
+        model.quantize(mode)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def quantized_by_keras(report, tickets):
+    _, (x, y) = data()
+    for mode in ("int4", "gptq", "awq"):
+        members = [by_keras(model, mode) for model in tickets]
+        zeros = all(
+            float(np.mean(kernel_of(layer) == 0)) > FLAGS.sparsity / 2
+            for layer in dense_layers(members[0])
+        )
+        found = [one.predict(x, 1024, verbose=0) for one in members]
+        for kind, part in (("one", found[:1]), ("three", found)):
+            right = np.mean(part, axis=0).argmax(-1) == y
+            report["rows"].append(
+                {
+                    "model": kind,
+                    "format": "keras",
+                    "dtype": mode,
+                    "accuracy": float(right.mean()),
+                    "zeros_stay": zeros,
+                }
+            )
+            print(
+                f"{kind:8} keras     {mode:13} {right.mean():.4f}", flush=True
+            )
+    report["refused_with_masks"] = {
+        mode: refusal(tickets[0], mode) for mode in ("int8", "int4")
+    }
+
+
+def dense_layers(model):
+    return [one for one in model.layers if isinstance(one, keras.layers.Dense)]
+
+
+def kernel_of(layer):
+    """The kernel that a quantized `Dense` multiplies by."""
+    activation, layer.activation = layer.activation, keras.activations.linear
+    rows = layer(np.eye(layer.input.shape[-1], dtype="float32"))
+    layer.activation = activation
+    return keras.ops.convert_to_numpy(rows) - keras.ops.convert_to_numpy(
+        layer.bias
+    )
 
 
 def measured(paths, name, specs):
@@ -121,20 +244,36 @@ def main(_):
                     figures = measured([path], name, specs)
                     row(report, kind, name, dtype, done.bytes, figures)
         if FLAGS.pqat:
-            paths = [
-                os.path.join(folder, f"pqat_{i}.tflite")
-                for i in range(len(tickets))
-            ]
-            sizes = [
-                kft.deployment.train_for_8_bits(
-                    model, path, x, y, verbose=False
-                ).bytes
-                for model, path in zip(tickets, paths, strict=True)
-            ]
-            figures = measured(paths[:1], "litert", specs)
-            row(report, "one", "litert", "int8, PQAT", sizes[0], figures)
-            figures = measured(paths, "litert", specs)
-            row(report, "three", "litert", "int8, PQAT", sum(sizes), figures)
+            settings = {"epochs": FLAGS.pqat_epochs, "batch_size": batch_size()}
+            further = [trained_on(model) for model in tickets]
+            for dtype, write in (
+                (
+                    "int8, trained on",
+                    lambda i, path: kft.export(
+                        further[i],
+                        path,
+                        dtype="int8",
+                        representative_data=x[:200],
+                        verbose=False,
+                    ),
+                ),
+                (
+                    "int8, PQAT",
+                    lambda i, path: kft.deployment.train_for_8_bits(
+                        tickets[i], path, x, y, verbose=False, **settings
+                    ),
+                ),
+            ):
+                paths = [
+                    os.path.join(folder, f"{dtype[6:]}_{i}.tflite")
+                    for i in range(len(tickets))
+                ]
+                sizes = [write(i, path).bytes for i, path in enumerate(paths)]
+                figures = measured(paths[:1], "litert", specs)
+                row(report, "one", "litert", dtype, sizes[0], figures)
+                figures = measured(paths, "litert", specs)
+                row(report, "three", "litert", dtype, sum(sizes), figures)
+    quantized_by_keras(report, tickets)
     save(report)
 
 

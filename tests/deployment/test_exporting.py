@@ -112,6 +112,25 @@ def test_saved_models_of_jax(dtype, tmp_path):
     run("ensemble", "saved_model", dtype, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="other backends"
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8_dynamic"])
+@pytest.mark.parametrize("name", ["keras", "saved_model"])
+@pytest.mark.parametrize("kind", sorted(exports.KINDS))
+def test_each_kind_on_other_backends(kind, name, dtype, tmp_path):
+    backend = keras.backend.backend()
+    if backend not in formats.get(name).backends:
+        pytest.skip("not written on this backend")
+    if (name, dtype) == ("saved_model", "float16"):
+        with pytest.raises(ValueError, match="pass `backend='tensorflow'`"):
+            run(kind, name, dtype, tmp_path)
+        assert listed(tmp_path) == set()
+    else:
+        run(kind, name, dtype, tmp_path)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="a process on TensorFlow"
 )
