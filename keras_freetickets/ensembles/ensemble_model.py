@@ -151,6 +151,7 @@ class EnsembleModel(
             self._stacks.set_member(i, member)
         if members:
             keras_adapter.copy_adapted_state(members[0], self._stacks.graph)
+            self._stacks.sparse_pass.refresh()
         compiled_with = loss_and_metrics(self.pooling, ignore_class)
         if compiled_with is not None:
             self.compile(**compiled_with)
@@ -308,8 +309,7 @@ class EnsembleModel(
         )
         ```
         """
-        paths = [variable.path for variable in state_of(self._stacks.graph)]
-        return dict(zip(paths, self._stacks.values(), strict=True))
+        return self._stacks.arrays_by_path()
 
     def with_members(self, source: _Source | Sequence[_Source]) -> typing.Self:
         """Makes a larger ensemble: these members, then others.
@@ -692,7 +692,17 @@ class EnsembleModel(
             *args: As for `keras.Model.export`.
             **kwargs: As for `keras.Model.export`. `input_signature` defaults
                 to the members' inputs with a free batch dimension.
+
+        Raises:
+            ValueError: If a layer is compressed.
         """
+        if self._stacks.sparse_pass.is_compressed:
+            raise ValueError(
+                "A SavedModel has no kernels of compressed layers: make an "
+                "EnsembleModel of keras_freetickets.strip(member) of each "
+                "member, or serve by keras_freetickets.serving. Received: a "
+                f"call of export for model {self.name!r}"
+            )
         if not args and "input_signature" not in kwargs:
             kwargs["input_signature"] = [self._input_specs()]
         kwargs.setdefault("verbose", False)

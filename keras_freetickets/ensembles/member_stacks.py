@@ -10,6 +10,7 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import state_of
+from keras_freetickets.ensembles.sparse_pass import SparsePass
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.types import Tensor
 
@@ -50,6 +51,16 @@ class MemberStacks:
             )
             for i, variable in enumerate(state_of(self.graph))
         ]
+        self.sparse_pass = SparsePass(
+            self.graph, config, num_members, self.arrays_by_path
+        )
+        for stack in self.variables if self.sparse_pass.is_compressed else []:
+            _tell(stack, self.sparse_pass.outdate)
+
+    def arrays_by_path(self) -> dict[str, np.ndarray]:
+        """Dict of the stacks' values by the path of a member's variable."""
+        paths = [variable.path for variable in state_of(self.graph)]
+        return dict(zip(paths, self.values(), strict=True))
 
     def values(self) -> list[np.ndarray]:
         """List of the stacks' values, as arrays."""
@@ -91,6 +102,7 @@ class MemberStacks:
         traced earlier hold as constants.
         """
         self._assign_to(self.graph, 0)
+        self.sparse_pass.refresh()
 
     def member(self, index: int) -> keras.Model:
         """A copy of one member, not compiled.
@@ -145,6 +157,8 @@ class MemberStacks:
         Returns:
             Tensor `(members, batch, ...)`, with the mask of the outputs.
         """
+        if self.sparse_pass.serves(inputs):
+            return read(self.sparse_pass.outputs(inputs))
         cut = len(self.graph.trainable_variables)
         outputs, mask = [], None
         for i in range(self.num_members):
@@ -157,3 +171,14 @@ class MemberStacks:
         stacked = ops.stack(outputs)
         keras_adapter.set_mask(stacked, mask)
         return stacked
+
+
+def _tell(variable: keras.Variable, told: Callable[[], None]) -> None:
+    """Has a function called whenever the variable was assigned."""
+
+    def assign(value: typing.Any) -> typing.Any:
+        result = type(variable).assign(variable, value)
+        told()
+        return result
+
+    variable.assign = assign

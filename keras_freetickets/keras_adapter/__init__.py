@@ -70,6 +70,7 @@ from keras_freetickets.keras_adapter.trainer_state import compiled_loss
 from keras_freetickets.keras_adapter.trainer_state import compiled_metrics
 from keras_freetickets.keras_adapter.trainer_state import compute_loss
 from keras_freetickets.keras_adapter.trainer_state import improvement_of
+from keras_freetickets.keras_adapter.trainer_state import in_stateless_scope
 from keras_freetickets.keras_adapter.trainer_state import own_step
 from keras_freetickets.keras_adapter.trainer_state import penalties
 from keras_freetickets.keras_adapter.trainer_state import print_message
@@ -114,6 +115,7 @@ __all__ = [
     "frozen_parts",
     "functional_like_constructor",
     "improvement_of",
+    "in_stateless_scope",
     "infers_shapes",
     "inner_layers",
     "inner_names",

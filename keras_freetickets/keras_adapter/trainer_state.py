@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 from keras import tree
+from keras.src.backend.common import stateless_scope
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.utils import io_utils
 
@@ -18,6 +19,11 @@ from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Model
 from keras_freetickets.types import Tensor
 from keras_freetickets.types import Variable
+
+
+def in_stateless_scope() -> bool:
+    """Whether variables may have other values here than their own."""
+    return stateless_scope.in_stateless_scope()
 
 
 def set_direction(metric: typing.Any, direction: str) -> None:
