@@ -43,13 +43,17 @@ def iris(seed: int) -> Arrays:
     return Arrays(train, validation, test, num_classes=3)
 
 
-def load(dataset: str, seed: int) -> Arrays:
-    """Iris, or a data set of images of `kft.datasets.load`."""
+def load(dataset: str, seed: int, num_examples: int | None = None) -> Arrays:
+    """Iris, or the first images of a data set of `kft.datasets.load`."""
     if dataset == "iris":
         return iris(seed)
     with run_directory.naming(f"--dataset={dataset}"):
         data = kft.datasets.load(
-            dataset, batch_size=512, seed=seed, data_dir=FLAGS.data_dir
+            dataset,
+            batch_size=512,
+            num_examples=num_examples,
+            seed=seed,
+            data_dir=FLAGS.data_dir,
         )
     return Arrays(
         _arrays(data.train),

@@ -38,6 +38,9 @@ flags.DEFINE_string(
     "dataset", "optdigits", "iris, optdigits or an image set of TFDS."
 )
 flags.DEFINE_string("data_dir", None, "Where the prepared dataset is.")
+flags.DEFINE_integer(
+    "num_examples", None, "Train on the first images only.", lower_bound=1
+)
 flags.DEFINE_list("hidden", ["64"], "Units of the hidden layers.")
 flags.DEFINE_float(
     "sparsity", 0.0, "Sparsity of the tickets; 0: no masks.", 0.0, 0.999
@@ -257,7 +260,7 @@ def main(argv: list[str]) -> None:
     run_directory.check_directory(FLAGS.output_dir, run_directory.config())
     done = run_directory.read_json(path("metrics.json"))
     if done is None:
-        data = array_data.load(FLAGS.dataset, FLAGS.seed)
+        data = array_data.load(FLAGS.dataset, FLAGS.seed, FLAGS.num_examples)
         run_directory.claim_directory(FLAGS.output_dir, run_directory.config())
         members = []
         for i in range(FLAGS.members):

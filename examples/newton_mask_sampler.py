@@ -33,6 +33,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("output_dir", "runs/newton", "Where all files go.")
 flags.DEFINE_string("dataset", "optdigits", "optdigits or a set of TFDS.")
 flags.DEFINE_string("data_dir", None, "Where the prepared dataset is.")
+flags.DEFINE_integer(
+    "num_examples", None, "Train on the first images only.", lower_bound=1
+)
 flags.DEFINE_list("hidden", ["64", "32"], "Units of the hidden layers.")
 flags.DEFINE_float("sparsity", 0.8, "Sparsity of the tickets.", 0.0, 0.999)
 flags.DEFINE_integer("members", 16, "Tickets to choose from.", lower_bound=2)
@@ -188,7 +191,7 @@ def cut_units(data: array_data.Arrays) -> list[dict[str, Any]]:
     model = network(data)
     fit(model, data, epochs=FLAGS.exploration_epochs)
     hidden = model.layers[-2]
-    x, y = (part[:256] for part in data.validation)
+    x, y = (part[:128] for part in data.validation)
     energy = kft.sampling.ChannelMasks(
         model, hidden.name, x, y, cost=FLAGS.unit_cost
     )
@@ -270,7 +273,7 @@ def show(done: dict[str, Any]) -> None:
 
 
 def run() -> dict[str, Any]:
-    data = array_data.load(FLAGS.dataset, FLAGS.seed)
+    data = array_data.load(FLAGS.dataset, FLAGS.seed, FLAGS.num_examples)
     run_directory.claim_directory(FLAGS.output_dir, run_directory.config())
     ensemble = tickets(data)
     x, labels = data.validation
