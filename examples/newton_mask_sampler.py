@@ -223,25 +223,31 @@ def cut_units(data: array_data.Arrays) -> list[dict[str, Any]]:
 def draw(
     samples: dict[str, kft.sampling.Samples], rows: list[dict[str, Any]]
 ) -> None:
-    """Energies of the chains, and how often each ticket is kept."""
+    """Energies of three chains of each, and how often a ticket is kept."""
     try:
         from matplotlib import figure
     except ImportError:
         print("No picture: pip install matplotlib")
         return
-    picture = figure.Figure(figsize=(11, 4), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    for (name, one), row in zip(samples.items(), rows, strict=True):
-        label = f"{name}: accepts {row['acceptance']:.2f}"
-        left.plot(one.energies[:4].T, lw=0.6, color=f"C{len(left.lines) // 4}")
-        left.lines[-1].set_label(label)
-    left.set(xlabel="step", ylabel="energy", title="Four chains of each")
-    left.legend(fontsize=8)
+    picture = figure.Figure(figsize=(11, 5), layout="constrained")
+    grid = picture.add_gridspec(2, 3, width_ratios=[1, 1, 1.2])
+    lowest = min(float(one.energies.min()) for one in samples.values())
+    highest = max(float(one.energies.max()) for one in samples.values())
+    for i, (one, row) in enumerate(zip(samples.values(), rows, strict=True)):
+        axes = picture.add_subplot(grid[i // 2, i % 2])
+        axes.plot(one.energies[:3, :200].T, lw=0.8)
+        axes.set(xlabel="step", ylabel="energy", ylim=(lowest, highest))
+        axes.set_title(
+            f"{row['sampler']}: accepts {row['acceptance']:.2f}, "
+            f"changes {row['changes']:.1f}",
+            fontsize=9,
+        )
+    axes = picture.add_subplot(grid[:, 2])
     means = samples["mana"].means()
-    right.bar(np.arange(len(means)), means)
-    right.set(xlabel="ticket", ylabel="share of samples", ylim=(0, 1))
-    right.set_title("How often a ticket is kept (mana)")
-    picture.savefig(path("chains.png"), dpi=150)
+    axes.bar(np.arange(len(means)), means)
+    axes.set(xlabel="ticket", ylabel="share of samples", ylim=(0, 1))
+    axes.set_title("How often a ticket is kept (mana)", fontsize=9)
+    picture.savefig(path("chains.png"), dpi=110)
 
 
 _FORMS = {

@@ -39,6 +39,7 @@ TINY = {
         "--examples=128",
         "--epochs=1",
     ],
+    "search_and_sampling": ["--sweeps=1", "--steps=2", "--calls=1"],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -64,6 +65,7 @@ def numbers(value):
         "step",
         pytest.param("side_by_side", marks=pytest.mark.slow),
         "memory",
+        pytest.param("search_and_sampling", marks=pytest.mark.slow),
         pytest.param("export_sizes", marks=pytest.mark.slow),
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),

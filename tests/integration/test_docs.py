@@ -104,6 +104,42 @@ def test_self_training():
     assert names["student"].history.history["loss"][0] > 0
 
 
+def chosen_names():
+    """What the pages on search and sampling take for granted."""
+    x, y = vectors()
+    names = {"network": dense_model(), "x_train": x, "y_train": y}
+    for part in ("valid", "test"):
+        names.update({f"x_{part}": x, f"y_{part}": y})
+    return names
+
+
+def test_ternary_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, *blocks = blocks_of(
+        "docs/ternary_weights.md", {"epochs=20": "epochs=1"}
+    )
+    names = chosen_names()
+    own = names["network"]
+    exec(first.replace("(64,)", "(8,)"), names)
+    assert (tmp_path / "ternary.keras").exists()
+    names["network"] = own
+    for block in blocks:
+        exec(block, names)
+    assert names["scaling"].built
+
+
+def test_sampling():
+    first, *blocks = blocks_of("docs/sampling.md")
+    names = chosen_names()
+    exec(first, names)
+    assert abs(names["samples"].means() - 3 / 8).max() < 0.1
+    names["ensemble"] = kft.EnsembleModel([dense_model() for _ in range(4)])
+    for block in blocks:
+        exec(block, names)
+    assert names["probabilities"].shape == (64, 3)
+    assert names["keep"].shape == (16,)
+
+
 def test_first_run(tmp_path, monkeypatch, capsys):
     """It brings its data and its network."""
     monkeypatch.chdir(tmp_path)
