@@ -13,6 +13,7 @@ from keras_freetickets import graphs
 from keras_freetickets import layers
 from keras_freetickets import losses
 from keras_freetickets import metrics
+from keras_freetickets import multimodal
 from keras_freetickets import plots
 from keras_freetickets import recipes
 from keras_freetickets import sampling
@@ -63,6 +64,7 @@ __all__: list[str] = [
     "losses",
     "mask_overlap",
     "metrics",
+    "multimodal",
     "plots",
     "prune",
     "recipes",

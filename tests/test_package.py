@@ -48,6 +48,7 @@ PLACES = [
     kft.metrics,
     kft.metrics.flops,
     models,
+    kft.multimodal,
     plots,
     summary,
     kft.losses,

@@ -24,6 +24,16 @@ from keras_freetickets.metrics.diversity import mutual_information
 from keras_freetickets.metrics.diversity import pairwise_kl
 from keras_freetickets.metrics.diversity import predictive_entropy
 from keras_freetickets.metrics.diversity import variation_ratio
+from keras_freetickets.metrics.gaussian import CRPS
+from keras_freetickets.metrics.gaussian import GaussianNLL
+from keras_freetickets.metrics.gaussian import sample_crps
+from keras_freetickets.metrics.intervals import (
+    ExpectedIndividualCalibrationError,
+)
+from keras_freetickets.metrics.intervals import IntervalCoverage
+from keras_freetickets.metrics.intervals import IntervalLength
+from keras_freetickets.metrics.intervals import individual_gaps
+from keras_freetickets.metrics.intervals import jackknife_intervals
 from keras_freetickets.metrics.out_of_distribution import maximum_logit
 from keras_freetickets.metrics.out_of_distribution import maximum_probability
 from keras_freetickets.metrics.out_of_distribution import negative_energy
@@ -55,6 +65,7 @@ __all__ = [
     "AUPR",
     "AURC",
     "AUROC",
+    "CRPS",
     "Accuracy",
     "Brier",
     "ClasswiseCalibrationError",
@@ -62,7 +73,11 @@ __all__ = [
     "DoubleFault",
     "ExpectedCalibrationError",
     "ExpectedEntropy",
+    "ExpectedIndividualCalibrationError",
     "FPRAtTPR",
+    "GaussianNLL",
+    "IntervalCoverage",
+    "IntervalLength",
     "MaximumCalibrationError",
     "MutualInformation",
     "NegativeLogLikelihood",
@@ -83,6 +98,8 @@ __all__ = [
     "expected_entropy",
     "flops",
     "fpr_at_tpr",
+    "individual_gaps",
+    "jackknife_intervals",
     "maximum_calibration_error",
     "maximum_logit",
     "maximum_probability",
@@ -96,6 +113,7 @@ __all__ = [
     "reliability_bins",
     "risk_coverage_curve",
     "roc_curve",
+    "sample_crps",
     "unknown_aware_score",
     "variation_ratio",
 ]

@@ -40,6 +40,14 @@ TINY = {
         "--epochs=1",
     ],
     "search_and_sampling": ["--sweeps=1", "--steps=2", "--calls=1"],
+    "influence": [
+        "--nodes=120",
+        "--train_share=0.2",
+        "--features=5",
+        "--retrained=3",
+        "--retrained_networks=2",
+        "--epochs=5",
+    ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -66,6 +74,7 @@ def numbers(value):
         pytest.param("side_by_side", marks=pytest.mark.slow),
         "memory",
         pytest.param("search_and_sampling", marks=pytest.mark.slow),
+        pytest.param("influence", marks=pytest.mark.slow),
         pytest.param("export_sizes", marks=pytest.mark.slow),
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),

@@ -98,7 +98,7 @@ def test_gradients_are_those_of_the_matrix():
         model = keras.Model(inputs, last(inputs))
         model.compile(keras.optimizers.SGD(0.1), "mse")
         models.append((model, x[None]))
-    dense.kernel.assign(layer.kernel)
+    dense.kernel.assign(ops.convert_to_numpy(layer.kernel))
     y = RANDOM.normal(size=(1, 20, 3)).astype("float32")
     for model, x in models:
         model.fit(x, y, epochs=5, verbose=0)
