@@ -1,0 +1,179 @@
+"""The rows of the long runs: what is trained, and what is tried for each.
+
+Settings are not written here: they are chosen on validation images, by the
+candidates below, and kept in `benchmarks/results/long_runs/*/settings/`.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_freetickets import applications
+from keras_freetickets import recipes
+
+MEMBERS = 3
+SPARSITIES = (0.8, 0.9, 0.95)
+# Of the runs that choose settings: a seed of its own, a quarter of the epochs.
+SEARCH_SEED = 100
+SEARCH_SHARE = 4
+
+
+def _wide_mlp(shape, classes):
+    inputs = keras.Input(shape)
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(1000, activation="relu")(x)
+    x = keras.layers.Dense(300, activation="relu")(x)
+    outputs = keras.layers.Dense(classes, activation="softmax")(x)
+    return keras.Model(inputs, outputs, name="mlp_1000_300")
+
+
+def _narrow_resnet(shape, classes):
+    return applications.wide_resnet(10, 1, shape, classes, weight_decay=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set, a network and how long a dense network is trained."""
+
+    dataset: str
+    build: object
+    epochs: int
+    batch_size: int = 128
+    num_examples: int | None = None
+    augments: tuple = ("none", "crop_flip")
+    rates: tuple = (0.03, 0.1, 0.3)
+    decays: tuple = (0.0, 1e-3, 5e-3)
+    intervals: tuple = (200, 500, 1000)
+
+
+TASKS = {
+    "lenet": Task("fashion_mnist", applications.lenet_300_100, 100),
+    "wide_mlp": Task("fashion_mnist", _wide_mlp, 100),
+    "small_cnn": Task("fashion_mnist", applications.small_cnn, 40),
+    "cifar10": Task("cifar10", _narrow_resnet, 40, augments=("crop_flip",)),
+    # Seconds, for tests of this benchmark.
+    "tiny": Task(
+        "optdigits",
+        applications.lenet_300_100,
+        4,
+        batch_size=64,
+        num_examples=256,
+        augments=("none",),
+        rates=(0.03, 0.1),
+        decays=(0.0,),
+        intervals=(2, 4),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One ensemble to train and score; its members are rows too."""
+
+    task: str
+    method: str
+    sparsity: float
+    seed: int
+
+    @property
+    def family(self):
+        """What its settings are chosen for."""
+        sparse = f"-{self.sparsity}" if self.sparsity else ""
+        return f"{self.method}{sparse}"
+
+    @property
+    def name(self):
+        return f"{self.family}-seed{self.seed}"
+
+
+def rows(task, seeds=(0, 1, 2), sparsities=SPARSITIES):
+    """The rows of a task, those first that answer most."""
+    found = []
+    for sparsity in sparsities:
+        for seed in seeds:
+            found += [Row(task, "dense", 0.0, seed)]
+            found += [
+                Row(task, method, sparsity, seed)
+                for method in ("dst", "edst", "static")
+            ]
+    return list(dict.fromkeys(found))
+
+
+ROWS = [
+    *rows("lenet"),
+    *rows("wide_mlp", sparsities=(0.9,)),
+    *rows("small_cnn", sparsities=(0.8, 0.9)),
+    *rows("cifar10", seeds=(0,), sparsities=(0.8,)),
+]
+
+
+def recipe(row, settings, epochs, members=MEMBERS):
+    """The recipe of a row; `settings` as they were chosen."""
+    interval = settings["update_interval"]
+    both = {"num_members": members, "epochs": epochs}
+    if row.method == "dense":
+        return recipes.Dense(**both)
+    both["sparsity"] = row.sparsity
+    if row.method == "static":
+        return recipes.Static(**both)
+    if row.method in ("dst", "set"):
+        growth = {"dst": "gradient", "set": "random"}[row.method]
+        return recipes.DST(**both, growth=growth, update_interval=interval)
+    if row.method == "edst":
+        # The proportions of FreeTickets: 150 and 100 epochs of 250.
+        del both["epochs"]
+        exploration = round(0.6 * epochs)
+        return recipes.EDST(
+            **both,
+            exploration_epochs=exploration,
+            refinement_epochs=epochs - exploration,
+            update_interval=interval,
+        )
+    raise ValueError(f"Unknown method. Received: method={row.method!r}")
+
+
+def searched(row):
+    """The row for which settings are chosen: of EDST those of DST."""
+    method = "dst" if row.method == "edst" else row.method
+    return Row(row.task, method, row.sparsity, SEARCH_SEED)
+
+
+def next_candidate(row, tried, augment=None):
+    """The settings to try next, or `None` and those that were chosen.
+
+    One axis after the other, at the best values of those before: learning
+    rate, weight decay, the interval of topology updates (of rows that have
+    any), and augmentation (of the dense network, for all rows of a task).
+
+    Args:
+        row: `Row` as `searched` returns it.
+        tried: List of pairs: settings and their validation loss.
+        augment: Name, as it was chosen for the dense network.
+
+    Returns:
+        Pair of the settings to try, `None` if none is left, and the best
+        settings so far.
+    """
+    task = TASKS[row.task]
+    axes = {"learning_rate": task.rates, "weight_decay": task.decays}
+    if row.method in ("dst", "set"):
+        axes["update_interval"] = task.intervals
+    if row.method == "dense":
+        axes["augment"] = task.augments
+    best = {
+        name: values[len(values) // 2 if name != "augment" else 0]
+        for name, values in axes.items()
+    }
+    best = {"update_interval": None, "augment": augment, **best}
+    losses = {_key(settings): loss for settings, loss in tried}
+    for name, values in axes.items():
+        on_axis = [{**best, name: value} for value in values]
+        for settings in on_axis:
+            if _key(settings) not in losses:
+                return settings, best
+        best = min(on_axis, key=lambda settings: losses[_key(settings)])
+    return None, best
+
+
+def _key(settings):
+    return tuple(sorted(settings.items()))
