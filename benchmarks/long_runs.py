@@ -56,6 +56,8 @@ flags.DEFINE_string(
 flags.DEFINE_string("work_dir", "runs/long_runs", "Tickets and predictions.")
 
 _EVALUATION_BATCH = 1000
+# The loss of settings with which training diverged; JSON has no infinity.
+DIVERGED = 1e9
 
 
 def results_path(task, kind, name):
@@ -179,9 +181,11 @@ def try_out(row, settings):
     )
     ensemble, recipe, images = trained(row, settings, epochs, 1, directory)
     x, labels = images.validation
-    found = scores(predicted(ensemble, x)[0], labels)
-    if not np.isfinite(found["nll"]):
-        found["nll"] = 1e9  # it diverged; infinity is no JSON
+    probabilities = predicted(ensemble, x)[0]
+    if np.isfinite(probabilities).all():
+        found = scores(probabilities, labels)
+    else:
+        found = {"nll": DIVERGED}
     print(f"{row.task} {row.family} {settings}: {found}", flush=True)
     return {
         "settings": settings,
@@ -261,15 +265,12 @@ def run(row):
 
 def save_predictions(directory, members, labels):
     """Logarithms of probabilities, in which float16 keeps small ones apart."""
-    with files.atomic_path(
-        os.path.join(directory, "predictions.npz")
-    ) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                members=np.log(np.maximum(members, 1e-30)).astype("float16"),
-                labels=labels.astype("uint8"),
-            )
+    path = os.path.join(directory, "predictions.npz")
+    logarithms = np.log(np.maximum(members, 1e-30)).astype("float16")
+    with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, members=logarithms, labels=labels.astype("uint8")
+        )
 
 
 def plan():

@@ -9,6 +9,8 @@ from keras_freetickets.metrics.calibration_error import MaximumCalibrationError
 from keras_freetickets.metrics.detection import AUPR
 from keras_freetickets.metrics.detection import AUROC
 from keras_freetickets.metrics.detection import FPRAtTPR
+from keras_freetickets.metrics.differences import Difference
+from keras_freetickets.metrics.differences import paired_bootstrap
 from keras_freetickets.metrics.diversity import Disagreement
 from keras_freetickets.metrics.diversity import DoubleFault
 from keras_freetickets.metrics.diversity import ExpectedEntropy
@@ -69,6 +71,7 @@ __all__ = [
     "Accuracy",
     "Brier",
     "ClasswiseCalibrationError",
+    "Difference",
     "Disagreement",
     "DoubleFault",
     "ExpectedCalibrationError",
@@ -108,6 +111,7 @@ __all__ = [
     "negative_entropy",
     "negative_log_likelihood",
     "negative_mutual_information",
+    "paired_bootstrap",
     "pairwise_kl",
     "predictive_entropy",
     "reliability_bins",
