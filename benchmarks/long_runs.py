@@ -118,13 +118,16 @@ def trained(row, settings, epochs, members, directory):
         )
 
     def data(seed):
-        batches, epoch, _ = long_run_data.batches(images, task.batch_size, seed)
+        batches = images.batches(task.batch_size, seed)
         return {
-            "x": batches,
+            "x": batches.dataset,
             "shuffle": False,
             "validation_data": images.validation,
             "validation_batch_size": _EVALUATION_BATCH,
-            "callbacks": [epoch, long_run_data.ProcessSeconds()],
+            "callbacks": [
+                batches.epoch_order(),
+                long_run_data.ProcessSeconds(),
+            ],
         }
 
     recipe = long_run_rows.recipe(row, settings, epochs, members)

@@ -87,10 +87,10 @@ class Datasets:
 
         Without it every epoch has the order and augmentation of epoch 0.
         """
-        return _EpochOrder(self.epoch)
+        return EpochOrder(self.epoch)
 
 
-class _EpochOrder(keras.callbacks.Callback):
+class EpochOrder(keras.callbacks.Callback):
     """Sets the epoch of a pipeline before its first batch is drawn."""
 
     def __init__(self, epoch: Any) -> None:
@@ -110,7 +110,7 @@ def _statistics(source, images):
     total: Any = 0.0
     square: Any = 0.0
     pixels = 0
-    images = _settled(images.batch(1000))
+    images = settled(images.batch(1000))
     for batch, _ in images.as_numpy_iterator():
         batch = batch.reshape(-1, batch.shape[-1]) / 255.0
         total = total + batch.sum(axis=0)
@@ -130,7 +130,7 @@ def _standardize(images, mean, std):
     )
 
 
-def _settled(dataset):
+def settled(dataset: Any) -> Any:
     """Disables options that make pipelines nondeterministic, or hang."""
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -138,7 +138,8 @@ def _settled(dataset):
     return dataset.with_options(options)
 
 
-def _epoch_variable():
+def epoch_variable() -> Any:
+    """The variable that tells a pipeline the epoch."""
     # On the CPU, where `tf.data` functions run.
     with tf.device("CPU:0"):
         return tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
@@ -162,7 +163,7 @@ class _Plan:
             lambda images, labels: (self._standardized(images), labels),
             num_parallel_calls=sources.PARALLEL_CALLS,
         )
-        return _settled(batches.prefetch(_PREFETCH))
+        return settled(batches.prefetch(_PREFETCH))
 
     def training(
         self, examples: Any, count: int, buffer: int, epoch: Any
@@ -173,7 +174,7 @@ class _Plan:
         )
         steps = math.ceil(count / self.batch_size)
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
-        return _settled(batches.prefetch(_PREFETCH))
+        return settled(batches.prefetch(_PREFETCH))
 
     def _one_epoch(self, examples, buffer, epoch):
         # In the function of `flat_map` this sets only the seed of its graph,
@@ -291,7 +292,7 @@ def load(
     mean, std = _statistics(source, sample)
     augmentation = augmentations.choose_augmentation(augment, source)
     plan = _Plan(batch_size, seed, mean, std, augmentation)
-    epoch = _epoch_variable()
+    epoch = epoch_variable()
     buffer = count if cached else _SHUFFLE_BUFFER
     validation, num_validation = _evaluation(plan, source, validation_split)
     test, num_test = _evaluation(plan, source, "test")
