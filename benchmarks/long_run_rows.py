@@ -41,8 +41,8 @@ class Task:
     batch_size: int = 128
     num_examples: int | None = None
     augments: tuple = ("none", "crop_flip")
-    rates: tuple = (0.03, 0.1, 0.3)
-    decays: tuple = (0.0, 1e-3, 5e-3)
+    rates: tuple = (0.01, 0.03, 0.1)
+    decays: tuple = (0.0, 1e-3, 5e-3, 2e-2)
     intervals: tuple = (200, 500, 1000)
 
 

@@ -1,0 +1,294 @@
+r"""Tables and pictures of the long runs, from their JSON files.
+
+    python benchmarks/long_run_report.py --tasks=lenet
+
+Where the predictions of the rows are there (`--work_dir`), it first compares
+the models by `keras_freetickets.metrics.paired_bootstrap`, over test images
+and training runs, and keeps the intervals in `comparisons.json`. From that
+file and those of the rows alone it writes, beside them, `table.md` and the
+pictures of accuracy and NLL against FLOPs and seconds of training.
+"""
+
+import dataclasses
+import glob
+import json
+import os
+
+import long_run_rows
+import numpy as np
+from absl import app
+from absl import flags
+
+from keras_freetickets import files
+from keras_freetickets import metrics
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("tasks", ["lenet"], "Tasks, of `long_run_rows.TASKS`.")
+flags.DEFINE_string(
+    "results",
+    os.path.join(os.path.dirname(__file__), "results", "long_runs"),
+    "Folder of the JSON files.",
+)
+flags.DEFINE_string("work_dir", "runs/long_runs", "Where predictions lie.")
+
+_NAMES = {"dense": "dense", "static": "static masks", "dst": "DST"}
+_NAMES |= {"set": "SET", "edst": "EDST"}
+_SCORES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE"}
+_BETTER = {"accuracy": True, "nll": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A line of the table: the rows of a method, or their single members."""
+
+    method: str
+    sparsity: float
+    single: bool
+    rows: tuple
+
+    @property
+    def name(self):
+        sparse = f" S={self.sparsity:g}" if self.sparsity else ""
+        count = "one" if self.single else f"{long_run_rows.MEMBERS}"
+        return f"{_NAMES[self.method]}{sparse}, {count}"
+
+    def scores(self, name):
+        """A score of each run."""
+        if self.single:
+            return [m[name] for row in self.rows for m in row["members"]]
+        return [row["ensemble"][name] for row in self.rows]
+
+    def cost(self, name):
+        """The mean cost of a model of this line."""
+        values = [row[name] for row in self.rows]
+        if name == "process_seconds":
+            values = [value["typical"] for value in values]
+        share = long_run_rows.MEMBERS if self.single else 1
+        return float(np.mean(values)) / share
+
+
+def read(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def models(task):
+    """The lines of a task, of the rows that are done."""
+    found = glob.glob(os.path.join(FLAGS.results, task, "rows", "*.json"))
+    groups = {}
+    for row in map(read, sorted(found)):
+        groups.setdefault((row["method"], row["sparsity"]), []).append(row)
+    lines = []
+    order = list(_NAMES)
+    for method, sparsity in sorted(
+        groups, key=lambda group: (group[1], order.index(group[0]))
+    ):
+        rows = tuple(groups[method, sparsity])
+        # The tickets of one EDST run are not trained one without the other.
+        if method != "edst":
+            lines.append(Model(method, sparsity, True, rows))
+        lines.append(Model(method, sparsity, False, rows))
+    return lines
+
+
+# Comparisons.
+
+
+def of_images(task, model):
+    """Scores of each image: dict of arrays `(runs, images)`, or `None`."""
+    runs = {"accuracy": [], "nll": []}
+    for row in model.rows:
+        family = long_run_rows.Row(
+            task, row["method"], row["sparsity"], row["seed"]
+        )
+        path = os.path.join(
+            FLAGS.work_dir, task, family.name, "predictions.npz"
+        )
+        if not os.path.exists(path):
+            return None
+        with np.load(path) as stored:
+            members = np.exp(stored["members"].astype("float64"))
+            labels = stored["labels"]
+        members /= members.sum(axis=-1, keepdims=True)
+        every = members if model.single else members.mean(axis=0)[None]
+        for probabilities in every:
+            chosen = probabilities[np.arange(len(labels)), labels]
+            runs["accuracy"].append(probabilities.argmax(-1) == labels)
+            runs["nll"].append(-np.log(chosen))
+    return {name: np.array(values, float) for name, values in runs.items()}
+
+
+def pairs(lines):
+    """Which lines are compared: all with dense, and sparse ones alike."""
+    dense = [line for line in lines if line.method == "dense"]
+    sparse = [line for line in lines if line.method != "dense"]
+    found = [(line, reference) for line in sparse for reference in dense]
+    found += [
+        (one, other)
+        for one in sparse
+        for other in sparse
+        if one.sparsity == other.sparsity
+        and one.single == other.single
+        and (one.method, other.method)
+        in (("dst", "static"), ("edst", "static"), ("edst", "dst"))
+    ]
+    return found
+
+
+def compare(task, lines):
+    """Writes `comparisons.json`, if the predictions of all rows are there."""
+    scores = {line.name: of_images(task, line) for line in lines}
+    if None in scores.values():
+        print(f"{task}: predictions are missing; intervals are as they were")
+        return
+    found = []
+    for first, second in pairs(lines):
+        for name, higher in _BETTER.items():
+            one = scores[first.name][name]
+            other = scores[second.name][name]
+            difference = metrics.paired_bootstrap(one, other)
+            found.append(
+                {
+                    "first": first.name,
+                    "second": second.name,
+                    "score": name,
+                    "runs": [len(one), len(other)],
+                    **dataclasses.asdict(difference),
+                    "verdict": difference.verdict(higher),
+                }
+            )
+    write_text(
+        os.path.join(FLAGS.results, task, "comparisons.json"),
+        json.dumps(found, indent=1) + "\n",
+    )
+
+
+# Tables and pictures.
+
+
+def write_text(path, text):
+    with files.atomic_path(path) as temporary, open(temporary, "w") as file:
+        file.write(text)
+
+
+def mean_and_deviation(values, digits=4):
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def score_table(lines):
+    heads = ["model", "runs", *_SCORES.values(), "training FLOPs x dense"]
+    heads += ["training seconds", "inference FLOPs x dense", "file, kB"]
+    cells = [heads]
+    for line in lines:
+        cells.append(
+            [
+                line.name,
+                str(len(line.scores("accuracy"))),
+                *(mean_and_deviation(line.scores(name)) for name in _SCORES),
+                f"{line.cost('training_flops'):.2f}",
+                f"{line.cost('process_seconds'):.0f}",
+                f"{line.cost('inference_flops'):.2f}",
+                f"{line.cost('file_bytes') / 1000:,.0f}",
+            ]
+        )
+    return markdown(cells)
+
+
+def difference_table(comparisons):
+    cells = [["", "minus", "accuracy", "", "NLL", ""]]
+    by_pair = {}
+    for one in comparisons:
+        by_pair.setdefault((one["first"], one["second"]), []).append(one)
+    for (first, second), scores in by_pair.items():
+        cells.append([first, second])
+        for one in scores:
+            cells[-1] += [
+                f"{one['mean']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]",
+                one["verdict"],
+            ]
+    return markdown(cells)
+
+
+def settings_table(task):
+    """What was chosen for each row, of how many that were tried."""
+    cells = [["settings of", "rate", "weight decay", "interval", "tried"]]
+    pattern = os.path.join(FLAGS.results, task, "settings", "*.json")
+    for path in sorted(glob.glob(pattern)):
+        found = read(path)
+        if "chosen" not in found:
+            continue
+        best = found["chosen"]
+        cells.append(
+            [
+                os.path.basename(path).removesuffix(".json"),
+                f"{best['learning_rate']:g}",
+                f"{best['weight_decay']:g}",
+                str(best["update_interval"] or ""),
+                str(len(found["tried"])),
+            ]
+        )
+    return markdown(cells)
+
+
+def markdown(cells):
+    heads, *rows = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([heads, "|---" * len(cells[0]) + "|", *rows]) + "\n"
+
+
+def draw(task, lines):
+    """Accuracy and NLL against FLOPs and against seconds."""
+    from keras_freetickets import plots
+
+    def score(line, name):
+        values = line.scores(name)
+        spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+        return float(np.mean(values)), float(spread)
+
+    scores = {
+        line.name: {
+            _SCORES[name]: score(line, name) for name in ("accuracy", "nll")
+        }
+        for line in lines
+    }
+    for name, label in {
+        "training_flops": "theoretical FLOPs of training, one dense network 1",
+        "process_seconds": "seconds of training, of one core",
+    }.items():
+        plots.scores_against_cost(
+            scores,
+            {line.name: line.cost(name) for line in lines},
+            {"accuracy": "max", "NLL": "min"},
+            os.path.join(FLAGS.results, task, f"{name}.png"),
+            label,
+        )
+
+
+def report(task):
+    lines = models(task)
+    if not lines:
+        print(f"{task}: no row is done")
+        return
+    compare(task, lines)
+    text = [score_table(lines)]
+    path = os.path.join(FLAGS.results, task, "comparisons.json")
+    if os.path.exists(path):
+        text.append(difference_table(read(path)))
+    text.append(settings_table(task))
+    text = "\n".join(text)
+    write_text(os.path.join(FLAGS.results, task, "table.md"), text)
+    draw(task, lines)
+    print(f"{task}\n\n{text}")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown argument {argv[1]!r}.")
+    for task in FLAGS.tasks:
+        report(task)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,203 @@
+"""The demo, run as a user runs it; its sentence, with every outcome."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEMO = str(ROOT / "examples" / "demo.py")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The script as a module; its flags are those of no other test."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        import demo
+
+        return demo
+    finally:
+        sys.path.pop(0)
+
+
+def run(*flags, check=True):
+    return subprocess.run(
+        [sys.executable, DEMO, *flags],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+def test_a_wrong_value_is_refused_before_any_work(tmp_path):
+    output = tmp_path / "out"
+    done = run("--folds=6", f"--output_dir={output}", check=False)
+    assert done.returncode != 0 and "folds" in done.stderr
+    assert "tensorflow" not in done.stderr and not output.exists()
+    done = run("folds=1", check=False)
+    assert "'folds=1'; flags begin with --" in done.stderr
+
+
+def test_a_directory_that_cannot_be_made_is_refused():
+    done = run("--output_dir=/dev/null/out", check=False)
+    assert done.returncode and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("--output_dir=/dev/null/out cannot be written to:")
+
+
+def without_measurements(content):
+    """Seconds differ from run to run, and what is said of them."""
+    if isinstance(content, dict):
+        return {
+            key: without_measurements(value)
+            for key, value in content.items()
+            if key not in ("seconds", "sentence")
+        }
+    if isinstance(content, list):
+        return [without_measurements(value) for value in content]
+    return content
+
+
+def results(folder):
+    return without_measurements(
+        json.loads((folder / "metrics.json").read_text())
+    )
+
+
+def kill_after_a_backup(folder, *flags):
+    """Starts the demo; kills it a moment after EDST's second backup."""
+    process = subprocess.Popen(
+        [sys.executable, DEMO, *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    backups = folder / "fold_0" / "edst" / "run" / "backup"
+    while process.poll() is None and not (backups / "epoch_000001").exists():
+        time.sleep(0.001)
+    time.sleep(random.Random(str(flags)).uniform(0.0, 0.1))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_and_resumed(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = ("--epochs=2", "--folds=1")
+    first = run(*flags, f"--output_dir={whole}")
+    assert "three tickets of one run" in first.stdout
+    for name in (
+        "fold_0/edst/run/ticket_2.keras",
+        "ensemble.keras",
+        "ensemble.npz",
+        "saved_model/saved_model.pb",
+        "saved_model_ticket/saved_model.pb",
+        "pictures/learning_curve.png",
+        "pictures/reliability.png",
+        "pictures/density.png",
+    ):
+        assert (whole / name).stat().st_size > 0
+    kill_after_a_backup(killed, *flags, f"--output_dir={killed}")
+    run(*flags, f"--output_dir={killed}")
+    assert results(killed) == results(whole)
+    assert results(whole)["images"] == 360
+    again = run(*flags, f"--output_dir={whole}")
+    assert again.stdout == first.stdout[-len(again.stdout) :]
+    other = run(f"--output_dir={whole}", check=False)
+    assert other.returncode != 0 and "--epochs=2" in other.stderr
+
+
+def test_parts(demo):
+    """Each image is scored once, by networks that did not know it."""
+    images, labels, part = demo.digits()
+    assert len(images) == len(labels) == len(part) == 1797
+    counts = [int((part == fold).sum()) for fold in range(demo.FOLDS)]
+    assert sorted(counts) == [359, 359, 359, 360, 360]
+    assert images.min() == -1.0 and images.max() == 1.0
+
+
+def test_settings_are_those_that_were_tried_without_the_part(demo):
+    """The best of each axis, by validation; the grid is the same for all."""
+    found = demo.read_json(str(ROOT / "examples" / "demo_settings.json"))
+    for chosen, tried in zip(found["chosen"], found["tried"], strict=True):
+        for kind, settings in chosen.items():
+            best = min(tried[kind], key=lambda one: one["nll"])
+            assert settings == best["settings"]
+    values = {
+        kind: {
+            name: sorted({one["settings"][name] for one in tried[kind]})
+            for name in ("learning_rate", "weight_decay")
+        }
+        for tried in found["tried"]
+        for kind in tried
+    }
+    assert values["dense"] == values["edst"]
+
+
+ROWS = [
+    {
+        "model": name,
+        "accuracy": 0.98,
+        "nll": 0.07,
+        "ece": 0.01,
+        "training_flops": flops,
+        "seconds": 2.0 * flops,
+        "bytes": 1000 * flops,
+    }
+    for name, flops in {
+        "dense": 1.0,
+        "dense_ensemble": 3.0,
+        "ticket": 0.2,
+        "tickets": 0.36,
+    }.items()
+]
+
+
+@pytest.mark.parametrize(
+    "verdicts, said",
+    [
+        (
+            ["wins", "wins", "loses", "within noise"],
+            "in accuracy better than one dense network and worse than three "
+            "dense networks, in NLL better than one dense network and within "
+            "noise of three dense networks.",
+        ),
+        (
+            ["within noise", "loses", "wins", "loses"],
+            "in accuracy within noise of one dense network and better than "
+            "three dense networks, in NLL worse than one dense network and "
+            "worse than three dense networks.",
+        ),
+    ],
+)
+def test_the_sentence_says_how_it_fell(demo, verdicts, said):
+    pairs = [
+        (other, score)
+        for other in ("dense", "dense_ensemble")
+        for score in ("accuracy", "nll")
+    ]
+    differences = [
+        {
+            "first": "tickets",
+            "second": other,
+            "score": score,
+            "mean": 0.0,
+            "low": -0.1,
+            "high": 0.1,
+            "verdict": verdict,
+        }
+        for (other, score), verdict in zip(pairs, verdicts, strict=True)
+    ]
+    sentence = demo.sentence(1797, ROWS, differences)
+    assert said in sentence and "On 1,797 images" in sentence
+    assert "took 0.36 of the theoretical FLOPs" in sentence
+    found = {"rows": ROWS, "differences": differences, "sentence": sentence}
+    assert demo.table(found).splitlines()[-1] == sentence
