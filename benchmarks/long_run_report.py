@@ -1,12 +1,10 @@
-r"""Tables and pictures of the long runs, from their JSON files.
+"""Tables and pictures of the long runs, from their JSON files.
 
-    python benchmarks/long_run_report.py --tasks=lenet
-
-Where the predictions of the rows are there (`--work_dir`), it first compares
-the models by `keras_freetickets.metrics.paired_bootstrap`, over test images
-and training runs, and keeps the intervals in `comparisons.json`. From that
-file and those of the rows alone it writes, beside them, `table.md` and the
-pictures of accuracy and NLL against FLOPs and seconds of training.
+Where the predictions of the rows are there, models are compared by
+`keras_freetickets.metrics.paired_bootstrap`, over test images and training
+runs, and the intervals kept in `comparisons.json`. Of that file and those of
+the rows alone `table.md` is made, and the pictures of accuracy and NLL against
+FLOPs and seconds of training.
 """
 
 import dataclasses
@@ -16,20 +14,9 @@ import os
 
 import long_run_rows
 import numpy as np
-from absl import app
-from absl import flags
 
 from keras_freetickets import files
 from keras_freetickets import metrics
-
-FLAGS = flags.FLAGS
-flags.DEFINE_list("tasks", ["lenet"], "Tasks, of `long_run_rows.TASKS`.")
-flags.DEFINE_string(
-    "results",
-    os.path.join(os.path.dirname(__file__), "results", "long_runs"),
-    "Folder of the JSON files.",
-)
-flags.DEFINE_string("work_dir", "runs/long_runs", "Where predictions lie.")
 
 _NAMES = {"dense": "dense", "static": "static masks", "dst": "DST"}
 _NAMES |= {"set": "SET", "edst": "EDST"}
@@ -72,9 +59,9 @@ def read(path):
         return json.load(file)
 
 
-def models(task):
-    """The lines of a task, of the rows that are done."""
-    found = glob.glob(os.path.join(FLAGS.results, task, "rows", "*.json"))
+def models(results):
+    """The lines of the table, of the rows that are done."""
+    found = glob.glob(os.path.join(results, "rows", "*.json"))
     groups = {}
     for row in map(read, sorted(found)):
         groups.setdefault((row["method"], row["sparsity"]), []).append(row)
@@ -94,16 +81,14 @@ def models(task):
 # Comparisons.
 
 
-def of_images(task, model):
+def of_images(model, work_dir):
     """Scores of each image: dict of arrays `(runs, images)`, or `None`."""
     runs = {"accuracy": [], "nll": []}
     for row in model.rows:
-        family = long_run_rows.Row(
-            task, row["method"], row["sparsity"], row["seed"]
-        )
-        path = os.path.join(
-            FLAGS.work_dir, task, family.name, "predictions.npz"
-        )
+        name = long_run_rows.Row(
+            row["task"], row["method"], row["sparsity"], row["seed"]
+        ).name
+        path = os.path.join(work_dir, name, "predictions.npz")
         if not os.path.exists(path):
             return None
         with np.load(path) as stored:
@@ -135,11 +120,11 @@ def pairs(lines):
     return found
 
 
-def compare(task, lines):
+def compare(lines, results, work_dir):
     """Writes `comparisons.json`, if the predictions of all rows are there."""
-    scores = {line.name: of_images(task, line) for line in lines}
+    scores = {line.name: of_images(line, work_dir) for line in lines}
     if None in scores.values():
-        print(f"{task}: predictions are missing; intervals are as they were")
+        print("Predictions are missing; intervals are as they were")
         return
     found = []
     for first, second in pairs(lines):
@@ -158,7 +143,7 @@ def compare(task, lines):
                 }
             )
     write_text(
-        os.path.join(FLAGS.results, task, "comparisons.json"),
+        os.path.join(results, "comparisons.json"),
         json.dumps(found, indent=1) + "\n",
     )
 
@@ -212,10 +197,10 @@ def difference_table(comparisons):
     return markdown(cells)
 
 
-def settings_table(task):
+def settings_table(results):
     """What was chosen for each row, of how many that were tried."""
     cells = [["settings of", "rate", "weight decay", "interval", "tried"]]
-    pattern = os.path.join(FLAGS.results, task, "settings", "*.json")
+    pattern = os.path.join(results, "settings", "*.json")
     for path in sorted(glob.glob(pattern)):
         found = read(path)
         if "chosen" not in found:
@@ -238,7 +223,7 @@ def markdown(cells):
     return "\n".join([heads, "|---" * len(cells[0]) + "|", *rows]) + "\n"
 
 
-def draw(task, lines):
+def draw(lines, results):
     """Accuracy and NLL against FLOPs and against seconds."""
     from keras_freetickets import plots
 
@@ -261,34 +246,29 @@ def draw(task, lines):
             scores,
             {line.name: line.cost(name) for line in lines},
             {"accuracy": "max", "NLL": "min"},
-            os.path.join(FLAGS.results, task, f"{name}.png"),
+            os.path.join(results, f"{name}.png"),
             label,
         )
 
 
-def report(task):
-    lines = models(task)
+def report(task, results, work_dir):
+    """Compares the rows of a task; writes its table and pictures.
+
+    Args:
+        task: Name of the task.
+        results: Folder of its JSON files.
+        work_dir: Folder of its predictions.
+    """
+    lines = models(results)
     if not lines:
         print(f"{task}: no row is done")
         return
-    compare(task, lines)
+    compare(lines, results, work_dir)
     text = [score_table(lines)]
-    path = os.path.join(FLAGS.results, task, "comparisons.json")
+    path = os.path.join(results, "comparisons.json")
     if os.path.exists(path):
         text.append(difference_table(read(path)))
-    text.append(settings_table(task))
-    text = "\n".join(text)
-    write_text(os.path.join(FLAGS.results, task, "table.md"), text)
-    draw(task, lines)
-    print(f"{task}\n\n{text}")
-
-
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown argument {argv[1]!r}.")
-    for task in FLAGS.tasks:
-        report(task)
-
-
-if __name__ == "__main__":
-    app.run(main)
+    text.append(settings_table(results))
+    write_text(os.path.join(results, "table.md"), "\n".join(text))
+    draw(lines, results)
+    print("\n".join([task, "", *text]))

@@ -40,6 +40,7 @@ class Task:
     epochs: int
     batch_size: int = 128
     num_examples: int | None = None
+    jit_compile: bool = True
     augments: tuple = ("none", "crop_flip")
     rates: tuple = (0.01, 0.03, 0.1)
     decays: tuple = (0.0, 1e-3, 5e-3, 2e-2)
@@ -55,12 +56,13 @@ TASKS = {
     "tiny": Task(
         "optdigits",
         applications.lenet_300_100,
-        4,
+        2,
         batch_size=64,
         num_examples=256,
+        jit_compile=False,
         augments=("none",),
-        rates=(0.03, 0.1),
-        decays=(0.0,),
+        rates=(0.1,),
+        decays=(0.0, 1e-3),
         intervals=(2, 4),
     ),
 }

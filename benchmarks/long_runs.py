@@ -1,8 +1,8 @@
 r"""Trains ensembles as long as it takes, and keeps what was measured.
 
     python benchmarks/long_runs.py --data_dir=../shared/tfds
-    python benchmarks/long_runs.py --plan
-    python benchmarks/long_run_report.py
+    python benchmarks/long_runs.py --do=plan
+    python benchmarks/long_runs.py --do=report
 
 The rows are those of `long_run_rows.py`. Before a row is trained, its learning
 rate, weight decay, interval of topology updates and augmentation are chosen:
@@ -32,6 +32,7 @@ import re
 import common
 import keras
 import long_run_data
+import long_run_report
 import long_run_rows
 import numpy as np
 from absl import app
@@ -46,7 +47,17 @@ from keras_freetickets.metrics import flops
 FLAGS = flags.FLAGS
 flags.DEFINE_list("tasks", ["lenet"], "Tasks, of `long_run_rows.TASKS`.")
 flags.DEFINE_string("only", "", "Rows whose names this expression is found in.")
-flags.DEFINE_bool("plan", False, "Print what is done and what is not.")
+flags.DEFINE_list(
+    "do",
+    ["run"],
+    "What to do, one after the other: run what is not done; plan, print what "
+    "is and what is not; report, see long_run_report.py.",
+)
+flags.register_validator(
+    "do",
+    lambda names: set(names) <= {"run", "plan", "report"},
+    "must be of run, plan and report",
+)
 flags.DEFINE_string("data_dir", None, "Where the prepared sets lie.")
 flags.DEFINE_string(
     "results",
@@ -113,7 +124,7 @@ def trained(row, settings, epochs, members, directory):
             ),
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
-            jit_compile=True,
+            jit_compile=task.jit_compile,
             steps_per_execution=steps,
         )
 
@@ -293,16 +304,30 @@ def plan():
         print(f"{row.task:10} {row.name:18} {state:30} {settings}")
 
 
+def run_all():
+    """Trains and scores the rows that are not done."""
+    for row in rows():
+        if read(results_path(row.task, "rows", row.name)) is None:
+            run(row)
+
+
+def report():
+    """Compares what is done; writes tables and pictures."""
+    for task in FLAGS.tasks:
+        long_run_report.report(
+            task,
+            os.path.join(FLAGS.results, task),
+            os.path.join(FLAGS.work_dir, task),
+        )
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown argument {argv[1]!r}.")
     logging.set_verbosity(logging.ERROR)
-    if FLAGS.plan:
-        plan()
-        return
-    for row in rows():
-        if read(results_path(row.task, "rows", row.name)) is None:
-            run(row)
+    todo = {"run": run_all, "plan": plan, "report": report}
+    for name in FLAGS.do:
+        todo[name]()
 
 
 if __name__ == "__main__":
