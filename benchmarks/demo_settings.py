@@ -31,7 +31,7 @@ flags.DEFINE_string(
 )
 RATES = (0.03, 0.1, 0.3)
 DECAYS = (0.0, 1e-3, 1e-2, 5e-2)
-INTERVALS = (20, 50, 100)
+INTERVALS = (20, 50, 100, 200)
 SEED = 10_000
 
 
