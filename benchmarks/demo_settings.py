@@ -29,9 +29,9 @@ flags.DEFINE_string(
     os.path.join(ROOT, "examples", "demo_settings.json"),
     "The file to write.",
 )
-RATES = (0.03, 0.1, 0.3)
-DECAYS = (0.0, 1e-3, 1e-2, 5e-2)
-INTERVALS = (20, 50, 100, 200)
+RATES = (0.03, 0.1)
+DECAYS = (1e-3, 1e-2)
+INTERVALS = (20, 50, 100)
 SEED = 10_000
 
 
@@ -61,7 +61,7 @@ def validation_loss(kind, settings, fold):
 
 def choose(kind, fold, tried, save):
     """The best settings, one axis after the other."""
-    best = {"learning_rate": RATES[1], "weight_decay": DECAYS[2]}
+    best = {"learning_rate": RATES[1], "weight_decay": DECAYS[1]}
     axes = {"learning_rate": RATES, "weight_decay": DECAYS}
     if kind == "edst":
         best["update_interval"] = INTERVALS[1]

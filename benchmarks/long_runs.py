@@ -185,13 +185,17 @@ def chosen(row):
     return best
 
 
+def label(settings):
+    """A folder's name: a run of other settings must not go on from it."""
+    return "-".join(f"{settings[name]}" for name in sorted(settings))
+
+
 def try_out(row, settings):
     """Trains one network for a part of the epochs; validates it."""
     task = long_run_rows.TASKS[row.task]
     epochs = max(task.epochs // long_run_rows.SEARCH_SHARE, 1)
-    label = "-".join(f"{value}" for value in settings.values())
     directory = os.path.join(
-        FLAGS.work_dir, row.task, "settings", f"{row.family}-{label}"
+        FLAGS.work_dir, row.task, "settings", row.family, label(settings)
     )
     ensemble, recipe, images = trained(row, settings, epochs, 1, directory)
     x, labels = images.validation
@@ -255,7 +259,7 @@ def run(row):
         settings,
         task.epochs,
         long_run_rows.MEMBERS,
-        os.path.join(directory, "recipe"),
+        os.path.join(directory, label(settings)),
     )
     x, labels = images.test
     members = predicted(ensemble, x)

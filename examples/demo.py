@@ -106,14 +106,14 @@ def recipe(kind, settings, members=MEMBERS):
 
 
 def fit(made, settings, x, y, directory, seed):
-    """The ensemble that a recipe leaves, of LeNet-300-100."""
+    """The ensemble that a recipe leaves, of small convolutional networks."""
     import keras
 
     import keras_freetickets as kft
 
     def make_model(seed):
         keras.utils.set_random_seed(seed)
-        return kft.applications.lenet_300_100(x.shape[1:], 10)
+        return kft.applications.small_cnn(x.shape[1:], 10)
 
     def compile_model(model):
         model.compile(
