@@ -1,8 +1,8 @@
-r"""Chooses the settings of `examples/demo.py`, each part's without that part.
+r"""Chooses the settings of `examples/demo.py`, each fold's without that fold.
 
     python benchmarks/demo_settings.py
 
-For each of the five parts of the digits the other four are split once more:
+For each of the five folds of the digits the other four are split once more:
 every fifth of their images validates. Dense networks and EDST are tried with
 each learning rate, then with each weight decay at the best rate, then EDST
 with each interval of topology updates; by the validation loss of one network,
@@ -22,6 +22,8 @@ from absl import flags
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "examples"))
 import demo  # noqa: E402
+import demo_report  # noqa: E402
+import run_directory  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -36,9 +38,10 @@ SEED = 10_000
 
 
 def validation_loss(kind, settings, fold):
-    """Of a network that neither the part nor its validation images trained."""
-    images, labels, part = demo.digits()
-    images, labels = images[part != fold], labels[part != fold]
+    """Of networks that saw neither the fold nor the validation images."""
+    images, labels, folds = demo.digits()
+    known = folds != fold
+    images, labels = images[known], labels[known]
     held_out = np.arange(len(images)) % 5 == 0
     made = demo.recipe(
         kind, settings, members=1 if kind == "dense" else demo.MEMBERS
@@ -55,7 +58,7 @@ def validation_loss(kind, settings, fold):
         probabilities = ensemble.predict(images[held_out], verbose=0)
     if not np.isfinite(probabilities).all():
         return 1e9
-    found = demo.scores(probabilities, labels[held_out])
+    found = demo_report.scores(labels[held_out], probabilities)
     return float(found["nll"].mean())
 
 
@@ -89,7 +92,7 @@ def choose(kind, fold, tried, save):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown argument {argv[1]!r}.")
-    found = demo.read_json(FLAGS.settings) or {
+    found = run_directory.read_json(FLAGS.settings) or {
         "epochs": FLAGS.epochs,
         "seed": SEED,
         "chosen": [{} for _ in range(demo.FOLDS)],
@@ -97,7 +100,7 @@ def main(argv):
     }
 
     def save():
-        demo.write_json(FLAGS.settings, found)
+        run_directory.write_json(FLAGS.settings, found)
 
     for fold in range(demo.FOLDS):
         for kind, tried in found["tried"][fold].items():

@@ -1,50 +1,51 @@
 """The demo, run as a user runs it; its sentence, with every outcome."""
 
 import json
-import os
 import pathlib
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import time
 
+import forked
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-DEMO = str(ROOT / "examples" / "demo.py")
+DEMO = ROOT / "examples" / "demo.py"
 
 
 @pytest.fixture(scope="module")
-def demo():
-    """The script as a module; its flags are those of no other test."""
+def report():
+    """The module that words what was found; it has no flags."""
     sys.path.insert(0, str(ROOT / "examples"))
     try:
-        import demo
+        import demo_report
 
-        return demo
+        return demo_report
     finally:
         sys.path.pop(0)
 
 
 def run(*flags, check=True):
-    return subprocess.run(
-        [sys.executable, DEMO, *flags],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=check,
-    )
+    return forked.run([DEMO, *flags], ROOT, check=check)
 
 
 def test_a_wrong_value_is_refused_before_any_work(tmp_path):
     output = tmp_path / "out"
     done = run("--folds=6", f"--output_dir={output}", check=False)
     assert done.returncode != 0 and "folds" in done.stderr
-    assert "tensorflow" not in done.stderr and not output.exists()
+    assert not output.exists()
     done = run("folds=1", check=False)
     assert "'folds=1'; flags begin with --" in done.stderr
+
+
+def test_help():
+    done = run("--help", check=False)
+    for name in ("output_dir", "epochs", "folds", "seed", "verbose"):
+        assert f"\n  --{name}: " in done.stdout
+    assert "python examples/demo.py" in done.stdout
 
 
 def test_a_directory_that_cannot_be_made_is_refused():
@@ -55,7 +56,7 @@ def test_a_directory_that_cannot_be_made_is_refused():
 
 
 def without_measurements(content):
-    """Seconds differ from run to run, and what is said of them."""
+    """Seconds differ from run to run, and so does the sentence with them."""
     if isinstance(content, dict):
         return {
             key: without_measurements(value)
@@ -68,19 +69,13 @@ def without_measurements(content):
 
 
 def results(folder):
-    return without_measurements(
-        json.loads((folder / "metrics.json").read_text())
-    )
+    found = json.loads((folder / "metrics.json").read_text())
+    return without_measurements(found)
 
 
 def kill_after_a_backup(folder, *flags):
     """Starts the demo; kills it a moment after EDST's second backup."""
-    process = subprocess.Popen(
-        [sys.executable, DEMO, *flags],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = forked.Popen([DEMO, *flags], ROOT)
     backups = folder / "fold_0" / "edst" / "run" / "backup"
     while process.poll() is None and not (backups / "epoch_000001").exists():
         time.sleep(0.001)
@@ -105,6 +100,8 @@ def test_killed_and_resumed(tmp_path):
         "pictures/density.png",
     ):
         assert (whole / name).stat().st_size > 0
+    # Of the dense networks there is nothing to see.
+    shutil.copytree(whole / "fold_0" / "dense", killed / "fold_0" / "dense")
     kill_after_a_backup(killed, *flags, f"--output_dir={killed}")
     run(*flags, f"--output_dir={killed}")
     assert results(killed) == results(whole)
@@ -115,18 +112,24 @@ def test_killed_and_resumed(tmp_path):
     assert other.returncode != 0 and "--epochs=2" in other.stderr
 
 
-def test_parts(demo):
-    """Each image is scored once, by networks that did not know it."""
-    images, labels, part = demo.digits()
-    assert len(images) == len(labels) == len(part) == 1797
-    counts = [int((part == fold).sum()) for fold in range(demo.FOLDS)]
-    assert sorted(counts) == [359, 359, 359, 360, 360]
-    assert images.min() == -1.0 and images.max() == 1.0
+def test_every_image_is_in_one_fold():
+    code = (
+        f"import sys; sys.path.insert(0, {str(DEMO.parent)!r}); import demo; "
+        "import json; images, labels, fold = demo.digits(); "
+        "print(json.dumps([len(images), len(labels), fold.tolist(), "
+        "float(images.min()), float(images.max())]))"
+    )
+    done = forked.run(["-c", code], ROOT, check=True)
+    images, labels, fold, low, high = json.loads(done.stdout.splitlines()[-1])
+    assert images == labels == len(fold) == 1797
+    assert sorted(np.bincount(fold)) == [359, 359, 359, 360, 360]
+    assert (low, high) == (-1.0, 1.0)
 
 
-def test_settings_are_those_that_were_tried_without_the_part(demo):
+def test_settings_are_those_that_were_tried_without_the_fold():
     """The best of each axis, by validation; the grid is the same for all."""
-    found = demo.read_json(str(ROOT / "examples" / "demo_settings.json"))
+    text = (ROOT / "examples" / "demo_settings.json").read_text()
+    found = json.loads(text)
     for chosen, tried in zip(found["chosen"], found["tried"], strict=True):
         for kind, settings in chosen.items():
             best = min(tried[kind], key=lambda one: one["nll"])
@@ -178,7 +181,7 @@ ROWS = [
         ),
     ],
 )
-def test_the_sentence_says_how_it_fell(demo, verdicts, said):
+def test_the_sentence_says_how_it_fell(report, verdicts, said):
     pairs = [
         (other, score)
         for other in ("dense", "dense_ensemble")
@@ -196,8 +199,32 @@ def test_the_sentence_says_how_it_fell(demo, verdicts, said):
         }
         for (other, score), verdict in zip(pairs, verdicts, strict=True)
     ]
-    sentence = demo.sentence(1797, ROWS, differences)
+    sentence = report.sentence(1797, ROWS, differences)
     assert said in sentence and "On 1,797 images" in sentence
     assert "took 0.36 of the theoretical FLOPs" in sentence
     found = {"rows": ROWS, "differences": differences, "sentence": sentence}
-    assert demo.table(found).splitlines()[-1] == sentence
+    assert report.table(found).splitlines()[-1] == sentence
+
+
+def test_scores_and_intervals(report):
+    """Two models of 40 images, one of which is right twice as often."""
+    labels = np.zeros(40, int)
+    sure = np.tile([[0.9, 0.1]], (40, 1))
+    unsure = sure.copy()
+    unsure[::2] = [0.1, 0.9]
+    one = {"training_flops": 1.0, "seconds": 1.0, "bytes": 100}
+    fold = {
+        "probabilities": {
+            name: (sure if name == "tickets" else unsure).tolist()
+            for name in report.NAMES
+        },
+        "costs": dict.fromkeys(report.NAMES, one),
+    }
+    found = report.report(labels, [fold])
+    by_name = {row["model"]: row for row in found["rows"]}
+    assert by_name["tickets"]["accuracy"] == 1.0
+    assert by_name["dense"]["accuracy"] == 0.5
+    assert by_name["tickets"]["nll"] == pytest.approx(-np.log(0.9), rel=1e-5)
+    first = found["differences"][0]
+    assert first["mean"] == 0.5 and first["low"] < 0.5 < first["high"]
+    assert {one["verdict"] for one in found["differences"]} == {"wins"}

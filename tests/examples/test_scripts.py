@@ -35,7 +35,6 @@ def run(script, *flags, check=True):
         ("train_dst.py", "--batch_size=0"),
         ("train_edst.py", "--global_drop_fraction=0"),
         ("train_dst.py", "--seed=-1"),
-        ("demo.py", "--learning_rate=0"),
     ],
 )
 def test_a_wrong_value_is_refused_before_any_work(tmp_path, script, flag):
@@ -47,13 +46,12 @@ def test_a_wrong_value_is_refused_before_any_work(tmp_path, script, flag):
     assert not output.exists()
 
 
-@pytest.mark.parametrize("script", ["train_edst.py", "train_dst.py", "demo.py"])
+@pytest.mark.parametrize("script", ["train_edst.py", "train_dst.py"])
 def test_help(script):
     done = run(script, "--help", check=False)
     shown = {"output_dir", "sparsity", "update_interval", "learning_rate"}
     shown |= {"seed", "batch_size", "verbose"}
-    if script != "demo.py":
-        shown |= {"dataset", "data_dir", "model", "growth", "[no]download"}
+    shown |= {"dataset", "data_dir", "model", "growth", "[no]download"}
     for name in shown:
         assert f"\n  --{name}: " in done.stdout
     assert f"python examples/{script}" in done.stdout
@@ -166,9 +164,7 @@ def test_a_sparsity_that_a_method_has_not_is_said(sparse_plans):
     ]
 
 
-@pytest.mark.parametrize(
-    "script", ["train_edst.py", "train_sparse.py", "demo.py"]
-)
+@pytest.mark.parametrize("script", ["train_edst.py", "train_sparse.py"])
 def test_a_directory_that_cannot_be_made_is_refused(script):
     done = run(script, "--output_dir=/dev/null/out", check=False)
     assert done.returncode and "Traceback" not in done.stderr
@@ -222,18 +218,6 @@ def test_dry_run_of_the_paper_recipe():
     assert "450 epochs: 0.61x one dense model of 250 epochs" in done.stdout
 
 
-def demo_flags(directory, data):
-    return (
-        "--verbose=0",
-        f"--output_dir={directory}",
-        f"--data_dir={data}",
-        "--exploration_epochs=1",
-        "--refinement_epochs=1",
-        "--num_tickets=2",
-        "--dense_epochs=1",
-    )
-
-
 def without_seconds(content):
     """Whatever was measured in seconds differs from run to run."""
     if isinstance(content, dict):
@@ -259,36 +243,6 @@ def kill_after(backups, script, *flags):
     time.sleep(random.Random(str(flags)).uniform(0.0, 0.1))
     process.kill()
     assert process.wait() == -signal.SIGKILL
-
-
-def test_demo_killed_and_resumed(tmp_path):
-    flags = demo_flags(tmp_path / "whole", tmp_path / "data")
-    first = run("demo.py", *flags)
-    assert "ensemble" in first.stdout and "train FLOPs" in first.stdout
-    for name in (
-        "tickets/ticket_1.keras",
-        "ensemble.keras",
-        "saved_model/saved_model.pb",
-        "saved_model_ticket/saved_model.pb",
-        "pictures/learning_curve.png",
-        "pictures/reliability.png",
-        "pictures/density.png",
-    ):
-        assert (tmp_path / "whole" / name).stat().st_size > 0
-    killed = demo_flags(tmp_path / "killed", tmp_path / "data")
-    backups = tmp_path / "killed" / "backup" / "edst"
-    kill_after(backups, "demo.py", *killed)
-    run("demo.py", *killed)
-    whole, again = [
-        results(tmp_path / name / "metrics.json")
-        for name in ("whole", "killed")
-    ]
-    assert again == whole
-    assert len(whole["history"]["edst"]["loss"]) == 3
-    again = run("demo.py", *flags)
-    assert again.stdout == first.stdout[-len(again.stdout) :]
-    other = run("demo.py", *flags, "--sparsity=0.5", check=False)
-    assert other.returncode != 0 and "--sparsity=0.8" in other.stderr
 
 
 def tickets_of(folder):
@@ -328,10 +282,8 @@ def check_edst_files(directory):
         assert (directory / name).stat().st_size > 0
 
 
-# The demo trains alike.
-@pytest.mark.slow
 def test_edst(tmp_path):
-    flags = edst_flags(tmp_path)
+    flags = (*edst_flags(tmp_path), SMALL)
     done = run("train_edst.py", *flags, f"--output_dir={tmp_path / 'out'}")
     assert "ticket 1" in done.stdout and "ensemble" in done.stdout
     check_edst_files(tmp_path / "out")
