@@ -1,14 +1,14 @@
 r"""Chooses the settings of `examples/demo.py`, each fold's without that fold.
 
-    python benchmarks/demo_settings.py
+    python benchmarks/demo_settings.py --network=small_cnn
 
 For each of the five folds of the digits the other four are split once more:
 every fifth of their images validates. Dense networks and EDST are tried with
 each learning rate, then with each weight decay at the best rate, then EDST
 with each interval of topology updates; by the validation loss of one network,
 or of the three tickets, from another seed than the demo's. What was tried and
-chosen goes to `examples/demo_settings.json`. Killed and started again, it goes
-on where it was.
+chosen goes to `examples/demo_settings/<network>.json`. Killed and started
+again, it goes on where it was.
 """
 
 import os
@@ -26,14 +26,21 @@ import demo_report  # noqa: E402
 import run_directory  # noqa: E402
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "settings",
-    os.path.join(ROOT, "examples", "demo_settings.json"),
-    "The file to write.",
-)
-RATES = (0.03, 0.1)
-DECAYS = (1e-3, 1e-2)
-INTERVALS = (20, 50, 100)
+# What is tried for each network: fewer for the one that takes longer.
+GRIDS = {
+    "small_cnn": {
+        "learning_rate": (0.03, 0.1),
+        "weight_decay": (1e-3, 1e-2),
+        "update_interval": (20, 50, 100),
+    },
+    "lenet_300_100": {
+        "learning_rate": (0.03, 0.1, 0.3),
+        "weight_decay": (0.0, 1e-3, 1e-2, 5e-2),
+        "update_interval": (20, 50, 100, 200),
+    },
+}
+# Where each axis is held until it is its turn.
+START = {"learning_rate": 0.1, "weight_decay": 1e-2, "update_interval": 50}
 SEED = 10_000
 
 
@@ -64,11 +71,10 @@ def validation_loss(kind, settings, fold):
 
 def choose(kind, fold, tried, save):
     """The best settings, one axis after the other."""
-    best = {"learning_rate": RATES[1], "weight_decay": DECAYS[1]}
-    axes = {"learning_rate": RATES, "weight_decay": DECAYS}
-    if kind == "edst":
-        best["update_interval"] = INTERVALS[1]
-        axes["update_interval"] = INTERVALS
+    axes = dict(GRIDS[FLAGS.network])
+    if kind == "dense":
+        del axes["update_interval"]
+    best = {name: START[name] for name in axes}
 
     def loss_of(settings):
         for one in tried:
@@ -92,7 +98,10 @@ def choose(kind, fold, tried, save):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown argument {argv[1]!r}.")
-    found = run_directory.read_json(FLAGS.settings) or {
+    path = os.path.join(
+        ROOT, "examples", "demo_settings", f"{FLAGS.network}.json"
+    )
+    found = run_directory.read_json(path) or {
         "epochs": FLAGS.epochs,
         "seed": SEED,
         "chosen": [{} for _ in range(demo.FOLDS)],
@@ -100,7 +109,7 @@ def main(argv):
     }
 
     def save():
-        run_directory.write_json(FLAGS.settings, found)
+        run_directory.write_json(path, found)
 
     for fold in range(demo.FOLDS):
         for kind, tried in found["tried"][fold].items():

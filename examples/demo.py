@@ -6,7 +6,7 @@ folds predict the fifth, so that every image is scored once. Compared are one
 dense network, three of them averaged, and the tickets of one EDST run.
 
 No setting is chosen by the images that are scored: those of each fold, in
-`demo_settings.json`, were chosen on images of the other four
+`demo_settings/`, were chosen on images of the other four
 (`benchmarks/demo_settings.py`). Networks are used as they are after the last
 epoch.
 
@@ -14,6 +14,7 @@ If the run is killed, start it again: it resumes and ends with the same result.
 Started after its end, it prints the table again.
 
     python examples/demo.py --output_dir=runs/demo
+    python examples/demo.py --network=lenet_300_100 --output_dir=runs/lenet
 """
 
 import importlib.util
@@ -40,6 +41,9 @@ flags.DEFINE_integer(
     "0.4 of them per ticket.",
     lower_bound=2,
 )
+flags.DEFINE_enum(
+    "network", "small_cnn", ["small_cnn", "lenet_300_100"], "The network."
+)
 flags.DEFINE_integer("folds", 5, "Number of folds to predict.", 1, 5)
 flags.DEFINE_integer(
     "seed", 0, "Seed of weights, masks and data order.", 0, 2**31 - 1
@@ -52,7 +56,7 @@ FOLDS = 5
 MEMBERS = 3  # FreeTickets
 SPARSITY = 0.8  # FreeTickets
 BATCH_SIZE = 32
-_SETTINGS = os.path.join(os.path.dirname(__file__), "demo_settings.json")
+_SETTINGS = os.path.join(os.path.dirname(__file__), "demo_settings")
 
 
 def path(*parts: str) -> str:
@@ -71,7 +75,8 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def settings_of(fold: int) -> dict[str, Any]:
     """The settings that were chosen without a fold."""
-    return run_directory.read_json(_SETTINGS)["chosen"][fold]
+    file = os.path.join(_SETTINGS, f"{FLAGS.network}.json")
+    return run_directory.read_json(file)["chosen"][fold]
 
 
 def recipe(
@@ -102,11 +107,12 @@ def fit(
     directory: str,
     seed: int,
 ) -> kft.EnsembleModel:
-    """Trains small convolutional networks by a recipe."""
+    """Trains networks by a recipe."""
+    build = getattr(kft.applications, FLAGS.network)
 
     def make_model(seed: int) -> keras.Model:
         keras.utils.set_random_seed(seed)
-        return kft.applications.small_cnn(x.shape[1:], 10)
+        return build(x.shape[1:], 10)
 
     def compile_model(model: keras.Model) -> None:
         model.compile(

@@ -43,7 +43,7 @@ def test_a_wrong_value_is_refused_before_any_work(tmp_path):
 
 def test_help():
     done = run("--help", check=False)
-    for name in ("output_dir", "epochs", "folds", "seed", "verbose"):
+    for name in ("output_dir", "network", "epochs", "folds", "seed"):
         assert f"\n  --{name}: " in done.stdout
     assert "python examples/demo.py" in done.stdout
 
@@ -126,9 +126,11 @@ def test_every_image_is_in_one_fold():
     assert (low, high) == (-1.0, 1.0)
 
 
-def test_settings_are_those_that_were_tried_without_the_fold():
-    """The best of each axis, by validation; the grid is the same for all."""
-    text = (ROOT / "examples" / "demo_settings.json").read_text()
+@pytest.mark.parametrize("network", ["small_cnn", "lenet_300_100"])
+def test_settings_are_the_best_of_those_that_were_tried(network):
+    """By validation; the grid is the same for all."""
+    path = ROOT / "examples" / "demo_settings" / f"{network}.json"
+    text = path.read_text()
     found = json.loads(text)
     for chosen, tried in zip(found["chosen"], found["tried"], strict=True):
         for kind, settings in chosen.items():
