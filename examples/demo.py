@@ -109,8 +109,11 @@ def fit(
 ) -> kft.EnsembleModel:
     """Trains networks by a recipe."""
     build = getattr(kft.applications, FLAGS.network)
+    # Names, which files hold, do not depend on what was built before.
+    keras.utils.clear_session()
 
     def make_model(seed: int) -> keras.Model:
+        keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         return build(x.shape[1:], 10)
 
