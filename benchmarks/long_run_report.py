@@ -19,7 +19,9 @@ from keras_freetickets import files
 from keras_freetickets import metrics
 
 _NAMES = {"dense": "dense", "static": "static masks", "dst": "DST"}
-_NAMES |= {"set": "SET", "edst": "EDST"}
+_NAMES |= {"set": "SET", "edst": "EDST", "gmp": "GMP", "granet": "GraNet"}
+_NAMES |= {"itop_rigl": "ITOP, gradient", "itop_set": "ITOP, random"}
+_NAMES |= {"rigl": "RigL", "snfs": "SNFS", "srigl": "SRigL"}
 _SCORES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE"}
 _BETTER = {"accuracy": True, "nll": False}
 
@@ -30,14 +32,21 @@ class Model:
 
     method: str
     sparsity: float
+    epochs: int | None
     single: bool
     rows: tuple
 
     @property
     def name(self):
         sparse = f" S={self.sparsity:g}" if self.sparsity else ""
-        count = "one" if self.single else f"{long_run_rows.MEMBERS}"
-        return f"{_NAMES[self.method]}{sparse}, {count}"
+        length = f", {self.epochs} epochs" if self.epochs else ""
+        count = "one" if self.single else f"{self.members}"
+        return f"{_NAMES[self.method]}{sparse}{length}, {count}"
+
+    @property
+    def members(self):
+        """How many networks a row trains."""
+        return len(self.rows[0]["members"])
 
     def scores(self, name):
         """A score of each run."""
@@ -50,7 +59,7 @@ class Model:
         values = [row[name] for row in self.rows]
         if name == "process_seconds":
             values = [value["typical"] for value in values]
-        share = long_run_rows.MEMBERS if self.single else 1
+        share = self.members if self.single else 1
         return float(np.mean(values)) / share
 
 
@@ -64,17 +73,20 @@ def models(results):
     found = glob.glob(os.path.join(results, "rows", "*.json"))
     groups = {}
     for row in map(read, sorted(found)):
-        groups.setdefault((row["method"], row["sparsity"]), []).append(row)
+        group = row["method"], row["sparsity"], row["epochs"]
+        groups.setdefault(group, []).append(row)
     lines = []
     order = list(_NAMES)
-    for method, sparsity in sorted(
-        groups, key=lambda group: (group[1], order.index(group[0]))
+    for group in sorted(
+        groups,
+        key=lambda group: (group[1], group[2] or 0, order.index(group[0])),
     ):
-        rows = tuple(groups[method, sparsity])
+        rows = tuple(groups[group])
         # The tickets of one EDST run are not trained one without the other.
-        if method != "edst":
-            lines.append(Model(method, sparsity, True, rows))
-        lines.append(Model(method, sparsity, False, rows))
+        if group[0] != "edst":
+            lines.append(Model(*group, True, rows))
+        if len(rows[0]["members"]) > 1:
+            lines.append(Model(*group, False, rows))
     return lines
 
 
@@ -86,7 +98,11 @@ def of_images(model, work_dir):
     runs = {"accuracy": [], "nll": []}
     for row in model.rows:
         name = long_run_rows.Row(
-            row["task"], row["method"], row["sparsity"], row["seed"]
+            row["task"],
+            row["method"],
+            row["sparsity"],
+            row["seed"],
+            epochs=row["epochs"],
         ).name
         path = os.path.join(work_dir, name, "predictions.npz")
         if not os.path.exists(path):
@@ -107,15 +123,23 @@ def pairs(lines):
     """Which lines are compared: all with dense, and sparse ones alike."""
     dense = [line for line in lines if line.method == "dense"]
     sparse = [line for line in lines if line.method != "dense"]
-    found = [(line, reference) for line in sparse for reference in dense]
+    found = [
+        (line, reference)
+        for line in sparse
+        for reference in dense
+        if line.epochs is None and line.single <= reference.single
+    ]
     found += [
         (one, other)
         for one in sparse
         for other in sparse
-        if one.sparsity == other.sparsity
-        and one.single == other.single
-        and (one.method, other.method)
-        in (("dst", "static"), ("edst", "static"), ("edst", "dst"))
+        if (one.sparsity, one.epochs, one.single)
+        == (other.sparsity, other.epochs, other.single)
+        and (
+            other.method == "static"
+            or (one.method, other.method) == ("edst", "dst")
+        )
+        and one.method != other.method
     ]
     return found
 

@@ -10,6 +10,8 @@ import keras
 
 from keras_freetickets import applications
 from keras_freetickets import recipes
+from keras_freetickets import sparsify
+from keras_freetickets.callbacks import TicketCheckpoint
 
 MEMBERS = 3
 SPARSITIES = (0.8, 0.9, 0.95)
@@ -68,6 +70,11 @@ TASKS = {
 }
 
 
+# Of `recipes.sparse_training`, one network a row. AGENT, CigL and MOON are left
+# out: they look at the training data besides the step's batches.
+FAMILY = ("gmp", "granet", "itop_rigl", "itop_set", "rigl", "snfs", "srigl")
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One ensemble to train and score; its members are rows too."""
@@ -76,6 +83,8 @@ class Row:
     method: str
     sparsity: float
     seed: int
+    members: int = MEMBERS
+    epochs: int | None = None  # the task's
 
     @property
     def family(self):
@@ -85,7 +94,17 @@ class Row:
 
     @property
     def name(self):
-        return f"{self.family}-seed{self.seed}"
+        length = f"-{self.epochs}epochs" if self.epochs else ""
+        return f"{self.family}{length}-seed{self.seed}"
+
+    @property
+    def num_epochs(self):
+        return self.epochs or TASKS[self.task].epochs
+
+    @property
+    def grows(self):
+        """Whether the topology changes, so that there is an interval."""
+        return self.method not in ("dense", "static")
 
 
 def rows(task, seeds=(0, 1, 2), sparsities=SPARSITIES):
@@ -101,17 +120,93 @@ def rows(task, seeds=(0, 1, 2), sparsities=SPARSITIES):
     return list(dict.fromkeys(found))
 
 
+def lengths(task, sparsity, epochs, seeds=(0, 1, 2)):
+    """From how many epochs on growth pays; those of `rows` not repeated."""
+    return [
+        Row(task, method, sparsity, seed, epochs=count)
+        for count in epochs
+        for seed in seeds
+        for method in ("static", "set", "dst")
+    ]
+
+
+def family(task, sparsity, seeds=(0, 1, 2)):
+    """Single networks of all methods, for comparison with `rows`."""
+    return [
+        Row(task, method, sparsity, seed, members=1)
+        for method in FAMILY
+        for seed in seeds
+    ]
+
+
 ROWS = [
     *rows("lenet"),
+    *lengths("lenet", 0.9, epochs=(10, 40)),
+    *[Row("lenet", "set", 0.9, seed) for seed in (0, 1, 2)],
+    *family("lenet", 0.9),
     *rows("wide_mlp", sparsities=(0.9,)),
     *rows("small_cnn", sparsities=(0.8, 0.9)),
     *rows("cifar10", seeds=(0,), sparsities=(0.8,)),
 ]
 
 
-def recipe(row, settings, epochs, members=MEMBERS):
-    """The recipe of a row; `settings` as they were chosen."""
+class SparseTrainings(recipes.Recipe):
+    """Networks trained by a method of `recipes.sparse_training`."""
+
+    def __init__(self, method, sparsity, num_members, epochs, steps, interval):
+        self.method = method
+        self.sparsity = sparsity
+        self.num_members = num_members
+        self.epochs = epochs
+        self.steps = steps
+        self.update_interval = interval
+
+    def train(self, work):
+        return [self._train(work, i) for i in range(self.num_members)]
+
+    def _train(self, work, member):
+        seed = work.seed_of(member)
+        training = recipes.sparse_training(
+            self.method,
+            self.sparsity,
+            self.epochs,
+            self.steps,
+            update_interval=self.update_interval,
+            seed=seed,
+        )
+        cost, *method = training.callbacks
+
+        def network():
+            dense = work.make_model(seed)
+            arguments = {"seed": seed, **training.sparsify_arguments}
+            return sparsify(dense, **arguments)
+
+        return work.run(
+            f"member_{member}",
+            member,
+            network,
+            self.epochs,
+            lambda folder: [*method, TicketCheckpoint(folder)],
+            cost,
+            recipes.step_decay(self.epochs),
+        )
+
+
+def recipe(row, settings, epochs, members, steps):
+    """The recipe of a row.
+
+    Args:
+        row: `Row`.
+        settings: Dict, as they were chosen.
+        epochs: Epochs of a network.
+        members: Number of networks.
+        steps: Optimizer updates of an epoch.
+    """
     interval = settings["update_interval"]
+    if row.method in FAMILY:
+        return SparseTrainings(
+            row.method, row.sparsity, members, epochs, steps, interval
+        )
     both = {"num_members": members, "epochs": epochs}
     if row.method == "dense":
         return recipes.Dense(**both)
@@ -158,7 +253,7 @@ def next_candidate(row, tried, augment=None):
     """
     task = TASKS[row.task]
     axes = {"learning_rate": task.rates, "weight_decay": task.decays}
-    if row.method in ("dst", "set"):
+    if row.grows:
         axes["update_interval"] = task.intervals
     if row.method == "dense":
         axes["augment"] = task.augments

@@ -94,7 +94,11 @@ def rows():
     """The rows that the flags name."""
     listed = long_run_rows.ROWS
     if "tiny" in FLAGS.tasks:
-        listed = long_run_rows.rows("tiny", (0, 1), (0.8,))
+        listed = [
+            *long_run_rows.rows("tiny", (0, 1), (0.8,)),
+            *long_run_rows.family("tiny", 0.8, (0,)),
+            *long_run_rows.lengths("tiny", 0.8, (1,), (0,)),
+        ]
     return [
         row
         for row in listed
@@ -141,7 +145,7 @@ def trained(row, settings, epochs, members, directory):
             ],
         }
 
-    recipe = long_run_rows.recipe(row, settings, epochs, members)
+    recipe = long_run_rows.recipe(row, settings, epochs, members, steps)
     ensemble = recipe.fit(
         make_model, compile_model, data, directory, row.seed, verbose=0
     )
@@ -158,6 +162,13 @@ def scores(probabilities, labels):
         "ece": metrics.expected_calibration_error(labels, probabilities),
         "brier": float(np.mean(metrics.brier_score(labels, probabilities))),
     }
+
+
+def disagreement(members):
+    """Of pairs of members; `None` of one."""
+    if len(members) < 2:
+        return None
+    return float(np.mean(metrics.disagreement(members)))
 
 
 def chosen(row):
@@ -244,21 +255,20 @@ def costs(row, recipe, ensemble, directory):
         "training_flops": recipe.training_flops() / (3 * whole * task.epochs),
         "inference_flops": float(np.sum(used)) / whole,
         "process_seconds": process_seconds(recipe),
-        "epochs": [len(run.history["loss"]) for run in recipe.runs],
+        "epochs_trained": [len(run.history["loss"]) for run in recipe.runs],
         "file_bytes": os.path.getsize(file),
     }
 
 
 def run(row):
     """Trains and scores a row; writes its JSON file."""
-    task = long_run_rows.TASKS[row.task]
     settings = chosen(row)
     directory = os.path.join(FLAGS.work_dir, row.task, row.name)
     ensemble, recipe, images = trained(
         row,
         settings,
-        task.epochs,
-        long_run_rows.MEMBERS,
+        row.num_epochs,
+        row.members,
         os.path.join(directory, label(settings)),
     )
     x, labels = images.test
@@ -269,10 +279,11 @@ def run(row):
         "method": row.method,
         "sparsity": row.sparsity,
         "seed": row.seed,
+        "epochs": row.epochs,
         "settings": settings,
         "ensemble": scores(members.mean(axis=0), labels),
         "members": [scores(member, labels) for member in members],
-        "disagreement": float(np.mean(metrics.disagreement(members))),
+        "disagreement": disagreement(members),
         **costs(row, recipe, ensemble, directory),
         "machine": common.machine(),
         "versions": common.versions(),
@@ -305,7 +316,7 @@ def plan():
             state = "accuracy {accuracy:.4f}, NLL {nll:.4f}".format(
                 **done["ensemble"]
             )
-        print(f"{row.task:10} {row.name:18} {state:30} {settings}")
+        print(f"{row.task:10} {row.name:26} {state:30} {settings}")
 
 
 def run_all():

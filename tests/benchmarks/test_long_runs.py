@@ -107,7 +107,7 @@ def test_a_row_is_chosen_trained_scored_and_reported(tmp_path):
         (results / "tiny" / "rows" / "dense-seed1.json").read_text()
     )
     assert row["settings"] == settings["chosen"]
-    assert len(row["members"]) == 3 and row["epochs"] == [2, 2, 2]
+    assert len(row["members"]) == 3 and row["epochs_trained"] == [2, 2, 2]
     assert row["training_flops"] == pytest.approx(3.0)
     assert row["process_seconds"]["typical"] > 0
     with np.load(work / "tiny" / "dense-seed1" / "predictions.npz") as stored:
@@ -122,6 +122,29 @@ def test_a_row_is_chosen_trained_scored_and_reported(tmp_path):
     assert table in done.stdout
     assert "| dense, one | 3 |" in table and "| dense, 3 | 1 |" in table
     assert (results / "tiny" / "training_flops.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_rows_of_the_family_and_of_other_lengths(tmp_path):
+    results = tmp_path / "results"
+    forked.run(
+        [
+            ROOT / "benchmarks" / "long_runs.py",
+            "--tasks=tiny",
+            "--only=dense-seed0|granet|-1epochs|edst-0.8-seed0",
+            "--do=run,report",
+            f"--results={results}",
+            f"--work_dir={tmp_path / 'work'}",
+            f"--data_dir={tmp_path / 'data'}",
+        ],
+        ROOT,
+        check=True,
+    )
+    table = (results / "tiny" / "table.md").read_text()
+    assert "| GraNet S=0.8, one | 1 |" in table
+    assert "| DST S=0.8, 1 epochs, 3 | 1 |" in table
+    assert "| DST S=0.8, 1 epochs, 3 | static masks S=0.8" in table
+    assert "| EDST S=0.8, 3 | dense, 3 |" in table
 
 
 def test_comparisons(rows, tmp_path, monkeypatch):
@@ -145,6 +168,7 @@ def test_comparisons(rows, tmp_path, monkeypatch):
             "method": row.method,
             "sparsity": row.sparsity,
             "seed": row.seed,
+            "epochs": row.epochs,
             "members": [{}] * len(right),
         }
 
@@ -156,7 +180,9 @@ def test_comparisons(rows, tmp_path, monkeypatch):
         write(rows.Row("tiny", "dst", 0.8, 0), right),
     ]
     lines = [
-        long_run_report.Model(row["method"], row["sparsity"], False, (row,))
+        long_run_report.Model(
+            row["method"], row["sparsity"], None, False, (row,)
+        )
         for row in stored
     ]
     long_run_report.compare(lines, str(tmp_path), str(tmp_path / "work"))
