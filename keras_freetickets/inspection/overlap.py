@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from keras import ops
 
 from keras_freetickets.types import Array
 from keras_freetickets.types import Model
@@ -56,6 +55,4 @@ def _masks(member, i):
             "`members` must be sparse models with masks. "
             f"Received: member {i}, a {type(member).__name__} without"
         )
-    return [
-        ops.convert_to_numpy(masked.mask.value) for masked in masked_kernels
-    ]
+    return [masked.mask_array() for masked in masked_kernels]

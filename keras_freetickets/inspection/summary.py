@@ -8,16 +8,16 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
 from keras_freetickets.inspection.summary_table import html_table
 from keras_freetickets.inspection.summary_table import text_table
+from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.kernels import find_kernels
 from keras_freetickets.layers.kernels import is_depthwise
 from keras_freetickets.layers.kernels import is_quantized
-from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel
@@ -41,8 +41,10 @@ class SummaryRow:
         flops: Theoretical FLOPs of one example's forward pass, masked weights
             not counted; NaN where they are unknown, and the note says why.
         dense_flops: The same with every weight counted.
-        note: Why there is no mask, why nothing is masked or why FLOPs are
-            unknown, else "".
+        note: Why there is no mask, why nothing is masked, why a kernel is
+            not compressed or why FLOPs are unknown, else "".
+        nbytes: Integer, bytes of the weights with their masks or positions.
+        storage: `"mask"`, `"compressed"`, or "" for what is not sparse.
 
     Example:
 
@@ -61,6 +63,8 @@ class SummaryRow:
     flops: float
     dense_flops: float
     note: str
+    nbytes: int = 0
+    storage: str = ""
 
 
 _EMBEDDING = keras.layers.Embedding
@@ -78,27 +82,38 @@ def _with_cost(note, weights, costs):
     return "; ".join(filter(None, [note, *sorted(said)]))
 
 
-def _masked_row(name, masked, costs):
-    mask = ops.convert_to_numpy(masked.mask.value)
-    active, total = int(np.sum(mask)), mask.size
+def _bytes_of(variables):
+    sizes = [(math.prod(v.shape), np.dtype(v.dtype)) for v in variables]
+    return sum(count * dtype.itemsize for count, dtype in sizes)
+
+
+def _masked_row(name, layer, masked, costs):
+    active, total = masked.count(), masked.size
     dense = 2.0 * costs.macs_of(masked.kernel)
     density = active / total
     kernel = masked.name.partition("/")[2]
     note = "dense: density 1 by the distribution" if active == total else ""
-    kernel_value = ops.convert_to_numpy(masked.kernel.value)
-    stray = np.count_nonzero(kernel_value[~mask])
-    if stray:
-        note = f"{stray:,} weights outside the mask are not zero"
+    note = getattr(layer, "note", None) or note
+    held = [masked.kernel]
+    if masked.compressed:
+        held += layer.position_variables
+    else:
+        held += [masked.mask]
+        stray = np.count_nonzero(masked.kernel_array()[~masked.mask_array()])
+        if stray:
+            note = f"{stray:,} weights outside the mask are not zero"
     return SummaryRow(
         name,
         kernel,
-        tuple(mask.shape),
+        masked.shape,
         active,
         total,
         1.0 - density,
         dense * density,
         dense,
         _with_cost(note, [masked.kernel], costs),
+        _bytes_of(held),
+        "compressed" if masked.compressed else "mask",
     )
 
 
@@ -106,19 +121,22 @@ def _unmasked_row(name, weights, costs, note):
     total = sum(costs.size_of(weight) for weight in weights)
     dense = sum(2.0 * costs.macs_of(weight) for weight in weights)
     note = _with_cost(note, weights, costs)
-    return SummaryRow(name, "", (), total, total, 0.0, dense, dense, note)
+    size = _bytes_of(weights)
+    return SummaryRow(name, "", (), total, total, 0.0, dense, dense, note, size)
 
 
 def _sparse_rows(name, layer, costs):
-    """The masked kernels of a `Sparse`, and other kernels that cost FLOPs."""
+    """The kernels of a sparse layer, and other kernels that cost FLOPs."""
     masked_kernels = layer.masked_kernels
+    if isinstance(layer, Compressed):
+        return [_masked_row(name, layer, m, costs) for m in masked_kernels]
     masked = {id(masked.kernel) for masked in masked_kernels}
     rest = [
         weight
         for weight in layer.layer.weights
         if id(weight) not in masked and costs.macs_of(weight) != 0
     ]
-    rows = [_masked_row(name, masked, costs) for masked in masked_kernels]
+    rows = [_masked_row(name, layer, m, costs) for m in masked_kernels]
     if rest and costs.known:
         names = ", ".join(sorted({weight.name for weight in rest}))
         note = f"left alone: {names} is masked only if `kernels` names it"
@@ -127,8 +145,9 @@ def _sparse_rows(name, layer, costs):
 
 
 def _rest_row(model, name, layer, costs):
-    """What a layer holds outside the `Sparse` layers within it."""
-    inner = [p for p in keras_adapter.sublayers(layer) if isinstance(p, Sparse)]
+    """What a layer holds outside the sparse layers within it."""
+    parts = keras_adapter.sublayers(layer)
+    inner = [part for part in parts if isinstance(part, MasksKernels)]
     masked = {id(w) for part in inner for w in part.weights}
     quantized = any(map(is_quantized, keras_adapter.sublayers(layer)))
     whole = quantized or not layer.trainable
@@ -141,7 +160,7 @@ def _rest_row(model, name, layer, costs):
 
 
 def _reason(model, layer):
-    """Why a layer that is not a `Sparse` has no mask."""
+    """Why a layer that is not sparse has no mask."""
     if not layer.weights:
         return "has no weights"
     if any(map(is_quantized, keras_adapter.sublayers(layer))):
@@ -166,14 +185,14 @@ def _reason(model, layer):
 def _named_layers(model, above=()):
     """Pairs of a path and a layer: those of the model, nested ones entered.
 
-    Of layers that hold `Sparse` layers, these come before the layer itself.
+    Of layers that hold sparse layers, these come before the layer itself.
     """
     for layer in model.layers:
         path = (*above, layer.name)
         if isinstance(layer, keras.Model):
             yield from _named_layers(layer, path)
             continue
-        if not isinstance(layer, Sparse):
+        if not isinstance(layer, MasksKernels):
             yield from _sparse_within(layer, path)
         yield "/".join(path), layer
 
@@ -181,7 +200,7 @@ def _named_layers(model, above=()):
 def _sparse_within(layer, above):
     for part in keras_adapter.inner_layers(layer):
         path = (*above, part.name)
-        if isinstance(part, Sparse):
+        if isinstance(part, MasksKernels):
             yield "/".join(path), part
         else:
             yield from _sparse_within(part, path)
@@ -230,7 +249,7 @@ def _rows(model, costs):
         if skipped or id(layer) in seen:
             continue
         seen.add(id(layer))  # shared ones count once
-        if isinstance(layer, Sparse):
+        if isinstance(layer, MasksKernels):
             rows += _sparse_rows(name, layer, costs)
         else:
             rows.append(_rest_row(model, name, layer, costs))
@@ -314,8 +333,9 @@ def sparsity_summary(
 
     Returns:
         List of rows with the attributes `layer`, `kernel`, `shape`, `active`,
-        `total`, `sparsity`, `flops`, `dense_flops` and `note`. `print` shows
-        it as the table, and a notebook as a table of its own.
+        `total`, `sparsity`, `flops`, `dense_flops`, `note`, `nbytes` and
+        `storage`. `print` shows it as the table, and a notebook as a table of
+        its own.
 
     Raises:
         TypeError: If `model` is not a Keras model.

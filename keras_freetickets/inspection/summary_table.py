@@ -12,10 +12,11 @@ _HEADS = (
     "Active / total",
     "Sparsity",
     "FLOPs",
+    "Bytes",
     "Note",
 )
 # Numbers, which stand on the right in HTML.
-_NUMBERS = {"Active / total", "Sparsity", "FLOPs"}
+_NUMBERS = {"Active / total", "Bytes", "Sparsity", "FLOPs"}
 
 
 def _cells(row):
@@ -26,6 +27,7 @@ def _cells(row):
         f"{row.active:,} / {row.total:,}" if row.total else "0",
         f"{row.sparsity:.4f}" if row.shape else "",
         "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
+        f"{row.nbytes:,}",
         row.note,
     )
 
@@ -57,8 +59,17 @@ def _flops(rows, unknown):
         without = f", without those of {named}, which are unknown"
     return (
         f"Theoretical forward FLOPs: {used:,.0f} of {dense:,.0f} dense"
-        f"{ratio}{without}; masks simulate sparsity, they save no time"
+        f"{ratio}{without}{_saving(rows)}"
     )
+
+
+def _saving(rows):
+    kinds = {row.storage for row in rows} - {""}
+    if kinds == {"compressed"}:
+        return ""
+    if "compressed" in kinds:
+        return "; kernels with masks save no time"
+    return "; masks simulate sparsity, they save no time"
 
 
 def text_table(title: str, rows: Iterable[Any], unknown: Any) -> str:

@@ -4,8 +4,9 @@ import dataclasses
 import typing
 from collections.abc import Callable
 
-from keras import ops
-
+from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.metrics import flop_rules
+from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.types import Model
 
@@ -39,8 +40,7 @@ def _check_sparse(name, model):
 
 def _masks(model):
     return [
-        (masked.name, ops.convert_to_numpy(masked.mask.value))
-        for masked in model.masked_kernels
+        (masked.name, masked.mask_array()) for masked in model.masked_kernels
     ]
 
 
@@ -60,10 +60,17 @@ def density_of(model: Model) -> Callable[[typing.Any], float]:
     ```
     """
     shares = {
-        id(masked.kernel): float(ops.convert_to_numpy(masked.mask.value).mean())
+        id(masked.kernel): masked.count() / masked.size
         for masked in getattr(model, "masked_kernels", [])
     }
     return lambda kernel: shares.get(id(kernel), 1.0)
+
+
+@flops.register_rule(Compressed)
+def _compressed(layer, inputs, outputs):
+    (record,) = layer.masked_kernels
+    rows = flop_rules.product(outputs[: len(outputs) - layer.output_rank])
+    return {"values": record.size * rows}
 
 
 def count_units(model: Model) -> list:

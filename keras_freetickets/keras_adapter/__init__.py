@@ -55,6 +55,7 @@ from keras_freetickets.keras_adapter.optimizers import keeps_zeros
 from keras_freetickets.keras_adapter.optimizers import learning_rate_schedule
 from keras_freetickets.keras_adapter.optimizers import loss_scale
 from keras_freetickets.keras_adapter.optimizers import optimizer_slots
+from keras_freetickets.keras_adapter.optimizers import plain_optimizers
 from keras_freetickets.keras_adapter.optimizers import shared_counters
 from keras_freetickets.keras_adapter.optimizers import takes_gradient_as_value
 from keras_freetickets.keras_adapter.trainer_state import STATE
@@ -135,6 +136,7 @@ __all__ = [
     "paired_layers",
     "paired_variables",
     "penalties",
+    "plain_optimizers",
     "print_message",
     "quantized_by",
     "refuse_legacy_config",

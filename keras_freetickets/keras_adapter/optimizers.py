@@ -10,15 +10,15 @@ from keras_freetickets.types import Optimizer
 from keras_freetickets.types import Variable
 
 
-def _plain_optimizers(optimizer):
+def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizers that hold slots, inside wrappers of optimizers."""
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
-        return _plain_optimizers(inner)
+        return plain_optimizers(inner)
     several = getattr(optimizer, "optimizers", None)
     if several is None:
         return [optimizer]
-    return [plain for one in several for plain in _plain_optimizers(one)]
+    return [plain for one in several for plain in plain_optimizers(one)]
 
 
 # `_accumulated_gradients` are sums over micro-batches; they must stay dense.
@@ -58,7 +58,7 @@ def optimizer_slots(
         For each variable a list of pairs `(slot, initial value)`.
     """
     slots: list[list[tuple]] = [[] for _ in variables]
-    for plain in _plain_optimizers(optimizer):
+    for plain in plain_optimizers(optimizer):
         places = {id(v): i for i, v in enumerate(plain._trainable_variables)}
         for name, values in _slot_lists(plain):
             initial = _slot_initial_value(plain, name)
@@ -102,14 +102,14 @@ def keeps_zeros(optimizer: Optimizer, variable: Variable) -> bool:
     """
     if variable.constraint is not None:
         return False
-    return all(type(o) in _KEEP_ZEROS for o in _plain_optimizers(optimizer))
+    return all(type(o) in _KEEP_ZEROS for o in plain_optimizers(optimizer))
 
 
 def _accumulating(optimizer):
     """The inner optimizers that sum gradients over micro-batches."""
     return [
         plain
-        for plain in _plain_optimizers(optimizer)
+        for plain in plain_optimizers(optimizer)
         if plain.gradient_accumulation_steps
     ]
 
@@ -154,7 +154,7 @@ def shared_counters(optimizer: Optimizer) -> list[Variable]:
     """The counters and learning rates, which all members' steps share."""
     return [
         variable
-        for plain in _plain_optimizers(optimizer)
+        for plain in plain_optimizers(optimizer)
         for variable in (plain._iterations, plain._learning_rate)
         if hasattr(variable, "assign")
     ]

@@ -361,6 +361,11 @@ class Compressed(MasksKernels, keras.layers.Layer):
             ) from error
 
     @property
+    def output_rank(self) -> int:
+        """How many axes of the output the kernel makes."""
+        return len(self._outs)
+
+    @property
     def position_variables(self) -> list[typing.Any]:
         """List of the variables that say where weights are."""
         return [

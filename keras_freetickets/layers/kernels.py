@@ -26,7 +26,23 @@ INTEGER_MODES = ("int8", "int4", "gptq", "awq")
 
 
 class MasksKernels:
-    """Marks wrappers whose kernels are masked already: `Sparse`."""
+    """Marks layers whose kernels are sparse: `Sparse` and compressed ones.
+
+    Attributes:
+        masked_kernels: List with a record for each sparse kernel.
+        state: Dict from name to dtype of the state of each connection.
+        built: As of any layer.
+        weights: As of any layer.
+    """
+
+    built: bool
+    masked_kernels: typing.Any
+    state: dict
+    weights: typing.Any
+
+    def add_state(self, name: str, dtype: str) -> None:
+        """Adds a state of each connection."""
+        raise NotImplementedError
 
 
 def _initializer_of(layer, role):

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers.compressed import Compressed
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.types import KerasMixin
@@ -45,6 +46,8 @@ def _masks(model):
 def _notes(model):
     """Variables that are not parameters."""
     found = _masks(model)
+    for part in _parts(model, Compressed):
+        found += part.position_variables
     for part in _parts(model, UpdateState):
         found += part.weights
     for part in _parts(model, Sparse):
@@ -68,7 +71,22 @@ def count_active(model: Model) -> int:
     """Number of weights that are not masked out, an integer."""
     masks = [ops.convert_to_numpy(mask.value) for mask in _found(model, _masks)]
     inactive = sum(mask.size - int(mask.sum()) for mask in masks)
-    return count_parameters(model) - inactive
+    return count_parameters(model) - inactive - _spare(model)
+
+
+def _spare(model):
+    """Values of compressed kernels that no active weight takes."""
+    room = sum(_size([v]) for v in _found(model, _values))
+    ends = [ops.convert_to_numpy(v.value) for v in _found(model, _ends)]
+    return room - sum(int(end[..., -1].sum()) for end in ends)
+
+
+def _values(model):
+    return [part.values for part in _parts(model, Compressed)]
+
+
+def _ends(model):
+    return [part.row_pointers for part in _parts(model, Compressed)]
 
 
 def _kind(layer):

@@ -47,16 +47,45 @@ class MaskedKernel:
     active: int
     initial: int
 
+    # Unlike `CompressedKernel`, it has a variable for its mask.
+    compressed = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the kernel."""
+        return tuple(self.kernel.shape)
+
     @property
     def size(self) -> int:
-        return math.prod(self.kernel.shape)
+        """Entries of the kernel, active or not."""
+        return math.prod(self.shape)
+
+    def count(self) -> int:
+        """The number of weights that are active now."""
+        return int(np.sum(self.mask_array()))
+
+    def mask_array(self) -> np.ndarray:
+        """The mask as a boolean array."""
+        return ops.convert_to_numpy(self.mask.value)
+
+    def kernel_array(self) -> np.ndarray:
+        """The kernel as an array."""
+        return ops.convert_to_numpy(self.kernel.value)
 
 
 # Not delegated, because Keras would save a layer's assets, and adapt it,
 # twice.
 _NOT_DELEGATED = {"adapt", "finalize_state", "load_assets", "save_assets"}
 # Arguments of the wrapper; a layer may have attributes of the same names.
-_OWN = {"kernels", "layer", "mask_initializer", "seed", "sparsity", "state"}
+_OWN = {
+    "kernels",
+    "layer",
+    "mask_initializer",
+    "note",
+    "seed",
+    "sparsity",
+    "state",
+}
 
 
 def _check_sparsity(sparsity):
@@ -123,6 +152,8 @@ class Sparse(MasksKernels, keras.layers.Wrapper):
         seed: Non-negative integer for the random mask. `None` draws one now.
         state: Dict from name to dtype of additional state for each
             connection, as added by `add_state`.
+        note: String for `keras_freetickets.sparsity_summary`, such as why the
+            kernels are not compressed, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of the wrapper. The name
             defaults to the layer's.
 
@@ -154,6 +185,7 @@ class Sparse(MasksKernels, keras.layers.Wrapper):
         mask_initializer: str | Callable | None = "random",
         seed: int | None = None,
         state: dict | None = None,
+        note: str | None = None,
         **kwargs: typing.Any,
     ) -> None:
         _check_arguments(layer, kernels, seed, state)
@@ -172,6 +204,7 @@ class Sparse(MasksKernels, keras.layers.Wrapper):
         self.mask_initializer = mask_initializer
         self.seed = _draw_seed() if seed is None else seed
         self.state = dict(state or {})
+        self.note = note
         self.supports_masking = layer.supports_masking
         self._masked: list[MaskedKernel] = []
         keras_adapter.adopt_call_signature(self, layer)
@@ -399,6 +432,7 @@ class Sparse(MasksKernels, keras.layers.Wrapper):
             "mask_initializer": _saved(self.mask_initializer),
             "seed": self.seed,
             "state": dict(self.state),
+            **({} if self.note is None else {"note": self.note}),
         }
 
     @classmethod

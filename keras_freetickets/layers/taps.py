@@ -7,6 +7,7 @@ product, which are small, and an update multiplies them.
 
 import contextlib
 import contextvars
+import functools
 import typing
 from collections.abc import Iterator
 
@@ -38,20 +39,26 @@ class Taps:
         """The tap of the kernel whose variable is `values`."""
         return _Tap(self, id(values), self._sinks)
 
-    def gradient(self, values: typing.Any) -> Tensor | None:
-        """The dense gradient, `(inputs, outputs)`, of a kernel.
+    def empty_sinks(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
+        """Sinks for the products whose shapes were asked for."""
+        return {
+            key: [(ops.zeros(x), ops.zeros(dy)) for x, dy in shapes]
+            for key, shapes in self.shapes.items()
+        }
 
-        Args:
-            values: The kernel's variable.
 
-        Returns:
-            Tensor, or `None` if the loss does not reach the kernel.
-        """
-        total = None
-        for x, dy in self.noted.get(id(values), []):
-            part = ops.matmul(ops.transpose(x), dy)
-            total = part if total is None else total + part
-        return total
+def dense_gradient(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The dense gradient of a kernel, from what its products noted.
+
+    Args:
+        pairs: List of pairs of tensors, one for each product: the input
+            `(batch, inputs)` and the gradient `(batch, outputs)`.
+
+    Returns:
+        Tensor of shape `(inputs, outputs)`.
+    """
+    parts = [ops.matmul(ops.transpose(x), dy) for x, dy in pairs]
+    return functools.reduce(ops.add, parts)
 
 
 class _Tap:

@@ -11,13 +11,18 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_model
+from keras_freetickets.arguments import check_number
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_within
+from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.kernels import find_kernels
 from keras_freetickets.layers.quantization import check_float_kernels
 from keras_freetickets.layers.quantization import without_float_kernel
 from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.models.compression import MAX_COMPRESSED_DENSITY
+from keras_freetickets.models.compression import compressed_or_noted
 from keras_freetickets.models.copying import added
 from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import leaf_layers
@@ -26,6 +31,7 @@ from keras_freetickets.models.copying import overridden_outputs
 from keras_freetickets.models.copying import stripped
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
+from keras_freetickets.optional import import_optional
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology import mask_initializers
 from keras_freetickets.trainers.step import effective_kernels
@@ -161,7 +167,7 @@ def _plan(model, sparsity, distribution, filters, kernels):
     chosen = _filter(filters)
     layers = []
     for layer in leaf_layers(model):
-        if isinstance(layer, Sparse):
+        if isinstance(layer, MasksKernels):
             continue
         roles = kernels(layer)
         places = find_kernels(layer, roles)
@@ -209,9 +215,9 @@ def _check_densities(densities, count):
 def _check_something_left(model, layers, filters):
     if layers:
         return
-    if any(isinstance(la, Sparse) for la in leaf_layers(model)):
+    if any(isinstance(la, MasksKernels) for la in leaf_layers(model)):
         raise ValueError(
-            f"Model '{model.name}' is already sparse: its Sparse layers are "
+            f"Model '{model.name}' is already sparse: its sparse layers are "
             "kept, and no other kernel can be masked. Call `sparsify` on the "
             "dense model, or on `strip(model)`."
         )
@@ -227,7 +233,8 @@ def _is_trained(model, kernels):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and int(optimizer.iterations.numpy()) > 0:
         return True
-    layers = [la for la in leaf_layers(model) if not isinstance(la, Sparse)]
+    leaves = leaf_layers(model)
+    layers = [la for la in leaves if not isinstance(la, MasksKernels)]
     places = [p for la in layers for p in find_kernels(la, kernels(la))]
     return not all(place.is_initial() for place in places)
 
@@ -256,11 +263,13 @@ def sparsify(
     mask_initializer: str | Callable | None = None,
     seed: int | None = None,
     kernels: typing.Any = None,
+    storage: str = "mask",
+    max_compressed_density: float = MAX_COMPRESSED_DENSITY,
 ) -> Model:
     """Makes a sparse copy of a model; the model itself stays dense.
 
     The copy has the model's current values and frozen flags, so load weights
-    first. `Sparse` layers that the model already has are copied unchanged.
+    first. Sparse layers that the model already has are copied unchanged.
 
     Args:
         model: A built Functional or Sequential `keras.Model`.
@@ -287,6 +296,16 @@ def sparsify(
             `sparse_kernels`, or else kernels, recurrent and pointwise kernels,
             but not depthwise convolutions (with as many groups as channels),
             embeddings, biases and normalization.
+        storage: `"mask"` (default): each kernel has a mask, and its layer
+            computes as before. `"compressed"`: of Dense, of EinsumDense that
+            multiplies matrices and of 1x1 Conv2D only the active weights
+            exist, so that training and prediction take less time and memory
+            on a processor (docs/real_sparsity.md). All other kernels have
+            masks; `sparsity_summary` says why.
+        max_compressed_density: Float in (0, 1]. A kernel of a higher density
+            has a mask, as its dense product is faster. Defaults to 0.2
+            (measured, see docs/real_sparsity.md). A ramp that begins dense
+            needs a higher one.
 
     Returns:
         A `SparseModel`, not compiled. If `model` is already a `SparseModel`,
@@ -313,6 +332,8 @@ def sparsify(
     sparse_class = _sparse_class(model)
     named = _kernels_of(kernels)
     _check_known_kernels(model, kernels)
+    check_choice("storage", storage, ("mask", "compressed"))
+    check_number("max_compressed_density", max_compressed_density, "(0, 1]")
     plan = _plan(model, sparsity, distribution, filters, named)
     initializer = _choose_initializer(model, mask_initializer, named)
     seeds = _seeds(seed)
@@ -328,8 +349,12 @@ def sparsify(
             seed=next(seeds),
         )
         sparse.build()
+        if storage == "compressed":
+            return compressed_or_noted(sparse, max_compressed_density)
         return sparse
 
+    if storage == "compressed":
+        import_optional("numba")  # now, not with the first step
     return copied(model, sparse_class, place)
 
 

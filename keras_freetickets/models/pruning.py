@@ -9,6 +9,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.members import architecture
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import uncompiled
+from keras_freetickets.models.compressed_training import check_masked
 from keras_freetickets.models.conversion import check_sparsity
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.copying import copied
@@ -99,7 +100,8 @@ def prune(
 
     Raises:
         ValueError: If an argument is out of range, `sparsity` is lower than
-            that of `model`, or the two models differ.
+            that of `model`, the two models differ, or one has compressed
+            kernels.
 
     Example:
 
@@ -113,6 +115,8 @@ def prune(
     """
     check_sparsity(sparsity)
     _check_scope(scope)
+    check_masked("model", model)
+    check_masked("rewind_to", rewind_to)
     source = target = _with_masks(model, filters, kernels)
     if rewind_to is not None:
         target = _with_masks(rewind_to, filters, kernels)

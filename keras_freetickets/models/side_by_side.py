@@ -13,6 +13,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.members import architecture
 from keras_freetickets.layers.parameters import CountsParameters
+from keras_freetickets.models.compressed_training import check_masked
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.models.sparse_training import TrainingRun
 from keras_freetickets.models.sparse_training import TrainsMembers
@@ -66,10 +67,11 @@ class SideBySide(
 
     Raises:
         TypeError: If a member is not a `SparseModel`.
-        ValueError: If `members` is empty; a member is not built, not compiled
-            or has a method attached; a member differs from the first in its
-            architecture or in the arguments of `compile`, or shares variables
-            or an optimizer with it; or `vectorize=True` is not supported.
+        ValueError: If `members` is empty; a member is not built, not compiled,
+            has compressed kernels or has a method attached; a member differs
+            from the first in its architecture or in the arguments of
+            `compile`, or shares variables or an optimizer with it; or
+            `vectorize=True` is not supported.
         RuntimeError: If Keras' backend is neither TensorFlow nor JAX.
 
     Example:
@@ -385,6 +387,7 @@ def _check_members(members):
                 "keras_freetickets.sparsify(model, sparsity=...) first. "
                 f"Received: member {i} is a {type(member).__name__}"
             )
+        check_masked("members", member)
         if not member.built:
             raise ValueError(f"`members` must be built. Received: member {i}")
         if not member.compiled:

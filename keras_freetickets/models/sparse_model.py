@@ -11,12 +11,16 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers import taps
+from keras_freetickets.layers.compressed import CompressedKernel
+from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.quantization import check_quantization
 from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.losses.objective import Objective
+from keras_freetickets.models import compressed_training
 from keras_freetickets.models import logits
 from keras_freetickets.models.sparse_training import BatchTransform
 from keras_freetickets.models.sparse_training import TrainingRun
@@ -56,6 +60,7 @@ def _check_gradients(model, gradients):
             "`model.attach(method)` "
             f"again. Received: model.method={type(model.method).__name__}"
         )
+    compressed_training.check_optimizer(model)
     if len(gradients) != len(model.trainable_variables):
         raise ValueError(
             f"`gradients` must have {len(model.trainable_variables)} entries, "
@@ -139,14 +144,22 @@ class SparseModel(
         self.built = True
 
     @property
-    def sparse_layers(self) -> list[Sparse]:
-        """List of the `Sparse` layers of the model, including nested ones."""
+    def sparse_layers(self) -> list[MasksKernels]:
+        """List of the model's `Sparse` and compressed layers, nested ones too.
+
+        Compressed ones are such as `layers.CompressedDense`.
+        """
         parts = keras_adapter.sublayers(self)
-        return [part for part in parts if isinstance(part, Sparse)]
+        return [part for part in parts if isinstance(part, MasksKernels)]
 
     @property
-    def masked_kernels(self) -> list[MaskedKernel]:
-        """List of `MaskedKernel`, one for each masked kernel of the model."""
+    def masked_kernels(self) -> list[MaskedKernel | CompressedKernel]:
+        """List with an entry for each sparse kernel of the model.
+
+        A `MaskedKernel`, or a `CompressedKernel` if only the active weights
+        exist. Both have `name`, `shape`, `size`, `count()`, `mask_array()` and
+        `kernel_array()`.
+        """
         return [c for layer in self.sparse_layers for c in layer.masked_kernels]
 
     def attach(self, method: Method) -> None:
@@ -195,13 +208,14 @@ class SparseModel(
                 f"Received: method={type(method).__name__}"
             )
         keras_adapter.synchronize(self)
+        compressed_training.check_method(self, method)
         with self.run.scope():
             for layer in self.sparse_layers:
                 self._add_connection_state(layer, method)
             self._add_variable_state(method)
         for masked in self.masked_kernels:
             # Loaded masks may have a different count.
-            masked.active = int(np.sum(ops.convert_to_numpy(masked.mask.value)))
+            masked.active = masked.count()
         method.begin(self.masked_kernels)
         self.project()
         self.run.method = method
@@ -265,6 +279,7 @@ class SparseModel(
         self._check_companion()
         if self.compiled:
             backend.check_fit(self)
+            compressed_training.check_fit(self)
         if self.built and self.compiled:
             self.project()  # weights may have been set or loaded
 
@@ -282,9 +297,11 @@ class SparseModel(
         # A custom step or callback may have assigned to kernels.
         strays = {}
         for masked in self.masked_kernels:
-            mask = ops.convert_to_numpy(masked.mask.value)
-            kernel = ops.convert_to_numpy(masked.kernel.value)
-            count = np.count_nonzero(kernel[~mask])
+            if masked.compressed:
+                continue
+            count = np.count_nonzero(
+                masked.kernel_array()[~masked.mask_array()]
+            )
             if count:
                 strays[masked.name] = int(count)
         if strays:
@@ -401,7 +418,10 @@ class SparseModel(
         """Context of a training step: outputs are those that the loss needs.
 
         With an objective (`set_objective`), a model that ends in a softmax
-        returns logits in this context; otherwise nothing changes.
+        returns logits in this context. Compressed layers note what an update
+        reads that grows by the gradient, so that a loop on TensorFlow calls
+        the model, the tape's `gradient` and `apply_gradients` within it.
+        Otherwise nothing changes.
 
         Example:
 
@@ -412,6 +432,10 @@ class SparseModel(
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(logits.training(self))
+            noting = compressed_training.notes_gradients(self)
+            stack.enter_context(
+                taps.collecting(taps.Taps() if noting else None)
+            )
             if self.run.softmax is not None:
                 stack.enter_context(self.run.softmax.left_out())
             yield

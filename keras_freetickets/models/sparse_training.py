@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.layers.sparse import Sparse
+from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.topology.methods import Method
 from keras_freetickets.trainers import compiled_steps
 from keras_freetickets.trainers import get_backend
@@ -164,8 +164,9 @@ class TrainingRun:
                     layer.add_state("ever_active", "bool")
             for masked in member.masked_kernels:
                 ever = ops.convert_to_numpy(masked.state["ever_active"].value)
-                mask = ops.convert_to_numpy(masked.mask.value)
-                masked.state["ever_active"].assign(np.logical_or(ever, mask))
+                masked.state["ever_active"].assign(
+                    np.logical_or(ever, masked.mask_array())
+                )
             member.run.choose_step()
         self.choose_step()
 
@@ -202,17 +203,18 @@ def up_to_date(model: Model) -> list:
     return model.run.members
 
 
-def begin_connection_state(layer: Sparse, method: Method, name: str) -> None:
+def begin_connection_state(
+    layer: MasksKernels, method: Method, name: str
+) -> None:
     """Sets a method's state of each connection to its initial values.
 
     Args:
-        layer: A `Sparse` layer with the state.
+        layer: A layer with the state.
         method: A `Method`.
         name: One of the names in `method.connection_state`.
     """
     for masked in layer.masked_kernels:
-        mask = ops.convert_to_numpy(masked.mask.value)
-        initial = method.initial_state(mask)
+        initial = method.initial_state(masked.mask_array())
         if name in initial:
             masked.state[name].assign(initial[name])
 
@@ -352,13 +354,14 @@ def check_companions(method: Method | None, callbacks: typing.Any) -> None:
 
 
 def _project(member: Model) -> None:
-    masked_kernels = member.masked_kernels
+    # Outside a compressed kernel there is nothing.
+    masked_kernels = [m for m in member.masked_kernels if not m.compressed]
     slots: list[list] = [[] for _ in masked_kernels]
     if member.compiled and member.optimizer.built:
         kernels = [masked.kernel for masked in masked_kernels]
         slots = keras_adapter.optimizer_slots(member.optimizer, kernels)
     for masked, found in zip(masked_kernels, slots, strict=True):
-        mask = ops.convert_to_numpy(masked.mask.value)
+        mask = masked.mask_array()
         for variable, initial in [(masked.kernel, 0.0), *found]:
             value = ops.convert_to_numpy(variable.value)
             fill = np.full_like(value, initial)
@@ -368,8 +371,5 @@ def _project(member: Model) -> None:
 def _density(member: Model) -> float:
     masked_kernels = member.masked_kernels
     size = sum(masked.size for masked in masked_kernels)
-    active = sum(
-        int(np.sum(ops.convert_to_numpy(masked.mask.value)))
-        for masked in masked_kernels
-    )
+    active = sum(masked.count() for masked in masked_kernels)
     return active / size if size else 1.0

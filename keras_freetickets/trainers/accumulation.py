@@ -50,12 +50,18 @@ class AccumulationWindow:
             for g, s in zip(gradients, self.sums, strict=True)
         ]
 
-    def mask(self, masks: list[Tensor]) -> None:
-        """Masks the sums that the optimizer is about to use."""
+    def mask(self, masks: list[Tensor | None]) -> None:
+        """Masks the sums that the optimizer is about to use.
+
+        Args:
+            masks: List of boolean tensors; `None` where nothing is masked.
+        """
         if not self.steps:
             return
         waits = ops.logical_not(self.closes())
         for total, mask in zip(self.sums, masks, strict=True):
+            if mask is None:
+                continue
             kept = ops.logical_or(mask, waits)
             total.assign(ops.where(kept, total.value, 0))
 

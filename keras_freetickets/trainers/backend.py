@@ -179,6 +179,30 @@ class Backend(typing.Protocol):
             mask: Boolean tensor of the same shape.
         """
 
+    def after(self, before: Tensor | None, values: typing.Any) -> typing.Any:
+        """Tensors that are made only after another one.
+
+        What is large then exists in turns.
+
+        Args:
+            before: Tensor; `None` for no wait.
+            values: Nested tensors.
+
+        Returns:
+            The same tensors.
+        """
+
+    def places(self, flags: Tensor, room: int) -> Tensor:
+        """Where flags are true, rising; beyond those the number of flags.
+
+        Args:
+            flags: Boolean tensor of shape `(size,)`.
+            room: Integer, at least the number of true flags.
+
+        Returns:
+            `int32` tensor of shape `(room,)`.
+        """
+
     def update_if_due(
         self, due: Tensor, groups: VariableGroups, update: GroupsUpdate
     ) -> Tensor:

@@ -14,6 +14,7 @@ import jax
 import keras
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers import taps
 from keras_freetickets.trainers import jax_members
 from keras_freetickets.trainers import step
 from keras_freetickets.trainers.backend import GroupsUpdate
@@ -51,19 +52,43 @@ class JaxBackend:
         with _state_scope(model, state[:3]):
             batch = model.run.transformed_batch(*batch)
         x, y, sample_weight = batch
-        loss_and_gradients = jax.value_and_grad(
-            model.compute_loss_and_updates, has_aux=True
-        )
-        (_, outcome), gradients = loss_and_gradients(
-            _forward_values(model, state),
-            others,
-            metrics,
-            x,
-            y,
-            sample_weight,
-            training=True,
-            optimizer_variables=slots,
-        )
+        values = _forward_values(model, state)
+
+        def loss_of(values: list[Tensor], sinks: typing.Any) -> tuple:
+            with taps.collecting(taps.Taps(sinks) if sinks else None):
+                return model.compute_loss_and_updates(
+                    values,
+                    others,
+                    metrics,
+                    x,
+                    y,
+                    sample_weight,
+                    training=True,
+                    optimizer_variables=slots,
+                )
+
+        noted = taps.current()
+        sinks = {}
+        if noted is not None:
+            # What the products note: first its shapes, then its values.
+            jax.eval_shape(
+                lambda: model.compute_loss_and_updates(
+                    values,
+                    others,
+                    metrics,
+                    x,
+                    y,
+                    sample_weight,
+                    training=True,
+                    optimizer_variables=slots,
+                )
+            )
+            sinks = noted.empty_sinks()
+        loss_and_gradients = jax.value_and_grad(loss_of, (0, 1), has_aux=True)
+        (_, outcome), found = loss_and_gradients(values, sinks)
+        gradients, products = found
+        if noted is not None:
+            noted.noted = products
         loss, y_pred, others, metrics = outcome
         trainable, others, slots = self.stateless_apply(
             model, trainable, others, slots, gradients, batch
@@ -172,6 +197,19 @@ class JaxBackend:
     def masked(self, gradient: Tensor, mask: Tensor) -> Tensor:
         """The gradient, 0 where the mask is false, even if it is NaN there."""
         return jax.numpy.where(mask, gradient, 0)
+
+    def after(self, before: Tensor | None, values: typing.Any) -> typing.Any:
+        """Tensors that are made only after another one."""
+        if before is None:
+            return values
+        return jax.lax.optimization_barrier((before, values))[1]
+
+    def places(self, flags: Tensor, room: int) -> Tensor:
+        """Where flags are true, rising; beyond those the number of flags."""
+        (found,) = jax.numpy.nonzero(
+            flags, size=room, fill_value=flags.shape[0]
+        )
+        return found.astype("int32")
 
     def update_if_due(
         self, due: Tensor, groups: VariableGroups, update: GroupsUpdate

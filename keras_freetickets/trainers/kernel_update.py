@@ -35,6 +35,12 @@ class KernelUpdate:
         if "ever_active" in masked.state:
             self.variables.append(masked.state["ever_active"])
 
+    compressed = False
+
+    def dense(self, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The kernel and the mask, of values of `variables`."""
+        return values[0], values[1]
+
     def moved(
         self, values: list[Tensor], mask: Tensor, alive: Tensor
     ) -> list[Tensor]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.layers import taps
 from keras_freetickets.layers.guard import guards_lowered
 from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.update_state import UpdateState
@@ -27,6 +28,7 @@ from keras_freetickets.topology.methods.method import overrides
 from keras_freetickets.trainers import update as updates
 from keras_freetickets.trainers.accumulation import AccumulationWindow
 from keras_freetickets.trainers.backend import Backend
+from keras_freetickets.trainers.compressed_update import CompressedUpdate
 from keras_freetickets.trainers.kernel_update import KernelUpdate
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Gradients
@@ -248,8 +250,10 @@ class Step:
         ]
         kernels = [r.kernel for r in self.masked_kernels]
         self.slots = keras_adapter.optimizer_slots(self.optimizer, kernels)
+        # `None` for compressed kernels, outside of which there is nothing.
         self.masks = [
-            ops.convert_to_tensor(r.mask.value) for r in self.masked_kernels
+            None if r.compressed else ops.convert_to_tensor(r.mask.value)
+            for r in self.masked_kernels
         ]
         self.dense: list[Tensor] = [gradients[i] for i in self.gradient_indices]
         self.window = AccumulationWindow(self.optimizer, kernels, gradients)
@@ -360,6 +364,8 @@ class Step:
         gradients = self.transformed(method, update_state)
         closes = self.window.closes()
         for place, mask in zip(self.gradient_indices, self.masks, strict=True):
+            if mask is None:
+                continue
             if closes is not None:
                 # Until the last micro-batch the sums stay dense, for growth,
                 # and at absent connections as the loss gave them.
@@ -456,45 +462,65 @@ class Step:
             Boolean tensor, whether it took place.
         """
         changing, gradients, states = inputs
+        kernel_updates = [self.kernel_update(i, method) for i in changing]
+        dense = self.dense_gradients(method, changing, gradients)
         seen = {self.gradient_indices[i] for i in changing}
         others = [
             g
             for i, g in enumerate(self.gradients)
             if i not in seen and g is not None
         ]
-        kernel_updates = [
-            KernelUpdate(self.masked_kernels[i], self.slots[i], method)
-            for i in changing
-        ]
+        places = [self.kernel_indices[i] for i in changing]
+        turns = updates.turns(
+            method, [one.compressed for one in kernel_updates]
+        )
 
         def update(
             values: list[list[Tensor]],
         ) -> tuple[list[list[Tensor]], Tensor]:
             *values, _ = values  # the counters', which `counted` reads
-            kernels, masks = ([v[j] for v in values] for j in (0, 1))
-            batch = updates.KernelBatch(
-                kernels,
-                masks,
-                [gradients[i] for i in changing],
-                [states[i] for i in changing],
-                fraction=update_state.fraction(self.optimizer, method),
-                step=update_state.step_of(self.optimizer),
-                update=update_state.update_count.value,
-                seed=update_state.seed.value,
-                kernel_indices=[self.kernel_indices[i] for i in changing],
-                others=others,
-            )
-            # One compiled program, also inside a step that is not one.
-            new, alive, share, done = updates.new_masks(
-                method, batch, self.backend.compiled
-            )
-            done = self.backend.any_member(done)
-            moved = [
-                one.moved(value, mask, kept)
-                for one, value, mask, kept in zip(
-                    kernel_updates, values, new, alive, strict=True
+            settings = {
+                "fraction": update_state.fraction(self.optimizer, method),
+                "step": update_state.step_of(self.optimizer),
+                "update": update_state.update_count.value,
+                "seed": update_state.seed.value,
+            }
+            finite = others
+            if len(turns) > 1:
+                flag = updates.all_finite_in_turn(self.backend, others, dense)
+                finite = [flag]
+            moved: list[list[Tensor]] = [[] for _ in kernel_updates]
+            counts = []
+            done = None
+            for turn in turns:
+                # One dense kernel at a time, where kernels are compressed.
+                ready = [self.backend.after(done, values[j]) for j in turn]
+                pairs = [
+                    kernel_updates[j].dense(value)
+                    for j, value in zip(turn, ready, strict=True)
+                ]
+                batch = updates.KernelBatch(
+                    [kernel for kernel, _ in pairs],
+                    [mask for _, mask in pairs],
+                    [dense[j](done) for j in turn],
+                    [states[changing[j]] for j in turn],
+                    kernel_indices=updates.indices_of(
+                        [places[j] for j in turn], len(turns) > 1
+                    ),
+                    others=finite,
+                    **settings,
                 )
-            ]
+                # One compiled program, also inside a step that is not one.
+                new, alive, count, done = updates.masks_and_counts(
+                    method, batch, self.backend.compiled
+                )
+                done = self.backend.any_member(done)
+                counts.append(count)
+                for j, value, mask, kept in zip(
+                    turn, ready, new, alive, strict=True
+                ):
+                    moved[j] = kernel_updates[j].moved(value, mask, kept)
+            share = updates.share_of(counts)
             counted = update_state.counted(self.optimizer, method, share, done)
             return [*moved, counted], done
 
@@ -505,6 +531,67 @@ class Step:
             update,
         )
 
+    def kernel_update(
+        self, i: int, method: Method
+    ) -> KernelUpdate | CompressedUpdate:
+        """What an update changes of a kernel."""
+        masked, slots = self.masked_kernels[i], self.slots[i]
+        if masked.compressed:
+            return CompressedUpdate(masked, slots, method, self.backend)
+        return KernelUpdate(masked, slots, method)
+
+    def dense_gradients(
+        self,
+        method: Method,
+        changing: list[int],
+        gradients: list[Tensor],
+    ) -> list[Callable[[typing.Any], Tensor]]:
+        """Functions that make the dense gradients of kernels that may change.
+
+        Args:
+            method: A `Method`.
+            changing: List of the places of the kernels.
+            gradients: List of mean gradients of all kernels.
+
+        Returns:
+            List of functions of a tensor (or `None`) that has to be there
+            before.
+        """
+        return [
+            self.dense_gradient_of(method, i, gradients[i]) for i in changing
+        ]
+
+    def dense_gradient_of(
+        self, method: Method, i: int, gradient: Tensor
+    ) -> Callable[[typing.Any], Tensor]:
+        """As `dense_gradients`, of the `i`-th kernel."""
+        masked = self.masked_kernels[i]
+        if not masked.compressed:
+            return lambda done: gradient
+        if not method.reads_gradients():
+            # Not finite if the gradient of an active weight is not.
+            flag = ops.sum(gradient * 0.0)
+            return lambda done: ops.broadcast_to(flag, masked.shape)
+        noted = taps.current()
+        pairs = [] if noted is None else noted.noted.get(id(masked.kernel), [])
+        if not pairs:
+            raise ValueError(
+                f"{type(method).__name__} reads the gradient of all weights, "
+                "which nothing noted for compressed kernels: train with "
+                "`fit`, or on TensorFlow compute and apply gradients within "
+                "`model.training_scope()`; else use random growth or "
+                f"storage='mask'. Received: kernel '{masked.name}'"
+            )
+        scale = keras_adapter.loss_scale(self.optimizer)
+
+        def dense(done: typing.Any) -> Tensor:
+            total = taps.dense_gradient(self.backend.after(done, pairs))
+            if scale is not None:
+                total = total / ops.cast(scale, total.dtype)
+            return ops.reshape(total, masked.shape)
+
+        return dense
+
     def clear_assigned(self) -> None:
         """Clears what was assigned outside the masks since the last step.
 
@@ -512,13 +599,16 @@ class Step:
         the weights would keep it.
         """
         for masked, mask in zip(self.masked_kernels, self.masks, strict=True):
+            if mask is None:
+                continue
             value = ops.convert_to_tensor(masked.kernel.value)
             masked.kernel.assign(self.backend.masked(value, mask))
 
     def clear_strays(self) -> None:
         """Clears what the optimizer leaves outside the masks, if it does."""
         for i, masked in enumerate(self.masked_kernels):
-            if keras_adapter.keeps_zeros(self.optimizer, masked.kernel):
+            keeps = keras_adapter.keeps_zeros(self.optimizer, masked.kernel)
+            if masked.compressed or keeps:
                 continue
             mask = ops.convert_to_tensor(masked.mask.value)
             for variable, fill in [(masked.kernel, 0.0), *self.slots[i]]:

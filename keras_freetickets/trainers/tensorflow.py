@@ -250,6 +250,19 @@ class TensorFlowBackend:
         """
         return tf.math.multiply_no_nan(gradient, tf.cast(mask, gradient.dtype))
 
+    def after(self, before: Tensor | None, values: typing.Any) -> typing.Any:
+        """Tensors that are made only after another one."""
+        if before is None:
+            return values
+        with tf.control_dependencies([before]):
+            return tree.map_structure(tf.identity, values)
+
+    def places(self, flags: Tensor, room: int) -> Tensor:
+        """Where flags are true, rising; beyond those the number of flags."""
+        found = tf.cast(tf.where(flags)[:room, 0], tf.int32)
+        rest = tf.fill([room - tf.shape(found)[0]], flags.shape[0])
+        return tf.ensure_shape(tf.concat([found, rest], 0), (room,))
+
     def update_if_due(
         self, due: Tensor, groups: VariableGroups, update: GroupsUpdate
     ) -> Tensor:

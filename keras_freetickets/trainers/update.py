@@ -7,6 +7,7 @@ variables, call these functions and assign what comes back.
 import dataclasses
 import functools
 import math
+import numbers
 import typing
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ class KernelBatch:
         update: `int32` tensor, topology updates so far.
         seed: `int32` tensor.
         kernel_indices: List of integers, the kernels' places in the model;
-            `None` if they are all.
+            `None` if they are all. Or a list with one `int32` tensor.
         others: List of the gradients of all other variables, which must be
             finite too.
     """
@@ -95,6 +96,55 @@ def all_finite(gradients: Iterable[Tensor | None]) -> Tensor:
     return ops.all(ops.stack(finite))
 
 
+def all_finite_in_turn(
+    backend: typing.Any,
+    others: Sequence[Tensor],
+    dense: Sequence[Callable[[typing.Any], Tensor]],
+) -> Tensor:
+    """A tensor that is not finite if a gradient holds NaN or infinity.
+
+    Args:
+        backend: A `Backend`.
+        others: List of tensors.
+        dense: List of functions that make dense gradients, one at a time.
+    """
+    finite = all_finite(others) if others else ops.cast(True, "bool")
+    for make in dense:
+        here = ops.all(ops.isfinite(make(finite)))
+        finite = ops.logical_and(finite, here)
+    return ops.reshape(ops.where(finite, 0.0, float("nan")), (1,))
+
+
+def indices_of(places: list[int], in_turn: bool) -> list[typing.Any]:
+    """Kernel indices of a turn, a tensor if it is of one kernel.
+
+    Args:
+        places: List of integers.
+        in_turn: Boolean, whether there are other turns.
+    """
+    if not in_turn or len(places) > 1:
+        return places
+    return [ops.convert_to_tensor(np.int32(places[0]))]
+
+
+def turns(method: Method, compressed: Sequence[bool]) -> list[list[int]]:
+    """Which kernels are updated together: lists of their numbers.
+
+    Compressed kernels are dense while they are updated, so that each has a
+    turn of its own unless the method looks at several at once.
+
+    Args:
+        method: A `Method`.
+        compressed: List of booleans, one for each kernel.
+    """
+    everything = list(range(len(compressed)))
+    if not any(compressed) or not is_kernelwise(method):
+        return [everything]
+    masked = [i for i in everything if not compressed[i]]
+    alone = [[i] for i in everything if compressed[i]]
+    return [masked, *alone] if masked else alone
+
+
 def _stacked_by_shape(arrays: Iterable[Tensor | None]) -> list[Tensor]:
     """Stacks of the arrays that have the same shape and type.
 
@@ -129,14 +179,33 @@ def new_masks(
     Args:
         method: A `Method`.
         inputs: `KernelBatch`.
+        compiled: As for `masks_and_counts`.
+
+    Returns:
+        As of `masks_and_counts`, but instead of the counts their share.
+    """
+    masks, survivors, counts, done = masks_and_counts(method, inputs, compiled)
+    return masks, survivors, share_of([counts]), done
+
+
+def masks_and_counts(
+    method: Method,
+    inputs: KernelBatch,
+    compiled: Callable[[Callable, list], Callable] = _as_is,
+) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, Tensor], Tensor]:
+    """The masks after an update, for updates of several batches.
+
+    Args:
+        method: A `Method`.
+        inputs: `KernelBatch`.
         compiled: Callable that takes a function of arrays, and a list of what
             else decides its result, and returns a function that a backend
             compiles by itself.
 
     Returns:
-        Tuple `(masks, survivors, replaced, done)`: the new masks; where
-        values and slots are kept; the share of connections that are new; and
-        whether the update took place.
+        Tuple `(masks, survivors, counts, done)`: the new masks; where values
+        and slots are kept; how many connections are new, and how many there
+        are; and whether the update took place.
     """
     groups = _groups(method, inputs)
     parts = [inputs.part(places) for places in groups]
@@ -146,38 +215,60 @@ def new_masks(
         name: getattr(inputs, name)
         for name in ("fraction", "step", "update", "seed")
     }
-    kernel_indices = [part.kernel_indices for part in parts]
+    kernel_indices: typing.Any = [part.kernel_indices for part in parts]
+    given: list[Tensor] = []
+    if not isinstance(kernel_indices[0][0], numbers.Integral):
+        # A tensor for each: kernels of one shape share a program.
+        given, kernel_indices = [one for (one,) in kernel_indices], None
     choose = compiled(
         functools.partial(_choose, method, kernel_indices),
         [program_traits(method), kernel_indices],
     )
-    new, alive, share, finite = choose(stacks, others, scalars)
+    new, alive, counts, finite = choose(stacks, others, scalars, given)
     order = np.argsort([i for places in groups for i in places])
     masks, survivors = (
         [array for stack in chosen for array in ops.unstack(stack)]
         for chosen in (new, alive)
     )
     masks, survivors = ([one[i] for i in order] for one in (masks, survivors))
-    return masks, survivors, share, finite
+    return masks, survivors, counts, finite
+
+
+def share_of(counts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The share of connections that are new, of `masks_and_counts`.
+
+    Args:
+        counts: List of pairs of `int32` scalars.
+    """
+    replaced = sum(new for new, _ in counts)
+    active = sum(both for _, both in counts)
+    return ops.cast(replaced, "float32") / ops.maximum(
+        ops.cast(active, "float32"), 1.0
+    )
 
 
 def _choose(
     method: Method,
-    kernel_indices: list,
+    kernel_indices: list | None,
     stacks: list[dict],
     others: list[Tensor],
     scalars: dict[str, Tensor],
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """`new_masks` on stacks of the kernels of one shape.
+    given: list[Tensor],
+) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, Tensor], Tensor]:
+    """`masks_and_counts` on stacks of the kernels of one shape.
 
     Args:
         method: A `Method`.
         kernel_indices: List of lists of integers, the places in the model of
-            the kernels that each stack holds.
+            the kernels that each stack holds; `None` if they are `given`.
         stacks: List of dicts of tensors, as `_stacks_of` makes them.
         others: List of tensors that must be finite too.
         scalars: Dict of scalar tensors, attributes of `KernelBatch`.
+        given: List of `int32` scalars, the place of the only kernel of each
+            stack.
     """
+    if kernel_indices is None:
+        kernel_indices = [[place] for place in given]
     finite = ops.all(
         ops.stack(
             [
@@ -203,10 +294,7 @@ def _choose(
         active = active + ops.sum(ops.cast(new, "int32"))
         masks.append(new)
         survivors.append(alive)
-    share = ops.cast(replaced, "float32") / ops.maximum(
-        ops.cast(active, "float32"), 1.0
-    )
-    return masks, survivors, share, finite
+    return masks, survivors, (replaced, active), finite
 
 
 # Kernels are stacked up to this many entries, as a stack is a copy. A larger

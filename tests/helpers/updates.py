@@ -14,25 +14,23 @@ class Record:
 
     name: str
     kernel: np.ndarray
-    mask_array: np.ndarray
+    mask: np.ndarray
     initial: int
 
-    @property
-    def mask(self):
-        return Value(self.mask_array)
+    def mask_array(self):
+        return self.mask
 
     @property
     def active(self):
-        return int(self.mask_array.sum())
+        return int(self.mask.sum())
+
+    @property
+    def shape(self):
+        return self.kernel.shape
 
     @property
     def size(self):
         return self.kernel.size
-
-
-@dataclasses.dataclass
-class Value:
-    value: np.ndarray
 
 
 def network(shapes, densities, seed=0, scale=1.0):

@@ -124,6 +124,12 @@ class Method(ShowsArguments):
     # of one shape then share a compiled program. A subclass that overrides a
     # hook that receives all kernels must set it again if it still holds.
     kernelwise = True
+    # Whether an update leaves no kernel with more connections than it began
+    # training with, and whether it reads gradients through the criteria
+    # alone. As for `kernelwise`, a subclass that overrides a hook that
+    # receives all kernels must set them again if they still hold.
+    counts_never_rise = True
+    reads_criteria_alone = True
     # Whether the hooks of an update read the interval, the drop fraction, the
     # first and last step and the seed from views alone: methods that differ in
     # these then share a program. It is not inherited, since a subclass may
@@ -216,6 +222,19 @@ class Method(ShowsArguments):
             size: Integer, the kernel's number of entries.
         """
         return active < size
+
+    def reads_gradients(self) -> bool:
+        """Whether an update reads `view.gradient`.
+
+        By default it does unless it drops by magnitude or at random, and grows
+        at random. Compressed kernels make a dense gradient only for methods
+        that read it; the others find zeros.
+        """
+        by_name = {criteria.magnitude, criteria.random}
+        blind = self._drop_score in by_name
+        blind = blind and self._grow_score is criteria.random
+        own = any(overrides(self, n) for n in ("drop_score", "grow_score"))
+        return own or not blind or not _holds(self, "reads_criteria_alone")
 
     def drop_fraction_at(self, step: Tensor) -> Tensor:
         """The share of active connections that an update replaces.
@@ -486,16 +505,63 @@ def is_kernelwise(method: Method) -> bool:
     is_kernelwise(RigL(scope="global"))  # False
     ```
     """
-    if method.scope == "global" or not method.kernelwise:
+    return method.scope != "global" and _holds(method, "kernelwise")
+
+
+def _holds(method: Method, claim: str) -> bool:
+    """Whether a class claims something of its hooks that receive all kernels.
+
+    A claim does not hold for hooks that a subclass overrides without it.
+    """
+    if not getattr(method, claim):
         return False
     classes = type(method).__mro__
 
     def depth(name: str) -> int:
         return next(i for i, one in enumerate(classes) if name in vars(one))
 
-    said = depth("kernelwise")
+    said = depth(claim)
     overridden = any(name in vars(method) for name in _HOOKS_OF_ALL)
     return not overridden and all(said <= depth(n) for n in _HOOKS_OF_ALL)
+
+
+# Hooks that see a weight, active or not, in every step.
+_HOOKS_OF_STEPS = (
+    "observe",
+    "forward_kernels",
+    "transform_gradients",
+    "after_apply",
+)
+
+
+def reason_against_compressed(method: Method) -> str:
+    """Why a method cannot train compressed kernels, "" if it can.
+
+    Args:
+        method: A `Method`.
+
+    Returns:
+        String, the end of a sentence that begins with "because".
+
+    Example:
+
+    ```python
+    reason_against_compressed(RigL())  # ""
+    ```
+    """
+    hooks = [name for name in _HOOKS_OF_STEPS if overrides(method, name)]
+    if hooks:
+        return f"its hook `{hooks[0]}` looks at all weights in every step"
+    if method.connection_state or method.variable_state:
+        return "it keeps a state of every connection, active or not"
+    if method.scope == "global":
+        return "connections would move between kernels with scope='global'"
+    if not _holds(method, "counts_never_rise"):
+        return (
+            "it overrides how many connections an update leaves, and does not "
+            "set `counts_never_rise`"
+        )
+    return ""
 
 
 def program_traits(method: Method) -> typing.Any:

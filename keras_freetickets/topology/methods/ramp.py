@@ -10,6 +10,7 @@ from keras import ops
 from keras_freetickets.arguments import check_number
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.arguments import is_real
+from keras_freetickets.topology import criteria
 from keras_freetickets.topology import distributions
 from keras_freetickets.topology.kernel_view import KernelView
 from keras_freetickets.topology.kernel_view import best
@@ -97,9 +98,7 @@ class Ramp(Method):
         """Works out the counts of every update and layer."""
         sizes = np.array([r.size for r in masked_kernels], np.int64)
         initial = np.array([r.initial for r in masked_kernels]) / sizes
-        final = self.final_densities(
-            [tuple(r.kernel.shape) for r in masked_kernels]
-        )
+        final = self.final_densities([r.shape for r in masked_kernels])
         self._check(masked_kernels, initial, final)
         densities = [
             self.densities(number, initial, final)
@@ -222,6 +221,8 @@ class GMP(Ramp):
     """
 
     kernelwise = True
+    counts_never_rise = True
+    reads_criteria_alone = True
 
     def __init__(
         self,
@@ -301,6 +302,10 @@ class GMP(Ramp):
             return super().densities(number, initial, final)
         return np.full_like(initial, 1.0 - self.sparsities[number])
 
+    def reads_gradients(self) -> bool:
+        # Nothing grows.
+        return not {criteria.magnitude, criteria.random} & {self._drop_score}
+
     def get_config(self) -> Config:
         return {"sparsities": self.sparsities, **super().get_config()}
 
@@ -355,6 +360,7 @@ class GraNet(Ramp):
         Liu et al., 2021, arXiv:2106.10404; VITA-Group/GraNet.
     """
 
+    counts_never_rise = True
     defaults = {"distribution": "uniform"}
 
     def __init__(
@@ -455,6 +461,7 @@ class NDSNN(Ramp):
     """
 
     kernelwise = True
+    counts_never_rise = True
     defaults = {"rounding": "nearest"}
 
     def __init__(

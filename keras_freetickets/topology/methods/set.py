@@ -43,6 +43,8 @@ class SET(Method):
     """
 
     kernelwise = True
+    counts_never_rise = True
+    reads_criteria_alone = True
     settings_from_views = True
     defaults = {"growth": "random"}
 

@@ -66,6 +66,8 @@ class NM(Method):
     """
 
     kernelwise = True
+    counts_never_rise = True
+    reads_criteria_alone = True
 
     def __init__(
         self, n: int, m: int, axis: int = -2, **kwargs: typing.Any
@@ -78,9 +80,8 @@ class NM(Method):
         for masked in masked_kernels:
             if masked.active == masked.size:
                 continue
-            shape = tuple(masked.kernel.shape)
-            check_divisible(masked.name, shape, self.m, self.axis)
-            mask = ops.convert_to_numpy(masked.mask.value)
+            check_divisible(masked.name, masked.shape, self.m, self.axis)
+            mask = masked.mask_array()
             rows = ops.convert_to_numpy(to_groups(mask, self.m, self.axis))
             if not np.all(rows.sum(axis=1) == self.n):
                 raise ValueError(
@@ -165,6 +166,7 @@ class SRigL(RigL):
         3052bb8.
     """
 
+    counts_never_rise = True
     defaults = {"apply_on_update": True}
 
     def __init__(
@@ -184,7 +186,7 @@ class SRigL(RigL):
         self._last = len(masked_kernels) - 1
         self._budgets = []
         for masked in masked_kernels:
-            mask = ops.convert_to_numpy(masked.mask.value)
+            mask = masked.mask_array()
             inputs = mask.reshape(-1, mask.shape[-1]).sum(axis=0)
             fan_ins = set(inputs[inputs > 0].tolist())
             if len(fan_ins) > 1:
