@@ -30,6 +30,8 @@ from keras_freetickets.models.batch_normalization import (
 )
 from keras_freetickets.models.channels import channel_groups
 from keras_freetickets.models.compaction import compact
+from keras_freetickets.models.compression import compress
+from keras_freetickets.models.compression import decompress
 from keras_freetickets.models.conversion import sparsify
 from keras_freetickets.models.conversion import strip
 from keras_freetickets.models.mimo import MIMO
@@ -51,9 +53,11 @@ __all__: list[str] = [
     "callbacks",
     "channel_groups",
     "compact",
+    "compress",
     "count_units",
     "curation",
     "datasets",
+    "decompress",
     "deployment",
     "discrete",
     "ensembles",

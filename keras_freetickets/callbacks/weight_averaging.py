@@ -12,6 +12,7 @@ from keras_freetickets.callbacks.claims import end_claims
 from keras_freetickets.models.batch_normalization import (
     reestimate_batch_normalization,
 )
+from keras_freetickets.models.compressed_training import check_masked
 from keras_freetickets.models.sparse_model import SparseModel
 from keras_freetickets.types import Logs
 from keras_freetickets.types import Model
@@ -78,6 +79,7 @@ class WeightAveraging(keras.callbacks.Callback):
                 f"{type(self).__name__} needs a SparseModel. "
                 f"Received: model of type {type(model).__name__}"
             )
+        check_masked("model", model)  # connections of averages would move
         if self.data is None and any(
             isinstance(layer, keras.layers.BatchNormalization)
             for layer in keras_adapter.sublayers(model)

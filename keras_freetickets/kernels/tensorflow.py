@@ -55,6 +55,16 @@ def product(
         ImportError: If numba or TensorFlow is not installed.
         ValueError: If a tensor is not float32, or there is a GPU or TPU.
     """
+    return _unconverted()(positions, values, x, bias, relu, tap)
+
+
+@functools.cache
+def _unconverted() -> typing.Callable:
+    """The product as it is: autograph would convert what numba compiles."""
+    return tf.autograph.experimental.do_not_convert(_product)
+
+
+def _product(positions, values, x, bias, relu, tap):
     for name, tensor in (("values", values), ("x", x), ("bias", bias)):
         if tensor.dtype != "float32":
             raise ValueError(

@@ -1,9 +1,12 @@
 """A small EDST run that can be killed, for `test_backup.py`.
 
-As a script: one start of the command `killable.py DIRECTORY`.
+As a script: one start of the command `killable.py DIRECTORY`. With a storage
+and a number, `killable.py DIRECTORY compressed 11`, it kills itself after so
+many steps.
 """
 
 import os
+import signal
 import sys
 
 import keras
@@ -16,7 +19,7 @@ from keras_freetickets import keras_adapter
 EPOCHS = 5
 
 
-def network(units=12):
+def network(units=12, **kwargs):
     """Dropout, augmentation and batch normalization: all that has a state."""
     keras.utils.set_random_seed(3)
     dense = keras.Sequential(
@@ -31,7 +34,7 @@ def network(units=12):
             layers.Dense(3, activation="softmax"),
         ]
     )
-    model = kft.sparsify(dense, 0.7, seed=4)
+    model = kft.sparsify(dense, 0.7, seed=4, **kwargs)
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         "sparse_categorical_crossentropy",
@@ -81,5 +84,28 @@ def run(directory, model=None, callbacks=()):
     return values + seeds, tickets, history.history, edst.store.read()
 
 
+def compressed_network():
+    return network(storage="compressed", max_compressed_density=0.5)
+
+
+class KillAfter(keras.callbacks.Callback):
+    """SIGKILL after a number of steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
-    run(sys.argv[1])
+    directory, *rest = sys.argv[1:]
+    if rest:
+        assert rest[0] == "compressed"
+        killed = KillAfter(int(rest[1]))
+        run(directory, compressed_network(), [killed])
+    else:
+        run(directory)

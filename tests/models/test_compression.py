@@ -2,10 +2,15 @@
 
 import os
 import re
+import signal
+import subprocess
+import sys
 
 import keras
+import killable
 import numpy as np
 import pytest
+from killable import compressed_network
 
 import keras_freetickets as kft
 from keras_freetickets import topology
@@ -321,3 +326,23 @@ def test_numba_missing(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"keras_freetickets\[compressed\]"):
         kft.sparsify(dense_model(), 0.9, storage="compressed")
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    """SIGKILL in the third of five epochs, then the same command again."""
+    whole = killable.run(str(tmp_path / "whole"), compressed_network())
+    kinds = {type(la).__name__ for la in compressed_network().sparse_layers}
+    assert kinds == {"Sparse", "CompressedDense"}
+    killed = str(tmp_path / "killed")
+    process = subprocess.run(
+        [sys.executable, killable.__file__, killed, "compressed", "11"],
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL
+    resumed = killable.run(killed, compressed_network())
+    for mine, other in zip(resumed[0], whole[0], strict=True):
+        np.testing.assert_array_equal(mine, other)
+    for mine, other in zip(resumed[1], whole[1], strict=True):
+        for a, b in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert resumed[2:] == whole[2:]
