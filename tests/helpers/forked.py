@@ -35,9 +35,9 @@ PRELOADED = {
         "absl.app",
         "matplotlib.figure",
         "matplotlib.backends.backend_agg",
-        "keras_freetickets",
+        "keras_freetickets.api",
     ),
-    "jax": ("jax", "keras_freetickets"),
+    "jax": ("jax", "keras_freetickets.api"),
 }
 _SIZE = 1 << 18
 _servers = {}
@@ -223,7 +223,7 @@ def become(arguments, cwd):
 
 if __name__ == "__main__":
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    for name in PRELOADED.get(backend, ["keras_freetickets"]):
+    for name in PRELOADED.get(backend, ["keras_freetickets.api"]):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the forks' collections then copy no pages
