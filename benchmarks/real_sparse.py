@@ -1,8 +1,10 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Four parts: `layer` (forward and backward of one product), `step` (a training
+Six parts: `layer` (forward and backward of one product), `step` (a training
 step through Keras), `bridge` (what a call of the kernels costs in a program
-of the backend) and `predict` (three sparse networks against one dense one).
+of the backend), `predict` (three sparse networks against one dense one),
+`ensemble` (the same through Keras' models) and `memory` (peak resident memory
+that training adds, each side in a process of its own).
 What is compared takes turns in one process; a second dense model is the
 control. Times are of the process' processors, so that other work on the
 machine counts less, and ratios are of medians. The rival is the faster of
@@ -13,6 +15,11 @@ onnx are installed.
         --parts=layer,step,predict --output=real_sparse.json
 """
 
+import gc
+import json
+import resource
+import subprocess
+import sys
 import time
 
 import common
@@ -21,12 +28,16 @@ import numpy as np
 from absl import app
 from absl import flags
 
+import keras_freetickets as kft
 from keras_freetickets import kernels
 from keras_freetickets.layers import CompressedDense
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common)
 flags.DEFINE_list(
-    "parts", ["layer", "step", "bridge", "predict"], "Parts to run."
+    "parts",
+    ["layer", "step", "bridge", "predict", "ensemble", "memory"],
+    "Parts to run.",
 )
 flags.DEFINE_multi_float("sparsity", [0.9, 0.95, 0.98], "Sparsities.")
 flags.DEFINE_integer("rounds", 9, "Turns of each, of which medians are taken.")
@@ -34,6 +45,9 @@ flags.DEFINE_integer("calls", 5, "Calls of a turn.")
 flags.DEFINE_integer("threads", 1, "Threads of the backend and the kernels.")
 flags.DEFINE_integer("layer_size", 4096, "Units of `layer`.")
 flags.DEFINE_integer("width", 2048, "Units of the hidden layers of `step`.")
+flags.DEFINE_integer("predict_size", 1024, "Units of `predict`, `ensemble`.")
+flags.DEFINE_integer("memory_size", 4096, "Units of the layers of `memory`.")
+flags.DEFINE_string("memory_side", "", "Used by `memory`: dense or compressed.")
 flags.DEFINE_multi_integer("batch", [1, 32, 256], "Batches of `predict`.")
 
 
@@ -333,16 +347,19 @@ def jax_ways(structure, values, x, dy):
 
 
 def predict_rows():
-    """Three sparse networks of 4 layers of 1,024 against one dense one."""
+    """Three sparse networks of 4 layers against one dense one."""
     rng = np.random.default_rng(FLAGS.seed)
     dense = [
-        rng.standard_normal((1024, 1024)).astype("float32") / 23
+        rng.standard_normal((FLAGS.predict_size, FLAGS.predict_size)).astype(
+            "float32"
+        )
+        / 23
         for _ in range(4)
     ]
-    bias = np.zeros(1024, "float32")
+    bias = np.zeros(FLAGS.predict_size, "float32")
     rows = []
     for batch in FLAGS.batch:
-        x = rng.standard_normal((batch, 1024)).astype("float32")
+        x = rng.standard_normal((batch, FLAGS.predict_size)).astype("float32")
 
         def numpy(x=x):
             for kernel in dense:
@@ -360,7 +377,12 @@ def predict_rows():
                 [
                     [
                         kernels.CompressedLayer(
-                            *compressed(1024, 1024, sparsity, 4 * t + i),
+                            *compressed(
+                                FLAGS.predict_size,
+                                FLAGS.predict_size,
+                                sparsity,
+                                4 * t + i,
+                            ),
                             bias,
                             True,
                         )
@@ -373,11 +395,15 @@ def predict_rows():
             def three(x=x, network=network):
                 return network.predict_members(x)
 
-            case = f"predict, 4 x 1024, batch {batch}, sparsity {sparsity}"
+            case = f"predict, {size_name()}, batch {batch}, sparsity {sparsity}"
             runs = {**rivals, "three compressed": three}
             names = [name for name in rivals if name != "control"]
             rows += rows_of(case, runs, names, calls_of(batch))
     return rows
+
+
+def size_name():
+    return f"4 x {FLAGS.predict_size}"
 
 
 def calls_of(batch):
@@ -421,12 +447,132 @@ def onnxruntime_ways(dense, bias, x):
 def keras_ways(x):
     model = keras.Sequential(
         [
-            keras.Input((1024,)),
-            *(keras.layers.Dense(1024, activation="relu") for _ in range(4)),
+            keras.Input((FLAGS.predict_size,)),
+            *(
+                keras.layers.Dense(FLAGS.predict_size, activation="relu")
+                for _ in range(4)
+            ),
         ]
     )
     model.compile(jit_compile=False)
     return {"Keras": lambda: model.predict_on_batch(x)}
+
+
+def spread_out(inputs, outputs, active, seed):
+    """Values and structure of as many weights, without a dense kernel."""
+    rng = np.random.default_rng([FLAGS.seed, seed])
+    # `rng.choice` would list all places.
+    places = np.unique(rng.integers(0, inputs * outputs, 5 * active // 4))
+    places = np.sort(rng.permutation(places)[:active])
+    units, columns = np.divmod(places, inputs)
+    pointers = np.searchsorted(units, np.arange(outputs + 1))
+    structure = kernels.CompressedStructure(pointers, columns, inputs)
+    values = rng.standard_normal(active, "float32")
+    return values * np.float32((2 * outputs / active) ** 0.5), structure
+
+
+def chain(size, depth, sparsity, seed=0):
+    """A Keras model of layers of one size, dense if `sparsity` is `None`."""
+    inputs = keras.Input((size,))
+    x = inputs
+    for i in range(depth):
+        if sparsity is None:
+            x = keras.layers.Dense(size, "relu")(x)
+            continue
+        active = round(size * size * (1 - sparsity))
+        values, structure = spread_out(size, size, active, seed + i)
+        layer = CompressedDense(size, active, "relu")
+        x = layer(x)
+        layer.set_structure(structure, values)
+    return keras.Model(inputs, x)
+
+
+def ensemble_rows():
+    """`EnsembleModel.predict_on_batch` of three against one dense model's."""
+    models = {
+        "Keras": chain(FLAGS.predict_size, 4, None),
+        "control": chain(FLAGS.predict_size, 4, None),
+    }
+    rows = []
+    for sparsity in FLAGS.sparsity:
+        members = [
+            chain(FLAGS.predict_size, 4, sparsity, 4 * t) for t in range(3)
+        ]
+        ensemble = kft.EnsembleModel(members, pooling="mean")
+        predictor = kft.serving.SparsePredictor.from_ensemble(ensemble)
+        for batch in FLAGS.batch:
+            rng = np.random.default_rng(FLAGS.seed)
+            x = rng.standard_normal((batch, FLAGS.predict_size)).astype(
+                "float32"
+            )
+
+            def call(model, x=x):
+                return lambda: model.predict_on_batch(x)
+
+            runs = {name: call(model) for name, model in models.items()}
+            runs["EnsembleModel of three"] = call(ensemble)
+            runs["SparsePredictor"] = lambda x=x, p=predictor: p.predict(x)
+            case = (
+                f"ensemble, {size_name()}, batch {batch}, sparsity {sparsity}"
+            )
+            rows += rows_of(case, runs, ["Keras"], calls_of(batch))
+    return rows
+
+
+def peak():
+    """Peak of the process' resident memory so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident():
+    """The process' resident memory, in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def memory_side():
+    """Prints what making and training one side adds to the process."""
+    dense = FLAGS.memory_side == "dense"
+    sparsity = None if dense else FLAGS.sparsity[0]
+
+    def train(model, size):
+        optimizer = keras.optimizers.Adam(1e-4)
+        model.compile(optimizer, "mse", jit_compile=False)
+        x = np.zeros((128, size), "float32")
+        for _ in range(4):
+            model.train_on_batch(x, x)
+
+    train(chain(64, 2, sparsity), 64)  # what the backend and compiling take
+    gc.collect()
+    before = resident()
+    train(chain(FLAGS.memory_size, 4, sparsity), FLAGS.memory_size)
+    print("RESULT " + json.dumps({"before": before, "peak": peak()}))
+
+
+def memory_rows():
+    """Four layers, Adam, batch 128: what each side adds, by its own process."""
+    rows = []
+    cases = [("dense", FLAGS.sparsity[0])]
+    cases += [("compressed", sparsity) for sparsity in FLAGS.sparsity]
+    for side, sparsity in cases:
+        command = [
+            *(sys.executable, __file__, f"--memory_side={side}"),
+            *(f"--sparsity={sparsity}", f"--memory_size={FLAGS.memory_size}"),
+            *(f"--threads={FLAGS.threads}", f"--seed={FLAGS.seed}"),
+        ]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True
+        )
+        line = done.stdout.strip().splitlines()[-1]
+        found = json.loads(line.removeprefix("RESULT "))
+        added = found["peak"] - found["before"]
+        name = side if side == "dense" else f"compressed {sparsity}"
+        case = f"memory, 4 x {FLAGS.memory_size}, adam, batch 128"
+        row = {"case": case, "name": name, "bytes": added, **found}
+        row["ratio"] = added / (rows[0]["bytes"] if rows else added)
+        rows.append(row)
+        print(f"{case}: {name:16} {added / 1e6:9.1f} MB, {row['ratio']:.3f}")
+    return rows
 
 
 PARTS = {
@@ -434,6 +580,8 @@ PARTS = {
     "step": step_rows,
     "bridge": bridge_rows,
     "predict": predict_rows,
+    "ensemble": ensemble_rows,
+    "memory": memory_rows,
 }
 
 
@@ -449,6 +597,9 @@ def limit_threads():
 
 def main(_):
     limit_threads()
+    if FLAGS.memory_side:
+        memory_side()
+        return
     report = common.new_report()
     for part in FLAGS.parts:
         report["rows"] += PARTS[part]()

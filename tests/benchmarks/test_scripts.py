@@ -48,6 +48,16 @@ TINY = {
         "--retrained_networks=2",
         "--epochs=5",
     ],
+    "real_sparse": [
+        "--parts=layer,step,predict,ensemble",
+        "--sparsity=0.5",
+        "--rounds=1",
+        "--calls=1",
+        "--layer_size=32",
+        "--width=16",
+        "--predict_size=32",
+        "--batch=2",
+    ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -76,6 +86,7 @@ def numbers(value):
         pytest.param("search_and_sampling", marks=pytest.mark.slow),
         pytest.param("influence", marks=pytest.mark.slow),
         pytest.param("export_sizes", marks=pytest.mark.slow),
+        "real_sparse",
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),
     ],
@@ -90,8 +101,9 @@ def test_a_report_of_every_way(tmp_path, script):
     for row in rows:
         figures = numbers(row)
         assert figures and all(map(math.isfinite, figures))
-        (name,) = {"way", "model", "kind"} & set(row)
+        (name,) = {"way", "model", "kind", "case"} & set(row)
         assert f"\n{row[name]}" in done.stdout
+        assert row.get("ratio", 1) > 0
     if script == "memory":
         # A byte for each mask entry, six counters of four bytes.
         extra = {row["kind"]: row["beyond_dense"] for row in rows}
