@@ -14,15 +14,22 @@ rate falls to zero along a cosine. Compared are:
 - `chase_layer`, `chase_global`: channels go in steps (`topology.Chase`), down
   to at most the connections of `small`; `compact` then makes a plain network.
 
-Of `rigl_*` and of `chase_*` the one that is better on 10,000 validation images
-with the first seed is trained with the other seeds; test images choose
-nothing. `time` is that of the compact network against the dense one, in turns:
-medians with quartiles of the ratio of each turn, beside a second copy of the
-dense network as a control.
+Of `rigl_*` the one that is better on 10,000 validation images with the first
+seed is trained with the other seeds; test images choose nothing. Rows of `time`
+are those of a compact network against the dense one, in turns: medians with
+quartiles of the ratio of each turn, by the clock and by the processor's time,
+beside a second copy of the dense network as a control. To go on with a report,
+whose networks are not trained again, and to take the times again, of networks
+of the same shapes:
+
+```shell
+python benchmarks/channels.py --data_dir=../shared/tfds \
+    --networks=channels.json --output=channels.json
+```
 """
 
+import json
 import os
-import statistics
 import tempfile
 import time
 
@@ -48,8 +55,9 @@ flags.DEFINE_float("channel_sparsity", 0.505, "Share of channels to remove.")
 flags.DEFINE_integer("epochs", 6, "Number of epochs to train.")
 flags.DEFINE_integer("interval", 100, "Updates between those of masks.")
 flags.DEFINE_integer("seeds", 3, "Number of seeds.")
-flags.DEFINE_integer("turns", 100, "Predictions to take the time of.")
-flags.DEFINE_list("batches", ["1", "1024"], "Images in a prediction.")
+flags.DEFINE_string("networks", None, "Report to go on with.")
+flags.DEFINE_integer("turns", 30, "Predictions to take the time of.")
+flags.DEFINE_list("batches", ["1", "256"], "Images in a prediction.")
 flags.DEFINE_list(
     "formats",
     ["keras", "saved_model", "litert", "onnx", "openvino"],
@@ -60,6 +68,7 @@ BATCH = 128
 # Channels are gone after this part of the updates; RigL's masks stop changing
 # after the second (as in its paper).
 REMOVED, STOPPED = 0.6, 0.75
+CHASE = ["chase_layer", "chase_global"]
 
 
 def images(split):
@@ -95,7 +104,7 @@ def kernels(model):
 
 
 def trained(kind, seed, data):
-    """A plain network, and what is to be told of it."""
+    """Trains a network; returns what is to be told of it."""
     (x, y), rest = data["train"], ["validation", "test"]
     keras.utils.set_random_seed(seed)
     steps = FLAGS.epochs * -(-len(x) // BATCH)
@@ -164,7 +173,7 @@ def trained(kind, seed, data):
         inputs, labels = data[name]
         right = plain.predict(inputs, 1024, verbose=0).argmax(-1) == labels
         found[name] = float(right.mean())
-    return plain, found
+    return found
 
 
 def predictor(name, path, specs):
@@ -175,7 +184,25 @@ def predictor(name, path, specs):
     return lambda x: artifact.predict([x])
 
 
-def timed(report, dense, small, data):
+def times_of(run, x):
+    """Milliseconds of each predictor, by the clock and by the processor."""
+    clock = {kind: [] for kind in run}
+    processor = {kind: [] for kind in run}
+    # A call may be shorter than the processor's clock ticks.
+    calls = max(1, 64 // len(x))
+    for turn in range(FLAGS.turns + 5):
+        for kind, (predict, _) in run.items():
+            start = time.perf_counter(), time.process_time()
+            for _ in range(calls):
+                predict(x)
+            spent = time.perf_counter(), time.process_time()
+            if turn >= 5:
+                clock[kind].append(1e3 * (spent[0] - start[0]) / calls)
+                processor[kind].append(1e3 * (spent[1] - start[1]) / calls)
+    return clock, processor
+
+
+def timed(report, kind_of_small, dense, small, data):
     """Times both networks in each runtime, in turns."""
     x, _ = data["test"]
     for name in FLAGS.formats:
@@ -198,34 +225,44 @@ def timed(report, dense, small, data):
                 specs = formats.specs_of(model)
                 run[kind] = predictor(name, path, specs), done
             for batch in map(int, FLAGS.batches):
-                times = {kind: [] for kind in run}
-                for turn in range(FLAGS.turns + 5):
-                    for kind, (predict, _) in run.items():
-                        start = time.perf_counter()
-                        predict(x[:batch])
-                        if turn >= 5:
-                            spent = time.perf_counter() - start
-                            times[kind].append(1e3 * spent)
-                row = {"format": name, "batch": batch}
+                clock, processor = times_of(run, x[:batch])
+                row = {"compact": kind_of_small, "format": name, "batch": batch}
                 for kind in run:
-                    row[f"milliseconds_of_{kind}"] = spread(times[kind])
+                    row[f"milliseconds_of_{kind}"] = spread(clock[kind])
                 for kind in ("compact", "control"):
-                    ratios = np.divide(times[kind], times["dense"])
-                    row[f"ratio_of_{kind}"] = spread(ratios.tolist())
+                    for by, times in (("", clock), ("processor_", processor)):
+                        ratios = np.divide(times[kind], times["dense"])
+                        row[f"{by}ratio_of_{kind}"] = spread(ratios.tolist())
                 row["bytes"] = {kind: run[kind][1].bytes for kind in run}
                 report["time"].append(row)
                 print(
-                    f"{name:12} {batch:5} "
+                    f"{kind_of_small:12} {name:12} {batch:5} "
                     f"{row['milliseconds_of_dense']['median']:.3f} ms dense, "
-                    f"{row['ratio_of_compact']['median']:.2f} compact, "
-                    f"{row['ratio_of_control']['median']:.2f} control",
+                    f"{row['ratio_of_compact']['median']:.2f} compact "
+                    f"({row['processor_ratio_of_compact']['median']:.2f}), "
+                    f"{row['ratio_of_control']['median']:.2f} control "
+                    f"({row['processor_ratio_of_control']['median']:.2f})",
                     flush=True,
                 )
 
 
+def of_shapes(shapes):
+    """A network of kernels of these shapes."""
+    filters = [shape[-1] for shape in shapes if len(shape) == 4]
+    return network(filters, shapes[-2][-1])
+
+
 def main(_):
     report = new_report()
-    report.update(networks=[], chosen={}, time=[], not_measured={})
+    report.update(networks=[], chosen=None)
+    if FLAGS.networks:
+        with open(FLAGS.networks) as file:
+            before = json.load(file)
+        report["networks"] = before["networks"]
+        report["trained_on"] = {
+            key: before[key] for key in ("machine", "versions", "flags")
+        }
+    report.update(time=[], not_measured={})
     x, y = images("train")
     count = FLAGS.examples or len(x) - 10_000
     data = {
@@ -233,44 +270,40 @@ def main(_):
         "validation": (x[-10_000:], y[-10_000:]),
         "test": images("test"),
     }
-    kept = {}
+    found = {(one["kind"], one["seed"]): one for one in report["networks"]}
 
     def add(kind, seed):
-        kept[kind, seed], found = trained(kind, seed, data)
-        report["networks"].append(found)
-        print(
-            f"{kind:13} {seed} {found['parameters']:>8,} "
-            f"{found['validation']:.4f} {found['test']:.4f}",
-            flush=True,
-        )
-        if FLAGS.output:
+        if (kind, seed) not in found:
+            found[kind, seed] = one = trained(kind, seed, data)
+            report["networks"].append(one)
+            print(
+                f"{kind:13} {seed} {one['parameters']:>8,} "
+                f"{one['validation']:.4f} {one['test']:.4f}",
+                flush=True,
+            )
             save(report)
-        return found["validation"]
+        return found[kind, seed]["validation"]
 
-    first = FLAGS.seed
-    both = {"rigl": ["uniform", "erk"], "chase": ["layer", "global"]}
-    for kind in ("dense", "small"):
-        add(kind, first)
-    for family, names in both.items():
-        scores = {name: add(f"{family}_{name}", first) for name in names}
-        report["chosen"][family] = max(scores, key=scores.get)
-    kinds = [f"{family}_{name}" for family, name in report["chosen"].items()]
-    for seed in range(first + 1, first + FLAGS.seeds):
-        for kind in ("dense", "small", *kinds):
+    seeds = range(FLAGS.seed, FLAGS.seed + FLAGS.seeds)
+    rigl = ["rigl_uniform", "rigl_erk"]
+    report["chosen"] = max(rigl, key=lambda kind: add(kind, FLAGS.seed))
+    kinds = ["dense", "small", report["chosen"], *CHASE]
+    for seed in seeds:
+        for kind in kinds:
             add(kind, seed)
-    report["test_accuracy"] = {
-        kind: statistics.mean(
-            one["test"] for one in report["networks"] if one["kind"] == kind
-        )
-        for kind in ("dense", "small", *kinds)
-    }
-    print(report["test_accuracy"])
-    dense = kept["dense", first]
-    report["parameters_of_compact"] = {
-        seed: kept[kinds[1], seed].count_params() / dense.count_params()
-        for seed in range(first, first + FLAGS.seeds)
-    }
-    timed(report, dense, kept[kinds[1], first], data)
+    report["summary"] = {}
+    for kind in kinds:
+        of_kind = [found[kind, seed] for seed in seeds]
+        report["summary"][kind] = {
+            name: spread([one[name] for one in of_kind])
+            for name in ("test", "validation", "parameters")
+        }
+        print(kind, report["summary"][kind]["test"])
+    save(report)
+    dense = of_shapes(found["dense", FLAGS.seed]["kernels"])
+    for kind in CHASE:
+        small = of_shapes(found[kind, FLAGS.seed]["kernels"])
+        timed(report, kind, dense, small, data)
     save(report)
 
 

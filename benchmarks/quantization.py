@@ -8,9 +8,10 @@ python benchmarks/quantization.py --data_dir=../shared/tfds \
 Tickets of 784-300-100-10 learn Fashion-MNIST by RigL (`--dataset=digits`:
 scikit-learn's, of 8x8 pixels). Each file is read by its runtime. `accuracy` is
 on the test images; `milliseconds` those of one image at a time, the median of
-runs, with quartiles. In Keras, `int4`, `gptq` and `awq` are `Model.quantize` of
-the result of `strip` (the latter two with weights of 4 bits; no file is
-written, and probabilities of three are averaged). PQAT is prune-preserving
+runs, with quartiles. In Keras, `int8`, `int4`, `gptq` and `awq` are
+`Model.quantize` of the result of `strip` (the latter two with weights of 4
+bits; no file is written, and probabilities of three are averaged). PQAT is
+prune-preserving
 quantization-aware training (one file a ticket: of three, sizes and latencies
 are added up and probabilities averaged); beside it are tickets that were
 trained on as long, by the same optimizer, in float32, and then rounded. Formats
@@ -48,9 +49,7 @@ flags.DEFINE_float("sparsity", 0.9, "Share of weights to remove.", 0, 1)
 flags.DEFINE_integer("epochs", 10, "Number of epochs to train.")
 flags.DEFINE_integer("pqat_epochs", 2, "Number of epochs to train on.")
 flags.DEFINE_integer("runs", 300, "Predictions to take the time of.")
-flags.DEFINE_list(
-    "formats", ["keras", "litert", "onnx", "openvino"], "Formats."
-)
+flags.DEFINE_list("formats", ["litert", "onnx", "openvino"], "Formats.")
 flags.DEFINE_bool("pqat", True, "Whether to train for 8 bits too.")
 
 
@@ -144,7 +143,7 @@ def refusal(model, mode):
 
 def quantized_by_keras(report, tickets):
     _, (x, y) = data()
-    for mode in ("int4", "gptq", "awq"):
+    for mode in ("int8", "int4", "gptq", "awq"):
         members = [by_keras(model, mode) for model in tickets]
         zeros = all(
             float(np.mean(kernel_of(layer) == 0)) > FLAGS.sparsity / 2

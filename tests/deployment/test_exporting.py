@@ -27,7 +27,7 @@ def installed(name, dtype="float32"):
 
 def run(kind, name, dtype, folder, **settings):
     installed(name, dtype)
-    model = exports.KINDS[kind]()
+    model = exports.shared(kind)
     data = exports.examples() if dtype == "int8" else None
     path = folder / exports.FORMATS[name]
     report = kft.export(

@@ -1,5 +1,7 @@
 """Small models of every kind that `export` takes, and inputs for them."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
@@ -58,6 +60,12 @@ KINDS = {
     "ensemble": ensemble,
     "calibrated": calibrated,
 }
+
+
+@functools.cache
+def shared(kind):
+    """A model of a kind, for tests that do not change it."""
+    return KINDS[kind]()
 
 
 def several(as_dict=False):
