@@ -1,7 +1,8 @@
 r"""Ternary weights by coordinate descent (CoNNTrA), and what they are worth.
 
     python examples/conntra_ternary.py
-    python examples/conntra_ternary.py --dataset=iris --hidden=8
+    python examples/conntra_ternary.py --dataset=iris --hidden=8 \
+        --epochs=80 --learning_rate=0.01 --sweeps=10
     python examples/conntra_ternary.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --hidden=300,100 --sparsity=0.95 \
         --batch_size=5000 --epochs=10 --sweeps=3
@@ -49,6 +50,9 @@ flags.DEFINE_integer("members", 5, "Members of the ensembles.", lower_bound=1)
 flags.DEFINE_integer(
     "epochs", 30, "Epochs of each training by gradients.", lower_bound=1
 )
+flags.DEFINE_float(
+    "learning_rate", 0.001, "Learning rate of Adam.", lower_bound=1e-9
+)
 flags.DEFINE_integer("sweeps", 6, "Visits of each weight.", lower_bound=1)
 flags.DEFINE_float(
     "penalty", 0.0, "Loss of a weight that is not zero (2e-4: useful).", 0.0
@@ -67,7 +71,10 @@ def path(name: str) -> str:
 
 
 def fit(model: keras.Model, data: array_data.Arrays, callbacks: Any) -> None:
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile(
+        keras.optimizers.Adam(FLAGS.learning_rate),
+        "sparse_categorical_crossentropy",
+    )
     model.fit(
         *data.train,
         batch_size=128 if len(data.train[0]) > 2000 else 32,
