@@ -181,26 +181,47 @@ def row(
     }
 
 
+def layout(graph: kft.graphs.Graph, rounds: int = 80) -> np.ndarray:
+    """Places where edges pull and nodes push (Fruchterman and Reingold)."""
+    place = np.random.default_rng(0).uniform(-1, 1, (graph.num_nodes, 2))
+    distance = 1 / np.sqrt(graph.num_nodes)
+    ends = graph.edges.T
+    for step in np.linspace(0.1, 0.003, rounds):
+        move = np.zeros_like(place)
+        for axis in (0, 1):
+            gaps = place[:, axis, None] - place[None, :, axis]
+            other = place[:, 1 - axis, None] - place[None, :, 1 - axis]
+            squares = np.maximum(gaps**2 + other**2, 1e-4)
+            move[:, axis] = (gaps * distance**2 / squares).sum(axis=1)
+        pull = place[ends[1]] - place[ends[0]]
+        pull *= np.linalg.norm(pull, axis=1, keepdims=True) / distance
+        for axis in (0, 1):
+            move[:, axis] += np.bincount(
+                ends[0], pull[:, axis], graph.num_nodes
+            )
+        length = np.linalg.norm(move, axis=1, keepdims=True)
+        place += move / np.maximum(length, 1e-9) * np.minimum(length, step)
+    return place
+
+
 def draw(
     data: kft.graphs.LabelledGraph, p: np.ndarray, ends: np.ndarray
 ) -> None:
-    """Nodes by the slow waves of the graph; the larger, the less certain."""
+    """The graph; the larger a node, the less certain."""
     try:
         from matplotlib import collections
         from matplotlib import figure
     except ImportError:
         print("No picture: pip install matplotlib")
         return
-    place = np.random.default_rng(0).normal(size=(len(p), 3))
-    for _ in range(60):  # orthogonal iteration towards the slow waves
-        place = np.linalg.qr(data.graph.propagate(place, 2))[0]
-    place = place[:, 1:] / np.abs(place[:, 1:]).max(axis=0)
-    place = np.sign(place) * np.sqrt(np.abs(place))
+    place = layout(data.graph)
     picture = figure.Figure(figsize=(8, 6), layout="constrained")
     axes = picture.subplots()
     lines = place[data.graph.edges[:20000]]
     axes.add_collection(
-        collections.LineCollection(lines, colors="0.85", linewidths=0.3)
+        collections.LineCollection(
+            lines, colors="0.8", linewidths=0.2, zorder=0
+        )
     )
     width = ends[:, 1] - ends[:, 0]
     for label, marker, name in ((0, "o", "other"), (1, "^", "rare")):
@@ -208,7 +229,7 @@ def draw(
         dots = axes.scatter(
             place[own, 0],
             place[own, 1],
-            s=8 + 90 * width[own] ** 2,
+            s=10 + 250 * width[own],
             c=p[own, 1],
             marker=marker,
             cmap="coolwarm",

@@ -45,8 +45,8 @@ TINY = {
         "--train_share=0.2",
         "--features=5",
         "--retrained=3",
-        "--retrained_networks=2",
-        "--epochs=5",
+        "--retrained_networks=3",
+        "--steps=5",
     ],
     "real_sparse": [
         "--parts=layer,step,predict,ensemble",

@@ -542,3 +542,28 @@ def test_adding_a_method():
     assert isinstance(kft.topology.get("taylor"), names["Taylor"])
     assert kft.topology.get("taylor").update_interval == 100
     assert isinstance(names["TaylorPreset"]().method, names["Taylor"])
+
+
+def test_rare_classes():
+    blocks = blocks_of("docs/rare_classes.md", {"epochs=100": "epochs=5"})
+    names = {}
+    for block in blocks[:2]:
+        exec(block, names)
+    assert names["intervals"].shape == (300, 2) and len(names["unsure"]) == 10
+    p = names["left_out"].predictions()[0, :, 1]
+    names.update({"p": p, "p_of_another": 0.9 * p})
+    for block in blocks[2:]:
+        exec(block, names)
+    assert names["targets"].shape == (300, 3)
+
+
+def test_image_regression():
+    train, *blocks = blocks_of(
+        "docs/image_regression.md", {"epochs=100": "epochs=1"}
+    )
+    names = {}
+    exec(train, names)
+    names["other"] = names["ticket"]
+    for block in blocks:
+        exec(block, names)
+    assert names["found"].mean.shape == (100, 16, 16, 1)
