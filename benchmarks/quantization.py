@@ -122,7 +122,8 @@ def by_keras(model, mode):
         tokenizer=lambda text: text,
         num_samples=8,
         sequence_length=x.shape[1],
-        group_size=-1,
+        # -1, the whole column, fails for GPTQ beyond 128 inputs.
+        group_size=128 if mode == "gptq" else -1,
         quantization_layer_structure={
             "pre_block_layers": [],
             "sequential_blocks": dense_layers(plain),
@@ -272,6 +273,7 @@ def main(_):
                 row(report, "one", "litert", dtype, sizes[0], figures)
                 figures = measured(paths, "litert", specs)
                 row(report, "three", "litert", dtype, sum(sizes), figures)
+    save(report)
     quantized_by_keras(report, tickets)
     save(report)
 
