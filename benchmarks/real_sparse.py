@@ -1,10 +1,11 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Six parts: `layer` (forward and backward of one product), `step` (a training
+Seven parts: `layer` (forward and backward of one product), `step` (a training
 step through Keras), `bridge` (what a call of the kernels costs in a program
 of the backend), `predict` (three sparse networks against one dense one),
-`ensemble` (the same through Keras' models) and `memory` (peak resident memory
-that training adds, each side in a process of its own).
+`ensemble` (the same through Keras' models), `memory` (peak resident memory
+that training adds, each side in a process of its own, on Linux) and `update`
+(what RigL's updates add to the mean step).
 What is compared takes turns in one process; a second dense model is the
 control. Times are of the process' processors, so that other work on the
 machine counts less, and ratios are of medians. The rival is the faster of
@@ -17,7 +18,6 @@ onnx are installed.
 
 import gc
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -36,7 +36,10 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common)
 flags.DEFINE_list(
     "parts",
-    ["layer", "step", "bridge", "predict", "ensemble", "memory"],
+    [
+        *("layer", "step", "bridge", "predict", "ensemble", "memory"),
+        "update",
+    ],
     "Parts to run.",
 )
 flags.DEFINE_multi_float("sparsity", [0.9, 0.95, 0.98], "Sparsities.")
@@ -519,15 +522,19 @@ def ensemble_rows():
     return rows
 
 
-def peak():
-    """Peak of the process' resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def memory_now():
+    """The process' resident memory and its peak since `forget_peak`."""
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return tuple(
+        int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")
+    )
 
 
-def resident():
-    """The process' resident memory, in bytes."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def forget_peak():
+    """Compiling, before, may have taken more than is in use now."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def memory_side():
@@ -544,9 +551,11 @@ def memory_side():
 
     train(chain(64, 2, sparsity), 64)  # what the backend and compiling take
     gc.collect()
-    before = resident()
+    forget_peak()
+    before, _ = memory_now()
     train(chain(FLAGS.memory_size, 4, sparsity), FLAGS.memory_size)
-    print("RESULT " + json.dumps({"before": before, "peak": peak()}))
+    _, peak = memory_now()
+    print("RESULT " + json.dumps({"before": before, "peak": peak}))
 
 
 def memory_rows():
@@ -575,6 +584,60 @@ def memory_rows():
     return rows
 
 
+class _StepTimes(keras.callbacks.Callback):
+    """Milliseconds of processor time of each step of a `fit` but the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.times, self._last = [], None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.process_time()
+        if self._last is not None:
+            self.times.append(1e3 * (now - self._last))
+        self._last = now
+
+
+def update_rows():
+    """What RigL's updates add to the mean step of 784-width x 3-10."""
+    sizes = [FLAGS.width] * 3
+    dense = keras.Sequential(
+        [
+            keras.Input((784,)),
+            *(keras.layers.Dense(size, "relu") for size in sizes),
+            keras.layers.Dense(10),
+        ]
+    )
+    interval, updates, rows = 8, 8, []
+    rng = np.random.default_rng(FLAGS.seed)
+    examples = 32 * (interval + 1) * updates
+    x = rng.standard_normal((examples, 784)).astype("float32")
+    y = rng.integers(0, 10, examples)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for sparsity in FLAGS.sparsity:
+        model = kft.sparsify(
+            dense, sparsity, storage="compressed", seed=FLAGS.seed
+        )
+        model.compile("adam", loss)
+        timer = _StepTimes()
+        rigl = kft.callbacks.RigL(update_interval=interval)
+        fit = {"batch_size": 32, "shuffle": False, "verbose": 0}
+        model.fit(x, y, callbacks=[rigl, timer], **fit)
+        times = np.array(timer.times[2 * interval :])
+        step = float(np.median(times))
+        update = float(np.median(times[times > 3 * step])) - step
+        share = update / (200 * step + update)
+        case = f"update of RigL, 784-{FLAGS.width}x3-10, adam, batch 32"
+        name = f"compressed {sparsity}"
+        row = {"case": case, "name": name, "step_ms": step}
+        rows.append({**row, "update_ms": update, "share_at_200": share})
+        print(
+            f"\n{case}: {name}: step {step:.1f} ms, update {update:.1f} ms "
+            f"more, {share:.3f} of the mean step at an interval of 200"
+        )
+    return rows
+
+
 PARTS = {
     "layer": layer_rows,
     "step": step_rows,
@@ -582,6 +645,7 @@ PARTS = {
     "predict": predict_rows,
     "ensemble": ensemble_rows,
     "memory": memory_rows,
+    "update": update_rows,
 }
 
 
