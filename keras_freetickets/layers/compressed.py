@@ -266,6 +266,12 @@ class Compressed(MasksKernels, keras.layers.Layer):
         self.kernel_shape = (*ins, *outs)
         self.num_inputs, self.units = math.prod(ins), math.prod(outs)
         self._outs = outs
+        # Else inputs of twice the width would pass as twice as many rows.
+        counted = ins[len(ins) - self._input_rank() :]
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=len(counted) + 1,
+            axes={i - len(counted): size for i, size in enumerate(counted)},
+        )
         inputs, units = self.num_inputs, self.units
         if self.active > inputs * units:
             raise ValueError(

@@ -255,6 +255,27 @@ def test_what_cannot_be_compressed_says_why(make, reason):
     assert reason in reason_against(layer)
 
 
+@pytest.mark.parametrize("shape", [(2, 20), (4, 5), (2, 3, 5), (10,)])
+def test_inputs_of_another_width_are_refused(shape):
+    """Twenty numbers would else be two rows of ten."""
+    compressed = CompressedDense.from_dense(*masked())
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        compressed(np.zeros(shape, "float32"))
+
+
+def test_inputs_of_an_einsum_are_those_of_its_equation():
+    layer = keras.layers.EinsumDense("abcd,cde->abe", (None, 6))
+    layer.build((None, 2, 3, 4))
+    kernel = np.zeros((3, 4, 6), "float32")
+    kernel[0, 1, :] = 1
+    layer.kernel.assign(kernel)
+    compressed = compressed_kind(layer).from_dense(layer, kernel != 0)
+    x = np.arange(24.0, dtype="float32").reshape(1, 2, 3, 4)
+    np.testing.assert_allclose(compressed(x), layer(x))
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        compressed(x.reshape(1, 2, 4, 3))
+
+
 def test_bad_arguments():
     layer, mask = masked()
     with pytest.raises(ValueError, match="active=0"):
