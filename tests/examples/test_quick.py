@@ -70,7 +70,18 @@ def check_serve(said, folder):
     assert wrong > 2 * right
 
 
+def check_compressed(said, folder):
+    found = re.search(r"optimizer: dense ([\d,]+), ([\d,]+)", said)
+    dense, compressed = (int(n.replace(",", "")) for n in found.groups())
+    assert compressed < 0.06 * dense
+    (accuracy,) = numbers(r"of the active weights: ([\d.]+)", said)
+    assert accuracy > 0.9
+    assert "masked" not in said
+    assert (folder / "compressed.keras").exists()
+
+
 CHECKS = {
+    "compressed.py": check_compressed,
     "sparse.py": check_sparse,
     "deploy.py": check_deploy,
     "ensemble.py": check_ensemble,
