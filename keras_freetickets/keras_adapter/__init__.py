@@ -54,6 +54,7 @@ from keras_freetickets.keras_adapter.optimizers import accumulators
 from keras_freetickets.keras_adapter.optimizers import keeps_zeros
 from keras_freetickets.keras_adapter.optimizers import learning_rate_schedule
 from keras_freetickets.keras_adapter.optimizers import loss_scale
+from keras_freetickets.keras_adapter.optimizers import makes_idle_weights_nan
 from keras_freetickets.keras_adapter.optimizers import optimizer_slots
 from keras_freetickets.keras_adapter.optimizers import plain_optimizers
 from keras_freetickets.keras_adapter.optimizers import shared_counters
@@ -123,6 +124,7 @@ __all__ = [
     "keeps_zeros",
     "learning_rate_schedule",
     "loss_scale",
+    "makes_idle_weights_nan",
     "mask_of",
     "momentum",
     "name_beside",

@@ -105,6 +105,23 @@ def keeps_zeros(optimizer: Optimizer, variable: Variable) -> bool:
     return all(type(o) in _KEEP_ZEROS for o in plain_optimizers(optimizer))
 
 
+# Squares below it are lost in float32.
+_TINY_SQUARE = 1e-36
+
+
+def makes_idle_weights_nan(optimizer: Optimizer) -> bool:
+    """Whether weights without gradients in row and column become NaN.
+
+    Adafactor (Keras 3.15.1) divides by the product of the mean squares of a
+    row and of a column. Where both are `epsilon_1`, float32 rounds that to 0.
+    """
+    return any(
+        isinstance(one, keras.optimizers.Adafactor)
+        and one.epsilon_1**2 < _TINY_SQUARE
+        for one in plain_optimizers(optimizer)
+    )
+
+
 def _accumulating(optimizer):
     """The inner optimizers that sum gradients over micro-batches."""
     return [

@@ -7,6 +7,7 @@ mixin `TrainsMembers` is their public interface. `TrainingRun`, a model's
 
 import inspect
 import typing
+import warnings
 from collections.abc import Callable
 
 import keras
@@ -299,6 +300,7 @@ class TrainsMembers(KerasMixin):
             self.run.members[0].run.method, arguments.get("callbacks")
         )
         self._before_fit(arguments)
+        _warn_of_idle_weights(self)
         # An exception in `fit`, or Ctrl-C, would leave a method attached.
         try:
             history = super().fit(*args, **kwargs)
@@ -320,6 +322,19 @@ class TrainsMembers(KerasMixin):
         with keras_adapter.own_step(self, "train_step"):
             super().make_train_function(force)
         self.run.keep_step()
+
+
+def _warn_of_idle_weights(model: Model) -> None:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not keras_adapter.makes_idle_weights_nan(optimizer):
+        return
+    warnings.warn(
+        "Adafactor makes a whole kernel NaN as soon as one of its inputs and "
+        "one of its units have no gradient, which is common in sparse kernels, "
+        "unless its `epsilon_1` is larger. Pass Adafactor(epsilon_1=1e-16). "
+        f"Received: optimizer={optimizer.name!r}",
+        stacklevel=3,
+    )
 
 
 def check_companions(method: Method | None, callbacks: typing.Any) -> None:

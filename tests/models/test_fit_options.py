@@ -587,3 +587,18 @@ def test_growth_sees_raw_gradients_of_a_window(kind):
         seen = ops.convert_to_numpy(record.state["seen"].value)
         np.testing.assert_allclose(seen[absent], gradient[absent], atol=1e-6)
         assert gradient[absent].any()
+
+
+@pytest.mark.parametrize("epsilon, finite", [(1e-30, False), (1e-16, True)])
+def test_adafactor_is_warned_of_where_it_makes_nan(recwarn, epsilon, finite):
+    """Of an input and a unit without gradients; if Keras mends it, tell us."""
+    model = network(keras.optimizers.Adafactor(0.01, epsilon_1=epsilon))
+    masked = model.masked_kernels[0]
+    mask = np.ones(masked.mask.shape, bool)
+    mask[0], mask[:, 0] = False, False
+    masked.mask.assign(mask)
+    model.project()
+    model.fit(*data(), verbose=0)
+    said = [str(one.message) for one in recwarn]
+    assert any("Adafactor(epsilon_1=1e-16)" in s for s in said) != finite
+    assert np.isfinite(kernels_of(model)[0]).all() == finite

@@ -35,7 +35,7 @@ OPTIMIZERS = {
     "adagrad": lambda: optimizers.Adagrad(0.01),
     "adadelta": lambda: optimizers.Adadelta(0.01),
     "adamax": lambda: optimizers.Adamax(0.01),
-    "adafactor": lambda: optimizers.Adafactor(0.01),
+    "adafactor": lambda: optimizers.Adafactor(0.01, epsilon_1=1e-16),
     "ftrl": lambda: optimizers.Ftrl(0.01),
     "lamb": lambda: optimizers.Lamb(0.01),
     "lion": lambda: optimizers.Lion(0.01),
