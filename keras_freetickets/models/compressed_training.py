@@ -5,6 +5,7 @@ import typing
 import keras
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_model
 from keras_freetickets.layers.compressed import Compressed
 from keras_freetickets.topology.methods import Method
 from keras_freetickets.topology.methods.method import reason_against_compressed
@@ -25,9 +26,13 @@ def check_masked(name: str, model: Model | None) -> None:
         model: A Keras model or `None`.
 
     Raises:
-        ValueError: If it has.
+        TypeError: If it is no Keras model.
+        ValueError: If it has compressed kernels.
     """
-    layers = [] if model is None else compressed_layers(model)
+    if model is None:
+        return
+    check_model(name, model)
+    layers = compressed_layers(model)
     if layers:
         raise ValueError(
             f"`{name}` must have masks, not compressed kernels: call "

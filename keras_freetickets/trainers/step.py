@@ -482,8 +482,10 @@ class Step:
             settings = {
                 "fraction": update_state.fraction(self.optimizer, method),
                 "step": update_state.step_of(self.optimizer),
-                "update": update_state.update_count.value,
-                "seed": update_state.seed.value,
+                # Read here: the program is shared with models that outlive
+                # this one's variables.
+                "update": ops.copy(update_state.update_count.value),
+                "seed": ops.copy(update_state.seed.value),
             }
             finite = others
             if len(turns) > 1:

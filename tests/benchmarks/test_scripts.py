@@ -103,7 +103,7 @@ def test_a_report_of_every_way(tmp_path, script):
         assert figures and all(map(math.isfinite, figures))
         (name,) = {"way", "model", "kind", "case"} & set(row)
         assert f"\n{row[name]}" in done.stdout
-        assert row.get("ratio", 1) > 0
+        assert all(ratio > 0 for ratio in numbers(row.get("ratio", 1)))
     if script == "memory":
         # A byte for each mask entry, six counters of four bytes.
         extra = {row["kind"]: row["beyond_dense"] for row in rows}

@@ -7,6 +7,7 @@ from keras import layers
 import keras_freetickets as kft
 from keras_freetickets import keras_adapter
 from keras_freetickets.topology import Method
+from keras_freetickets.trainers import tensorflow as backend
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="about TensorFlow's step"
@@ -37,6 +38,23 @@ def graph():
     assert not model.jit_compile
     step = tf.function(lambda x, y: model.train_step((x, y)))
     return step.get_concrete_function(*data()).graph.as_graph_def()
+
+
+def test_shared_programs_read_no_variables():
+    """A later model uses them when the variables of the first are gone."""
+    model = network()
+    callback = kft.callbacks.SET(update_interval=1)
+    model.fit(*data(), verbose=0, callbacks=[callback])
+    programs = [program for _, program in backend._PROGRAMS._kept]
+    traced = [
+        one
+        for program in programs
+        for one in program._list_all_concrete_functions()
+    ]
+    assert traced
+    for one in traced:
+        kinds = {tensor.dtype for tensor in one.inputs}
+        assert tf.resource not in kinds and not one.variables
 
 
 def test_the_update_does_not_touch_the_host(graph):

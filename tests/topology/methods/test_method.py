@@ -75,7 +75,9 @@ def test_signatures_show_every_argument(kind):
         assert {*MADE.get(kind, kind)().get_config()} <= set(shown)
 
 
+GROUPS = [{"producers": [0], "readers": [1]}]
 MADE = {
+    topology.Chase: lambda: topology.Chase(0.5, GROUPS, 5000),
     topology.GMP: lambda: topology.GMP(0.9, 5000),
     topology.GraNet: lambda: topology.GraNet(0.9, 5000),
     topology.ITOP: lambda: topology.ITOP(5000),
