@@ -146,10 +146,6 @@ def quantized_by_keras(report, tickets):
     _, (x, y) = data()
     for mode in ("int8", "int4", "gptq", "awq"):
         members = [by_keras(model, mode) for model in tickets]
-        zeros = all(
-            float(np.mean(kernel_of(layer) == 0)) > FLAGS.sparsity / 2
-            for layer in dense_layers(members[0])
-        )
         found = [one.predict(x, 1024, verbose=0) for one in members]
         for kind, part in (("one", found[:1]), ("three", found)):
             right = np.mean(part, axis=0).argmax(-1) == y
@@ -159,7 +155,6 @@ def quantized_by_keras(report, tickets):
                     "format": "keras",
                     "dtype": mode,
                     "accuracy": float(right.mean()),
-                    "zeros_stay": zeros,
                 }
             )
             print(
@@ -172,16 +167,6 @@ def quantized_by_keras(report, tickets):
 
 def dense_layers(model):
     return [one for one in model.layers if isinstance(one, keras.layers.Dense)]
-
-
-def kernel_of(layer):
-    """The kernel that a quantized `Dense` multiplies by."""
-    activation, layer.activation = layer.activation, keras.activations.linear
-    rows = layer(np.eye(layer.input.shape[-1], dtype="float32"))
-    layer.activation = activation
-    return keras.ops.convert_to_numpy(rows) - keras.ops.convert_to_numpy(
-        layer.bias
-    )
 
 
 def measured(paths, name, specs):
