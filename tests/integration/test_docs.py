@@ -451,7 +451,9 @@ def test_deploy(tmp_path, monkeypatch):
     names = {"kft": kft, "x": x, "y": y, "dense_model": dense_model()}
     exec(compaction, names)
     kernels = [layer.kernel.shape for layer in names["small"].layers[1:]]
-    assert kernels == [(8, 8), (8, 3)]
+    # Half of 16 units, less those that have lost all their connections.
+    assert kernels[0][1] == kernels[1][0] <= 8
+    assert kernels == [(8, kernels[0][1]), (kernels[0][1], 3)]
 
 
 @on_tensorflow
