@@ -150,7 +150,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
 
     def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
         """Shapes of the kernel's inputs and outputs."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     @classmethod
     def reason_against(cls, layer: Layer) -> str:
@@ -172,7 +172,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
 
     def dense_layer(self) -> Layer:
         """The dense layer of the same outputs, built, with zeros."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     @classmethod
     def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:

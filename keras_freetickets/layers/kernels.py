@@ -42,7 +42,7 @@ class MasksKernels:
 
     def add_state(self, name: str, dtype: str) -> None:
         """Adds a state of each connection."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
 
 def _initializer_of(layer, role):
