@@ -289,6 +289,27 @@ def draw(
     except ImportError:
         print("No picture: pip install matplotlib")
         return
+    # "compressed" leaves room for titles of images, whose shape is fixed.
+    picture = figure.Figure(figsize=(11, 7), layout="compressed")
+    draw_subjects(picture, test, found)
+    picture.savefig(os.path.join(FLAGS.output_dir, "variance.png"), dpi=150)
+    count = len(test.images)
+    picture = figure.Figure(figsize=(4.5 * count, 4), layout="compressed")
+    for k, axes in enumerate(np.atleast_1d(picture.subplots(1, count))):
+        maps = [multimodal.input_saliency(one, k) for one in tickets]
+        shown = axes.imshow(np.mean(maps, axis=0)[..., 0], cmap="magma")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"What reads modality {k + 1}", fontsize=10)
+        picture.colorbar(shown, ax=axes, label="sum of |weight|, mean ticket")
+    picture.savefig(os.path.join(FLAGS.output_dir, "saliency.png"), dpi=150)
+
+
+def draw_subjects(
+    picture: Any,
+    test: multimodal.Modalities,
+    found: multimodal.ImagePrediction,
+) -> None:
+    """A row for each subject; both parts of the variance on one scale."""
     columns = {
         "outcome": test.outcome,
         "mean": found.mean,
@@ -297,30 +318,34 @@ def draw(
         "variance within": found.within,
         "variance between": found.between,
     }
-    picture = figure.Figure(figsize=(11, 6), layout="constrained")
     grid = picture.subplots(3, len(columns))
+    largest = max(found.within[:3].max(), found.between[:3].max())
+    shown = []
     for j, (title, images) in enumerate(columns.items()):
         variance = title.startswith("variance")
-        ends = (0, images[:3].max()) if variance else (-2.5, 2.5)
         for i in range(3):
-            shown = grid[i, j].imshow(
+            one = grid[i, j].imshow(
                 images[i, ..., 0],
                 cmap="magma" if variance else "gray",
-                vmin=ends[0],
-                vmax=ends[1],
+                vmin=0.0 if variance else -2.5,
+                vmax=largest if variance else 2.5,
             )
-            grid[i, j].set_axis_off()
-        grid[0, j].set_title(title, fontsize=9)
-        picture.colorbar(shown, ax=grid[:, j], location="bottom")
-    picture.savefig(os.path.join(FLAGS.output_dir, "variance.png"), dpi=150)
-    count = len(test.images)
-    picture = figure.Figure(figsize=(4 * count, 3.5), layout="constrained")
-    for k, axes in enumerate(np.atleast_1d(picture.subplots(1, count))):
-        maps = [multimodal.input_saliency(one, k) for one in tickets]
-        axes.imshow(np.mean(maps, axis=0)[..., 0], cmap="magma")
-        axes.set_title(f"Weights that read modality {k + 1}", fontsize=9)
-        axes.set_axis_off()
-    picture.savefig(os.path.join(FLAGS.output_dir, "saliency.png"), dpi=150)
+            grid[i, j].set(xticks=[], yticks=[])
+        grid[0, j].set_title(title, fontsize=10)
+        shown.append(one)
+    for i in range(3):
+        grid[i, 0].set_ylabel(f"test subject {i + 1}")
+    below = {"location": "bottom", "aspect": 40}
+    picture.colorbar(
+        shown[0], ax=grid[:, :4], label="pixel, standardized", **below
+    )
+    below["aspect"] = 20
+    picture.colorbar(
+        shown[-1],
+        ax=grid[:, 4:],
+        label="variance, standardized pixels",
+        **below,
+    )
 
 
 def show(rows: list[dict[str, Any]]) -> None:

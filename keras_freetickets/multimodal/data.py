@@ -47,7 +47,9 @@ def toy_modalities(
     Four latent factors F1 to F4: modality 1 shows the first two, modality 2
     the last two, and each shows two private ones. An image is a sum of
     Gaussian bumps times factors. The outcome's are tanh(F1 F3), sin(F2),
-    F4^2 / 2 - 1 / 2 and F1, so that it needs both modalities.
+    F4^2 / 2 - 1 / 2 and F1, so that it needs both modalities. The bumps of an
+    image are at least a quarter of its size apart: factors of bumps at nearly
+    the same place could not be told apart.
 
     Args:
         subjects: Positive integer. Defaults to 400.
@@ -73,7 +75,8 @@ def toy_modalities(
     check_number("noise", noise, "[0, inf)")
     check_count("seed", seed, least=0)
     random = np.random.default_rng(seed)
-    bases = _bumps(12, size, np.random.default_rng(0))
+    places = np.random.default_rng(0)
+    bases = np.concatenate([_bumps(4, size, places) for _ in range(3)])
     f = random.normal(size=(subjects, 4))
     private = random.normal(size=(2, subjects, 2))
     shown = [
@@ -103,10 +106,14 @@ def toy_modalities(
 
 
 def _bumps(count, size, random):
-    """Gaussian bumps `(count, size, size)` at random places."""
+    """Gaussian bumps `(count, size, size)` at random places, well apart."""
+    while True:
+        centers = random.uniform(0.15 * size, 0.85 * size, (count, 2))
+        gaps = np.linalg.norm(centers[:, None] - centers, axis=-1)
+        if (gaps + size * np.eye(count)).min() >= size / 4:
+            break
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
-    centers = random.uniform(0.15 * size, 0.85 * size, (count, 1, 1, 2))
-    squares = ((grid - centers) ** 2).sum(axis=-1)
+    squares = ((grid - centers[:, None, None]) ** 2).sum(axis=-1)
     return np.exp(-squares / (2 * (0.16 * size) ** 2))
 
 

@@ -12,6 +12,7 @@ from keras import ops
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import check_number
+from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.multimodal.network import outcome_model
 from keras_freetickets.types import Array
 
@@ -210,7 +211,7 @@ def _samples(
 
 
 def residual_variance(
-    models: keras.Model | Sequence[keras.Model],
+    models: keras.Model | EnsembleModel | Sequence[keras.Model],
     inputs: Sequence[Array],
     y: Array,
     num_samples: int = 100,
@@ -221,7 +222,7 @@ def residual_variance(
     Residuals of training data would make intervals far too short.
 
     Args:
-        models: Keras model, or list of tickets.
+        models: Keras model, list of tickets, or `EnsembleModel`.
         inputs: List of inputs that the models were not trained on.
         y: Outcomes `(subjects, ...)`.
         num_samples: Positive integer. Defaults to 100.
@@ -251,7 +252,7 @@ def residual_variance(
 
 
 def predict_images(
-    models: keras.Model | Sequence[keras.Model],
+    models: keras.Model | EnsembleModel | Sequence[keras.Model],
     inputs: Sequence[Array],
     residual: float | np.ndarray = 0.0,
     num_samples: int = 100,
@@ -264,7 +265,8 @@ def predict_images(
     of the samples plus normal noise of the residual variance.
 
     Args:
-        models: Keras model, or list of tickets.
+        models: Keras model, list of tickets, or `EnsembleModel` of models
+            that `outcome_model` returned.
         inputs: List of inputs.
         residual: Non-negative variance of the noise, of `residual_variance`.
         num_samples: Positive integer, samples of each ticket. Defaults to 100.
@@ -322,7 +324,10 @@ def _quantiles(samples, residual, tail, random):
 
 
 def _listed(models):
-    members = [models] if isinstance(models, keras.Model) else list(models)
+    if isinstance(models, EnsembleModel):
+        members = [models.member(i) for i in range(models.num_members)]
+    else:
+        members = [models] if isinstance(models, keras.Model) else list(models)
     for member in members:
         check_model("models", member)
     if not members:

@@ -317,6 +317,13 @@ class Workspace:
         if not getattr(model, "outputs", None):
             return  # MIMO, whose predictor returns probabilities
         given = self.ensemble_arguments
+        if len(model.outputs) != 1:
+            raise ValueError(
+                "`make_model` must return models with one output, of which an "
+                "ensemble can be made. Train those of several outputs with "
+                "`callbacks`, whose tickets `keras.saving.load_model` reads. "
+                f"Received: a model with {len(model.outputs)} outputs"
+            )
         try:
             settings_of([model], given.get("from_logits"), given.get("pooling"))
         except ValueError as error:
