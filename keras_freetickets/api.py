@@ -16,6 +16,7 @@ from keras_freetickets import metrics
 from keras_freetickets import multimodal
 from keras_freetickets import plots
 from keras_freetickets import recipes
+from keras_freetickets import resolution
 from keras_freetickets import sampling
 from keras_freetickets import serving
 from keras_freetickets import spiking
@@ -73,6 +74,7 @@ __all__: list[str] = [
     "prune",
     "recipes",
     "reestimate_batch_normalization",
+    "resolution",
     "sampling",
     "serving",
     "sparsify",

@@ -42,6 +42,7 @@ PLACES = [
     kft.recipes,
     kft.recipes.recipe,
     kft.recipes.workspace,
+    kft.resolution,
     kft.serving,
     kft.layers,
     kft.layers.update_state,

@@ -304,24 +304,35 @@ def ends_of_graph(model: Model) -> tuple:
     return graph._inputs_struct, graph._outputs_struct
 
 
-def new_input(tensor: Tensor) -> Tensor:
-    """A new `keras.Input` equal to the one that a tensor comes from."""
+def new_input(tensor: Tensor, batch_shape: tuple | None = None) -> Tensor:
+    """A new `keras.Input` equal to the one that a tensor comes from.
+
+    Args:
+        tensor: The output of an input layer.
+        batch_shape: Tuple, another shape for it; `None` for the same.
+    """
     layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
+    config = layer.get_config()
+    if batch_shape is not None:
+        config = {**config, "batch_shape": batch_shape}
+    return type(layer).from_config(config).output
 
 
-def rerun(model: Model, convert: Callable) -> tuple:
+def rerun(
+    model: Model, convert: Callable, make_input: Callable = new_input
+) -> tuple:
     """Rebuilds the graph of a model with new inputs and other layers.
 
     Args:
         model: A functional model.
         convert: Callable from a layer or operation to the one to use instead.
+        make_input: Callable from the tensor of an input to that of a new one.
 
     Returns:
         Inputs and outputs.
     """
     graph = getattr(model, "_functional", None) or model
-    inputs = tree.map_structure(new_input, graph._inputs_struct)
+    inputs = tree.map_structure(make_input, graph._inputs_struct)
     outputs = graph._run_through_graph(inputs, operation_fn=convert)
     return inputs, outputs
 

@@ -38,7 +38,12 @@ from keras_freetickets.trainers.step import effective_kernels
 from keras_freetickets.types import Model
 
 
-def _check_model(model):
+def check_graph_model(model: Model) -> None:
+    """Raises unless a model is built and can be copied layer by layer.
+
+    Args:
+        model: Any object.
+    """
     check_model("model", model)
     is_sequential = isinstance(model, keras.Sequential)
     if not is_sequential and not isinstance(model, keras_adapter.Functional):
@@ -56,11 +61,14 @@ def _check_model(model):
         )
 
 
-def _sparse_class(model):
+def sparse_class_of(model: Model) -> type:
     """The class of a sparse copy of a model.
 
     Raises if the model's class overrides methods, because a copy has only the
     layers of the model.
+
+    Args:
+        model: A functional model.
     """
     if isinstance(model, SparseModel):
         own = keras_adapter.functional_like_constructor(type(model))
@@ -86,8 +94,12 @@ def _sparse_class(model):
     return FunctionalSparseModel
 
 
-def _filter(filters):
-    """Makes a predicate of layers from a regex, a list or a callable."""
+def layer_filter(filters: typing.Any) -> Callable:
+    """Makes a predicate of layers from a regex, a list or a callable.
+
+    Args:
+        filters: As for `sparsify`.
+    """
     if filters is None:
         return lambda layer: True
     if callable(filters):
@@ -164,7 +176,7 @@ def _plan(model, sparsity, distribution, filters, kernels):
     """Maps id(layer) to the list of sparsities of its kernels."""
     if not callable(sparsity):
         check_sparsity(sparsity)
-    chosen = _filter(filters)
+    chosen = layer_filter(filters)
     layers = []
     for layer in leaf_layers(model):
         if isinstance(layer, MasksKernels):
@@ -328,8 +340,8 @@ def sparsify(
     Reference:
         Liu et al., 2022, arXiv:2106.14568; ERK: arXiv:1911.11134.
     """
-    _check_model(model)
-    sparse_class = _sparse_class(model)
+    check_graph_model(model)
+    sparse_class = sparse_class_of(model)
     named = _kernels_of(kernels)
     _check_known_kernels(model, kernels)
     check_choice("storage", storage, ("mask", "compressed"))

@@ -132,10 +132,19 @@ def _pairs(layer, copy, through=None):
     return [both for both in pairs.values() if None not in both]
 
 
-def _copy_values(part, copy):
+def copy_values(part: Layer, copy: Layer) -> None:
+    """Copies values and frozen flags of a layer's own weights.
+
+    Args:
+        part: A built layer.
+        copy: A built layer with weights of the same names. Weights that only
+            one of them has stay as they are.
+    """
     keras_adapter.set_trainable(copy, part.trainable)
     theirs = keras_adapter.own_variables(copy)
     for name, variable in keras_adapter.own_variables(part).items():
+        if name not in theirs:
+            continue
         # As NumPy, because JAX donates the arrays of a model in training.
         theirs[name].assign(ops.convert_to_numpy(variable.value))
         theirs[name].trainable = variable.trainable
@@ -157,7 +166,7 @@ def copy_state(
     """
     pairs = _pairs(layer, copy, through)
     for part, other in pairs:
-        _copy_values(part, other)
+        copy_values(part, other)
     return pairs
 
 
@@ -227,16 +236,23 @@ class _Rerun:
             rebuilt too.
         leaf: Callable from a layer of the graph to the new layer.
         plain: Boolean, whether nested models become plain Keras models.
+        make_input: Callable from an input of the graph to a new one.
 
     Attributes:
         ends: Inputs and outputs of the graph.
     """
 
-    def __init__(self, model, leaf, plain=False):
+    def __init__(
+        self, model, leaf, plain=False, make_input=keras_adapter.new_input
+    ):
         self._leaf = leaf
         self._plain = plain
+        self._make_input = make_input
         self._made = {}
-        self.ends = keras_adapter.rerun(model, self._graph_layer)
+        self.ends = self._rerun(model)
+
+    def _rerun(self, model):
+        return keras_adapter.rerun(model, self._graph_layer, self._make_input)
 
     def _graph_layer(self, layer):
         if id(layer) not in self._made:
@@ -258,7 +274,7 @@ class _Rerun:
         return other
 
     def _functional(self, model):
-        ends = keras_adapter.rerun(model, self._graph_layer)
+        ends = self._rerun(model)
         sparse = isinstance(model, SparseModel) and not self._plain
         cls = FunctionalSparseModel if sparse else keras.Model
         return cls(*ends, name=model.name)
@@ -266,7 +282,7 @@ class _Rerun:
     def _sequential(self, model):
         # A Sequential of several inputs does not have these tensors.
         tensors = getattr(model, "inputs", [])[:1]
-        inputs = [keras_adapter.new_input(tensor) for tensor in tensors]
+        inputs = [self._make_input(tensor) for tensor in tensors]
         layers = [self._graph_layer(layer) for layer in model.layers]
         return keras.Sequential([*inputs, *layers], name=model.name)
 
@@ -282,6 +298,7 @@ class GraphCopy:
         place: Callable `(layer, copy) -> layer` that returns the layer to use
             in the copied graph.
         strip: Boolean, whether to replace every `Sparse` by its inner layer.
+        make_input: Callable from an input of the graph to a new one.
 
     Attributes:
         ends: Inputs and outputs of the copy.
@@ -293,7 +310,11 @@ class GraphCopy:
     """
 
     def __init__(
-        self, model: Model, place: Callable | None = None, strip: bool = False
+        self,
+        model: Model,
+        place: Callable | None = None,
+        strip: bool = False,
+        make_input: Callable = keras_adapter.new_input,
     ) -> None:
         self._model = model
         self._place = place or (lambda layer, copy: copy)
@@ -304,7 +325,7 @@ class GraphCopy:
         self.source = None
         scope = keras.saving.custom_object_scope(_own_classes(model))
         with scope, keras_adapter.trusting():
-            self.ends = _Rerun(model, self._placed, plain=strip).ends
+            self.ends = _Rerun(model, self._placed, strip, make_input).ends
         self._check_shared()
 
     def _placed(self, layer):
@@ -376,7 +397,11 @@ class GraphCopy:
         inner = layer.layer if isinstance(layer, Sparse) else layer
         if type(found) is not type(inner):
             return None
-        return found if inner is layer else _wrapped(found, layer.own_config())
+        return (
+            found
+            if inner is layer
+            else wrapped_sparse(found, layer.own_config())
+        )
 
     def _layers_of_second_model(self):
         """Maps the id of each leaf layer to that of a second model."""
@@ -421,8 +446,13 @@ def _source(model):
     return None
 
 
-def _wrapped(layer, config):
-    """Wraps a layer in a built `Sparse` with the given `own_config`."""
+def wrapped_sparse(layer: Layer, config: Config) -> Sparse:
+    """Wraps a layer in a built `Sparse` with the given `own_config`.
+
+    Args:
+        layer: A built layer.
+        config: What `Sparse.own_config` returned.
+    """
     config = dict(config)
     initializer = keras.saving.deserialize_keras_object(
         config.pop("mask_initializer")
@@ -476,7 +506,7 @@ class SparseModelOfClass(FunctionalSparseModel):
             def leaf(layer):
                 if id(layer) not in places:
                     return layer
-                return _wrapped(layer, places[id(layer)])
+                return wrapped_sparse(layer, places[id(layer)])
 
             model = cls(*_Rerun(source, leaf).ends, name=config["name"])
         model.source = json.dumps(config["source"])
@@ -484,7 +514,12 @@ class SparseModelOfClass(FunctionalSparseModel):
         return model
 
 
-def copied(model: Model, cls: type, place: Callable | None = None) -> Model:
+def copied(
+    model: Model,
+    cls: type,
+    place: Callable | None = None,
+    make_input: Callable = keras_adapter.new_input,
+) -> Model:
     """A copy of a functional model with the class `cls`; see `GraphCopy`."""
     if _assigned(model):
         raise ValueError(
@@ -493,7 +528,7 @@ def copied(model: Model, cls: type, place: Callable | None = None) -> Model:
             "derived from keras_freetickets.SparseModel. "
             f"Received: {_assigned(model)} of model '{model.name}'"
         )
-    graph = GraphCopy(model, place)
+    graph = GraphCopy(model, place, make_input=make_input)
     if graph.source is not None:
         cls = SparseModelOfClass
     made = cls(*graph.ends, name=model.name)

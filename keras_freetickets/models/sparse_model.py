@@ -432,6 +432,8 @@ class SparseModel(
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(logits.training(self))
+            if self.run.variant is not None:
+                stack.enter_context(self.run.variant.scope())
             noting = compressed_training.notes_gradients(self)
             stack.enter_context(
                 taps.collecting(taps.Taps() if noting else None)

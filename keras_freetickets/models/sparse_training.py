@@ -20,6 +20,7 @@ from keras_freetickets.topology.methods import Method
 from keras_freetickets.trainers import compiled_steps
 from keras_freetickets.trainers import get_backend
 from keras_freetickets.trainers import step
+from keras_freetickets.trainers.step_variant import StepVariant
 from keras_freetickets.types import Batch
 from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Model
@@ -46,6 +47,8 @@ class TrainingRun:
         objective: The loss of `set_objective`, or `None`.
         softmax: The softmax that a training step leaves out, or `None`.
         batch_transforms: List of the functions of `add_batch_transform`.
+        variant: The `StepVariant` that trains now, or `None` for the model's
+            usual step.
 
     Example:
 
@@ -67,6 +70,7 @@ class TrainingRun:
         self.objective: typing.Any = None
         self.softmax: typing.Any = None
         self.batch_transforms: list[BatchTransform] = []
+        self.variant: StepVariant | None = None
 
     def defer(self, action: Callable[[], None]) -> None:
         """Calls `action()` when `fit` ends, even if `fit` raises.
@@ -94,6 +98,21 @@ class TrainingRun:
         """Chooses the compiled step of an equal configuration, or a new one."""
         self._compiled_steps.choose(self._model, self._step_traits())
 
+    def use_variant(self, variant: StepVariant | None) -> None:
+        """Trains with another step on the same variables from now on.
+
+        A callback may call it before any batch. Each step is compiled when it
+        is first used and kept, so that steps can take turns. Whoever calls it
+        returns to the usual step when `fit` ends (`defer`).
+
+        Args:
+            variant: A `StepVariant`, or `None` for the usual step. The same
+                object must be passed each time, as it identifies the step.
+        """
+        if variant is not self.variant:
+            self.variant = variant
+            self.choose_step()
+
     def _step_traits(self) -> list:
         """Everything that is traced into a step; equal lists share a step."""
         return [_traits(member) for member in self.members]
@@ -115,11 +134,14 @@ class TrainingRun:
             ValueError: If a transform does not return a batch.
         """
         batch: Batch = (x, y, sample_weight)
-        if not self.batch_transforms:
+        transforms = list(self.batch_transforms)
+        if self.variant is not None and self.variant.transform is not None:
+            transforms.append(self.variant.transform)
+        if not transforms:
             return batch
         model = self._model
         count = model.update_state.step_of(model.optimizer)
-        for transform in self.batch_transforms:
+        for transform in transforms:
             made = transform(*batch, count)
             if not isinstance(made, tuple) or len(made) != 3:
                 raise ValueError(
@@ -234,6 +256,7 @@ def _traits(member: Model) -> list:
         method,
         member.run.objective,
         member.run.batch_transforms,
+        member.run.variant,
     ]
 
 

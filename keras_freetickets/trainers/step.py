@@ -283,7 +283,8 @@ class Step:
 
     def changing(self, method: Method | None) -> list[int]:
         """The places of kernels whose masks the method may change."""
-        if method is None:
+        variant = self.model.run.variant
+        if method is None or not (variant is None or variant.updates_topology):
             return []
         return [
             i

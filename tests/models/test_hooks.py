@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_freetickets as kft
 from keras_freetickets.topology import Method
+from keras_freetickets.trainers.step_variant import StepVariant
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="has no training step"
@@ -215,3 +216,64 @@ def test_bad_transforms():
     model.add_batch_transform(lambda x, y, sample_weight, step: (x, y))
     with pytest.raises(ValueError, match="must return a tuple"):
         model.fit(x, y, verbose=0)
+
+
+class Doubled:
+    """A scope that is visible while a step is traced."""
+
+    inside = 0
+
+    def __enter__(self):
+        Doubled.inside += 1
+
+    def __exit__(self, *error):
+        Doubled.inside -= 1
+
+
+def double(x, y, sample_weight, step):
+    assert Doubled.inside
+    return 2.0 * x, y, sample_weight
+
+
+DOUBLED = StepVariant("doubled", Doubled, double, updates_topology=False)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_steps_of_two_kinds_take_turns(eagerly):
+    """A variant trains as the model itself does on what it transforms."""
+    x, y = data()
+    model, other = (network(run_eagerly=eagerly) for _ in range(2))
+    functions = set()
+    for i in range(6):
+        odd = i % 2 == 1
+        model.run.use_variant(DOUBLED if odd else None)
+        loss = model.train_on_batch(x, y)
+        expected = other.train_on_batch(2.0 * x if odd else x, y)
+        assert float(loss) == float(expected)
+        functions.add(id(model.train_function))
+    assert len(functions) == 2 and Doubled.inside == 0
+    for a, b in zip(kernels_of(model), kernels_of(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_variant_may_leave_the_topology_alone():
+    x, y = data()
+    model = network()
+    model.attach(kft.topology.SNFS(update_interval=2))
+    before = [m.mask_array() for m in model.masked_kernels]
+    state = [
+        np.array(v) for m in model.masked_kernels for v in m.state.values()
+    ]
+    model.run.use_variant(DOUBLED)
+    for _ in range(5):
+        model.train_on_batch(x, y)
+    for masked, mask in zip(model.masked_kernels, before, strict=True):
+        np.testing.assert_array_equal(masked.mask_array(), mask)
+    assert int(model.update_state.update_count.numpy()) == 0
+    after = [v for m in model.masked_kernels for v in m.state.values()]
+    assert after
+    for old, new in zip(state, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.run.use_variant(None)
+    model.train_on_batch(x, y)
+    assert int(model.update_state.update_count.numpy()) == 1
