@@ -77,6 +77,31 @@ def versions():
     return found
 
 
+def images(dataset, data_dir):
+    """Images with channels, from 0 to 1, and labels: training and test ones.
+
+    Of scikit-learn's digits, the last 400 are those to test.
+    """
+    if dataset == "digits":
+        from sklearn.datasets import load_digits
+
+        x, y = load_digits(return_X_y=True)
+        x = (x / 16).astype("float32").reshape(-1, 8, 8, 1)
+        return (x[:-400], y[:-400]), (x[-400:], y[-400:])
+    import tensorflow_datasets as tfds
+
+    parts = tfds.load(
+        dataset, split=["train", "test"], batch_size=-1, data_dir=data_dir
+    )
+    return tuple(
+        (
+            np.asarray(part["image"]).astype("float32") / 255,
+            np.asarray(part["label"]),
+        )
+        for part in parts
+    )
+
+
 def new_report():
     """A report without rows; also prints what the figures depend on."""
     own = FLAGS.get_key_flags_for_module(sys.modules["__main__"])

@@ -30,10 +30,10 @@ import numpy as np
 from absl import app
 from absl import flags
 from common import FLAGS
+from common import images
 from common import new_report
 from common import save
 from common import spread
-from sklearn.datasets import load_digits
 
 import keras_freetickets as kft
 from keras_freetickets.deployment import formats
@@ -56,23 +56,10 @@ flags.DEFINE_bool("pqat", True, "Whether to train for 8 bits too.")
 @functools.cache
 def data():
     """Images and labels, to train and to test."""
-    if FLAGS.dataset == "digits":
-        x, y = load_digits(return_X_y=True)
-        x = (x / 16).astype("float32")
-        return (x[:-400], y[:-400]), (x[-400:], y[-400:])
-    import tensorflow_datasets as tfds
-
-    parts = tfds.load(
-        FLAGS.dataset,
-        split=["train", "test"],
-        batch_size=-1,
-        data_dir=FLAGS.data_dir,
+    return tuple(
+        (x.reshape(len(x), -1), y)
+        for x, y in images(FLAGS.dataset, FLAGS.data_dir)
     )
-    found = []
-    for part in parts:
-        x = np.asarray(part["image"]).astype("float32") / 255
-        found.append((x.reshape(len(x), -1), np.asarray(part["label"])))
-    return tuple(found)
 
 
 def batch_size():

@@ -157,18 +157,15 @@ def sparselab_ways(size, sparsity, x, dy):
 
 
 def network(sparsity):
-    inputs = keras.Input((784,))
-    x, size = inputs, 784
-    for i in range(3):
-        if sparsity is None:
-            x = keras.layers.Dense(FLAGS.width, activation="relu")(x)
-        else:
-            values, structure = compressed(size, FLAGS.width, sparsity, i)
-            layer = CompressedDense(FLAGS.width, structure.active, "relu")
-            x = layer(x)
-            layer.set_structure(structure, values)
-        size = FLAGS.width
-    return keras.Model(inputs, keras.layers.Dense(10)(x))
+    hidden = [keras.layers.Dense(FLAGS.width, "relu") for _ in range(3)]
+    dense = keras.Sequential(
+        [keras.Input((784,)), *hidden, keras.layers.Dense(10)]
+    )
+    if sparsity is None:
+        return dense
+    return kft.sparsify(
+        dense, sparsity, "uniform", storage="compressed", seed=FLAGS.seed
+    )
 
 
 OPTIMIZERS = {

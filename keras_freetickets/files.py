@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from keras_freetickets.types import PathLike
 
 _PREFIX = ".partial-"
 _HOLDER = re.compile(r"\.partial-(?P<host>.+)-(?P<pid>\d+)-[^-]*")
-_REPLACED = "replaced"
+_REPLACED = f"{_PREFIX}replaced"
 
 
 def _sync(path):
@@ -93,13 +94,43 @@ def tidy(folder: PathLike) -> None:
 
 
 def _finish(folder, holder):
+    """Completes what a killed process had begun to replace."""
     held = set(os.listdir(holder))
     if _REPLACED in held:
         for whole in held - {_REPLACED}:
             target = os.path.join(folder, whole)
-            if not os.path.exists(target):
+            if not os.path.isdir(target):
                 os.replace(os.path.join(holder, whole), target)
     shutil.rmtree(holder)
+
+
+def _make_directories(folder):
+    """Creates a directory; returns those that were not there, inner first."""
+    made = []
+    while not os.path.isdir(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
+    for one in reversed(made):
+        os.makedirs(one, exist_ok=True)
+    return made
+
+
+def _place(folder, holder, names):
+    """Moves all from the holder to the folder; if one fails, none is moved."""
+    if len(names) == 1 and not os.path.isdir(os.path.join(folder, names[0])):
+        os.replace(*(os.path.join(one, names[0]) for one in (holder, folder)))
+        return
+    replaced = os.path.join(holder, _REPLACED)
+    os.mkdir(replaced)
+    with contextlib.ExitStack() as undo:
+        for source, target in ((folder, replaced), (holder, folder)):
+            for name in names:
+                old = os.path.join(source, name)
+                new = os.path.join(target, name)
+                if os.path.lexists(old):
+                    os.replace(old, new)
+                    undo.callback(os.replace, new, old)
+        undo.pop_all()
 
 
 def integers_as(values: np.ndarray, dtype: Any) -> np.ndarray:
@@ -136,18 +167,20 @@ def check_directory(directory: PathLike) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: PathLike) -> Iterator[str]:
+def atomic_path(path: PathLike, beside: Sequence[str] = ()) -> Iterator[str]:
     """Yields a temporary path that becomes `path` when the block succeeds.
 
     Write a file or a directory there. It is flushed to disk and renamed, so
     a reader sees either the old content or the new. Replacing a file takes
-    one rename. Replacing a directory takes two; if the process is killed
-    between them, the next write to the same folder completes the
-    replacement.
+    one rename. Replacing a directory, or several files, takes more; if the
+    process is killed between them, the next write to the same folder completes
+    the replacement. If the block raises, nothing has changed.
 
     Args:
         path: The path to write. Its directory is created. The temporary name
             has the same suffix as `path`, because writers check suffixes.
+        beside: Sequence of strings, names of files that the block writes into
+            the same directory as the temporary path; they come beside `path`.
 
     Example:
 
@@ -159,19 +192,25 @@ def atomic_path(path: PathLike) -> Iterator[str]:
     """
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
+    names = [*beside, name]
+    made = _make_directories(folder)
     tidy(folder)
     holder = tempfile.mkdtemp(prefix=_holder_prefix(), dir=folder)
-    temporary = os.path.join(holder, name)
     try:
-        yield temporary
-        _sync_tree(temporary)
-        if os.path.isdir(path):
-            os.replace(path, os.path.join(holder, _REPLACED))
-        os.replace(temporary, path)
-        _sync(folder)
-    finally:
-        _remove(holder)
+        try:
+            yield os.path.join(holder, name)
+            for one in names:
+                _sync_tree(os.path.join(holder, one))
+            _place(folder, holder, names)
+            _sync(folder)
+        finally:
+            _remove(holder)
+    except BaseException:
+        for one in made:
+            # Others may have written there since.
+            with contextlib.suppress(OSError):
+                os.rmdir(one)
+        raise
 
 
 _SEAL = "sha256"

@@ -51,6 +51,85 @@ def test_directory_is_replaced(tmp_path):
     assert os.listdir(tmp_path / "folder") == ["second"]
 
 
+def write_two(folder, text):
+    """Writes a graph, and its weights beside it."""
+    with atomic_path(folder / "a.xml", ["a.bin"]) as temporary:
+        holder = pathlib.Path(temporary).parent
+        (holder / "a.xml").write_text(text)
+        (holder / "a.bin").write_text(text)
+
+
+def texts(folder):
+    return {one.name: one.read_text() for one in sorted(folder.iterdir())}
+
+
+def test_files_beside_come_with_it(tmp_path):
+    for text in ("first", "second"):
+        write_two(tmp_path, text)
+        assert texts(tmp_path) == {"a.bin": text, "a.xml": text}
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_of_two_files_both_are_replaced_or_none(tmp_path, monkeypatch, failing):
+    write_two(tmp_path, "old")
+    replace, calls = os.replace, []
+
+    def full(source, target):
+        calls.append(target)
+        if len(calls) == failing + 1:
+            raise OSError("No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_two(tmp_path, "new")
+    assert texts(tmp_path) == {"a.bin": "old", "a.xml": "old"}
+
+
+KILLED_WHILE_REPLACING = """
+import os
+import pathlib
+import sys
+
+from keras_freetickets.files import atomic_path
+
+folder, failing = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+replace, calls = os.replace, []
+
+
+def killed(source, target):
+    calls.append(target)
+    if len(calls) > failing:
+        os._exit(9)
+    replace(source, target)
+
+
+os.replace = killed
+with atomic_path(folder / "a.xml", ["a.bin"]) as temporary:
+    for name in ("a.xml", "a.bin"):
+        pathlib.Path(temporary).with_name(name).write_text("new")
+"""
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_killed_while_two_files_are_replaced(tmp_path, failing):
+    write_two(tmp_path, "old")
+    arguments = ["-c", KILLED_WHILE_REPLACING, str(tmp_path), str(failing)]
+    process = subprocess.run([sys.executable, *arguments], check=False)
+    assert process.returncode == 9
+    write(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    assert texts(tmp_path) == {"a.bin": "new", "a.xml": "new"}
+
+
+def test_failure_leaves_no_new_directory(tmp_path):
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "there" / "deep" / "deeper" / "a.txt"
+    with pytest.raises(RuntimeError), atomic_path(path):
+        raise RuntimeError
+    assert os.listdir(tmp_path / "there") == []
+
+
 def dead_process():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -87,7 +166,7 @@ def test_what_others_are_writing_is_left_alone(tmp_path, host):
 
 def test_killed_between_the_two_renames_of_a_directory(tmp_path):
     holder = abandoned(tmp_path, dead_process())
-    (holder / "replaced").mkdir()
+    (holder / ".partial-replaced").mkdir()
     write(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["a.txt", "folder"]
     assert (tmp_path / "folder" / "new").read_text() == "new"

@@ -257,12 +257,11 @@ def _check_place(path: str, kind: formats.Format, overwrite: bool) -> None:
             "`path` must name an earlier export to be overwritten. "
             f"Received: path={path}, where there is something else"
         )
+    # A directory that is not there yet is made when all else is done.
     folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    writable = os.path.isdir(folder) and os.access(folder, os.W_OK)
     if not writable:
         raise ValueError(
             "`path` must be in a directory that can be written. "

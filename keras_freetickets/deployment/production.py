@@ -105,14 +105,10 @@ def produce(order: Order) -> ExportReport:
 @contextlib.contextmanager
 def _placed(order: Order) -> Iterator[str]:
     """A path whose files appear at the order's path when all is done."""
-    with atomic_path(order.path) as temporary:
-        inner = temporary.removesuffix(ZIP)
-        yield inner
-        for ending in order.kind.companions:
-            root = order.path.removesuffix(order.kind.ending)
-            beside = inner.removesuffix(order.kind.ending) + ending
-            with atomic_path(root + ending) as other:
-                os.replace(beside, other)
+    root = os.path.basename(order.path).removesuffix(order.kind.ending)
+    beside = [root + ending for ending in order.kind.companions]
+    with atomic_path(order.path, beside) as temporary:
+        yield temporary.removesuffix(ZIP)
 
 
 def _zip(path: str, kind: formats.Format) -> int:

@@ -131,3 +131,100 @@ def test_help():
     for name in ("output", "seed", "networks", "interval", "mixed_precision"):
         assert f"\n  --{name}: " in done.stdout
     assert "python benchmarks/step.py" in done.stdout
+
+
+@pytest.mark.slow
+def test_networks_that_lost_channels(tmp_path):
+    output = tmp_path / "report.json"
+    flags = [
+        f"--output={output}",
+        "--dataset=digits",
+        "--filters=4,6",
+        "--units=8",
+        "--epochs=1",
+        "--interval=3",
+        "--seeds=1",
+        "--turns=2",
+        "--batches=4",
+        "--formats=keras,saved_model",
+    ]
+    run("channels", *flags)
+    report = json.loads(output.read_text())
+    networks = {one["kind"]: one for one in report["networks"]}
+    # Of 1,397 images, 232 choose between two ways, and 1,165 are trained on.
+    # 3x3x4 + 3x3x4x6 + 24x8 + 8x10 weights, 2x4x10 of batch normalization, 18
+    # biases; `round` of 0.495 of 4, 6 and 8 channels: 2, 3 and 4.
+    assert networks["dense"]["parameters"] == 36 + 216 + 192 + 80 + 40 + 18
+    assert networks["small"]["parameters"] == 18 + 54 + 48 + 40 + 20 + 14
+    for kind in ("chase_layer", "chase_global"):
+        assert networks[kind]["parameters"] < networks["dense"]["parameters"]
+        assert networks[kind]["difference_of_compact"] < 1e-5
+        assert networks[kind]["active"] <= 18 + 54 + 48 + 40
+    assert len(report["time"]) == 2 * 2
+    assert all(map(math.isfinite, numbers(report["time"])))
+    again = tmp_path / "again.json"
+    done = run(
+        "channels", *flags[1:], f"--networks={output}", f"--output={again}"
+    )
+    assert json.loads(again.read_text())["networks"] == report["networks"]
+    assert "chase_layer   0" not in done.stdout
+
+
+@pytest.mark.slow
+def test_figures_of_quantized_tickets(tmp_path):
+    output = tmp_path / "report.json"
+    run(
+        "quantization",
+        f"--output={output}",
+        "--dataset=digits",
+        "--units=32,16",
+        "--tickets=2",
+        "--epochs=10",
+        "--runs=2",
+        "--formats=litert",
+        "--nopqat",
+    )
+    report = json.loads(output.read_text())
+    rows = {
+        (row["model"], row["format"], row["dtype"]): row
+        for row in report["rows"]
+    }
+    for kind in ("one", "three"):
+        float32 = rows[kind, "litert", "float32"]
+        assert float32["accuracy"] == report[f"accuracy_of_{kind}"]
+        for dtype in ("int8", "int4", "gptq", "awq"):
+            assert 0 <= rows[kind, "keras", dtype]["accuracy"] <= 1
+    assert all("mask" in text for text in report["refused_with_masks"].values())
+    assert all(map(math.isfinite, numbers(report["rows"])))
+
+
+@pytest.mark.slow
+def test_the_headline_goes_on_after_a_kill(tmp_path):
+    flags = [
+        "--dataset=digits",
+        "--units=32",
+        "--batch=32",
+        "--interval=5",
+        "--seeds=1",
+        "--sparsity=0.9",
+        "--rates=1e-2",
+        "--turns=2",
+        f"--output_dir={tmp_path}",
+        f"--output={tmp_path / 'report.json'}",
+    ]
+    run("real_headline", *flags)
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {row["kind"]: row for row in report["rows"]}
+    assert list(rows) == ["edst", "dense", "dense x3"]
+    assert all(map(math.isfinite, numbers(report["rows"])))
+    # Three networks cost what the first does, and more.
+    for name in ("training_seconds", "file_bytes"):
+        assert rows["dense x3"][name] > rows["dense"][name]
+    assert rows["dense x3"]["test"]["accuracy"] > 0.5
+    # What was tried, and two runs with test images.
+    finished = list(tmp_path.glob("*_True.json"))
+    assert len(finished) == 2
+    finished[0].unlink()
+    kept = finished[1].read_text()
+    run("real_headline", *flags)
+    assert finished[1].read_text() == kept and finished[0].exists()

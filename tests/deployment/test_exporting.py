@@ -58,7 +58,7 @@ def test_an_ensemble_in_each_format(name, dtype, tmp_path):
 @pytest.mark.slow
 @on_tensorflow
 @pytest.mark.parametrize("name, dtype", exports.CELLS)
-@pytest.mark.parametrize("kind", ["sparse", "stripped", "calibrated"])
+@pytest.mark.parametrize("kind", sorted(set(exports.KINDS) - {"ensemble"}))
 def test_each_kind_in_each_format(kind, name, dtype, tmp_path):
     run(kind, name, dtype, tmp_path)
 
@@ -80,7 +80,7 @@ def test_other_networks_in_each_format(kind, name, dtype, tmp_path):
     assert report.difference < (0.2 if "int8" in dtype else 1e-2)
 
 
-@pytest.mark.parametrize("kind", ["sparse", "stripped", "calibrated"])
+@pytest.mark.parametrize("kind", sorted(set(exports.KINDS) - {"ensemble"}))
 def test_each_kind_for_keras(kind, tmp_path):
     run(kind, "keras", "float32", tmp_path)
 
@@ -316,6 +316,23 @@ def test_a_file_that_does_not_load_is_not_left(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="its runtime cannot run it"):
         write(tmp_path / "model.keras")
     assert listed(tmp_path) == set()
+
+
+def test_a_directory_for_a_file_that_failed_is_not_left(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`representative_data` must hold"):
+        write(
+            tmp_path / "deep" / "model.tflite",
+            representative_data=exports.examples()[:, :5],
+        )
+    assert not list(tmp_path.iterdir())
+
+    def fail(before, job, path):
+        raise KeyError("no such operation")
+
+    broken(monkeypatch, write=fail)
+    with pytest.raises(RuntimeError, match="converter of the format 'keras'"):
+        write(tmp_path / "deep" / "deeper" / "model.keras")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_converter_that_fails_is_named(tmp_path, monkeypatch):

@@ -59,6 +59,8 @@ KINDS = {
     "stripped": lambda: kft.strip(sparse()),
     "ensemble": ensemble,
     "calibrated": calibrated,
+    "compressed": lambda: kft.compress(sparse()),
+    "compressed ensemble": lambda: kft.compress(ensemble()),
 }
 
 
