@@ -43,8 +43,17 @@ def iris(seed: int) -> Arrays:
     return Arrays(train, validation, test, num_classes=3)
 
 
-def load(dataset: str, seed: int, num_examples: int | None = None) -> Arrays:
-    """Iris, or the first images of a data set of `kft.datasets.load`."""
+def load(
+    dataset: str, seed: int, num_examples: int | None = None, **settings: Any
+) -> Arrays:
+    """Iris, or the first images of a data set of `kft.datasets.load`.
+
+    Args:
+        dataset: "iris", or a name for `kft.datasets.load`.
+        seed: Integer, of the order.
+        num_examples: Integer, the first images to take; `None` for all.
+        **settings: Further arguments of `kft.datasets.load`.
+    """
     if dataset == "iris":
         return iris(seed)
     with run_directory.naming(f"--dataset={dataset}"):
@@ -54,6 +63,7 @@ def load(dataset: str, seed: int, num_examples: int | None = None) -> Arrays:
             num_examples=num_examples,
             seed=seed,
             data_dir=FLAGS.data_dir,
+            **settings,
         )
     return Arrays(
         _arrays(data.train),

@@ -55,7 +55,9 @@ class InterleavedResolution(keras.callbacks.Callback):
         stop_epoch: Positive integer, the number of epochs that the schedule is
             spread over; all later steps are full. With `EDST` take the end of
             the exploration, `edst.phases[0].stop_epoch`, so that tickets are
-            refined at full resolution. `None` (default) for all epochs.
+            refined at full resolution. It may be more than the epochs of one
+            `fit`, for a training in several parts. `None` (default) for all
+            epochs of `fit`.
 
     Raises:
         ValueError: If an argument is out of range; when training begins, if
@@ -134,9 +136,7 @@ class InterleavedResolution(keras.callbacks.Callback):
             batch: Integer, counted from 0.
         """
         steps = self.params["steps"]
-        total = steps * min(
-            self.stop_epoch or self.params["epochs"], self.params["epochs"]
-        )
+        total = steps * (self.stop_epoch or self.params["epochs"])
         step = epoch * steps + batch
         return step < total and bool(self.schedule.is_reduced(step, total))
 
