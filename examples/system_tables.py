@@ -4,8 +4,10 @@ r"""Tables of several seeds of one system, as Markdown.
     python examples/system_tables.py benchmarks/results/newton/optdigits_*.json
 
 Prints the mean and the standard deviation over the given runs of
-conntra_ternary.py or of newton_mask_sampler.py: directories of runs, or copies
-of their metrics.json.
+conntra_ternary.py, newton_mask_sampler.py, rare_category_graph.py or
+inva_multimodal.py: directories of runs, or copies of their metrics.json. Of
+self_training.py give the file rows.json of each seed, of
+benchmarks/sampling_targets.py its output.
 """
 
 import json
@@ -22,10 +24,13 @@ _DIGITS = {
     "best_energy": 1,
     "bytes": 0,
     "changes": 2,
+    "effective": 0,
+    "effective_rate": 0,
     "ess": 0,
     "ess_per_second": 0,
     "kept": 1,
     "seconds": 1,
+    "step_rate": 0,
     "zeros": 3,
 }
 
@@ -34,7 +39,10 @@ def read(path: str) -> dict[str, Any]:
     if os.path.isdir(path):
         path = os.path.join(path, "metrics.json")
     with open(path) as file:
-        return json.load(file)
+        found = json.load(file)
+    if all(isinstance(one, dict) for one in found.values()):
+        return {"rows": [{"model": k, **row} for k, row in found.items()]}
+    return found
 
 
 def cell(key: str, values: list[Any]) -> str:
@@ -44,6 +52,8 @@ def cell(key: str, values: list[Any]) -> str:
     if not numbers:
         return "-"
     digits = _DIGITS.get(key, 4)
+    if key == "kept" and max(numbers) <= 1:
+        digits = 3  # a share of the examples, not a number of members
     mean, deviation = np.mean(numbers), np.std(numbers, ddof=len(numbers) > 1)
     if digits == 0 and deviation < 0.5:
         return f"{mean:,.0f}"
@@ -58,9 +68,9 @@ def main(paths: list[str]) -> None:
         rows = [run[name] for run in runs]
         if not isinstance(rows[0], list):
             continue
-        keys = list(rows[0][0])
+        keys = list(dict.fromkeys(key for row in rows[0] for key in row))
         lines = [
-            [cell(key, [one[key] for one in same]) for key in keys]
+            [cell(key, [one.get(key) for one in same]) for key in keys]
             for same in zip(*rows, strict=True)
         ]
         print(f"\n{name}, {len(runs)} runs\n")

@@ -40,6 +40,7 @@ TINY = {
         "--epochs=1",
     ],
     "search_and_sampling": ["--sweeps=1", "--steps=2", "--calls=1"],
+    "sampling_targets": ["--facility_steps=20", "--ising_steps=20"],
     "influence": [
         "--nodes=120",
         "--train_share=0.2",
@@ -84,6 +85,7 @@ def numbers(value):
         pytest.param("side_by_side", marks=pytest.mark.slow),
         "memory",
         pytest.param("search_and_sampling", marks=pytest.mark.slow),
+        "sampling_targets",
         pytest.param("influence", marks=pytest.mark.slow),
         pytest.param("export_sizes", marks=pytest.mark.slow),
         "real_sparse",

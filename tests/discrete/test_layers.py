@@ -135,3 +135,32 @@ def test_the_file_is_a_sixteenth_of_the_float_one(tmp_path):
         for name in ("float.keras", "discrete.keras")
     ]
     assert 16 * sizes[1] <= sizes[0]
+
+
+def test_five_networks_in_a_packed_file_are_a_sixteenth(tmp_path):
+    """Small ones, whose single files are mostly descriptions."""
+    import keras_freetickets as kft
+
+    plain = keras.Sequential([keras.Input((64,))])
+    members = []
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        member = keras.Sequential([keras.Input((64,))])
+        for units in (64, 10):
+            member.add(DiscreteDense(units))
+            layer = member.layers[-1]
+            kernel = random.choice([-1.0, 0.0, 1.0], layer.kernel_shape)
+            layer.set_codes(kernel, random.choice([-1.0, 0.0, 1.0], units))
+        members.append(member)
+    for units in (64, 10):
+        plain.add(keras.layers.Dense(units))
+    plain.save(tmp_path / "float.keras")
+    ensemble = kft.EnsembleModel(members, from_logits=True)
+    ensemble.save_packed(tmp_path / "five.npz")
+    size = (tmp_path / "five.npz").stat().st_size
+    assert 16 * size <= 5 * (tmp_path / "float.keras").stat().st_size
+    loaded = kft.EnsembleModel.from_packed(tmp_path / "five.npz")
+    x = np.random.default_rng(0).normal(size=(3, 64)).astype("float32")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), ensemble.predict(x, verbose=0), atol=1e-6
+    )
