@@ -8,6 +8,7 @@ from keras_freetickets import curation
 from keras_freetickets import datasets
 from keras_freetickets import deployment
 from keras_freetickets import discrete
+from keras_freetickets import distillation
 from keras_freetickets import ensembles
 from keras_freetickets import graphs
 from keras_freetickets import layers
@@ -61,6 +62,7 @@ __all__: list[str] = [
     "decompress",
     "deployment",
     "discrete",
+    "distillation",
     "ensembles",
     "export",
     "from_tfmot",

@@ -37,6 +37,7 @@ PLACES = [
     kft.deployment,
     kft.discrete,
     kft.discrete.storage,
+    kft.distillation,
     kft.graphs,
     kft.ensembles,
     kft.recipes,

@@ -31,6 +31,7 @@ from keras_freetickets.keras_adapter.layers import builds_itself
 from keras_freetickets.keras_adapter.layers import config_of
 from keras_freetickets.keras_adapter.layers import copy_own_adapted_state
 from keras_freetickets.keras_adapter.layers import default
+from keras_freetickets.keras_adapter.layers import exact_moments
 from keras_freetickets.keras_adapter.layers import first_value
 from keras_freetickets.keras_adapter.layers import infers_shapes
 from keras_freetickets.keras_adapter.layers import inner_layers
@@ -112,6 +113,7 @@ __all__ = [
     "copy_own_adapted_state",
     "default",
     "ends_of_graph",
+    "exact_moments",
     "first_value",
     "freeze_parts",
     "frozen_parts",
