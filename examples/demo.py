@@ -24,6 +24,7 @@ from typing import Any
 import demo_report
 import keras
 import numpy as np
+import processes
 import run_directory
 from absl import app
 from absl import flags
@@ -33,6 +34,7 @@ from sklearn.datasets import load_digits
 import keras_freetickets as kft
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(processes)
 flags.DEFINE_string("output_dir", "runs/demo", "Where all files go.")
 flags.DEFINE_integer(
     "epochs",
@@ -56,11 +58,20 @@ FOLDS = 5
 MEMBERS = 3  # FreeTickets
 SPARSITY = 0.8  # FreeTickets
 BATCH_SIZE = 32
+# Kinds of trainings, and what their first member and all of them are called.
+NAMES = {
+    "dense": ("dense", "dense_ensemble"),
+    "edst": ("ticket", "tickets"),
+}
 _SETTINGS = os.path.join(os.path.dirname(__file__), "demo_settings")
 
 
 def path(*parts: str) -> str:
     return os.path.join(FLAGS.output_dir, *parts)
+
+
+def result_path(fold: int) -> str:
+    return path(f"fold_{fold}", "result.json")
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,28 +157,46 @@ def fit(
     )
 
 
-def run_fold(fold: int) -> dict[str, Any]:
-    """Predictions of a fold by networks that do not know it, and costs."""
+def train(fold: int, kind: str) -> tuple[Any, kft.EnsembleModel]:
+    """Trains on four folds, or loads what was trained before."""
     images, labels, folds = digits()
     known = folds != fold
-    probabilities, costs = {}, {}
-    for kind, first, all_of_them in (
-        ("dense", "dense", "dense_ensemble"),
-        ("edst", "ticket", "tickets"),
-    ):
+    settings = settings_of(fold)[kind]
+    made = recipe(kind, settings)
+    ensemble = fit(
+        made,
+        settings,
+        images[known],
+        labels[known],
+        path(f"fold_{fold}", kind),
+        # The members have the seeds s, s + 1000 and s + 2000.
+        FLAGS.seed + 100 * fold,
+    )
+    return made, ensemble
+
+
+def train_share() -> None:
+    """Trains what is this process' share of the work."""
+    # Two processes train as many of each kind.
+    work = [
+        (fold, kind)
+        for fold in range(FLAGS.folds)
+        for kind in list(NAMES)[:: 1 if fold % 2 else -1]
+    ]
+    for fold, kind in processes.share_of(work):
+        if os.path.exists(result_path(fold)):
+            continue
         print(f"Fold {fold + 1} of {FOLDS}: {kind}", flush=True)
-        settings = settings_of(fold)[kind]
-        made = recipe(kind, settings)
-        ensemble = fit(
-            made,
-            settings,
-            images[known],
-            labels[known],
-            path(f"fold_{fold}", kind),
-            # The members have the seeds s, s + 1000 and s + 2000.
-            FLAGS.seed + 100 * fold,
-        )
-        members = ensemble.predict_members(images[~known])
+        train(fold, kind)
+
+
+def result_of(fold: int) -> dict[str, Any]:
+    """Predictions of a fold by networks that do not know it, and costs."""
+    images, _, folds = digits()
+    probabilities, costs = {}, {}
+    for kind, (first, all_of_them) in NAMES.items():
+        made, ensemble = train(fold, kind)
+        members = ensemble.predict_members(images[folds == fold])
         probabilities[first] = members[0]
         probabilities[all_of_them] = np.mean(members, axis=0)
         alone = kft.EnsembleModel([ensemble.member(0)])
@@ -177,7 +206,7 @@ def run_fold(fold: int) -> dict[str, Any]:
         "probabilities": {k: v.tolist() for k, v in probabilities.items()},
         "costs": costs,
     }
-    run_directory.write_json(path(f"fold_{fold}", "result.json"), found)
+    run_directory.write_json(result_path(fold), found)
     return found
 
 
@@ -258,13 +287,15 @@ def draw(
 def run() -> dict[str, Any]:
     """Trains what is not trained yet; writes all files."""
     _, labels, fold = digits()
-    folds = [
-        run_directory.read_json(path(f"fold_{i}", "result.json")) or run_fold(i)
-        for i in range(FLAGS.folds)
+    folds = list(range(FLAGS.folds))
+    with processes.others():
+        train_share()
+    results = [
+        run_directory.read_json(result_path(i)) or result_of(i) for i in folds
     ]
-    labels = np.concatenate([labels[fold == i] for i in range(FLAGS.folds)])
-    found = demo_report.report(labels, folds)
-    draw(export(), labels, folds)
+    labels = np.concatenate([labels[fold == i] for i in folds])
+    found = demo_report.report(labels, results)
+    draw(export(), labels, results)
     run_directory.write_json(path("metrics.json"), found)
     return found
 
@@ -272,7 +303,12 @@ def run() -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     run_directory.no_arguments(argv)
     logging.set_verbosity(logging.WARNING)
+    processes.on_one_core()
     config = run_directory.config()
+    if not processes.is_first():
+        with processes.others():
+            train_share()
+        return
     run_directory.check_directory(FLAGS.output_dir, config)
     found = run_directory.read_json(path("metrics.json"))
     if found is None:

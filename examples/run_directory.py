@@ -17,7 +17,10 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 # Flags that do not change the results.
-_FREE = {"verbose", "output_dir", "data_dir", "download", "dry_run"}
+_FREE = {
+    *("verbose", "output_dir", "data_dir", "download", "dry_run"),
+    *("processes", "share"),
+}
 
 
 @contextlib.contextmanager
