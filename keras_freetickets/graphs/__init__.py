@@ -1,5 +1,6 @@
 """Rare classes on graphs: convolution, influence functions, intervals."""
 
+from keras_freetickets.graphs.conjugate_gradients import conjugate_gradients
 from keras_freetickets.graphs.data import LabelledGraph
 from keras_freetickets.graphs.data import block_model
 from keras_freetickets.graphs.data import class_weights
@@ -7,7 +8,6 @@ from keras_freetickets.graphs.data import load_planetoid
 from keras_freetickets.graphs.graph import Graph
 from keras_freetickets.graphs.graph import undirected
 from keras_freetickets.graphs.influence import LeaveOneOut
-from keras_freetickets.graphs.influence import conjugate_gradients
 from keras_freetickets.graphs.layers import GraphConvolution
 from keras_freetickets.graphs.layers import graph_network
 from keras_freetickets.graphs.losses import IndividualCalibrationLoss

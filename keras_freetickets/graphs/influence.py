@@ -6,8 +6,6 @@ products of the Hessian and vectors, so that the Hessian itself is never formed.
 """
 
 import typing
-import warnings
-from collections.abc import Callable
 from collections.abc import Sequence
 
 import keras
@@ -18,7 +16,9 @@ from keras_freetickets.arguments import check_boolean
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
 from keras_freetickets.arguments import check_number
+from keras_freetickets.graphs.conjugate_gradients import conjugate_gradients
 from keras_freetickets.graphs.data import check_split
+from keras_freetickets.graphs.derivatives import derivatives
 from keras_freetickets.metrics.intervals import jackknife_intervals
 from keras_freetickets.types import Array
 from keras_freetickets.types import Tensor
@@ -142,7 +142,7 @@ class LeaveOneOut:
             losses, penalty = terms(theta, x)
             return ops.sum(losses) + penalty
 
-        backend = _backend()
+        backend = derivatives()
         self._gradients = backend.jacobian(some)
         self._products = backend.hessian_products(objective)
         self._outputs = backend.mapped(
@@ -246,77 +246,6 @@ class LeaveOneOut:
         )
 
 
-def conjugate_gradients(
-    product: Callable[[np.ndarray], np.ndarray],
-    right: np.ndarray,
-    tolerance: float = 1e-4,
-    max_iterations: int = 500,
-) -> tuple[np.ndarray, int]:
-    """Solves systems with one positive definite matrix, all at once.
-
-    Args:
-        product: Function from vectors `(systems, size)` to the products of the
-            matrix with each.
-        right: Float array `(systems, size)`, the right sides.
-        tolerance: Float; each residual becomes this part of its right side.
-        max_iterations: Positive integer.
-
-    Returns:
-        Tuple of the solutions `(systems, size)` and the number of steps.
-
-    Raises:
-        ValueError: If the matrix is not positive definite.
-
-    Example:
-
-    >>> matrix = np.array([[2.0, 0.0], [0.0, 4.0]])
-    >>> solved, steps = conjugate_gradients(
-    ...     lambda v: v @ matrix, np.array([[2.0, 4.0]])
-    ... )
-    >>> solved.round(6).tolist(), steps
-    ([[1.0, 1.0]], 2)
-    """
-    right = np.asarray(right, "float64")
-    solution, residual = np.zeros_like(right), right.copy()
-    direction = residual.copy()
-    squares = np.sum(residual**2, axis=-1)
-    goal = tolerance**2 * squares
-    for step in range(max_iterations):
-        active = squares > goal
-        if not active.any():
-            return solution, step
-        moved = product(direction)
-        curvature = np.sum(direction * moved, axis=-1)
-        _check_curvature(curvature, direction, active)
-        size = np.where(active, squares / np.where(active, curvature, 1), 0)
-        solution += size[:, None] * direction
-        residual -= size[:, None] * moved
-        old, squares = squares, np.sum(residual**2, axis=-1)
-        ratio = np.where(active, squares / np.where(active, old, 1), 0)
-        direction = residual + ratio[:, None] * direction
-    if (squares > goal).any():
-        worst = float(np.sqrt((squares / np.where(goal, goal, 1)).max()))
-        warnings.warn(
-            f"Conjugate gradients stopped after {max_iterations} steps with a "
-            f"residual of {worst * tolerance:.2g} of the right side, above "
-            f"tolerance={tolerance}. Give more steps or more damping.",
-            stacklevel=2,
-        )
-    return solution, max_iterations
-
-
-def _check_curvature(curvature, direction, active):
-    wrong = active & ~(curvature > 0)
-    if wrong.any():
-        at = np.argmax(wrong)
-        found = curvature[at] / np.sum(direction[at] ** 2)
-        raise ValueError(
-            "The Hessian with damping must be positive definite: train to a "
-            "minimum, give more `damping`, or take the variables of the last "
-            f"layer only. Received: a curvature of {found:.3g}"
-        )
-
-
 def _weights(y, sample_weight):
     shape = np.shape(y)
     if sample_weight is None:
@@ -401,93 +330,3 @@ class _Network:
     def rows(self, x):
         outputs = self.model(x, training=False)
         return int(np.prod(outputs.shape[:-1]))
-
-
-def _backend() -> typing.Any:
-    name = keras.backend.backend()
-    if name not in ("tensorflow", "jax"):
-        raise RuntimeError(
-            "Influence functions need the backend tensorflow or jax. "
-            f"Received: backend {name!r}"
-        )
-    return _TensorFlow() if name == "tensorflow" else _Jax()
-
-
-class _Jax:
-    """Derivatives on JAX."""
-
-    def jacobian(self, function):
-        import jax
-
-        return jax.jit(jax.jacrev(function))
-
-    def hessian_products(self, function):
-        import jax
-
-        @jax.jit
-        def products(theta, x, vectors):
-            def gradient(value):
-                return jax.grad(function)(value, x)
-
-            def product(vector):
-                return jax.jvp(gradient, (theta,), (vector,))[1]
-
-            return jax.vmap(product)(vectors)
-
-        return products
-
-    def mapped(self, function):
-        import jax
-
-        return jax.jit(jax.vmap(function, in_axes=(0, None)))
-
-
-class _TensorFlow:
-    """Derivatives on TensorFlow."""
-
-    def jacobian(self, function):
-        import tensorflow as tf
-
-        @tf.function
-        def derivative(theta, x, rows):
-            with tf.GradientTape() as tape:
-                tape.watch(theta)
-                values = function(theta, x, rows)
-            return tape.jacobian(values, theta, "zero")
-
-        return _on_tensors(derivative)
-
-    def hessian_products(self, function):
-        import tensorflow as tf
-
-        @tf.function
-        def products(theta, x, vectors):
-            with tf.GradientTape() as outer:
-                outer.watch(theta)
-                with tf.GradientTape() as inner:
-                    inner.watch(theta)
-                    value = function(theta, x)
-                gradient = inner.gradient(value, theta, None, "zero")
-                projected = tf.linalg.matvec(vectors, gradient)
-            # Row i: the gradient of vector i times the gradient.
-            return outer.jacobian(projected, theta, "zero")
-
-        return _on_tensors(products)
-
-    def mapped(self, function):
-        import tensorflow as tf
-
-        @tf.function
-        def outputs(thetas, x):
-            return tf.vectorized_map(lambda one: function(one, x), thetas)
-
-        return _on_tensors(outputs)
-
-
-def _on_tensors(function):
-    """Arrays become tensors first, so that TensorFlow traces once."""
-
-    def call(*arguments):
-        return function(*map(ops.convert_to_tensor, arguments))
-
-    return call

@@ -9,9 +9,10 @@ import pytest
 
 import keras_freetickets as kft
 from keras_freetickets.discrete import CoordinateDescent
-from keras_freetickets.discrete import compiled
-from keras_freetickets.discrete import coordinate_descent
+from keras_freetickets.discrete import compiled_trials
+from keras_freetickets.discrete import search
 from keras_freetickets.discrete.network import Network
+from keras_freetickets.discrete.search import Search
 
 VALUES = (-1.0, 0.0, 1.0)
 
@@ -55,7 +56,7 @@ def examples(model, count=40, seed=0):
 def searched(model, x, y, masks=None, **settings):
     """A search before its first sweep."""
     settings = CoordinateDescent(**settings)
-    search = coordinate_descent._Search(settings, model, x, y, masks)
+    search = Search(settings, model, x, y, masks)
     search._anchor()
     return search
 
@@ -119,7 +120,7 @@ def test_a_trial_is_a_full_computation(kind):
     order = np.random.default_rng(0).permutation(search.coordinates)
     for coordinate in order[:150]:
         for value in VALUES:
-            found = compiled.trial_loss(
+            found = compiled_trials.trial_loss(
                 search.state, coordinate, value, search.loss
             )
             layer, tap, channel, unit = coordinate
@@ -180,7 +181,7 @@ def test_logits_far_from_the_present_ones_are_exact():
     search = searched(model, 3e4 * x, y)
     for coordinate in search.coordinates:
         for value in VALUES:
-            found = compiled.trial_loss(
+            found = compiled_trials.trial_loss(
                 search.state, coordinate, value, search.loss
             )
             layer, tap, channel, unit = coordinate
@@ -495,7 +496,7 @@ def test_without_numba_the_error_names_the_extra(monkeypatch):
     def missing(name):
         raise ImportError("pip install 'keras_freetickets[compressed]'")
 
-    monkeypatch.setattr(coordinate_descent.importlib, "import_module", missing)
+    monkeypatch.setattr(search.importlib, "import_module", missing)
     model = dense()
     with pytest.raises(ImportError, match="compressed"):
         CoordinateDescent().fit(model, *examples(model))
