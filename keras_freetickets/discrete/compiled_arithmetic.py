@@ -77,13 +77,16 @@ def sum_of_logs(values: Any) -> float:
 
 
 @numba.njit(cache=True, fastmath=CONTRACT)
-def add_row(target, at, factor, source, start, count):
+def add_row(
+    target: Any, at: int, factor: float, source: Any, start: int, count: int
+) -> None:
+    """Adds a factor times a row of one flat array to a row of another."""
     for i in range(count):
         target[at + i] += factor * source[start + i]
 
 
 @numba.njit(cache=True, fastmath=CONTRACT)
-def add_exps(row, logits, at, shifts):
+def add_exps(row: Any, logits: Any, at: int, shifts: Any) -> bool:
     """Adds exp(logits - shifts); returns whether that stayed in range."""
     outside = np.int64(0)
     for i in range(shifts.size):
