@@ -4,6 +4,7 @@ from keras_freetickets import applications
 from keras_freetickets import attacks
 from keras_freetickets import calibration
 from keras_freetickets import callbacks
+from keras_freetickets import contrastive
 from keras_freetickets import curation
 from keras_freetickets import datasets
 from keras_freetickets import deployment
@@ -56,6 +57,7 @@ __all__: list[str] = [
     "channel_groups",
     "compact",
     "compress",
+    "contrastive",
     "count_units",
     "curation",
     "datasets",

@@ -33,6 +33,8 @@ PLACES = [
     kft.callbacks.phases,
     kft.callbacks.composite,
     kft.datasets,
+    kft.contrastive,
+    kft.contrastive.objective,
     kft.curation,
     kft.deployment,
     kft.discrete,

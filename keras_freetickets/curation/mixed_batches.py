@@ -111,7 +111,7 @@ class MixedBatches(keras.utils.PyDataset):
         self.pseudo_weight = pseudo_weight
         self.augment = augment
         self.seed = seed
-        self._epoch = 0
+        self.epoch = 0
         self._num_labelled = batch_size
         if len(self._pseudo_x):
             share = round(batch_size * labelled_share)
@@ -130,8 +130,8 @@ class MixedBatches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Array, Array, Array]:
         """A batch: inputs, targets and weights."""
         n, batch = self._num_labelled, self.batch_size
-        own = _places(index * n, n, len(self._x), self._keys(0))
-        others = _places(
+        own = places_of(index * n, n, len(self._x), self._keys(0))
+        others = places_of(
             index * (batch - n), batch - n, len(self._pseudo_x), self._keys(1)
         )
         x = np.concatenate([self._x[own], self._pseudo_x[others]])
@@ -142,12 +142,12 @@ class MixedBatches(keras.utils.PyDataset):
         if n < batch:
             weights[n:] = self.pseudo_weight * batch / (batch - n)
         if self.augment is not None:
-            key = (self.seed, self._epoch, 2, index)
+            key = (self.seed, self.epoch, 2, index)
             x = self.augment(x, np.random.default_rng(key))
         return x, targets, weights
 
     def _keys(self, which: int) -> tuple[int, ...]:
-        return (self.seed, self._epoch, which)
+        return (self.seed, self.epoch, which)
 
     def epoch_order(self) -> keras.callbacks.Callback:
         """A callback that gives each epoch its own order.
@@ -155,20 +155,24 @@ class MixedBatches(keras.utils.PyDataset):
         Returns:
             A callback for `fit`; a new one for each call.
         """
-        return _EpochOrder(self)
+        return EpochOrder(self)
 
 
-class _EpochOrder(keras.callbacks.Callback):
-    """Tells batches which epoch it is."""
+class EpochOrder(keras.callbacks.Callback):
+    """Tells batches which epoch it is.
 
-    def __init__(self, batches: MixedBatches) -> None:
+    Args:
+        batches: Batches whose order follows from an attribute `epoch`.
+    """
+
+    def __init__(self, batches: typing.Any) -> None:
         super().__init__()
         self._batches = batches
 
     def on_epoch_begin(
         self, epoch: int, logs: dict[str, typing.Any] | None = None
     ) -> None:
-        self._batches._epoch = epoch
+        self._batches.epoch = epoch
 
 
 def _pair(
@@ -185,8 +189,18 @@ def _pair(
     return x, targets
 
 
-def _places(first: int, count: int, size: int, key: tuple[int, ...]) -> Array:
-    """Places in shuffled rounds of all examples, one round after another."""
+def places_of(first: int, count: int, size: int, key: tuple[int, ...]) -> Array:
+    """Places in shuffled rounds of all examples, one round after another.
+
+    Args:
+        first: Integer, how many places to leave out.
+        count: Integer, how many to return.
+        size: Integer, the number of examples.
+        key: Tuple of integers, the seed.
+
+    Returns:
+        Array of integers `(count,)`.
+    """
     if not size:
         return np.zeros(0, int)
     rounds = range(first // size, (first + count - 1) // size + 1)

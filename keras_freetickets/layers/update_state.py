@@ -1,6 +1,7 @@
 """The counters and scalars of a sparse model, in one layer that is saved."""
 
 import typing
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -42,7 +43,8 @@ class UpdateState(keras.layers.Layer):
         global_drop: Drop fraction requested for the next step, 0 for none.
         replaced: Share of connections replaced by the last update.
         seed: Seed of ties and random growth.
-        state: Dict from name to the variables of `add_state`, `add_scalar`.
+        state: Dict from name to the variables of `add_state`, `add_scalar` and
+            `add_tensor`.
 
     Example:
 
@@ -111,6 +113,38 @@ class UpdateState(keras.layers.Layer):
         with keras_adapter.unlocked(self):
             self.state[name] = self._scalar(name, "float32")
         self.restart_scalars({name: initial})
+
+    def add_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """Adds a float variable of a run, which begins with zeros.
+
+        If it is there with another shape, it is replaced.
+
+        Args:
+            name: String, the key in `state`.
+            shape: Tuple of integers.
+        """
+        held = self.state.get(name)
+        if held is not None and tuple(held.shape) == tuple(shape):
+            return
+        with keras_adapter.unlocked(self):
+            self.state[name] = self.add_weight(
+                name=name,
+                shape=shape,
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                autocast=False,
+            )
+
+    def restart_tensors(self, names: Iterable[str]) -> None:
+        """Sets variables of `add_tensor` to zeros.
+
+        Args:
+            names: The keys in `state`.
+        """
+        for name in names:
+            self.state[name].assign(ops.zeros_like(self.state[name].value))
 
     def restart_scalars(self, initial: dict[str, float]) -> None:
         """Resets variables of `add_scalar` to their initial values.

@@ -15,8 +15,9 @@ class Objective:
 
     A `keras.losses.Loss` has no variables, and Keras compiles none of its
     Python attributes into a step. An objective keeps its numbers as variables
-    of the model (`scalar_state`): they change inside the compiled step, are
-    part of a backup, and are restarted when another training begins.
+    of the model (`scalar_state`, `tensor_state`): they change inside the
+    compiled step, are part of a backup, and are restarted when another training
+    begins.
 
     `model.set_objective(objective)` puts it in place of the compiled loss in
     training; `evaluate` keeps the compiled one. Register a subclass with
@@ -33,6 +34,9 @@ class Objective:
         scalar_state: Dict from names to initial values of the floats that it
             keeps. Names are shared with those of methods, so begin them with
             a name of the objective.
+        tensor_state: Dict from names to shapes of the float tensors that it
+            keeps, which begin with zeros, such as examples of earlier batches.
+            Names as in `scalar_state`.
         companion: Name of the callback in `keras_freetickets.callbacks`
             without which it cannot be trained in `fit`; `None` for none.
 
@@ -61,6 +65,8 @@ class Objective:
     """
 
     scalar_state: typing.ClassVar[dict[str, float]] = {}
+    # An instance may have its own, as shapes depend on arguments.
+    tensor_state: dict[str, tuple[int, ...]] = {}
     companion: typing.ClassVar[str | None] = None
 
     def __init__(self, from_logits: bool = False) -> None:
@@ -89,8 +95,8 @@ class Objective:
         Args:
             y_true: Targets of the batch.
             y_pred: Outputs of the model.
-            state: Dict from the names of `scalar_state` to variables; it may
-                hold others.
+            state: Dict from the names of `scalar_state` and `tensor_state` to
+                variables; it may hold others.
             sample_weight: Tensor of shape `(batch,)`, or `None`.
             of_replicas: Callable that takes a scalar of this replica's part
                 of the batch and returns the vector of those of all replicas.

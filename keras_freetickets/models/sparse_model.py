@@ -341,6 +341,8 @@ class SparseModel(
             with self.run.scope():
                 for name, initial in objective.scalar_state.items():
                     self.update_state.add_scalar(name, initial)
+                for name, shape in objective.tensor_state.items():
+                    self.update_state.add_tensor(name, shape)
         self.run.choose_step()
 
     def add_batch_transform(self, transform: BatchTransform) -> None:

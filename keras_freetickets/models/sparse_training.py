@@ -168,16 +168,18 @@ class TrainingRun:
                     begin_connection_state(layer, method, name)
 
     def restart_scalar_state(self) -> None:
-        """Resets the scalar state of the method and of the objective.
+        """Resets the scalar state of the method and the objective's state.
 
         For `AGENT` that is its estimate `tau` and whether there is a snapshot;
-        for MOON's loss its running loss and `alpha`. Callbacks call it before
-        the first epoch of a training.
+        for MOON's loss its running loss and `alpha`; for `Contrastive` its
+        queue. Callbacks call it before the first epoch of a training.
         """
         for member in self.members:
             for part in (member.run.method, member.run.objective):
                 if part is not None:
                     member.update_state.restart_scalars(part.scalar_state)
+            tensors = getattr(member.run.objective, "tensor_state", {})
+            member.update_state.restart_tensors(tensors)
 
     def track_ever_active(self) -> None:
         """Records for each connection whether it was ever active (R_s)."""
