@@ -66,13 +66,13 @@ def load(
             **settings,
         )
     return Arrays(
-        _arrays(data.train),
-        _arrays(data.validation),
-        _arrays(data.test),
+        arrays(data.train),
+        arrays(data.validation),
+        arrays(data.test),
         num_classes=data.num_classes,
     )
 
 
-def _arrays(batches: Any) -> Pair:
+def arrays(batches: Any) -> Pair:
     images, labels = zip(*batches.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels)
