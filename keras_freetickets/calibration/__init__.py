@@ -2,6 +2,9 @@
 
 from keras_freetickets.calibration.calibrated_model import CalibratedModel
 from keras_freetickets.calibration.calibrated_model import calibrate
+from keras_freetickets.calibration.calibrated_model import (
+    choose_input_mask_ratio,
+)
 from keras_freetickets.calibration.calibrators import Calibrator
 from keras_freetickets.calibration.calibrators import IsotonicCalibration
 from keras_freetickets.calibration.calibrators import TemperatureScaling
@@ -15,5 +18,6 @@ __all__ = [
     "TemperatureScaling",
     "VectorScaling",
     "calibrate",
+    "choose_input_mask_ratio",
     "get",
 ]

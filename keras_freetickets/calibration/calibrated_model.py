@@ -24,6 +24,7 @@ from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
 from keras_freetickets.metrics.scores import Accuracy
 from keras_freetickets.metrics.scores import NegativeLogLikelihood
 from keras_freetickets.metrics.scores import NegativeLogLikelihoodLoss
+from keras_freetickets.metrics.scores import negative_log_likelihood
 from keras_freetickets.types import PathLike
 from keras_freetickets.types import Shape
 from keras_freetickets.types import Tensor
@@ -297,3 +298,73 @@ def _masked(x, ratio, num_draws, seed):
     generator = np.random.default_rng(seed)
     for _ in range(num_draws):
         yield x * (generator.random(x.shape) >= ratio).astype(x.dtype)
+
+
+def choose_input_mask_ratio(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    x_held_out: Any,
+    y_held_out: Any,
+    ratios: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    num_draws: int = 10,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> float:
+    """The `input_mask_ratio` of `calibrate` that fits a few real examples.
+
+    For each ratio one temperature is fitted to masked training inputs. The
+    ratio of the smallest negative log-likelihood on the held-out examples is
+    returned. Those are not test data. If they are many, calibrate on them.
+
+    Args:
+        model: As for `calibrate`.
+        x: Array of inputs that the model was trained on, or distilled ones.
+        y: Their labels.
+        x_held_out: Array of a few inputs that it was not trained on.
+        y_held_out: Integer labels `(examples, ...)`, of two classes or more.
+        ratios: Tuple of floats in [0, 1) to choose from. Defaults to 0.1 to
+            0.9 by tenths, as in the published code.
+        num_draws: As for `calibrate`.
+        seed: As for `calibrate`.
+        batch_size: As for `calibrate`.
+
+    Returns:
+        One of the ratios; the first of several that are as good.
+
+    Raises:
+        ValueError: If an argument is out of range, or examples and labels do
+            not fit together.
+
+    Example:
+
+    ```python
+    ratio = choose_input_mask_ratio(model, x, y, x_few, y_few)
+    calibrated = calibrate(model, x, y, input_mask_ratio=ratio)
+    ```
+
+    Reference:
+        Zhu et al., 2023, arXiv:2307.12463. Their code keeps the ratio of the
+        lowest test error, which is a leak; held-out likelihood is ours.
+    """
+    if not len(ratios):
+        raise ValueError(
+            "`ratios` must have one ratio or more. Received: ratios=()"
+        )
+    y_held_out = np.asarray(y_held_out)
+    data.check_examples(np.asarray(x_held_out), y_held_out)
+    predictions = model.predict(x_held_out, batch_size=batch_size, verbose=0)
+    losses = []
+    for ratio in ratios:
+        calibrated = calibrate(
+            model,
+            x,
+            y,
+            input_mask_ratio=ratio,
+            num_draws=num_draws,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        scaled = ops.convert_to_numpy(calibrated.calibrators[0](predictions))
+        losses.append(np.mean(negative_log_likelihood(y_held_out, scaled)))
+    return ratios[int(np.argmin(losses))]

@@ -196,6 +196,35 @@ def test_masks_help_where_only_training_data_are_left():
     assert losses[1] < losses[0] / 2
 
 
+def test_a_ratio_is_chosen_by_held_out_likelihood():
+    x, y = _data(600)
+    own = x[:, :3].argmax(axis=1) == y
+    memorized = x[own], y[own]
+    few = _data(60, seed=1)
+    ratios = (0.1, 0.4, 0.7)
+    chosen = calibration.choose_input_mask_ratio(
+        _Sees(), *memorized, *few, ratios=ratios, num_draws=3
+    )
+    losses = []
+    for ratio in ratios:
+        calibrated = calibration.calibrate(
+            _Sees(), *memorized, input_mask_ratio=ratio, num_draws=3
+        )
+        p = _softmax(few[0][:, :3] / calibrated.calibrators[0].temperature)
+        losses.append(-np.log(p[np.arange(60), few[1]]).mean())
+    assert chosen == ratios[int(np.argmin(losses))]
+    assert len(set(losses)) == 3
+
+
+def test_bad_ratios():
+    x, y = _data(60)
+    for ratios, rule in (((), "one ratio"), ((1.0,), r"in \[0, 1\)")):
+        with pytest.raises(ValueError, match=rule):
+            calibration.choose_input_mask_ratio(_Sees(), x, y, x, y, ratios)
+    with pytest.raises(ValueError, match="same number"):
+        calibration.choose_input_mask_ratio(_Sees(), x, y, x, y[:5])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -104,6 +104,44 @@ def test_self_training():
     assert names["student"].history.history["loss"][0] > 0
 
 
+def test_distilled_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make_model(seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential(
+            [
+                keras.Input((4, 4, 1)),
+                keras.layers.Conv2D(4, 3, padding="same"),
+                keras.layers.GroupNormalization(groups=-1),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+
+    rng = np.random.default_rng(0)
+    x, y = rng.random((24, 4, 4, 1)), np.arange(24) % 3
+    names = {"kft": kft, "make_model": make_model, "x": x, "y": y}
+    first, sparse, calibrate, tfds = blocks_of(
+        "docs/distillation.md",
+        {
+            "GradientMatching(images_per_class=10, factor=2)": (
+                "GradientMatching(images_per_class=2, factor=2, "
+                "outer_steps=1, inner_steps=1, train_examples=0)"
+            ),
+            "range(5)": "range(2)",
+        },
+    )
+    exec(first, names)
+    assert len(names["x_small"]) == 24 and len(names["bank"]) == 2
+    exec(sparse, names)
+    assert len(names["bank"]) == 5
+    exec(calibrate, names)
+    assert names["calibrated"].calibrators[0].built
+    exec(tfds, names)
+    assert len(names["train"]) == 24
+
+
 def chosen_names():
     """What the pages on search and sampling take for granted."""
     x, y = vectors()
