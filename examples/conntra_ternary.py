@@ -231,7 +231,11 @@ def draw(members: list[Any]) -> None:
         trials = np.cumsum([one["trials"] for one in member["history"]])
         losses = [one["loss"] for one in member["history"]]
         axes.plot(trials, losses, "o-", label=f"member {i}")
-    axes.set(xlabel="trials", ylabel="training loss", yscale="log")
+    loss = "loss of the last batch" if FLAGS.batch_size else "training loss"
+    axes.set(xlabel="trials", ylabel=loss)
+    every = [one["loss"] for member in members for one in member["history"]]
+    if min(every) > 0 and max(every) > 3 * min(every):
+        axes.set_yscale("log")
     axes.set_title("One point for each sweep over the weights")
     axes.legend(fontsize=8)
     picture.savefig(path("sweeps.png"), dpi=150)

@@ -309,7 +309,7 @@ def draw_subjects(
     test: multimodal.Modalities,
     found: multimodal.ImagePrediction,
 ) -> None:
-    """A row for each subject; both parts of the variance on one scale."""
+    """A row for each subject; each part of the variance has its scale."""
     columns = {
         "outcome": test.outcome,
         "mean": found.mean,
@@ -319,7 +319,7 @@ def draw_subjects(
         "variance between": found.between,
     }
     grid = picture.subplots(3, len(columns))
-    largest = max(found.within[:3].max(), found.between[:3].max())
+    ends = np.quantile(np.abs([found.lower[:3], found.upper[:3]]), 0.98)
     shown = []
     for j, (title, images) in enumerate(columns.items()):
         variance = title.startswith("variance")
@@ -327,25 +327,26 @@ def draw_subjects(
             one = grid[i, j].imshow(
                 images[i, ..., 0],
                 cmap="magma" if variance else "gray",
-                vmin=0.0 if variance else -2.5,
-                vmax=largest if variance else 2.5,
+                vmin=0.0 if variance else -ends,
+                vmax=images[:3].max() if variance else ends,
             )
             grid[i, j].set(xticks=[], yticks=[])
         grid[0, j].set_title(title, fontsize=10)
         shown.append(one)
     for i in range(3):
         grid[i, 0].set_ylabel(f"test subject {i + 1}")
-    below = {"location": "bottom", "aspect": 40}
+    label = "pixel, standardized"
     picture.colorbar(
-        shown[0], ax=grid[:, :4], label="pixel, standardized", **below
+        shown[0], ax=grid[:, :4], location="bottom", label=label, aspect=40
     )
-    below["aspect"] = 20
-    picture.colorbar(
-        shown[-1],
-        ax=grid[:, 4:],
-        label="variance, standardized pixels",
-        **below,
-    )
+    for j in (4, 5):
+        picture.colorbar(
+            shown[j],
+            ax=grid[:, j],
+            location="bottom",
+            label="squared",
+            aspect=9,
+        ).ax.tick_params(labelrotation=45)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

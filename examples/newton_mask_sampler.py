@@ -233,19 +233,23 @@ def draw(
     grid = picture.add_gridspec(2, 3, width_ratios=[1, 1, 1.2])
     lowest = min(float(one.energies.min()) for one in samples.values())
     highest = max(float(one.energies.max()) for one in samples.values())
+    room = max(0.05 * (highest - lowest), 0.5)  # lines are not on the edge
     for i, (one, row) in enumerate(zip(samples.values(), rows, strict=True)):
         axes = picture.add_subplot(grid[i // 2, i % 2])
         axes.plot(one.energies[:3, :200].T, lw=0.8)
-        axes.set(xlabel="step", ylabel="energy", ylim=(lowest, highest))
+        axes.set(xlabel="step", ylabel="energy")
+        axes.set_ylim(lowest - room, highest + room)
+        name = row["sampler"].replace("_", " ")
         axes.set_title(
-            f"{row['sampler']}: accepts {row['acceptance']:.2f}, "
-            f"changes {row['changes']:.1f}",
+            f"{name}: accepts {row['acceptance']:.2f}, "
+            f"changes {row['changes']:.2f}",
             fontsize=9,
         )
     axes = picture.add_subplot(grid[:, 2])
     means = samples["mana"].means()
     axes.bar(np.arange(len(means)), means)
     axes.set(xlabel="ticket", ylabel="share of samples", ylim=(0, 1))
+    axes.set_xticks(range(0, len(means), max(1, len(means) // 8)))
     axes.set_title("How often a ticket is kept (mana)", fontsize=9)
     picture.savefig(path("chains.png"), dpi=110)
 

@@ -229,7 +229,7 @@ def draw(
         dots = axes.scatter(
             place[own, 0],
             place[own, 1],
-            s=10 + 250 * width[own],
+            s=10 + 90 * width[own] / max(width.max(), 1e-6),
             c=p[own, 1],
             marker=marker,
             cmap="coolwarm",
@@ -239,10 +239,22 @@ def draw(
             linewidths=0.4,
             label=name,
         )
+    unsure = np.argsort(-width)[:10]
+    axes.scatter(
+        place[unsure, 0],
+        place[unsure, 1],
+        s=220,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=1.2,
+        label="the ten longest intervals",
+    )
     picture.colorbar(dots, label="probability of the rare class")
-    axes.set_title("Size: length of a node's interval")
+    axes.set_title(
+        f"Size: length of a node's interval, at most {width.max():.2f}"
+    )
     axes.set_axis_off()
-    axes.legend()
+    picture.legend(loc="outside lower center", ncols=3)
     picture.savefig(os.path.join(FLAGS.output_dir, "graph.png"), dpi=150)
 
 
