@@ -1,8 +1,8 @@
 """Layers that hold masks, or the active weights alone."""
 
-from keras_freetickets.layers.compressed import CompressedConv2D
-from keras_freetickets.layers.compressed import CompressedDense
-from keras_freetickets.layers.compressed import CompressedEinsumDense
+from keras_freetickets.layers.compressed_kinds import CompressedConv2D
+from keras_freetickets.layers.compressed_kinds import CompressedDense
+from keras_freetickets.layers.compressed_kinds import CompressedEinsumDense
 from keras_freetickets.layers.sparse import Sparse
 
 __all__ = [

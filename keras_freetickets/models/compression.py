@@ -6,8 +6,8 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_number
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.layers.compressed import Compressed
-from keras_freetickets.layers.compressed import compressed_kind
-from keras_freetickets.layers.compressed import reason_against
+from keras_freetickets.layers.compressed_kinds import compressed_kind
+from keras_freetickets.layers.compressed_kinds import reason_against
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.models.copying import copied
 from keras_freetickets.models.copying import leaf_layers

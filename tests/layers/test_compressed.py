@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from keras_freetickets.layers import CompressedDense
-from keras_freetickets.layers.compressed import compressed_kind
-from keras_freetickets.layers.compressed import reason_against
+from keras_freetickets.layers.compressed_kinds import compressed_kind
+from keras_freetickets.layers.compressed_kinds import reason_against
 
 if keras.backend.backend() == "torch":
     pytest.skip("no compressed layers there", allow_module_level=True)

@@ -1,0 +1,320 @@
+"""The layers that can be compressed, and those that compute in their place."""
+
+import math
+import typing
+
+import keras
+
+from keras_freetickets.arguments import check_count
+from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.types import Config
+from keras_freetickets.types import Layer
+from keras_freetickets.types import Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedDense(Compressed):
+    """`keras.layers.Dense` of which only the active weights exist.
+
+    The trainable variable is `values`, of shape `(active,)`, so that gradients
+    and the slots of any optimizer are of that size. It runs on processors, in
+    float32, on TensorFlow without XLA and on JAX.
+
+    Args:
+        units: Positive integer, the outputs.
+        active: Positive integer, the number of active weights. Fewer may be
+            active later, as in a ramp; there is room for this many.
+        activation: As for `keras.layers.Dense`. `"relu"` is computed within
+            the product.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Dense`.
+
+    Raises:
+        ValueError: If a count is not a positive integer, or the dtype policy
+            does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedDense.from_dense(dense, mask)
+    compressed(x)  # as dense(x), whose kernel is zero outside the mask
+    ```
+    """
+
+    def __init__(
+        self,
+        units: int,
+        active: int,
+        activation: typing.Any = None,
+        use_bias: bool = True,
+        **kwargs: typing.Any,
+    ) -> None:
+        check_count("units", units)
+        super().__init__(active, activation, use_bias, **kwargs)
+        self.units = units
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        return (int(input_shape[-1]),), (self.units,)
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        arguments = super()._arguments_of(layer)
+        arguments["use_bias"] = layer.use_bias
+        return {**arguments, "units": layer.units}
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.Dense(**self._shared_arguments())
+        layer.build((None, self.num_inputs))
+        return layer
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedEinsumDense(Compressed):
+    """`keras.layers.EinsumDense` of which only the active weights exist.
+
+    The equation must be a product of matrices: the last axes of the input
+    with the first ones of the kernel, in their order, as in `"abc,cd->abd"`,
+    `"...x,xy->...y"` and an attention's `"abc,cde->abde"`.
+
+    Args:
+        equation: As for `keras.layers.EinsumDense`.
+        output_shape: As for `keras.layers.EinsumDense`.
+        active: Positive integer, the number of active weights.
+        activation: As for `keras.layers.EinsumDense`.
+        bias_axes: `None`, or the axes of the output that the kernel makes.
+        **kwargs: As for `keras.layers.EinsumDense`.
+
+    Raises:
+        ValueError: If the equation is another, a count is not a positive
+            integer, or the dtype policy does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedEinsumDense.from_dense(einsum_dense, mask)
+    ```
+    """
+
+    def __init__(
+        self,
+        equation: str,
+        output_shape: typing.Any,
+        active: int,
+        activation: typing.Any = None,
+        bias_axes: str | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        axes = _matrix_axes(equation)
+        if axes is None or bias_axes not in (None, axes[1]):
+            raise ValueError(
+                "`equation` must be a product of the last axes of the input "
+                "with the first ones of the kernel, with a bias for all axes "
+                "that the kernel makes: for another use storage='mask'. "
+                f"Received: equation={equation!r}, bias_axes={bias_axes!r}"
+            )
+        super().__init__(active, activation, bias_axes is not None, **kwargs)
+        given = output_shape
+        given = (given,) if isinstance(given, int) else tuple(given)
+        self.equation, self.partial_output_shape = equation, given
+        self.bias_axes = bias_axes
+        self._axes = axes
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """As for `Compressed`; the equation counts too."""
+        axes = _matrix_axes(layer.equation)
+        if axes is None:
+            return "its equation is not a product of matrices"
+        if layer.bias_axes not in (None, axes[1]):
+            return "its bias has other axes than its outputs"
+        return super().reason_against(layer)
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        ins, outs = map(len, self._axes)
+        shape = input_shape[len(input_shape) - ins :]
+        made = self.partial_output_shape[-outs:]
+        return tuple(map(int, shape)), tuple(map(int, made))
+
+    @classmethod
+    def _outputs_of(cls, layer):
+        _, outs = _matrix_axes(layer.equation) or ("", "")
+        return math.prod(layer.kernel.shape[-len(outs) :])
+
+    @classmethod
+    def _input_shape_of(cls, layer):
+        ins, _ = _matrix_axes(layer.equation) or ("", "")
+        return (None, *layer.kernel.shape[: len(ins)])
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        return {
+            **super()._arguments_of(layer),
+            "equation": layer.equation,
+            "output_shape": layer.partial_output_shape,
+            "bias_axes": layer.bias_axes,
+        }
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.EinsumDense(**self._shared_arguments())
+        ins, outs = map(len, self._axes)
+        before = self.partial_output_shape[:-outs]
+        layer.build((None, *before, *self.kernel_shape[:ins]))
+        return layer
+
+    def get_config(self) -> Config:
+        config = super().get_config()
+        del config["use_bias"]
+        return {
+            **config,
+            "equation": self.equation,
+            "output_shape": self.partial_output_shape,
+            "bias_axes": self.bias_axes,
+        }
+
+
+def _matrix_axes(equation: str) -> tuple[str, str] | None:
+    """Letters of a kernel's inputs and outputs, if it is a matrix."""
+    operands, _, output = equation.replace(" ", "").partition("->")
+    operand, _, kernel = operands.partition(",")
+    letters = [axis for axis in kernel if axis in operand]
+    ins = "".join(letters)
+    outs = kernel[len(ins) :]
+    prefix = operand[: -len(ins)] if ins else ""
+    fits = (
+        ins
+        and outs
+        and kernel == ins + outs
+        and operand == prefix + ins
+        and output == prefix + outs
+    )
+    return (ins, outs) if fits and prefix else None
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedConv2D(Compressed):
+    """A 1x1 `keras.layers.Conv2D` of which only the active weights exist.
+
+    Args:
+        filters: Positive integer, the channels of the output.
+        active: Positive integer, the number of active weights.
+        strides: Integer or pair of integers.
+        activation: As for `keras.layers.Conv2D`.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Conv2D`, without a kernel's size.
+            Channels are last.
+
+    Raises:
+        ValueError: If a count is not a positive integer, or the dtype policy
+            does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedConv2D.from_dense(convolution, mask)
+    ```
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        active: int,
+        strides: typing.Any = 1,
+        activation: typing.Any = None,
+        use_bias: bool = True,
+        **kwargs: typing.Any,
+    ) -> None:
+        check_count("filters", filters)
+        super().__init__(active, activation, use_bias, **kwargs)
+        both = (strides, strides) if isinstance(strides, int) else strides
+        self.filters, self.strides = filters, tuple(both)
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """As for `Compressed`; the size of the kernel counts too."""
+        if tuple(layer.kernel_size) != (1, 1) or layer.groups != 1:
+            return "it is no 1x1 convolution of one group"
+        if layer.data_format != "channels_last":
+            return "its channels are not last"
+        return super().reason_against(layer)
+
+    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
+        return (1, 1, int(input_shape[-1])), (self.filters,)
+
+    @classmethod
+    def _input_shape_of(cls, layer):
+        return (None, None, None, layer.kernel.shape[-2])
+
+    @classmethod
+    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
+        return {
+            **super()._arguments_of(layer),
+            "use_bias": layer.use_bias,
+            "filters": layer.filters,
+            "strides": layer.strides,
+        }
+
+    def dense_layer(self) -> Layer:
+        layer = keras.layers.Conv2D(
+            kernel_size=1,
+            data_format="channels_last",
+            **self._shared_arguments(),
+        )
+        layer.build((None, None, None, self.num_inputs))
+        return layer
+
+    def call(self, inputs: Tensor) -> Tensor:
+        # Of a 1x1 convolution every stride-th pixel is all that counts.
+        down, right = self.strides
+        return super().call(inputs[:, ::down, ::right])
+
+    def _input_rank(self):
+        return 1
+
+    def compute_output_shape(self, input_shape: typing.Any) -> tuple:
+        batch, *sizes, _ = input_shape
+        made = [
+            None if size is None else -(-size // stride)
+            for size, stride in zip(sizes, self.strides, strict=True)
+        ]
+        return (batch, *made, self.filters)
+
+    def get_config(self) -> Config:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
+        }
+
+
+_KINDS: dict[type, type[Compressed]] = {
+    keras.layers.Dense: CompressedDense,
+    keras.layers.EinsumDense: CompressedEinsumDense,
+    keras.layers.Conv2D: CompressedConv2D,
+}
+
+
+def compressed_kind(layer: Layer) -> type[Compressed] | None:
+    """The class of compressed layers that stands for a layer.
+
+    A subclass of Keras' layer may compute something else, so that there is
+    none for it.
+
+    Args:
+        layer: A Keras layer.
+    """
+    return _KINDS.get(type(layer))
+
+
+def reason_against(layer: Layer) -> str:
+    """Why a built layer cannot be compressed, "" if it can.
+
+    Args:
+        layer: A Keras layer.
+    """
+    kind = compressed_kind(layer)
+    if kind is None:
+        return f"there is no compressed {type(layer).__name__}"
+    return kind.reason_against(layer)
