@@ -52,6 +52,7 @@ flags.DEFINE_integer("tickets", 3, "Tickets of the ensemble.", 1)
 flags.DEFINE_integer("few_per_class", 5, "Real images to choose by.", 1)
 flags.adopt_module_key_flags(distilling)
 FLAGS.set_default("images_per_class", 5)
+FLAGS.set_default("learning_rate", 0.003)
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 KINDS = ("distilled", "distilled, masked", "all images")

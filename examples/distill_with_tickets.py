@@ -58,34 +58,57 @@ def path(name: str) -> str:
     return os.path.join(FLAGS.output_dir, name)
 
 
-def progress(title: str, outer: int, begun: float, file: str) -> Callable:
+class Clock:
+    """Seconds by the clock and of the processors, also before a kill.
+
+    On a machine that others use too, only the latter can be compared.
+    """
+
+    def __init__(self, spent: list[float] | None) -> None:
+        self._begun = np.subtract(self._now(), spent or [0.0, 0.0])
+
+    @staticmethod
+    def _now() -> list[float]:
+        return [time.perf_counter(), time.process_time()]
+
+    def seconds(self) -> list[float]:
+        return np.subtract(self._now(), self._begun).tolist()
+
+
+def progress(title: str, outer: int, clock: Clock, file: str) -> Callable:
     """Prints each step, and keeps the state and its seconds."""
 
     def note(state: distillation.DistillationState) -> None:
-        seconds = time.perf_counter() - begun
+        seconds = clock.seconds()
         state.save(path(f"{file}.state.npz"))
         run_directory.write_json(path(f"{file}.state.json"), seconds)
         print(
             f"  {title}: step {state.step} of {outer}, matching loss "
-            f"{state.losses[-1]:.4g}, {seconds:.0f} s",
+            f"{state.losses[-1]:.4g}, {seconds[0]:.0f} s",
             flush=True,
         )
 
     return note
 
 
+def costs(networks: int, clock: Clock) -> dict[str, Any]:
+    by_clock, of_processors = clock.seconds()
+    return {
+        "networks": networks,
+        "seconds": by_clock,
+        "processor_seconds": of_processors,
+    }
+
+
 def distilled_by(name: str, images: distilling.Images) -> dict[str, Any]:
     """Makes the set of one way; what it cost."""
-    seed = FLAGS.seed
+    seed, clock = FLAGS.seed, Clock(None)
     if name == "random":
-        begun = time.perf_counter()
         distillation.real_start(
             *images.train, FLAGS.images_per_class, FLAGS.factor, seed
         ).save(path("random.npz"))
-        return {"networks": 0, "seconds": time.perf_counter() - begun}
+        return costs(0, clock)
     outer = FLAGS.outer_steps * (FLAGS.fresh_factor if name == "fresh" else 1)
-    state, spent = None, run_directory.read_json(path(f"{name}.state.json"))
-    begun = time.perf_counter()
     networks: Any = None
     if name == "fresh":
         networks = distillation.FreshNetworks(
@@ -95,24 +118,24 @@ def distilled_by(name: str, images: distilling.Images) -> dict[str, Any]:
         networks = distilling.dense_bank(images, seed)
     else:
         networks = distilling.sparse_bank(images, seed)
-    if spent is not None:  # before it was killed; the bank is the same again
+    state, spent = None, run_directory.read_json(path(f"{name}.state.json"))
+    if spent is not None:  # it was killed; the bank is the same again
         state = distillation.DistillationState.load(path(f"{name}.state.npz"))
-        begun = time.perf_counter() - spent
+        clock = Clock(spent)
     moved = None if name == "fresh" else (0.01, 0.09)
     matching = distilling.matching(
         images, seed, outer_steps=outer, perturbation=moved
     )
-    note = progress(TITLES[name], outer, begun, name)
+    note = progress(TITLES[name], outer, clock, name)
     done = matching.distill(networks, *images.train, note, state)
-    seconds = time.perf_counter() - begun
     done.distilled.save(path(f"{name}.npz"))
-    return {"networks": outer, "seconds": seconds}
+    return costs(outer, clock)
 
 
 def row(name: str, images: distilling.Images) -> dict[str, Any]:
     """Accuracies of new networks that see the distilled set alone."""
     print(f"{TITLES[name]}:", flush=True)
-    costs = distilled_by(name, images)
+    spent = distilled_by(name, images)
     x, y = distillation.DistilledSet.load(path(f"{name}.npz")).decoded()
     learner = distilling.Learner(images, distilling.RATE, FLAGS.train_steps)
     found = []
@@ -132,7 +155,7 @@ def row(name: str, images: distilling.Images) -> dict[str, Any]:
         "validation_accuracy": float(validation),
         "accuracy": float(test),
         "deviation": float(np.std([one[1] for one in found])),
-        **costs,
+        **spent,
     }
 
 
@@ -159,7 +182,8 @@ def draw(names: list[str]) -> None:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    lines = [["distilled set", "accuracy", "deviation", "networks", "seconds"]]
+    heads = ["distilled set", "accuracy", "deviation", "networks"]
+    lines = [[*heads, "seconds", "of processors"]]
     lines += [
         [
             one["model"],
@@ -167,6 +191,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{one['deviation']:.4f}",
             str(one["networks"]),
             f"{one['seconds']:.1f}",
+            f"{one['processor_seconds']:.1f}",
         ]
         for one in rows
     ]
@@ -176,11 +201,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     for name in ("bank", "sparse"):
         one = by.get(TITLES[name])
         if fresh and one:
+            of = {
+                key: one[key] / fresh[key]
+                for key in ("networks", "seconds", "processor_seconds")
+            }
             print(
                 f"{one['model']}: {one['accuracy'] - fresh['accuracy']:+.4f} "
-                f"accuracy, {one['networks'] / fresh['networks']:.2f} of the "
-                f"networks and {one['seconds'] / fresh['seconds']:.2f} of the "
-                "seconds of fresh networks"
+                f"accuracy, {of['networks']:.2f} of the networks, "
+                f"{of['seconds']:.2f} of the seconds and "
+                f"{of['processor_seconds']:.2f} of the processors' seconds of "
+                "fresh networks"
             )
     print(f"Files: {FLAGS.output_dir}")
 

@@ -21,7 +21,7 @@ flags.DEFINE_integer("images_per_class", 1, "Distilled images.", 1)
 flags.DEFINE_integer("factor", 1, "Tiles a side of each image.", 1)
 flags.DEFINE_integer("outer_steps", 4, "Networks drawn from the bank.", 1)
 flags.DEFINE_integer("inner_steps", 20, "Steps on each network.", 1)
-flags.DEFINE_float("learning_rate", 0.003, "Of the images.", 1e-9)
+flags.DEFINE_float("learning_rate", 0.001, "Of the images.", 1e-9)
 flags.DEFINE_integer(
     "train_examples", 256, "On which a network trains between steps.", 0
 )

@@ -4,8 +4,9 @@ r"""Tables of several seeds of one system, as Markdown.
     python examples/system_tables.py benchmarks/results/newton/optdigits_*.json
 
 Prints the mean and the standard deviation over the given runs of
-conntra_ternary.py, newton_mask_sampler.py, rare_category_graph.py or
-inva_multimodal.py: directories of runs, or copies of their metrics.json. Of
+conntra_ternary.py, newton_mask_sampler.py, rare_category_graph.py,
+inva_multimodal.py, distill_with_tickets.py or calibrate_distilled.py:
+directories of runs, or copies of their metrics.json. Of
 self_training.py give the file rows.json of each seed, of
 benchmarks/sampling_targets.py its output.
 """
@@ -28,7 +29,12 @@ _DIGITS = {
     "effective_rate": 0,
     "ess": 0,
     "ess_per_second": 0,
+    "its_deviation": 2,
     "kept": 1,
+    "largest_logit": 2,
+    "networks": 0,
+    "processor_seconds": 1,
+    "ratio": 2,
     "seconds": 1,
     "step_rate": 0,
     "zeros": 3,
