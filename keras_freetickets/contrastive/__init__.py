@@ -10,11 +10,13 @@ from keras_freetickets.contrastive.objective import Contrastive
 from keras_freetickets.contrastive.retrieval import pair_cosines
 from keras_freetickets.contrastive.retrieval import recall_at
 from keras_freetickets.contrastive.retrieval import similarities
+from keras_freetickets.contrastive.vocabulary import Vocabulary
 
 __all__ = [
     "Contrastive",
     "LearnedScale",
     "MaskedTokens",
+    "Vocabulary",
     "masked_token_loss",
     "pair_cosines",
     "recall_at",

@@ -142,6 +142,61 @@ def test_distilled_data(tmp_path, monkeypatch):
     assert len(names["train"]) == 24
 
 
+def test_resolution(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = blocks_of(
+        "docs/resolution.md",
+        {"epochs=10": "epochs=1", "EDST(20, 5, num_tickets=3": "EDST(1, 1, 1"},
+    )[:2]
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    x, y = vectors()
+    x = np.repeat(x[:, None], 8, axis=1)[..., None]
+    names = {"kft": kft, "model": model, "x": x, "y": y}
+    exec(first, names)
+    sparse = kft.sparsify(names["model"], 0.5)
+    sparse.compile("adam", "sparse_categorical_crossentropy")
+    names["model"] = sparse
+    second = second.replace("directory=", "monitor=None, directory=")
+    exec(second, names)
+    assert sparse.history.history["reduced_share"] == [0.5, 0.0]
+
+
+def test_confident_learning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training, pairs = blocks_of(
+        "docs/confident_learning.md",
+        {
+            "(x, y, nested)": "(x, y, nested, 16)",
+            "EDST(8, 8, num_tickets=5": "EDST(1, 1, 2",
+        },
+    )
+    x, y = vectors()
+    model = kft.sparsify(dense_model(), 0.5)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    names = {"kft": kft, "keras": keras, "model": model, "x": x, "y": y}
+    exec(training, names)
+    assert model.history.history["examples"] == [64, 57, 51]
+
+    def text_tower(text):
+        words = layers.Embedding(9, 64)(text)
+        return layers.GlobalAveragePooling1D()(words)
+
+    def image_tower(image):
+        return layers.Dense(64)(layers.Flatten()(image))
+
+    names |= {"text_tower": text_tower, "image_tower": image_tower}
+    exec(pairs, names)
+    batch = {"text": np.ones((4, 16)), "image": np.ones((4, 28, 28, 1))}
+    assert float(names["model"].train_on_batch(batch)) > 0
+
+
 def chosen_names():
     """What the pages on search and sampling take for granted."""
     x, y = vectors()
