@@ -85,7 +85,8 @@ def active_parameters(model: keras.Model) -> int:
     """Active weights of masked kernels and all other trainable weights."""
     total = sum(int(np.prod(w.shape)) for w in model.trainable_variables)
     for masked in getattr(model, "masked_kernels", []):
-        total -= masked.size - int(masked.mask.numpy().sum())
+        # A compressed kernel may have room for more than is active.
+        total -= int(np.prod(masked.kernel.shape)) - masked.count()
     return total
 
 

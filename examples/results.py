@@ -49,8 +49,9 @@ def write_ensemble(ensemble: kft.EnsembleModel) -> None:
     if isinstance(ticket, kft.SparseModel):
         ticket = kft.strip(ticket)
     logging.set_verbosity(logging.WARNING)  # TensorFlow names each file
-    ensemble.export(os.path.join(folder, "saved_model"), verbose=False)
-    ticket.export(os.path.join(folder, "saved_model_ticket"), verbose=False)
+    for name, model in (("", ensemble), ("_ticket", ticket)):
+        path = os.path.join(folder, f"saved_model{name}")
+        kft.export(model, path, overwrite=True, verbose=False)
 
 
 def draw(

@@ -140,5 +140,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("reference_epochs", None, "Set by --epochs.")
     training_flags.define("runs/dst")
+    training_flags.define_storage()
     flags.adopt_module_key_flags(training_flags)
     app.run(main)

@@ -190,5 +190,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     training_flags.define("runs/edst")
+    training_flags.define_storage()
     flags.adopt_module_key_flags(training_flags)
     app.run(main)

@@ -91,7 +91,11 @@ def sparse_network(
 ) -> tuple[keras.Model, keras.Model]:
     """The dense network, and a sparse one of it whose table it prints."""
     dense = network(input_shape, classes)
-    arguments = {"distribution": FLAGS.distribution, **arguments}
+    arguments = {
+        "distribution": FLAGS.distribution,
+        "storage": FLAGS.storage,
+        **arguments,
+    }
     model = kft.sparsify(dense, seed=FLAGS.seed, **arguments)
     kft.sparsity_summary(model)
     return dense, model

@@ -61,6 +61,18 @@ def define(output_dir: str) -> None:
     )
 
 
+def define_storage() -> None:
+    """Defines the flag of scripts that train one model at a time."""
+    flags.DEFINE_enum(
+        "storage",
+        "mask",
+        ["mask", "compressed"],
+        "Whether kernels are dense, with a mask, or hold active weights alone: "
+        "faster and smaller on processors, for dense layers from a sparsity of "
+        "0.8 on (docs/real_sparsity.md).",
+    )
+
+
 def _define_data(output_dir: str) -> None:
     flags.DEFINE_string("output_dir", output_dir, "Where all files go.")
     flags.DEFINE_string(

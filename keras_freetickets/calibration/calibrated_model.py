@@ -18,6 +18,7 @@ from keras_freetickets.ensembles.ensemble_model import EnsembleModel
 from keras_freetickets.ensembles.outputs import check_one_output
 from keras_freetickets.ensembles.outputs import renormalized
 from keras_freetickets.ensembles.outputs import returns_logits
+from keras_freetickets.layers.export_guard import GuardsExport
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.metrics import validation
 from keras_freetickets.metrics.calibration_error import ExpectedCalibrationError
@@ -38,6 +39,7 @@ class CalibratedModel(
     keras_adapter.KeepsState,
     keras_adapter.CompilesAnywhere,
     keras_adapter.RefusesLegacyFiles,
+    GuardsExport,
     keras.Model,
 ):
     """A model whose predictions pass through fitted calibrators.
@@ -137,6 +139,9 @@ class CalibratedModel(
             *args: As for `keras.Model.export`.
             **kwargs: As for `keras.Model.export`. `input_signature` defaults
                 to the model's inputs with a free batch dimension.
+
+        Raises:
+            ValueError: If a layer is compressed.
         """
         if not args and "input_signature" not in kwargs:
             kwargs["input_signature"] = [_input_specs(self.model)]

@@ -27,6 +27,7 @@ from keras_freetickets.ensembles.outputs import settings_of
 from keras_freetickets.ensembles.ticket_files import load_ticket
 from keras_freetickets.ensembles.ticket_files import models_of
 from keras_freetickets.ensembles.ticket_files import ticket_paths
+from keras_freetickets.layers.export_guard import GuardsExport
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.metrics import validation
 from keras_freetickets.types import PathLike
@@ -49,6 +50,7 @@ class EnsembleModel(
     keras_adapter.CompilesAnywhere,
     keras_adapter.RefusesLegacyFiles,
     keras_adapter.KeepsState,
+    GuardsExport,
     keras.Model,
 ):
     """Predicts with several tickets: classifiers or regressors.
@@ -155,6 +157,11 @@ class EnsembleModel(
         compiled_with = loss_and_metrics(self.pooling, ignore_class)
         if compiled_with is not None:
             self.compile(**compiled_with)
+
+    @property
+    def holds_compressed(self) -> bool:
+        """Whether the members have a compressed layer."""
+        return self._stacks.sparse_pass.is_compressed
 
     @property
     def is_classifier(self) -> bool:
@@ -696,13 +703,6 @@ class EnsembleModel(
         Raises:
             ValueError: If a layer is compressed.
         """
-        if self._stacks.sparse_pass.is_compressed:
-            raise ValueError(
-                "A SavedModel has no kernels of compressed layers: make an "
-                "EnsembleModel of keras_freetickets.strip(member) of each "
-                "member, or serve by keras_freetickets.serving. Received: a "
-                f"call of export for model {self.name!r}"
-            )
         if not args and "input_signature" not in kwargs:
             kwargs["input_signature"] = [self._input_specs()]
         kwargs.setdefault("verbose", False)

@@ -71,8 +71,9 @@ class LeaveOneOut:
     Raises:
         TypeError: If `model` is not a Keras model, or examples are not
             integers.
-        ValueError: If an argument is out of range, shapes disagree, or the
-            curvature is negative in a direction that was visited.
+        ValueError: If an argument is out of range, shapes disagree, the model
+            has compressed kernels, or the curvature is negative in a direction
+            that was visited.
         RuntimeError: On a backend that is neither TensorFlow nor JAX.
 
     Example:
@@ -267,6 +268,20 @@ def _check_rows(rows, labels):
         )
 
 
+def _check_differentiable_twice(model):
+    names = [
+        one.name
+        for one in getattr(model, "masked_kernels", [])
+        if one.compressed
+    ]
+    if names:
+        raise ValueError(
+            "`model` must have masks: compressed kernels have no second "
+            "derivatives. Call keras_freetickets.decompress(model). "
+            f"Received: the compressed kernels {names}"
+        )
+
+
 def _numpy(value):
     return np.asarray(ops.convert_to_numpy(value))
 
@@ -276,6 +291,7 @@ class _Network:
 
     def __init__(self, model, variables, from_logits):
         self.model, self.from_logits = model, from_logits
+        _check_differentiable_twice(model)
         every = model.trainable_variables
         places = {id(variable): i for i, variable in enumerate(every)}
         chosen = every if variables is None else list(variables)

@@ -13,6 +13,7 @@ from keras import ops
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers import taps
 from keras_freetickets.layers.compressed import CompressedKernel
+from keras_freetickets.layers.export_guard import GuardsExport
 from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.quantization import check_quantization
@@ -93,6 +94,7 @@ class SparseModel(
     keras_adapter.CompilesAnywhere,
     keras_adapter.RefusesLegacyFiles,
     keras_adapter.KeepsState,
+    GuardsExport,
     keras.Model,
 ):
     """A model whose `Sparse` layers stay sparse during training.

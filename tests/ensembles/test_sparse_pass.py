@@ -161,9 +161,3 @@ def test_masked_members_are_computed_as_ever(passes):
     ensemble = kft.EnsembleModel(members, from_logits=True)
     ensemble.predict_on_batch(inputs())
     assert not passes
-
-
-def test_export_is_refused(tmp_path):
-    ensemble = kft.EnsembleModel([member(0)], from_logits=True)
-    with pytest.raises(ValueError, match="no kernels of compressed layers"):
-        ensemble.export(tmp_path / "saved")

@@ -289,6 +289,23 @@ def test_edst(tmp_path):
     check_edst_files(tmp_path / "out")
 
 
+def test_edst_of_active_weights_alone(tmp_path):
+    import keras
+
+    import keras_freetickets as kft
+
+    output = tmp_path / "out"
+    flags = (*edst_flags(tmp_path), SMALL, "--storage=compressed")
+    run("train_edst.py", *flags, "--sparsity=0.9", f"--output_dir={output}")
+    ticket = keras.models.load_model(output / "tickets" / "ticket_0.keras")
+    stored = [row.storage for row in kft.sparsity_summary(ticket, False)]
+    assert stored.count("compressed") == 2
+    # 64-300-100-10 without 0.9 of its kernels, and 410 biases.
+    (row, *_) = results(output / "metrics.json")["rows"]
+    kernels = 64 * 300 + 300 * 100 + 100 * 10
+    assert row["parameters"] == pytest.approx(0.1 * kernels + 410, abs=2)
+
+
 @pytest.mark.slow
 def test_edst_killed_and_resumed(tmp_path):
     flags = edst_flags(tmp_path)

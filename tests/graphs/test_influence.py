@@ -195,6 +195,16 @@ def test_blocks_and_rows_change_nothing():
     np.testing.assert_allclose(small.predictions().sum(-1), 1, atol=1e-5)
 
 
+def test_compressed_kernels_are_refused():
+    hidden, last = keras.layers.Dense(8), keras.layers.Dense(2)
+    dense = keras.Sequential([keras.Input((4,)), hidden, last])
+    settings = {"storage": "compressed", "max_compressed_density": 1.0}
+    model = kft.sparsify(dense, 0.5, **settings)
+    x, y = np.ones((6, 4), "float32"), np.zeros(6, int)
+    with pytest.raises(ValueError, match=r"must have masks.*decompress"):
+        LeaveOneOut(model, x, y)
+
+
 def test_conjugate_gradients_solve():
     random = np.random.default_rng(0)
     root = random.normal(size=(12, 12))
