@@ -5,6 +5,8 @@ import typing
 import keras
 from keras import ops
 
+from keras_freetickets import keras_adapter
+
 
 def derivatives() -> typing.Any:
     """Derivatives on the backend of Keras.
@@ -74,7 +76,7 @@ class _TensorFlow:
 
         @tf.function
         def products(theta, x, vectors):
-            with tf.GradientTape() as outer:
+            with keras_adapter.exact_moments(), tf.GradientTape() as outer:
                 outer.watch(theta)
                 with tf.GradientTape() as inner:
                     inner.watch(theta)
