@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
+from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_model
+from keras_freetickets.inspection import layer_times
 from keras_freetickets.inspection.summary_table import html_table
 from keras_freetickets.inspection.summary_table import text_table
 from keras_freetickets.layers.compressed import Compressed
@@ -45,6 +47,8 @@ class SummaryRow:
             not compressed or why FLOPs are unknown, else "".
         nbytes: Integer, bytes of the weights with their masks or positions.
         storage: `"mask"`, `"compressed"`, or "" for what is not sparse.
+        milliseconds: Float, the measured time of the whole layer for a batch;
+            `None` if it was not measured, or stands in the layer's first row.
 
     Example:
 
@@ -65,6 +69,7 @@ class SummaryRow:
     note: str
     nbytes: int = 0
     storage: str = ""
+    milliseconds: float | None = None
 
 
 _EMBEDDING = keras.layers.Embedding
@@ -242,7 +247,7 @@ class _Costs:
         return "FLOPs unknown: no rule for this layer" if unknown else ""
 
 
-def _rows(model, costs):
+def _rows(model, costs, times):
     rows, seen = [], set()
     for name, layer in _named_layers(model):
         skipped = isinstance(layer, keras.layers.InputLayer | UpdateState)
@@ -250,10 +255,24 @@ def _rows(model, costs):
             continue
         seen.add(id(layer))  # shared ones count once
         if isinstance(layer, MasksKernels):
-            rows += _sparse_rows(name, layer, costs)
+            found = _sparse_rows(name, layer, costs)
         else:
-            rows.append(_rest_row(model, name, layer, costs))
+            found = [_rest_row(model, name, layer, costs)]
+        for row in found[:1]:
+            row.milliseconds = times.get(id(layer))
+        rows += found
     return rows
+
+
+def _times(model, batch_size, input_shape):
+    """Milliseconds of each layer by its id; none without a batch size."""
+    if batch_size is None:
+        return {}
+    check_count("batch_size", batch_size)
+    example = flops.symbolic_example(model, input_shape)
+    batch = layer_times.random_batch(example, batch_size)
+    layers = {id(layer): layer for _, layer in _named_layers(model)}
+    return layer_times.milliseconds(model, list(layers.values()), batch)
 
 
 def _notebook_cell():
@@ -316,6 +335,7 @@ def sparsity_summary(
     model: Model,
     print_fn: typing.Any = None,
     input_shape: typing.Any = None,
+    batch_size: int | None = None,
 ) -> "SparsitySummary":
     """Prints what is sparse in a model, and why the rest is not.
 
@@ -330,17 +350,22 @@ def sparsity_summary(
             `(224, 224, 3)`, or a structure of shapes as the model has inputs.
             The FLOPs of a model with open sizes depend on it. `None` for the
             model's own shape.
+        batch_size: Positive integer, to measure too how many milliseconds each
+            layer takes to predict a batch of so many random examples: the
+            median of some calls of the layer alone. `None` (default) measures
+            nothing.
 
     Returns:
         List of rows with the attributes `layer`, `kernel`, `shape`, `active`,
-        `total`, `sparsity`, `flops`, `dense_flops`, `note`, `nbytes` and
-        `storage`. `print` shows it as the table, and a notebook as a table of
-        its own.
+        `total`, `sparsity`, `flops`, `dense_flops`, `note`, `nbytes`,
+        `storage` and `milliseconds`. `print` shows it as the table, and a
+        notebook as a table of its own.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it is not built, `print_fn` cannot be called, or
-            `input_shape` does not fit the model's inputs.
+        ValueError: If it is not built, `print_fn` cannot be called,
+            `input_shape` does not fit the model's inputs or is missing where
+            they leave sizes open, or `batch_size` is not positive.
 
     Example:
 
@@ -362,7 +387,9 @@ def sparsity_summary(
     keras_adapter.synchronize(model)
     costs = _Costs(model, input_shape)
     summary = SparsitySummary(
-        _rows(model, costs), f'Sparsity of model "{model.name}"', costs.reason
+        _rows(model, costs, _times(model, batch_size, input_shape)),
+        f'Sparsity of model "{model.name}"',
+        costs.reason,
     )
     if print_fn is None:
         summary._print()

@@ -2,34 +2,38 @@
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-_HEADS = (
-    "Layer",
-    "Kernel",
-    "Shape",
-    "Active / total",
-    "Sparsity",
-    "FLOPs",
-    "Bytes",
-    "Note",
-)
-# Numbers, which stand on the right in HTML.
-_NUMBERS = {"Active / total", "Bytes", "Sparsity", "FLOPs"}
+# What a column shows of a row; numbers stand on the right in HTML.
+_COLUMNS: dict[str, Callable[[Any], str]] = {
+    "Layer": lambda row: row.layer,
+    "Kernel": lambda row: row.kernel,
+    "Shape": lambda row: str(row.shape) if row.shape else "",
+    "Active / total": lambda row: (
+        f"{row.active:,} / {row.total:,}" if row.total else "0"
+    ),
+    "Sparsity": lambda row: f"{row.sparsity:.4f}" if row.shape else "",
+    "FLOPs": lambda row: (
+        "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}"
+    ),
+    "Bytes": lambda row: f"{row.nbytes:,}",
+    "ms": lambda row: (
+        "" if row.milliseconds is None else f"{row.milliseconds:.3f}"
+    ),
+    "Note": lambda row: row.note,
+}
+_NUMBERS = {"Active / total", "Bytes", "Sparsity", "FLOPs", "ms"}
 
 
-def _cells(row):
-    return (
-        row.layer,
-        row.kernel,
-        str(row.shape) if row.shape else "",
-        f"{row.active:,} / {row.total:,}" if row.total else "0",
-        f"{row.sparsity:.4f}" if row.shape else "",
-        "unknown" if math.isnan(row.flops) else f"{row.flops:,.0f}",
-        f"{row.nbytes:,}",
-        row.note,
-    )
+def _grid(rows):
+    """The heads of the columns, and the cells of each row."""
+    columns = dict(_COLUMNS)
+    if all(row.milliseconds is None for row in rows):
+        del columns["ms"]  # nothing was measured
+    cells = [[shown(row) for shown in columns.values()] for row in rows]
+    return list(columns), cells
 
 
 def _totals(rows, unknown):
@@ -72,9 +76,10 @@ def _saving(rows):
     return "; masks simulate sparsity, they save no time"
 
 
-def text_table(title: str, rows: Iterable[Any], unknown: Any) -> str:
+def text_table(title: str, rows: Sequence[Any], unknown: Any) -> str:
     """The rows as text of fixed width."""
-    grid = [_HEADS, *map(_cells, rows)]
+    heads, cells_of_rows = _grid(rows)
+    grid = [heads, *cells_of_rows]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = [
         "  ".join(
@@ -86,8 +91,8 @@ def text_table(title: str, rows: Iterable[Any], unknown: Any) -> str:
     return "\n".join([title, *lines, *_totals(rows, unknown)])
 
 
-def _html_row(cells, tag):
-    sides = ["right" if head in _NUMBERS else "left" for head in _HEADS]
+def _html_row(heads, cells, tag):
+    sides = ["right" if head in _NUMBERS else "left" for head in heads]
     inside = "".join(
         f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
         for side, cell in zip(sides, cells, strict=True)
@@ -95,12 +100,13 @@ def _html_row(cells, tag):
     return f"<tr>{inside}</tr>"
 
 
-def html_table(title: str, rows: Iterable[Any], unknown: Any) -> str:
+def html_table(title: str, rows: Sequence[Any], unknown: Any) -> str:
     """The rows as a table in HTML."""
-    body = "".join(_html_row(_cells(row), "td") for row in rows)
+    heads, cells_of_rows = _grid(rows)
+    body = "".join(_html_row(heads, cells, "td") for cells in cells_of_rows)
     below = "<br>".join(html.escape(line) for line in _totals(rows, unknown))
     return (
         f"<p>{html.escape(title)}</p>"
-        f"<table><thead>{_html_row(_HEADS, 'th')}</thead>"
+        f"<table><thead>{_html_row(heads, heads, 'th')}</thead>"
         f"<tbody>{body}</tbody></table><p>{below}</p>"
     )

@@ -253,8 +253,26 @@ def _shapes_of_one(inputs, input_shape):
         ) from error
 
 
-def _example(model, input_shape):
-    """Symbolic inputs of one example."""
+def symbolic_example(model: keras.Model, input_shape: Any = None) -> Any:
+    """Symbolic inputs of one example.
+
+    Args:
+        model: A Keras functional model or a built Sequential.
+        input_shape: As for `kernel_macs`.
+
+    Returns:
+        Symbolic tensors of batch size 1, in the structure of the inputs.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: As for `kernel_macs`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((None, 8)), layers.LSTM(4)])
+    >>> symbolic_example(model, (5, 8)).shape
+    (1, 5, 8)
+    """
 
     def one(tensor, shape):
         shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
@@ -367,7 +385,7 @@ def kernel_macs(model: keras.Model, input_shape: Any = None) -> KernelMacs:
     >>> [cost.macs for cost in kernel_macs(model).values()]
     [30000]
     """
-    inputs = _example(model, input_shape)
+    inputs = symbolic_example(model, input_shape)
     parts = keras_adapter.sublayers(model)
     trace = _Trace()
     with trace.noting(parts):
