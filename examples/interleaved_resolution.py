@@ -341,18 +341,11 @@ def main(argv: list[str]) -> None:
     full, reduced = seconds
     print(f"A full step takes {full:.3f} s, a reduced one {reduced:.3f} s")
     train = train_tickets if FLAGS.num_tickets else train_networks
-    found = []
-    for seed in map(int, FLAGS.seeds):
-        path = os.path.join(FLAGS.output_dir, f"seed_{seed}", "rows.json")
-        rows = run_directory.read_json(path)
-        if rows is None:
-            rows = train(data, seed, equal_cost(full, reduced))
-            run_directory.write_json(path, rows)
-        found.append(rows)
-    run_directory.write_json(
-        os.path.join(FLAGS.output_dir, "metrics.json"),
-        {"step_seconds": seconds, "seeds": found},
+    fair = equal_cost(full, reduced)
+    found = run_directory.rows_of_seeds(
+        FLAGS.seeds, lambda seed: train(data, seed, fair)
     )
+    run_directory.write_metrics({"step_seconds": seconds, "seeds": found})
     print(report(found))
     print(f"Files: {FLAGS.output_dir}")
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,3 +107,39 @@ def claim_directory(directory: str, config: dict[str, Any]) -> None:
     """Writes down the settings of the run that begins in a directory."""
     check_directory(directory, config)
     write_json(os.path.join(directory, "config.json"), config)
+
+
+def rows_of_seeds(seeds: list[str], rows_of: Callable[[int], Any]) -> list[Any]:
+    """What each seed comes to; a seed that is finished is not run again.
+
+    The directory is claimed. A run that is refused before it has written
+    anything, since its flags do not suit the data, leaves it free.
+
+    Args:
+        seeds: The values of `--seeds`.
+        rows_of: Function of a seed that returns what JSON can hold.
+    """
+    directory = FLAGS.output_dir
+    was_there = os.path.isdir(directory)
+    claim_directory(directory, config())
+    found = []
+    try:
+        for seed in map(int, seeds):
+            path = os.path.join(directory, f"seed_{seed}", "rows.json")
+            rows = read_json(path)
+            if rows is None:
+                rows = rows_of(seed)
+                write_json(path, rows)
+            found.append(rows)
+    except SystemExit:
+        if os.listdir(directory) == ["config.json"]:
+            os.remove(os.path.join(directory, "config.json"))
+            if not was_there:
+                os.rmdir(directory)
+        raise
+    return found
+
+
+def write_metrics(content: Any) -> None:
+    """Writes the results of a run into its directory."""
+    write_json(os.path.join(FLAGS.output_dir, "metrics.json"), content)

@@ -268,20 +268,8 @@ def report(found: list[dict[str, dict[str, float]]]) -> str:
 def main(argv: list[str]) -> None:
     run_directory.no_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    config = run_directory.config()
-    run_directory.check_directory(FLAGS.output_dir, config)
-    run_directory.claim_directory(FLAGS.output_dir, config)
-    found = []
-    for seed in map(int, FLAGS.seeds):
-        path = os.path.join(FLAGS.output_dir, f"seed_{seed}", "rows.json")
-        rows = run_directory.read_json(path)
-        if rows is None:
-            rows = run_seed(seed)
-            run_directory.write_json(path, rows)
-        found.append(rows)
-    run_directory.write_json(
-        os.path.join(FLAGS.output_dir, "metrics.json"), found
-    )
+    found = run_directory.rows_of_seeds(FLAGS.seeds, run_seed)
+    run_directory.write_metrics(found)
     print(report(found))
     print(f"Files: {FLAGS.output_dir}")
 

@@ -1,6 +1,7 @@
 """Sparse training and cheap, calibrated ensembles for Keras 3."""
 
 import importlib
+import importlib.util
 import sys
 import typing
 
@@ -22,7 +23,8 @@ else:
 
 def __getattr__(name: str) -> typing.Any:
     """A public name or a part; all are imported if it needs Keras."""
-    if f"{__name__}.{name}" in loading.LIGHT:
+    if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        # Alone, as parts import each other in this way.
         return importlib.import_module(f"{__name__}.{name}")
     if not name.startswith("__") or name in ("__all__", "__version__"):
         api = loading.load_all()
@@ -30,8 +32,6 @@ def __getattr__(name: str) -> typing.Any:
             return getattr(api, name)
         if name == "__all__":
             return api.__all__
-        if name in globals():  # a part, such as `models`
-            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

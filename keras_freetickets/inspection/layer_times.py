@@ -1,17 +1,16 @@
 """How long each layer of a model takes to predict a batch, measured."""
 
-import contextlib
 import statistics
 import time
 import typing
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import tree
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.types import Array
 from keras_freetickets.types import Layer
 from keras_freetickets.types import Model
@@ -39,54 +38,22 @@ def milliseconds(
         alone, such as cells, are left out.
     """
     calls: dict[int, tuple] = {}
-    with _noting(layers, calls):
+
+    def noting(layer: Layer, call: Callable) -> Callable:
+        def noted(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+            if keras_adapter.has_values(args):
+                calls.setdefault(id(layer), (args, kwargs))
+            return call(*args, **kwargs)
+
+        return noted
+
+    with keras_adapter.wrapped_calls(layers, noting):
         model(tree.map_structure(keras.ops.convert_to_tensor, inputs))
     return {
         id(layer): _median(_ready(layer, *calls[id(layer)]))
         for layer in layers
         if id(layer) in calls
     }
-
-
-@contextlib.contextmanager
-def _noting(
-    parts: Sequence[typing.Any], calls: dict[int, tuple]
-) -> Iterator[None]:
-    """Notes the arguments of each layer's first call."""
-    before = [vars(part).get("call") for part in parts]
-
-    def noting(part: Layer, call: Callable) -> Callable:
-        def noted(*args: typing.Any, **kwargs: typing.Any) -> typing.Any:
-            if not _is_in_loop(args):
-                calls.setdefault(id(part), (args, kwargs))
-            return call(*args, **kwargs)
-
-        return noted
-
-    try:
-        for part in parts:
-            vars(part)["call"] = noting(part, part.call)
-        yield
-    finally:
-        for part, call in zip(parts, before, strict=True):
-            del vars(part)["call"]
-            if call is not None:
-                vars(part)["call"] = call
-
-
-def _is_in_loop(args: typing.Any) -> bool:
-    """Whether arguments have no values, as in what the backend traces."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        traced: type = jax.core.Tracer
-        return any(isinstance(one, traced) for one in tree.flatten(args))
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.executing_eagerly()
-    return False
 
 
 def _ready(layer: Layer, args: tuple, kwargs: dict) -> Callable[[], typing.Any]:

@@ -31,7 +31,6 @@ from keras_freetickets.keras_adapter.layers import builds_itself
 from keras_freetickets.keras_adapter.layers import config_of
 from keras_freetickets.keras_adapter.layers import copy_own_adapted_state
 from keras_freetickets.keras_adapter.layers import default
-from keras_freetickets.keras_adapter.layers import exact_moments
 from keras_freetickets.keras_adapter.layers import first_value
 from keras_freetickets.keras_adapter.layers import infers_shapes
 from keras_freetickets.keras_adapter.layers import inner_layers
@@ -60,6 +59,9 @@ from keras_freetickets.keras_adapter.optimizers import optimizer_slots
 from keras_freetickets.keras_adapter.optimizers import plain_optimizers
 from keras_freetickets.keras_adapter.optimizers import shared_counters
 from keras_freetickets.keras_adapter.optimizers import takes_gradient_as_value
+from keras_freetickets.keras_adapter.tracing import exact_moments
+from keras_freetickets.keras_adapter.tracing import has_values
+from keras_freetickets.keras_adapter.tracing import wrapped_calls
 from keras_freetickets.keras_adapter.trainer_state import STATE
 from keras_freetickets.keras_adapter.trainer_state import BuildsMembers
 from keras_freetickets.keras_adapter.trainer_state import CompilesAnywhere
@@ -118,6 +120,7 @@ __all__ = [
     "freeze_parts",
     "frozen_parts",
     "functional_like_constructor",
+    "has_values",
     "improvement_of",
     "in_stateless_scope",
     "infers_shapes",
@@ -162,4 +165,5 @@ __all__ = [
     "unlocked",
     "updated_by_call",
     "updated_metrics",
+    "wrapped_calls",
 ]

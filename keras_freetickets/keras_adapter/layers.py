@@ -379,33 +379,3 @@ def momentum(layers: list, value: float) -> Iterator[None]:
     finally:
         for layer, old in zip(layers, kept, strict=True):
             layer.momentum = old
-
-
-@contextlib.contextmanager
-def exact_moments() -> Iterator[None]:
-    """Context in which moments have the right second derivatives too.
-
-    On TensorFlow, Keras' group and layer normalization compute the variance by
-    `tf.nn.moments`, as the mean square of `x - stop_gradient(mean)`. Its first
-    derivative is right, because distances from a mean sum to zero, but the
-    derivative of that gradient lacks a term. Trace gradients of gradients in
-    this context.
-    """
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    nn = backend.nn
-    theirs = nn._compute_moments
-    nn._compute_moments = _moments
-    try:
-        yield
-    finally:
-        nn._compute_moments = theirs
-
-
-def _moments(x, axes, keepdims):
-    mean = ops.mean(x, axes, keepdims=True)
-    variance = ops.mean(ops.square(x - mean), axes, keepdims=True)
-    if keepdims:
-        return mean, variance
-    return ops.squeeze(mean, axes), ops.squeeze(variance, axes)

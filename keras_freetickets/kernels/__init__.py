@@ -10,15 +10,15 @@ from keras_freetickets.kernels.operations import PackedBatch
 from keras_freetickets.kernels.operations import backward
 from keras_freetickets.kernels.operations import forward
 from keras_freetickets.kernels.operations import forward_packed
-from keras_freetickets.kernels.operations import get_num_threads
 from keras_freetickets.kernels.operations import pack
-from keras_freetickets.kernels.operations import set_num_threads
 from keras_freetickets.kernels.operations import unpack
 from keras_freetickets.kernels.reference import dense_gradient_block
 from keras_freetickets.kernels.structure import CompressedStructure
 from keras_freetickets.kernels.structure import compress
 from keras_freetickets.kernels.structure import decompress
 from keras_freetickets.kernels.structure import mask_of
+from keras_freetickets.kernels.threads import get_num_threads
+from keras_freetickets.kernels.threads import set_num_threads
 
 __all__ = [
     "CompressedLayer",

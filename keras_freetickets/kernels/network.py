@@ -10,6 +10,7 @@ import numpy as np
 from keras_freetickets.kernels import blocks
 from keras_freetickets.kernels import groups
 from keras_freetickets.kernels import operations
+from keras_freetickets.kernels import threads
 from keras_freetickets.kernels.structure import CompressedStructure
 from keras_freetickets.types import Array
 
@@ -149,7 +150,7 @@ class CompressedNetwork:
 
             tasks = packed.tiles * len(self.members)
             active = sum(len(la.values) for ms in self.members for la in ms)
-            operations.run_parts(run, tasks, active * len(x))
+            threads.run_parts(run, tasks, active * len(x))
 
 
 def _lanes_for(batch: int) -> int:

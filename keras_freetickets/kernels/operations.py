@@ -3,108 +3,21 @@
 Numba is imported with the first call.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
-import os
-import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
 import numpy as np
 
-from keras_freetickets.arguments import check_count
+from keras_freetickets.kernels import threads
 from keras_freetickets.kernels.structure import CompressedStructure
 from keras_freetickets.kernels.structure import check_values
 from keras_freetickets.types import Array
 
-# Work, in weights times examples, below which a second core costs more than
-# it gains: handing over takes about 50 microseconds.
-_WORK_OF_A_CORE = 1 << 23
 _LINE = 64  # bytes of a cache line: vectors that cross two take twice as long
-
-
-def _available_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-class _Workers:
-    """Threads that share out the output units or inputs of one call.
-
-    Not numba's own: its standard ones may not be used by two threads at once.
-    """
-
-    def __init__(self) -> None:
-        self.count = _available_cores()
-        self._lock = threading.Lock()
-        self._pool: concurrent.futures.Executor | None = None
-        self._process = 0
-
-    def pool(self) -> concurrent.futures.Executor:
-        with self._lock:
-            # A forked process has the object and not its threads.
-            if self._pool is None or self._process != os.getpid():
-                self._process = os.getpid()
-                self._pool = concurrent.futures.ThreadPoolExecutor(
-                    max(1, _available_cores() - 1), "keras_freetickets"
-                )
-            return self._pool
-
-    def run(self, function: Callable, ends: list[int]) -> None:
-        """Calls `function(begin, end)` for each pair of neighbours."""
-        parts = list(itertools.pairwise(ends))
-        if len(parts) == 1:
-            function(*parts[0])
-            return
-        others = [self.pool().submit(function, *part) for part in parts[1:]]
-        function(*parts[0])
-        for other in others:
-            other.result()
-
-
-_workers = _Workers()
-
-
-def set_num_threads(count: int) -> None:
-    """Says how many threads one call of a kernel may use.
-
-    Args:
-        count: Positive integer. At first it is the number of cores that this
-            process may use. Small calls use one thread in any case.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    check_count("count", count)
-    _workers.count = count
-
-
-def get_num_threads() -> int:
-    """How many threads one call of a kernel may use, an integer."""
-    return _workers.count
-
-
-def _parts(work: int) -> int:
-    return max(1, min(_workers.count, work // _WORK_OF_A_CORE))
-
-
-def run_parts(
-    function: Callable[[int, int], None], count: int, work: int
-) -> None:
-    """Shares out tasks among the threads that a call may use.
-
-    Args:
-        function: Callable of the first of some tasks and the one after the
-            last.
-        count: Integer, the number of tasks.
-        work: Integer, weights times examples of all tasks.
-    """
-    parts = min(_parts(work), count)
-    _workers.run(function, [count * i // parts for i in range(parts + 1)])
 
 
 def _output_ends(structure: CompressedStructure, parts: int) -> list[int]:
@@ -323,8 +236,8 @@ def forward_packed(
             end,
         )
 
-    parts = _parts(structure.active * x.batch)
-    _workers.run(run, _output_ends(structure, parts))
+    parts = threads.parts_of(structure.active * x.batch)
+    threads.workers.run(run, _output_ends(structure, parts))
     return PackedBatch(y, x.batch, structure.num_outputs, x.lanes)
 
 
@@ -475,6 +388,6 @@ def _backward_packed(structure, values, x, dy, dx):
             np.empty(structure.num_outputs, "int64"),
         )
 
-    parts = _parts(2 * structure.active * x.batch)
-    _workers.run(run, _input_ends(structure, parts))
+    parts = threads.parts_of(2 * structure.active * x.batch)
+    threads.workers.run(run, _input_ends(structure, parts))
     return dvalues

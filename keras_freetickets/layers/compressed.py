@@ -12,6 +12,7 @@ from keras import initializers
 from keras import ops
 from keras import regularizers
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_count
 from keras_freetickets.kernels import structure as structures
 from keras_freetickets.layers import taps
@@ -345,7 +346,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
         addresses to the kernels, so that wrong ones must not stay.
         """
         result = type(self.place_units).assign(self.place_units, value)
-        if _has_value(value):
+        if keras_adapter.has_values(value):
             self.check()
         return result
 
@@ -534,19 +535,6 @@ class Compressed(MasksKernels, keras.layers.Layer):
 
     def _shared_arguments(self):
         return {**self._arguments_of(self), "dtype": self.dtype_policy}
-
-
-def _has_value(value: typing.Any) -> bool:
-    """Whether a value is an array now, and not one of a program."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return not isinstance(getattr(value, "value", value), jax.core.Tracer)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.executing_eagerly()
-    return True
 
 
 def _product():

@@ -12,11 +12,10 @@ rule of their own. What no rule covers costs NaN, and a note names it: give a
 layer that multiplies by weights of its own a rule with `register_rule`.
 """
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -127,22 +126,10 @@ class _Trace:
         cost = KernelCost(variable, layer.path, 0, size_of(value))
         self.costs.setdefault(id(variable), cost).macs += macs
 
-    @contextlib.contextmanager
-    def noting(self, parts: Any) -> Iterator[None]:
-        """Lets layers note their calls: their instances get another `call`."""
+    def noting(self, parts: Any) -> AbstractContextManager:
+        """Lets layers note their calls."""
         noted = [p for p in parts if rule_of(p) or isinstance(p, layers.RNN)]
-        # Keras calls the second one if the layer is quantized.
-        places = [(p, n) for p in noted for n in ("call", "quantized_call")]
-        before = [vars(part).get(name) for part, name in places]
-        try:
-            for part, name in places:
-                vars(part)[name] = self._noting(part, getattr(part, name))
-            yield
-        finally:
-            for (part, name), call in zip(places, before, strict=True):
-                vars(part).pop(name, None)
-                if call is not None:
-                    vars(part)[name] = call
+        return keras_adapter.wrapped_calls(noted, self._noting)
 
     def _noting(self, layer, call):
         recurrent = isinstance(layer, layers.RNN)

@@ -12,8 +12,8 @@ from keras import ops
 import keras_freetickets as kft
 from keras_freetickets import distillation
 from keras_freetickets import trainers
-from keras_freetickets.distillation import matching
 from keras_freetickets.distillation import networks as parts
+from keras_freetickets.distillation.matcher import Matcher
 
 IMAGE = (8, 8, 1)
 
@@ -54,7 +54,7 @@ def data(per_class=12, classes=3, seed=0):
 def prepared(model, real, compiled=False, **kwargs):
     """The matching loss and its gradient as a function of images."""
     network = parts.network_of(model)
-    matcher = matching.Matcher(model, real[:2], **kwargs)
+    matcher = Matcher(model, real[:2], **kwargs)
     function = matcher.loss_and_gradient
     if compiled:
         function = trainers.get_backend().function(function)
@@ -139,7 +139,7 @@ def test_only_active_weights_are_compared():
     for images in (x[:3], x[3:9]):
         network = parts.network_of(model)
         (place,) = np.flatnonzero(parts.matched_kernels(model))
-        matcher = matching.Matcher(model, x[:2])
+        matcher = Matcher(model, x[:2])
         (gradient,) = matcher._kernel_gradients(
             [ops.convert_to_tensor(one) for one in network.values],
             [ops.convert_to_tensor(one) for one in network.fixed],
@@ -232,7 +232,7 @@ def test_training_keeps_absent_weights_at_zero():
     model = sparse_model()
     x, y = data()
     network = parts.network_of(model)
-    matcher = matching.Matcher(model, x[:2])
+    matcher = Matcher(model, x[:2])
     tensors = [ops.convert_to_tensor(one) for one in network.values]
     values, moves = tensors, [ops.zeros_like(one) for one in tensors]
     losses = []

@@ -1,13 +1,12 @@
 """examples/confident_learning.py, as a user runs it."""
 
 import json
-import pathlib
 
-import forked
+import example_scripts
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = "confident_learning.py"
 SHORT = (
     "--num_examples=200",
     "--num_test=50",
@@ -19,9 +18,8 @@ SHORT = (
 NAMES = ["no filter", "last only", "confident", "confident, disputed stay"]
 
 
-def run(*flags, check=True):
-    script = ROOT / "examples" / "confident_learning.py"
-    return forked.run([script, *flags], ROOT, check=check)
+def run(*flags):
+    return example_scripts.run(SCRIPT, *flags)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +56,7 @@ def test_it_prints_a_table_and_resumes(tmp_path, flags, key):
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, flags, said):
-    done = run(*flags, f"--output_dir={tmp_path / 'out'}", check=False)
-    assert done.returncode != 0 and said in done.stderr
+    example_scripts.check_refused(SCRIPT, flags, tmp_path / "out", said)
 
 
 @pytest.mark.slow

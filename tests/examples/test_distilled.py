@@ -1,15 +1,15 @@
 """distill_with_tickets.py and calibrate_distilled.py, as a user runs them."""
 
 import json
-import pathlib
 
-import forked
 import numpy as np
 import pytest
+from example_scripts import check_refused
+from example_scripts import finished
+from example_scripts import run
 
 from keras_freetickets.distillation import DistilledSet
 
-ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = ("distill_with_tickets.py", "calibrate_distilled.py")
 SHORT = (
     "--width=4",
@@ -22,19 +22,9 @@ SHORT = (
 )
 
 
-def run(script, *flags):
-    return forked.run([ROOT / "examples" / script, *flags], ROOT)
-
-
-def finished(script, *flags):
-    done = run(script, *flags)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(script):
-    said = run(script, "--help").stdout
+    said = run(script, "--help", check=False).stdout
     assert f"python examples/{script}" in said
     for name in ("seed", "dataset", "data_dir", "factor", "output_dir"):
         assert f"\n  --{name}: " in said
@@ -53,10 +43,7 @@ def test_help(script):
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, script, flag, said):
-    output = tmp_path / "out"
-    done = run(script, flag, f"--output_dir={output}")
-    assert done.returncode != 0 and said in done.stderr
-    assert not output.exists()
+    check_refused(script, [flag], tmp_path / "out", said)
 
 
 def test_distilling(tmp_path):
@@ -132,8 +119,8 @@ def test_what_masked_scaling_promises(tmp_path):
         return np.mean([one[kind][key] for one in rows])
 
     assert mean("distilled", "masked") < mean("distilled", "plain")
-    # Where plain scaling works, masks do not help; errors here are of 0.01.
-    assert mean("all images", "masked") > mean("all images", "plain") - 0.002
+    # Where plain scaling works, masks lose.
+    assert mean("all images", "masked") > mean("all images", "plain")
     # The largest logits of distilled images are close together.
     spread = [mean(k, "its_deviation") for k in ("distilled", "all images")]
     assert spread[0] < spread[1]

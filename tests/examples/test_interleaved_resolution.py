@@ -1,12 +1,11 @@
 """examples/interleaved_resolution.py, as a user runs it."""
 
 import json
-import pathlib
 
-import forked
+import example_scripts
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = "interleaved_resolution.py"
 SHORT = (
     "--image_size=16",
     "--epochs=2",
@@ -17,9 +16,8 @@ SHORT = (
 NAMES = ["full", "interleaved", "full, equal cost"]
 
 
-def run(*flags, check=True):
-    script = ROOT / "examples" / "interleaved_resolution.py"
-    return forked.run([script, *flags], ROOT, check=check)
+def run(*flags):
+    return example_scripts.run(SCRIPT, *flags)
 
 
 def test_it_prints_a_table_and_resumes(tmp_path):
@@ -60,5 +58,4 @@ def test_tickets(tmp_path):
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, flag, said):
-    done = run(flag, f"--output_dir={tmp_path / 'out'}", check=False)
-    assert done.returncode != 0 and said in done.stderr
+    example_scripts.check_refused(SCRIPT, [flag], tmp_path / "out", said)

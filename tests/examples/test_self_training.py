@@ -1,13 +1,12 @@
 """examples/self_training.py, as a user runs it."""
 
 import json
-import pathlib
 
-import forked
+import example_scripts
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = "self_training.py"
 SHORT = (
     "--teacher_epochs=2",
     "--student_epochs=1",
@@ -18,9 +17,8 @@ SHORT = (
 )
 
 
-def run(*flags, check=True):
-    script = ROOT / "examples" / "self_training.py"
-    return forked.run([script, *flags], ROOT, check=check)
+def run(*flags):
+    return example_scripts.run(SCRIPT, *flags)
 
 
 def test_it_prints_a_table_and_resumes(tmp_path):
@@ -47,8 +45,7 @@ def test_it_prints_a_table_and_resumes(tmp_path):
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, flag, said):
-    done = run(flag, f"--output_dir={tmp_path / 'out'}", check=False)
-    assert done.returncode != 0 and said in done.stderr
+    example_scripts.check_refused(SCRIPT, [flag], tmp_path / "out", said)
 
 
 @pytest.mark.slow

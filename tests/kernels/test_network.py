@@ -6,7 +6,7 @@ import pytest
 from keras_freetickets import kernels
 from keras_freetickets.kernels import blocks
 from keras_freetickets.kernels import groups
-from keras_freetickets.kernels import operations
+from keras_freetickets.kernels import threads
 from keras_freetickets.kernels import vectors
 
 
@@ -163,8 +163,8 @@ def test_two_cores(monkeypatch):
     network = kernels.CompressedNetwork([member(0), member(2)])
     x = np.random.default_rng(9).standard_normal((100, 12)).astype("float32")
     expected = network.predict_members(x)
-    monkeypatch.setattr(operations, "_WORK_OF_A_CORE", 1)
-    monkeypatch.setattr(operations._workers, "count", 3)
+    monkeypatch.setattr(threads, "_WORK_OF_A_CORE", 1)
+    monkeypatch.setattr(threads.workers, "count", 3)
     np.testing.assert_array_equal(network.predict_members(x), expected)
 
 

@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_freetickets import kernels
-from keras_freetickets.kernels import operations
 from keras_freetickets.kernels import reference
+from keras_freetickets.kernels import threads
 
 
 def case(inputs, outputs, batch, sparsity, seed=0):
@@ -168,8 +168,8 @@ def test_several_threads_of_one_call(monkeypatch):
     structure, values, x, bias, dy = case(40, 70, 20, 0.5)
     whole = kernels.forward(structure, values, x, bias)
     gradients = kernels.backward(structure, values, x, dy)
-    monkeypatch.setattr(operations, "_WORK_OF_A_CORE", 1)
-    monkeypatch.setattr(operations._workers, "count", 3)
+    monkeypatch.setattr(threads, "_WORK_OF_A_CORE", 1)
+    monkeypatch.setattr(threads.workers, "count", 3)
     parts = kernels.forward(structure, values, x, bias)
     np.testing.assert_array_equal(parts, whole)
     again = kernels.backward(structure, values, x, dy)
