@@ -23,6 +23,9 @@ else:
 
 def __getattr__(name: str) -> typing.Any:
     """A public name or a part; all are imported if it needs Keras."""
+    api = sys.modules.get(f"{__name__}.api")
+    if name in getattr(api, "__all__", ()) and hasattr(api, name):
+        return getattr(api, name)
     if importlib.util.find_spec(f"{__name__}.{name}") is not None:
         # Alone, as parts import each other in this way.
         return importlib.import_module(f"{__name__}.{name}")
