@@ -261,11 +261,11 @@ def peak_bytes(function):
 
         if jax.devices()[0].platform != "cpu":
             return _peak_on_device(jax.devices()[0], function)
-    if not _forget_peak():
+    if not forget_peak():
         return None
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     result = function()
-    after = _resident("VmHWM")
+    after = resident("VmHWM")
     del result
     return max(after - before, 0)
 
@@ -277,7 +277,7 @@ def _peak_on_device(device, function):
     return device.memory_stats()["peak_bytes_in_use"] - before
 
 
-def _forget_peak():
+def forget_peak():
     """Gives freed memory back and resets the process' peak."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -288,7 +288,8 @@ def _forget_peak():
     return True
 
 
-def _resident(name):
+def resident(name):
+    """Bytes: resident memory ("VmRSS") or its peak ("VmHWM")."""
     with open("/proc/self/status") as file:
         lines = [line for line in file if line.startswith(name)]
     return 1024 * int(lines[0].split()[1])

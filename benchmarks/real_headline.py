@@ -14,15 +14,17 @@ ticket for two ninths, so that its three tickets take as many epochs as one
 dense network.
 
 Every run is a process of its own: its seconds are those of `fit`, by the clock
-and of the processor, its memory is the peak that training adds to the process
-with data and libraries. Predictions are of the faster of Keras and NumPy for
-dense networks, and of `serving.SparsePredictor` for tickets. A run that is
-finished is not run again: start the command again after a kill.
+and of the processor. Its memory is the peak that making and training the
+network adds to a process that has the data, as tensors, and has trained a
+network of 16 units of the same kind before. Predictions are of the faster of
+Keras and NumPy for dense networks, and of `serving.SparsePredictor` for
+tickets. A run that is finished is not run again: start the command again after
+a kill.
 """
 
+import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,8 +35,10 @@ import numpy as np
 from absl import app
 from absl import flags
 from common import FLAGS
+from common import forget_peak
 from common import images
 from common import new_report
+from common import resident
 from common import save
 from common import spread
 
@@ -71,10 +75,9 @@ def data():
     return (x[:count], y[:count]), (x[count:], y[count:]), (x_test, y_test)
 
 
-def network(inputs):
-    hidden = [
-        keras.layers.Dense(FLAGS.units, activation="relu") for _ in range(3)
-    ]
+def network(inputs, units=None):
+    units = units or FLAGS.units
+    hidden = [keras.layers.Dense(units, activation="relu") for _ in range(3)]
     return keras.Sequential(
         [
             keras.Input((inputs,)),
@@ -91,23 +94,20 @@ def compiled(model, rate):
     return model
 
 
-def peak():
-    """Megabytes, the most that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 class Cost:
     """What has been spent since it was made."""
 
     def __init__(self):
-        self.megabytes = peak()
+        gc.collect()
+        forget_peak()
+        self.resident = resident("VmRSS")
         self.clock, self.processor = time.perf_counter(), time.process_time()
 
     def so_far(self):
         return {
             "training_seconds": time.perf_counter() - self.clock,
             "training_processor_seconds": time.process_time() - self.processor,
-            "training_megabytes": peak() - self.megabytes,
+            "training_bytes": resident("VmHWM") - self.resident,
         }
 
 
@@ -208,9 +208,13 @@ def row_of(kind, model, members, sparsity, rate, seed, cost, parts, test):
 def rows_of(kind, sparsity, rate, seed, test):
     """The rows of a run: those of a run of dense networks are two."""
     parts = (x, y), *_ = data()
-    # What the first call of a process costs belongs to no row.
-    compiled(network(x.shape[1]), rate).fit(x[:64], y[:64], verbose=0)
+    # What the first training of a process costs belongs to no row.
+    small = network(x.shape[1], units=16)
+    if kind == "edst":
+        small = kft.sparsify(small, sparsity, storage="compressed")
+    compiled(small, rate).fit(x[:64], y[:64], verbose=0)
     keras.backend.clear_session()
+    x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
     rest = sparsity, rate, seed
     if kind == "edst":
         model, cost = tickets(sparsity, rate, seed, x, y)
@@ -282,7 +286,7 @@ def main(_):
                     f"{row['kind']} {sparsity} rate {rate} seed {seed}: "
                     f"{shown}, {row['training_seconds']:.1f} s "
                     f"({row['training_processor_seconds']:.1f}), "
-                    f"{row['training_megabytes']:.0f} MB, "
+                    f"{row['training_bytes'] / 1e6:.0f} MB, "
                     f"{row['file_bytes']:,} bytes, "
                     f"{row['milliseconds_1']['median']:.3f} and "
                     f"{row['milliseconds_256']['median']:.2f} ms",

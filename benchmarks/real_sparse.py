@@ -27,6 +27,7 @@ import keras
 import numpy as np
 from absl import app
 from absl import flags
+from common import peak_bytes
 
 import keras_freetickets as kft
 from keras_freetickets import kernels
@@ -519,21 +520,6 @@ def ensemble_rows():
     return rows
 
 
-def memory_now():
-    """The process' resident memory and its peak since `forget_peak`."""
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return tuple(
-        int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")
-    )
-
-
-def forget_peak():
-    """Compiling, before, may have taken more than is in use now."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-
-
 def memory_side():
     """Prints what making and training one side adds to the process."""
     dense = FLAGS.memory_side == "dense"
@@ -548,11 +534,9 @@ def memory_side():
 
     train(chain(64, 2, sparsity), 64)  # what the backend and compiling take
     gc.collect()
-    forget_peak()
-    before, _ = memory_now()
-    train(chain(FLAGS.memory_size, 4, sparsity), FLAGS.memory_size)
-    _, peak = memory_now()
-    print("RESULT " + json.dumps({"before": before, "peak": peak}))
+    size = FLAGS.memory_size
+    added = peak_bytes(lambda: train(chain(size, 4, sparsity), size))
+    print("RESULT " + json.dumps({"bytes": added}))
 
 
 def memory_rows():
@@ -570,11 +554,10 @@ def memory_rows():
             command, stdout=subprocess.PIPE, text=True, check=True
         )
         line = done.stdout.strip().splitlines()[-1]
-        found = json.loads(line.removeprefix("RESULT "))
-        added = found["peak"] - found["before"]
+        added = json.loads(line.removeprefix("RESULT "))["bytes"]
         name = side if side == "dense" else f"compressed {sparsity}"
         case = f"memory, 4 x {FLAGS.memory_size}, adam, batch 128"
-        row = {"case": case, "name": name, "bytes": added, **found}
+        row = {"case": case, "name": name, "bytes": added}
         row["ratio"] = added / (rows[0]["bytes"] if rows else added)
         rows.append(row)
         print(f"{case}: {name:16} {added / 1e6:9.1f} MB, {row['ratio']:.3f}")

@@ -144,10 +144,49 @@ def _memory(batch, inputs, outputs):
     return (rows * inputs,), (rows * outputs,)
 
 
+def drop_and_grow(
+    positions: Positions,
+    values: Tensor,
+    x: Tensor,
+    dy: Tensor,
+    settings: Tensor,
+) -> tuple[Positions, Tensor, Tensor]:
+    """An update of a compressed kernel's topology.
+
+    Args:
+        positions: As for `product`.
+        values: float32 array of shape `(active,)`.
+        x: float32 array of shape `(batch, inputs)`, the input of the product;
+            of no rows if growth is random.
+        dy: float32 array of shape `(batch, outputs)`, the gradient of its
+            output.
+        settings: `int32` array of `kernels.update_settings.UpdateSettings`.
+
+    Returns:
+        Tuple `(positions, source, report)`: the new positions; and two `int32`
+        arrays as of `kernels.drop_and_grow.update`.
+    """
+    jax = import_optional("jax")
+    likes = [*positions, jax.ShapeDtypeStruct(values.shape, np.int32)]
+    likes.append(jax.ShapeDtypeStruct((3,), np.int32))
+    *found, source, report = _ffi_call(
+        "drop_and_grow",
+        positions.column_indices.dtype,
+        [values, *positions[:2], x, dy, settings],
+        [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in likes],
+    )
+    return Positions(*found), source, report
+
+
 def _call(way, columns_type, operands, shapes, relu):
     jax = import_optional("jax")
-    name = _register(way, str(columns_type), relu)
     results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return _ffi_call(way, columns_type, operands, results, relu)
+
+
+def _ffi_call(way, columns_type, operands, results, relu=False):
+    jax = import_optional("jax")
+    name = _register(way, str(columns_type), relu)
     return jax.ffi.ffi_call(name, results)(*operands)
 
 
@@ -156,7 +195,11 @@ def _register(way: str, columns_type: str, relu: bool) -> str:
     jax = import_optional("jax")
     end = f"{columns_type}{'_relu' if relu else ''}"
     name = f"keras_freetickets_compressed_{way}_{end}"
-    make = {"forward": _forward_target, "backward": _backward_target}[way]
+    make = {
+        "forward": _forward_target,
+        "backward": _backward_target,
+        "drop_and_grow": _drop_and_grow_target,
+    }[way]
     with _lock:
         if name not in _registered:
             target = make(columns_type, relu)
@@ -258,6 +301,29 @@ def _backward_target(columns_type, relu):
                 *(data(r, 0), data(r, 1), data(r, 2), data(r, 3), data(r, 4)),
                 *(data(r, 5), data(r, 6), relu),
                 *(size(a, 0, 0), size(a, 6, 1), size(a, 5, 0), size(a, 5, 1)),
+            )
+        return np.uint64(0)
+
+    return _cfunc(compute)
+
+
+def _drop_and_grow_target(columns_type, relu):
+    from keras_freetickets.kernels import drop_and_grow
+
+    call = drop_and_grow.update_at_addresses(columns_type)
+    words, is_execution, data, size = _helpers()
+
+    def compute(frame):
+        if is_execution(frame):
+            head = words(frame, 20)
+            # values, row_pointers, column_indices, x, dy, settings; positions
+            # (4), source, report
+            a, r = words(head[_ARGUMENTS], 6), words(head[_RESULTS], 6)
+            call(
+                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
+                *(data(a, 5), data(r, 0), data(r, 1), data(r, 2), data(r, 3)),
+                *(data(r, 4), data(r, 5)),
+                *(size(a, 0, 0), size(a, 4, 1), size(a, 3, 0), size(a, 3, 1)),
             )
         return np.uint64(0)
 

@@ -1,6 +1,6 @@
-"""The product of a compressed layer within TensorFlow's graphs.
+"""The product of a compressed layer, and its update, in TensorFlow's graphs.
 
-It is an operation of its own: a `tf.numpy_function` costs a step of a small
+They are operations of their own: a `tf.numpy_function` costs a step of a small
 layer more than the layer.
 """
 
@@ -13,7 +13,9 @@ import numpy as np
 from keras_freetickets.kernels import tensorflow_operations as operations
 from keras_freetickets.kernels.structure import Positions
 from keras_freetickets.kernels.tensorflow_operations import FLOAT32
+from keras_freetickets.kernels.tensorflow_operations import INT32
 from keras_freetickets.kernels.tensorflow_operations import INT64
+from keras_freetickets.kernels.tensorflow_operations import UINT16
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
@@ -73,14 +75,14 @@ def _product(positions, values, x, bias, relu, tap):
     @tf.custom_gradient
     def call(values, x, bias):
         tensors = [values, *positions[:2], bias, x, rectify]
-        (y,) = operations.call(names[0], tensors, 1)
+        (y,) = operations.call(names[0], tensors, ["float32"])
         y.set_shape([x.shape[0], bias.shape[0]])
 
         def gradient(dy):
             if tap is not None:
                 tap.note(x, tf.where(y == 0.0, 0.0, dy) if relu else dy)
             tensors = [values, *positions, x, dy, y, rectify]
-            found = operations.call(names[1], tensors, 3)
+            found = operations.call(names[1], tensors, ["float32"] * 3)
             for one, like in zip(found, (x, values, bias), strict=True):
                 one.set_shape(like.shape)
             dx, dvalues, dbias = found
@@ -113,19 +115,17 @@ def _register(columns_type: str) -> tuple[str, str]:
     They are registered when they are first asked for, with names that XLA's
     refusal shows.
     """
-    end = columns_type.capitalize()
     forward, backward = (
-        f"KftCompressed{way}NotForXlaUseStorageMask{end}"
-        for way in ("Forward", "Backward")
+        _name(way, columns_type) for way in ("Forward", "Backward")
     )
     with _lock:
         if forward not in _registered:
-            kinds = ["float", "int32", columns_type]
+            kinds = ["float32", "int32", columns_type]
             operations.Registration(
-                forward, [*kinds, "float", "float", "int32"], 1
+                forward, [*kinds, "float32", "float32", "int32"], ["float32"]
             ).add(_forward_kernel(columns_type))
-            kinds += ["int32", "uint16", "float", "float", "float", "int32"]
-            operations.Registration(backward, kinds, 3).add(
+            kinds += ["int32", "uint16", *["float32"] * 3, "int32"]
+            operations.Registration(backward, kinds, ["float32"] * 3).add(
                 _backward_kernel(columns_type)
             )
             # The custom gradient around them is theirs, in eager calls too.
@@ -133,6 +133,55 @@ def _register(columns_type: str) -> tuple[str, str]:
                 tf.no_gradient(name)
             _registered.add(forward)
     return forward, backward
+
+
+def _name(way: str, columns_type: str) -> str:
+    """The name of an operation, which XLA's refusal shows."""
+    end = columns_type.capitalize()
+    return f"KftCompressed{way}NotForXlaUseStorageMask{end}"
+
+
+def drop_and_grow(
+    positions: Positions,
+    values: Tensor,
+    x: Tensor,
+    dy: Tensor,
+    settings: Tensor,
+) -> tuple[Positions, Tensor, Tensor]:
+    """An update of a compressed kernel's topology.
+
+    Args:
+        positions: As for `product`.
+        values: float32 tensor of shape `(active,)`.
+        x: float32 tensor of shape `(batch, inputs)`, the input of the product;
+            of no rows if growth is random.
+        dy: float32 tensor of shape `(batch, outputs)`, the gradient of its
+            output.
+        settings: `int32` tensor of `kernels.update_settings.UpdateSettings`.
+
+    Returns:
+        Tuple `(positions, source, report)`: the new positions; and two `int32`
+        tensors as of `kernels.drop_and_grow.update`.
+    """
+    columns_type = tf.as_dtype(positions.column_indices.dtype).name
+    name = _name("DropAndGrow", columns_type)
+    kinds = ["int32", columns_type, "int32", "uint16", "int32", "int32"]
+    with _lock:
+        if name not in _registered:
+            inputs = ["float32", "int32", columns_type, "int32"]
+            inputs += ["float32", "float32", "int32"]
+            operations.Registration(name, inputs, kinds).add(
+                _drop_and_grow_kernel(columns_type)
+            )
+            tf.no_gradient(name)
+            _registered.add(name)
+    tensors = [values, *positions[:3], x, dy, settings]
+    *found, source, report = operations.call(name, tensors, kinds)
+    for one, like in zip(found, positions, strict=True):
+        one.set_shape(like.shape)
+    source.set_shape(values.shape)
+    report.set_shape((3,))
+    return Positions(*found), source, report
 
 
 def _forward_kernel(columns_type):
@@ -223,6 +272,52 @@ def _backward_kernel(columns_type):
                 *(at[9], at[10], at[11], at[12], at[13], at[14], at[15]),
                 flag(at[8]),
                 *(active, outputs, batch, inputs),
+            )
+        close(context, tensors, status)
+        delete_status(status)
+
+    return operations.compiled(compute)
+
+
+def _drop_and_grow_kernel(columns_type):
+    from keras_freetickets.kernels import drop_and_grow
+
+    call = drop_and_grow.update_at_addresses(columns_type)
+    columns_kind = UINT16 if columns_type == "uint16" else INT32
+    use, calls = operations.helpers(), operations.calls()
+    read, integers = use.read, use.integers
+    mismatch, addresses, close = use.mismatch, use.addresses, use.close
+    get_code, size = calls["TF_GetCode"], calls["TF_Dim"]
+    new_status, delete_status = calls["TF_NewStatus"], calls["TF_DeleteStatus"]
+
+    def compute(_, context):
+        # values, row_pointers, column_indices, input_pointers, x, dy,
+        # settings; positions (4), source, report
+        status = new_status()
+        tensors = np.zeros(13, np.uint64)
+        read(context, 7, tensors, status)
+        room, outputs = size(tensors[0], 0), size(tensors[5], 1)
+        batch, inputs = size(tensors[4], 0), size(tensors[4], 1)
+        by_input = size(tensors[3], 0)
+        if (
+            size(tensors[1], 0) != outputs + 1
+            or size(tensors[2], 0) != room
+            or (by_input - 1) % inputs != 0
+            or size(tensors[5], 0) != batch
+        ):
+            mismatch(status)
+        counts = (outputs + 1, room, by_input, room, room, 3)
+        kinds = (INT32, columns_kind, INT32, UINT16, INT32, INT32)
+        for i in range(6):
+            if get_code(status) == 0:
+                tensors[7 + i] = integers(
+                    context, i, kinds[i], counts[i], status
+                )
+        if get_code(status) == 0:
+            at = addresses(tensors)
+            call(
+                *(at[0], at[1], at[2], at[4], at[5], at[6], at[7], at[8]),
+                *(at[9], at[10], at[11], at[12], room, outputs, batch, inputs),
             )
         close(context, tensors, status)
         delete_status(status)

@@ -18,35 +18,38 @@ from keras_freetickets.optional import import_optional
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
-# TF_FLOAT, TF_INT64, TF_INVALID_ARGUMENT of TensorFlow's C interface.
-FLOAT32, INT64, _INVALID_ARGUMENT = 1, 9, 3
+# TF_FLOAT, TF_INT32, TF_INT64, TF_UINT16, TF_INVALID_ARGUMENT of TensorFlow's
+# C interface.
+FLOAT32, INT32, INT64, UINT16, _INVALID_ARGUMENT = 1, 3, 9, 17, 3
 _kept: list[typing.Any] = []  # what TensorFlow holds addresses of
 
 
-def call(name: str, tensors: Sequence[typing.Any], count: int) -> list[Tensor]:
+def call(
+    name: str, tensors: Sequence[typing.Any], kinds: Sequence[str]
+) -> list[Tensor]:
     """Calls a registered operation.
 
     Args:
         name: String.
         tensors: List of what it takes.
-        count: Integer, how many float32 tensors it returns.
+        kinds: List of the dtypes of what it returns.
     """
     tensors = [tf.convert_to_tensor(one) for one in tensors]
     if tf.executing_eagerly():
-        return list(_in_a_graph(name, count)(*tensors))
+        return list(_in_a_graph(name, tuple(kinds))(*tensors))
     graph = tf.compat.v1.get_default_graph()
+    dtypes = [tf.as_dtype(kind) for kind in kinds]
     # XLA refuses it by its name.
-    found = graph.create_op(name, tensors, [tf.float32] * count, name=name)
-    return found.outputs
+    return graph.create_op(name, tensors, dtypes, name=name).outputs
 
 
 @functools.cache
-def _in_a_graph(name: str, count: int) -> typing.Callable:
+def _in_a_graph(name: str, kinds: tuple[str, ...]) -> typing.Callable:
     """An operation for eager calls, which know no operation by its name."""
 
     @tf.function(reduce_retracing=True, autograph=False)
     def run(*tensors):
-        return call(name, tensors, count)
+        return call(name, tensors, kinds)
 
     return run
 
@@ -85,19 +88,21 @@ class Registration:
 
     Args:
         name: String.
-        inputs: List of the types of its inputs.
-        outputs: Integer, the number of its outputs, float32.
+        inputs: List of the dtypes of its inputs.
+        outputs: List of the dtypes of its outputs.
     """
 
-    def __init__(self, name: str, inputs: list[str], outputs: int) -> None:
+    def __init__(
+        self, name: str, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> None:
         self.name = name.encode()
         library = self.library = _library()
         builder = library.TF_NewOpDefinitionBuilder(self.name)
         for i, kind in enumerate(inputs):
-            one = f"input_{i}: {kind}".encode()
+            one = f"input_{i}: {_in_definitions(kind)}".encode()
             library.TF_OpDefinitionBuilderAddInput(builder, one)
-        for i in range(outputs):
-            one = f"output_{i}: float".encode()
+        for i, kind in enumerate(outputs):
+            one = f"output_{i}: {_in_definitions(kind)}".encode()
             library.TF_OpDefinitionBuilderAddOutput(builder, one)
         self._checked(library.TF_RegisterOpDefinition, builder)
 
@@ -124,6 +129,11 @@ class Registration:
                 f"TensorFlow does not take the operation: {message} "
                 f"Received: name={self.name.decode()!r}"
             )
+
+
+def _in_definitions(kind: str) -> str:
+    """A dtype as TensorFlow's definitions of operations name it."""
+    return "float" if kind == "float32" else kind
 
 
 @functools.cache
@@ -199,6 +209,15 @@ def helpers() -> types.SimpleNamespace:
         )
 
     @njit
+    def integers(context, i, kind, count, status):
+        dims = np.empty(1, np.int64)
+        dims[0] = count
+        size = count * (2 if kind == UINT16 else 4)
+        return allocate_output(
+            context, i, kind, dims.ctypes.data, 1, size, status
+        )
+
+    @njit
     def memory(context, kind, count, status):
         # {size_t struct_size; TF_Bool on_host;}: 9 bytes of 16.
         where = np.empty(2, np.int64)
@@ -231,6 +250,7 @@ def helpers() -> types.SimpleNamespace:
     return types.SimpleNamespace(
         read=read,
         output=output,
+        integers=integers,
         memory=memory,
         mismatch=mismatch,
         addresses=addresses,

@@ -1,6 +1,7 @@
 """Layers that hold and compute with the active weights of a kernel alone."""
 
 import dataclasses
+import importlib
 import math
 import typing
 
@@ -491,7 +492,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
             if self.use_bias
             else ops.zeros((self.units,), "float32")
         )
-        y = _product()(
+        y = bridge().product(
             structures.Positions(*positions),
             values,
             rows,
@@ -537,17 +538,16 @@ class Compressed(MasksKernels, keras.layers.Layer):
         return {**self._arguments_of(self), "dtype": self.dtype_policy}
 
 
-def _product():
+def bridge() -> typing.Any:
+    """The module of `kernels` that makes products and updates on a backend.
+
+    Raises:
+        ValueError: If compressed layers do not run on the backend of now.
+    """
     backend = keras.backend.backend()
-    if backend == "tensorflow":
-        from keras_freetickets.kernels import tensorflow
-
-        return tensorflow.product
-    if backend == "jax":
-        from keras_freetickets.kernels import jax
-
-        return jax.product
-    raise ValueError(
-        "Compressed layers run on the backends TensorFlow and JAX; on others "
-        f"use storage='mask'. Received: backend={backend!r}"
-    )
+    if backend not in ("tensorflow", "jax"):
+        raise ValueError(
+            "Compressed layers run on the backends TensorFlow and JAX; on "
+            f"others use storage='mask'. Received: backend={backend!r}"
+        )
+    return importlib.import_module(f"keras_freetickets.kernels.{backend}")

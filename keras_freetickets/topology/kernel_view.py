@@ -15,6 +15,8 @@ from keras_freetickets.types import Tensor
 # A drop fraction is a multiple of 1/PARTS, so that counts are exact integers:
 # 0.3 of 10 is 3 on every backend. (float32 would lose counts above 2^24.)
 PARTS = 10_000
+# What is added to a count times `PARTS` before the division by `PARTS`.
+ROUNDING = {"ceil": PARTS - 1, "floor": 0, "nearest": PARTS // 2}
 # The most selections that an update may make for one kernel.
 STAGES = 4
 
@@ -63,6 +65,11 @@ class KernelView:
         return ops.cast(ops.sum(ops.cast(self.mask, "int32")), "int32")
 
 
+def parts_of(fraction: typing.Any) -> Tensor:
+    """A float in [0, 1] in ten-thousandths, as an `int32` tensor."""
+    return ops.cast(ops.round(ops.cast(fraction, "float32") * PARTS), "int32")
+
+
 def fraction_of(
     count: typing.Any, fraction: Tensor, rounding: str = "ceil"
 ) -> Tensor:
@@ -77,14 +84,11 @@ def fraction_of(
     Returns:
         `int32` tensor, the rounded `fraction * count`.
     """
-    parts = ops.cast(ops.round(ops.cast(fraction, "float32") * PARTS), "int32")
+    parts = parts_of(fraction)
     count = ops.cast(count, "int32")
     # 31,234 at 0.3: 3 * 3,000 + (1,234 * 3,000) / 10,000 = 9,000 + 370.2
     thousands, rest = count // PARTS, count % PARTS
-    rest = rest * parts
-    rest = (
-        rest + {"ceil": PARTS - 1, "floor": 0, "nearest": PARTS // 2}[rounding]
-    )
+    rest = rest * parts + ROUNDING[rounding]
     return thousands * parts + rest // PARTS
 
 

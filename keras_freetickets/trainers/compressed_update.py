@@ -1,12 +1,25 @@
 """What an update of the topology changes of one compressed kernel."""
 
 import math
+from collections.abc import Sequence
 
 from keras import ops
 
 from keras_freetickets.kernels import structure as structures
+from keras_freetickets.kernels.structure import Positions
+from keras_freetickets.kernels.update_settings import BORN
+from keras_freetickets.kernels.update_settings import DROP
+from keras_freetickets.kernels.update_settings import GROWTH
+from keras_freetickets.kernels.update_settings import SPARE
+from keras_freetickets.kernels.update_settings import UpdateSettings
 from keras_freetickets.layers.compressed import CompressedKernel
+from keras_freetickets.layers.compressed import bridge
+from keras_freetickets.topology.kernel_view import ROUNDING
+from keras_freetickets.topology.kernel_view import STAGES
+from keras_freetickets.topology.kernel_view import parts_of
 from keras_freetickets.topology.methods import Method
+from keras_freetickets.topology.methods import method as methods
+from keras_freetickets.topology.randomness import random_keys
 from keras_freetickets.trainers.backend import Backend
 from keras_freetickets.trainers.kernel_update import Slots
 from keras_freetickets.types import Tensor
@@ -15,9 +28,11 @@ from keras_freetickets.types import Tensor
 class CompressedUpdate:
     """The variables of one compressed kernel that change in an update.
 
-    Masks are chosen by the program of masked kernels, from the dense kernel,
-    mask and gradient, so that they are the same. Those exist for one kernel at
-    a time; values and slots then go to their new places.
+    A method whose criteria have names drops and grows in one operation that
+    makes no dense array (`dropped_and_grown`). For others masks are chosen by
+    the program of masked kernels, from the dense kernel, mask and gradient
+    (`dense`), which exist for one kernel at a time; values and slots then go
+    to their new places (`moved`). Both choose what masked kernels would.
 
     Attributes:
         variables: List of variables: values, positions and slots.
@@ -79,22 +94,66 @@ class CompressedUpdate:
         lives = ops.take(ops.reshape(ops.transpose(alive), (-1,)), places)
         lives = ops.logical_and(lives, source < self.room)
         lives = ops.logical_and(lives, within)
-        source = ops.where(lives, source, 0)
+        source = ops.where(lives, source, ops.where(within, BORN, SPARE))
+        positions = self._positions(mask, places, within)
+        return self._taken(weights, source, positions, slots)
 
-        def gathered(value: Tensor, fill: float, grown: float) -> Tensor:
-            born = ops.where(
-                within,
-                ops.cast(grown, value.dtype),
-                ops.cast(fill, value.dtype),
+    def dropped_and_grown(
+        self,
+        values: list[Tensor],
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        settings: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """The values after an update by criteria that have names.
+
+        Args:
+            values: List of tensors, the values of `variables` before it.
+            pairs: List of pairs of what products noted, as of
+                `taps.dense_gradient`; none if growth is random.
+            settings: Tensor, as `settings_of` returns it.
+
+        Returns:
+            Tuple of the values, and of an `int32` tensor: how many
+            connections are new, how many there are, and whether all
+            gradients are finite.
+        """
+        weights, *rest = values
+        positions, slots = Positions(*rest[:4]), rest[4:]
+        x = ops.zeros((0, self.inputs), "float32")
+        dy = ops.zeros((0, self.outputs), "float32")
+        if pairs:
+            x, dy = (
+                parts[0] if len(parts) == 1 else ops.concatenate(parts)
+                for parts in zip(*pairs, strict=True)
             )
-            return ops.where(lives, ops.take(value, source), born)
+        update = bridge().drop_and_grow
+        new, source, report = update(positions, weights, x, dy, settings)
+        return self._taken(weights, source, new, slots), report
 
-        grown = float(self.method.grown_value)
+    def _taken(
+        self,
+        weights: Tensor,
+        source: Tensor,
+        positions: Sequence[Tensor],
+        slots: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Values of `variables`: weights and slots from where they were."""
+        lives, spare = source >= 0, ops.equal(source, SPARE)
+        places = ops.maximum(source, 0)
+
+        def taken(value: Tensor, grown: float, fill: float) -> Tensor:
+            born = ops.where(
+                spare,
+                ops.cast(fill, value.dtype),
+                ops.cast(grown, value.dtype),
+            )
+            return ops.where(lives, ops.take(value, places), born)
+
         return [
-            gathered(weights, 0.0, grown),
-            *self._positions(mask, places, within),
+            taken(weights, float(self.method.grown_value), 0.0),
+            *positions,
             *(
-                gathered(slot, fill, fill)
+                taken(slot, fill, fill)
                 for slot, fill in zip(slots, self.fills, strict=True)
             ),
         ]
@@ -149,3 +208,37 @@ def _ends(counts: Tensor) -> Tensor:
     """0 and the sums of counts so far."""
     sums = ops.cast(ops.cumsum(counts), "int32")
     return ops.concatenate([ops.zeros((1,), "int32"), sums])
+
+
+def settings_of(
+    method: Method,
+    names: tuple[str, str],
+    fraction: Tensor,
+    seed: Tensor,
+    update: Tensor,
+    kernel_index: int,
+) -> Tensor:
+    """`UpdateSettings` of an update by criteria, as an `int32` tensor.
+
+    Args:
+        method: A `Method`.
+        names: What `named_criteria` says of it.
+        fraction: Float tensor, the share to replace.
+        seed: Integer tensor.
+        update: Integer tensor, topology updates so far.
+        kernel_index: Integer, the kernel's place in the model.
+    """
+    stages = (methods.DROP, methods.GROW)
+    layers = [STAGES * kernel_index + stage for stage in stages]
+    keys = ops.view(random_keys(seed, update, layers), dtype="int32")
+    drop, growth = names
+    settings = UpdateSettings(
+        parts=parts_of(fraction),
+        rounding=ROUNDING[method.rounding],
+        drop_key=keys[0],
+        growth_key=keys[1],
+        drop=DROP[drop],
+        growth=GROWTH[growth],
+        keeps_regrown=int(method.regrown == "keep"),
+    )
+    return ops.stack([ops.cast(one, "int32") for one in settings])

@@ -10,7 +10,6 @@ replicas) is in a `Backend`, which is handed in here.
 """
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from collections.abc import Sequence
 from keras import ops
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.layers import taps
 from keras_freetickets.layers.guard import guards_lowered
 from keras_freetickets.layers.sparse import MaskedKernel
 from keras_freetickets.layers.update_state import UpdateState
@@ -28,8 +26,7 @@ from keras_freetickets.topology.methods.method import overrides
 from keras_freetickets.trainers import update as updates
 from keras_freetickets.trainers.accumulation import AccumulationWindow
 from keras_freetickets.trainers.backend import Backend
-from keras_freetickets.trainers.compressed_update import CompressedUpdate
-from keras_freetickets.trainers.kernel_update import KernelUpdate
+from keras_freetickets.trainers.topology_update import TopologyUpdate
 from keras_freetickets.types import Batch
 from keras_freetickets.types import Gradients
 from keras_freetickets.types import Model
@@ -268,10 +265,13 @@ class Step:
             closes = self.window.closes()
             mean = self.mean_gradients()
             states = self.observe(method, mean, closes)
-            inputs = (changing, mean, states)
-            update = functools.partial(
-                self.update_topology, method, update_state, inputs, closes
+            topology = TopologyUpdate(
+                self, method, update_state, changing, mean, states
             )
+
+            def update() -> Tensor:
+                return topology.run(self.is_due(method, update_state, closes))
+
             if method.apply_on_update:
                 self.apply_masked(method, update_state)
                 update()
@@ -442,158 +442,6 @@ class Step:
         kernels = method.after_apply(old, new, before.views())
         for masked, kernel in zip(self.masked_kernels, kernels, strict=True):
             masked.kernel.assign(ops.cast(kernel, masked.kernel.dtype))
-
-    def update_topology(
-        self,
-        method: Method,
-        update_state: UpdateState,
-        inputs: tuple[list[int], list[Tensor], list[dict[str, Tensor]]],
-        closes: Tensor | None,
-    ) -> Tensor:
-        """Changes masks, kernels and slots if that is due.
-
-        Args:
-            method: A `Method`.
-            update_state: The model's `UpdateState`.
-            inputs: Tuple of the places of the kernels that may change, the
-                mean gradients and the method's states of all kernels.
-            closes: As `AccumulationWindow.closes` returns it.
-
-        Returns:
-            Boolean tensor, whether it took place.
-        """
-        changing, gradients, states = inputs
-        kernel_updates = [self.kernel_update(i, method) for i in changing]
-        dense = self.dense_gradients(method, changing, gradients)
-        seen = {self.gradient_indices[i] for i in changing}
-        others = [
-            g
-            for i, g in enumerate(self.gradients)
-            if i not in seen and g is not None
-        ]
-        places = [self.kernel_indices[i] for i in changing]
-        turns = updates.turns(
-            method, [one.compressed for one in kernel_updates]
-        )
-
-        def update(
-            values: list[list[Tensor]],
-        ) -> tuple[list[list[Tensor]], Tensor]:
-            *values, _ = values  # the counters', which `counted` reads
-            settings = {
-                "fraction": update_state.fraction(self.optimizer, method),
-                "step": update_state.step_of(self.optimizer),
-                # Read here: the program is shared with models that outlive
-                # this one's variables.
-                "update": ops.copy(update_state.update_count.value),
-                "seed": ops.copy(update_state.seed.value),
-            }
-            finite = others
-            if len(turns) > 1:
-                flag = updates.all_finite_in_turn(self.backend, others, dense)
-                finite = [flag]
-            moved: list[list[Tensor]] = [[] for _ in kernel_updates]
-            counts = []
-            done = None
-            for turn in turns:
-                # One dense kernel at a time, where kernels are compressed.
-                ready = [self.backend.after(done, values[j]) for j in turn]
-                pairs = [
-                    kernel_updates[j].dense(value)
-                    for j, value in zip(turn, ready, strict=True)
-                ]
-                batch = updates.KernelBatch(
-                    [kernel for kernel, _ in pairs],
-                    [mask for _, mask in pairs],
-                    [dense[j](done) for j in turn],
-                    [states[changing[j]] for j in turn],
-                    kernel_indices=updates.indices_of(
-                        [places[j] for j in turn], len(turns) > 1
-                    ),
-                    others=finite,
-                    **settings,
-                )
-                # One compiled program, also inside a step that is not one.
-                new, alive, count, done = updates.masks_and_counts(
-                    method, batch, self.backend.compiled
-                )
-                done = self.backend.any_member(done)
-                counts.append(count)
-                for j, value, mask, kept in zip(
-                    turn, ready, new, alive, strict=True
-                ):
-                    moved[j] = kernel_updates[j].moved(value, mask, kept)
-            share = updates.share_of(counts)
-            counted = update_state.counted(self.optimizer, method, share, done)
-            return [*moved, counted], done
-
-        variables = [one.variables for one in kernel_updates]
-        return self.backend.update_if_due(
-            self.is_due(method, update_state, closes),
-            [*variables, update_state.counters],
-            update,
-        )
-
-    def kernel_update(
-        self, i: int, method: Method
-    ) -> KernelUpdate | CompressedUpdate:
-        """What an update changes of a kernel."""
-        masked, slots = self.masked_kernels[i], self.slots[i]
-        if masked.compressed:
-            return CompressedUpdate(masked, slots, method, self.backend)
-        return KernelUpdate(masked, slots, method)
-
-    def dense_gradients(
-        self,
-        method: Method,
-        changing: list[int],
-        gradients: list[Tensor],
-    ) -> list[Callable[[typing.Any], Tensor]]:
-        """Functions that make the dense gradients of kernels that may change.
-
-        Args:
-            method: A `Method`.
-            changing: List of the places of the kernels.
-            gradients: List of mean gradients of all kernels.
-
-        Returns:
-            List of functions of a tensor (or `None`) that has to be there
-            before.
-        """
-        return [
-            self.dense_gradient_of(method, i, gradients[i]) for i in changing
-        ]
-
-    def dense_gradient_of(
-        self, method: Method, i: int, gradient: Tensor
-    ) -> Callable[[typing.Any], Tensor]:
-        """As `dense_gradients`, of the `i`-th kernel."""
-        masked = self.masked_kernels[i]
-        if not masked.compressed:
-            return lambda done: gradient
-        if not method.reads_gradients():
-            # Not finite if the gradient of an active weight is not.
-            flag = ops.sum(gradient * 0.0)
-            return lambda done: ops.broadcast_to(flag, masked.shape)
-        noted = taps.current()
-        pairs = [] if noted is None else noted.noted.get(id(masked.kernel), [])
-        if not pairs:
-            raise ValueError(
-                f"{type(method).__name__} reads the gradient of all weights, "
-                "which nothing noted for compressed kernels: train with "
-                "`fit`, or on TensorFlow compute and apply gradients within "
-                "`model.training_scope()`; else use random growth or "
-                f"storage='mask'. Received: kernel '{masked.name}'"
-            )
-        scale = keras_adapter.loss_scale(self.optimizer)
-
-        def dense(done: typing.Any) -> Tensor:
-            total = taps.dense_gradient(self.backend.after(done, pairs))
-            if scale is not None:
-                total = total / ops.cast(scale, total.dtype)
-            return ops.reshape(total, masked.shape)
-
-        return dense
 
     def clear_assigned(self) -> None:
         """Clears what was assigned outside the masks since the last step.

@@ -97,22 +97,24 @@ def all_finite(gradients: Iterable[Tensor | None]) -> Tensor:
 
 
 def all_finite_in_turn(
-    backend: typing.Any,
     others: Sequence[Tensor],
+    flags: Sequence[Tensor],
     dense: Sequence[Callable[[typing.Any], Tensor]],
 ) -> Tensor:
-    """A tensor that is not finite if a gradient holds NaN or infinity.
+    """A boolean tensor: no gradient holds NaN or infinity.
 
     Args:
-        backend: A `Backend`.
         others: List of tensors.
+        flags: List of boolean tensors: whether gradients elsewhere are finite.
         dense: List of functions that make dense gradients, one at a time.
     """
     finite = all_finite(others) if others else ops.cast(True, "bool")
+    for flag in flags:
+        finite = ops.logical_and(finite, flag)
     for make in dense:
         here = ops.all(ops.isfinite(make(finite)))
         finite = ops.logical_and(finite, here)
-    return ops.reshape(ops.where(finite, 0.0, float("nan")), (1,))
+    return finite
 
 
 def indices_of(places: list[int], in_turn: bool) -> list[typing.Any]:

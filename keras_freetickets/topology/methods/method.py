@@ -130,6 +130,10 @@ class Method(ShowsArguments):
     # receives all kernels must set them again if they still hold.
     counts_never_rise = True
     reads_criteria_alone = True
+    # Whether an update is what `criteria_by_name` says and nothing else. As
+    # for `kernelwise`, a subclass that overrides a hook that receives all
+    # kernels must set it again if it still holds.
+    updates_by_criteria = True
     # Whether the hooks of an update read the interval, the drop fraction, the
     # first and last step and the seed from views alone: methods that differ in
     # these then share a program. It is not inherited, since a subclass may
@@ -235,6 +239,18 @@ class Method(ShowsArguments):
         blind = blind and self._grow_score is criteria.random
         own = any(overrides(self, n) for n in ("drop_score", "grow_score"))
         return own or not blind or not _holds(self, "reads_criteria_alone")
+
+    def criteria_by_name(self) -> tuple[str, str] | None:
+        """Names of the criteria that drop and grow, if both have one.
+
+        An update of compressed kernels by these makes no dense array.
+
+        Returns:
+            Tuple of a key of `kernels.drop_and_grow.DROP` and one of `GROWTH`.
+        """
+        drop = {"magnitude": criteria.magnitude, "random": criteria.random}
+        growth = {"gradient": criteria.gradient, "random": criteria.random}
+        return _names_of((drop, self._drop_score), (growth, self._grow_score))
 
     def drop_fraction_at(self, step: Tensor) -> Tensor:
         """The share of active connections that an update replaces.
@@ -506,6 +522,36 @@ def is_kernelwise(method: Method) -> bool:
     ```
     """
     return method.scope != "global" and _holds(method, "kernelwise")
+
+
+def named_criteria(method: Method) -> tuple[str, str] | None:
+    """As `Method.criteria_by_name`, if they are all that an update looks at.
+
+    Args:
+        method: A `Method`.
+
+    Returns:
+        Tuple of two strings, or `None`.
+
+    Example:
+
+    ```python
+    named_criteria(RigL())  # ("magnitude", "gradient")
+    named_criteria(RigL(scope="global"))  # None
+    ```
+    """
+    own = any(overrides(method, n) for n in ("drop_score", "grow_score"))
+    alone = is_kernelwise(method) and _holds(method, "updates_by_criteria")
+    return method.criteria_by_name() if alone and not own else None
+
+
+def _names_of(*chosen: tuple[dict[str, typing.Any], typing.Any]) -> typing.Any:
+    """The names of functions, each in a dict, or `None` if one has none."""
+    names = [
+        next((name for name, one in known.items() if one is function), None)
+        for known, function in chosen
+    ]
+    return None if None in names else tuple(names)
 
 
 def _holds(method: Method, claim: str) -> bool:

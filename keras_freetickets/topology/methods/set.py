@@ -45,6 +45,7 @@ class SET(Method):
     kernelwise = True
     counts_never_rise = True
     reads_criteria_alone = True
+    updates_by_criteria = True
     settings_from_views = True
     defaults = {"growth": "random"}
 
@@ -83,6 +84,12 @@ class SET(Method):
         ]
         grown = self.grow(views, kept, grow_counts)
         return list(zip(kept, grown, strict=True))
+
+    def criteria_by_name(self) -> tuple[str, str] | None:
+        names = super().criteria_by_name()
+        if names is None or not self.by_sign:
+            return names
+        return "signed_magnitude", names[1]
 
     def get_config(self) -> Config:
         config = super().get_config()
