@@ -15,8 +15,8 @@ dense network.
 
 Every run is a process of its own: its seconds are those of `fit`, by the clock
 and of the processor. Its memory is the peak that making and training the
-network adds to a process that has the data, as tensors, and has trained a
-network of 16 units of the same kind before. Predictions are of the faster of
+network adds to a process that has the data, as tensors, and has trained in the
+same way, a network of 64 units, before. Predictions are of the faster of
 Keras and NumPy for dense networks, and of `serving.SparsePredictor` for
 tickets. A run that is finished is not run again: start the command again after
 a kill.
@@ -111,24 +111,23 @@ class Cost:
         }
 
 
-def dense(rate, seed, x, y):
+def dense(rate, seed, x, y, units=None):
     """Trains dense networks one after another, with the cost so far."""
     cost = Cost()
     while True:
         keras.utils.set_random_seed(seed)
-        model = compiled(network(x.shape[1]), rate)
+        model = compiled(network(x.shape[1], units), rate)
         model.fit(x, y, FLAGS.batch, FLAGS.epochs, verbose=0)
         yield model, cost.so_far()
         seed += 1
 
 
-def tickets(sparsity, rate, seed, x, y):
+def tickets(sparsity, rate, seed, x, y, units=None):
     """Three tickets of one run of EDST, and what they cost."""
     cost = Cost()
     keras.utils.set_random_seed(seed)
-    model = kft.sparsify(
-        network(x.shape[1]), sparsity, storage="compressed", seed=seed
-    )
+    net = network(x.shape[1], units)
+    model = kft.sparsify(net, sparsity, storage="compressed", seed=seed)
     compiled(model, rate)
     edst = kft.callbacks.EDST(
         exploration_epochs=FLAGS.epochs // 3,
@@ -136,7 +135,9 @@ def tickets(sparsity, rate, seed, x, y):
         num_tickets=TICKETS,
         update_interval=FLAGS.interval,
         monitor=None,
-        directory=os.path.join(FLAGS.output_dir, f"{sparsity}_{rate}_{seed}"),
+        directory=os.path.join(
+            FLAGS.output_dir, f"{sparsity}_{rate}_{seed}_{len(x)}"
+        ),
     )
     model.fit(x, y, FLAGS.batch, edst.epochs, callbacks=[edst], verbose=0)
     return edst.ensemble(), cost.so_far()
@@ -208,13 +209,14 @@ def row_of(kind, model, members, sparsity, rate, seed, cost, parts, test):
 def rows_of(kind, sparsity, rate, seed, test):
     """The rows of a run: those of a run of dense networks are two."""
     parts = (x, y), *_ = data()
-    # What the first training of a process costs belongs to no row.
-    small = network(x.shape[1], units=16)
-    if kind == "edst":
-        small = kft.sparsify(small, sparsity, storage="compressed")
-    compiled(small, rate).fit(x[:64], y[:64], verbose=0)
-    keras.backend.clear_session()
     x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
+    # What the first training of a process costs belongs to no row.
+    first = x[: 8 * FLAGS.batch], y[: 8 * FLAGS.batch]
+    if kind == "edst":
+        tickets(sparsity, rate, seed, *first, units=64)
+    else:
+        next(dense(rate, seed, *first, units=64))
+    keras.backend.clear_session()
     rest = sparsity, rate, seed
     if kind == "edst":
         model, cost = tickets(sparsity, rate, seed, x, y)
