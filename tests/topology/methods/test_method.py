@@ -10,6 +10,7 @@ from keras_freetickets.topology import SET
 from keras_freetickets.topology import Method
 from keras_freetickets.topology import RigL
 from keras_freetickets.topology import schedules
+from keras_freetickets.topology.methods.method import named_criteria
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,40 @@ def test_presets():
     assert (rigl.growth, rigl.apply_on_update) == ("gradient", False)
     assert (rigl.update_interval, rigl.rounding) == (100, "floor")
     assert (random.growth, random.apply_on_update) == ("random", True)
+
+
+class _OwnScore(RigL):
+    def grow_score(self, view):
+        return keras.ops.abs(view.gradient)
+
+
+class _OwnBudget(SET):
+    def budget(self, views, fraction):
+        return super().budget(views, fraction)
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        (Method(), ("magnitude", "gradient")),
+        (RigL(drop="random"), ("random", "gradient")),
+        (RigL(drop=topology.criteria.magnitude), ("magnitude", "gradient")),
+        (topology.ITOP(100), ("magnitude", "random")),
+        (SET(), ("signed_magnitude", "random")),
+        (SET(drop="magnitude"), ("magnitude", "random")),
+        # What an update does is more, or other, than its criteria say.
+        (RigL(growth=lambda view: view.kernel), None),
+        (SET(growth=lambda view: view.kernel), None),
+        (RigL(scope="global"), None),
+        (topology.GMP(0.9, 1000), None),
+        (topology.GraNet(0.9, 1000), None),
+        (topology.SRigL(), None),
+        (_OwnScore(), None),
+        (_OwnBudget(), None),
+    ],
+)
+def test_updates_that_are_their_criteria_alone(method, names):
+    assert named_criteria(method) == names
 
 
 def test_regrowth_of_the_released_codes():
