@@ -25,9 +25,10 @@ from keras_freetickets.types import PathLike
 Record = dict[str, typing.Any]
 
 FORMAT = "keras_freetickets.compact"
-VERSION = 2
-# Files of version 1 have no gaps and no scales.
-_READ = (1, 2)
+VERSION = 3
+# Files of version 1 have no gaps and no scales, and those of version 2 hold
+# all variables.
+_READ = (1, 2, 3)
 ENDING = ".npz"
 _SEAL_LENGTH = 64  # hexadecimal digits of SHA-256
 # Bytes of an entry besides its data: headers of the archive and the array.
@@ -43,11 +44,14 @@ class Stack:
         values: Array `(members, ...)`.
         mask: Index of the stack that is true where this one may differ from
             zero, or `None`.
+        follows: Whether the values follow from those of other stacks, so that
+            they are not stored.
     """
 
     path: str
     values: np.ndarray
     mask: int | None = None
+    follows: bool = False
 
 
 def write(
@@ -75,14 +79,13 @@ def write(
     entries: dict[str, np.ndarray] = {}
     variables: list[Record] = []
     for i, stack in enumerate(stacks):
+        if stack.follows:
+            variables.append({**_described(stack), "follows": True})
+            continue
         mask = None if stack.mask is None else stacks[stack.mask].values
         values, scales = _rounded(stack, dtype)
         bits, found = _encoded(values, mask)
-        record: Record = {
-            "path": stack.path,
-            "shape": list(values.shape[1:]),
-            "dtype": stack.values.dtype.name,
-        }
+        record = _described(stack)
         if bits is not None:
             owner = stack.mask if bits is mask else i
             kind, places = _places(bits)
@@ -107,6 +110,15 @@ def write(
     entries = {"config": np.frombuffer(text, "uint8"), **entries}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_sealed(entries))
+
+
+def _described(stack: Stack) -> Record:
+    """What a file says of a variable, without its arrays."""
+    return {
+        "path": stack.path,
+        "shape": list(stack.values.shape[1:]),
+        "dtype": stack.values.dtype.name,
+    }
 
 
 def _check_path(path: typing.Any) -> None:
@@ -220,7 +232,7 @@ def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
         if config["version"] not in _READ:
             raise ValueError(
                 f"it has version {config['version']} of the format, and this "
-                f"release reads {' and '.join(map(str, _READ))}"
+                f"release reads {', '.join(map(str, _READ))}"
             )
         records = [_with_arrays(r, archive) for r in config["variables"]]
     return config["ensemble"], records
@@ -235,7 +247,7 @@ def _with_arrays(record: Record, archive: Mapping[str, np.ndarray]) -> Record:
 
 def decoded(
     records: Sequence[Record], likes: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+) -> list[np.ndarray | None]:
     """The arrays that records describe.
 
     Args:
@@ -243,7 +255,7 @@ def decoded(
         likes: List of arrays of the expected shapes and dtypes.
 
     Returns:
-        List of arrays.
+        List of arrays; `None` for those that follow from others.
 
     Raises:
         ValueError: If the arrays have the wrong shape or dtype.
@@ -253,7 +265,7 @@ def decoded(
             f"it holds {len(records)} variables for a model of {len(likes)}"
         )
     return [
-        _decoded(record, like)
+        None if record.get("follows") is True else _decoded(record, like)
         for record, like in zip(records, likes, strict=True)
     ]
 
@@ -269,13 +281,16 @@ def plain_arrays(
 
     Returns:
         Dict from the path of each variable to its array `(members, ...)`, of
-        the variable's dtype, or float32 for bfloat16.
+        the variable's dtype, or float32 for bfloat16. Those that follow from
+        others are left out.
 
     Raises:
         ValueError: If records do not agree with their shapes.
     """
     found = {}
     for record in records:
+        if record.get("follows") is True:
+            continue
         shape = (num_members, *record["shape"])
         stored, dtype = record.get("values"), record["dtype"]
         if dtype == "bfloat16":

@@ -248,10 +248,11 @@ class EnsembleModel(
         ```
         """
         try:
-            config, masked_kernels = packed_file.read(path)
+            config, records = packed_file.read(path)
             ensemble = cls.from_config(config)
-            values = packed_file.decoded(
-                masked_kernels, ensemble._stacks.values()
+            likes = ensemble._stacks.values()
+            values = ensemble._stacks.completed(
+                packed_file.decoded(records, likes)
             )
         except Exception as error:
             raise ValueError(
@@ -265,7 +266,8 @@ class EnsembleModel(
         """Writes the ensemble to a small file, which `from_packed` reads.
 
         Of masked or stripped kernels only the active values are stored, and
-        the gaps between them. docs/packed_file.md describes the format, which
+        the gaps between them; of compressed ones the values and their
+        positions by output. docs/packed_file.md describes the format, which
         NumPy reads. With `dtype=None` loading gives back every bit; otherwise
         it gives back the rounded values, and masks as they are.
 
@@ -289,8 +291,11 @@ class EnsembleModel(
         ```
         """
         masks = self._stacks.places_of_masks()
+        following = self._stacks.following()
         stacks = [
-            packed_file.Stack(variable.path, values, masks.get(i))
+            packed_file.Stack(
+                variable.path, values, masks.get(i), i in following
+            )
             for i, (variable, values) in enumerate(
                 zip(
                     state_of(self._stacks.graph),

@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Callable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import state_of
 from keras_freetickets.ensembles.sparse_pass import SparsePass
+from keras_freetickets.layers.compressed import Compressed
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.types import Tensor
 
@@ -141,6 +143,57 @@ class MemberStacks:
             if isinstance(layer, Sparse)
             for masked in layer.masked_kernels
         }
+
+    def following(self) -> set[int]:
+        """Indices of the stacks that follow from others.
+
+        They are the positions of compressed kernels by input.
+        """
+        places = self._places()
+        return {
+            places[id(variable)]
+            for layer in self._compressed()
+            for variable in layer.position_variables[2:]
+        }
+
+    def completed(
+        self, values: Sequence[np.ndarray | None]
+    ) -> list[np.ndarray]:
+        """Values of all stacks, from those that do not follow from others.
+
+        Args:
+            values: List of arrays, `None` for those of `following`, or for
+                none of them.
+
+        Returns:
+            List of arrays.
+
+        Raises:
+            ValueError: If positions are wrong, or others are missing.
+        """
+        found = list(values)
+        places = self._places()
+        for layer in self._compressed():
+            at = [places[id(v)] for v in layer.position_variables]
+            pointers, columns, *_ = (found[i] for i in at)
+            if pointers is None or columns is None:
+                continue
+            if all(found[i] is not None for i in at):
+                continue
+            members = [
+                layer.positions_of(*both)
+                for both in zip(pointers, columns, strict=True)
+            ]
+            for i, arrays in zip(at, zip(*members, strict=True), strict=True):
+                found[i] = np.stack(arrays)
+        missing = [i for i, value in enumerate(found) if value is None]
+        if missing:
+            raise ValueError(f"variables {missing} are missing")
+        return [value for value in found if value is not None]
+
+    def _compressed(self) -> list[Compressed]:
+        parts = keras_adapter.sublayers(self.graph)
+        return [part for part in parts if isinstance(part, Compressed)]
 
     def _places(self) -> dict[int, int]:
         return {id(v): i for i, v in enumerate(state_of(self.graph))}

@@ -463,14 +463,34 @@ class Compressed(MasksKernels, keras.layers.Layer):
                 f"Layer '{self.name}' has {self.active} active weights. "
                 f"Received: a file with {len(columns)}"
             )
-        structure = structures.CompressedStructure(
-            pointers,
-            columns[: max(0, int(pointers[-1]))],
-            self.num_inputs,
-        )
-        self.set_structure(structure)
+        self.set_structure(self._structure_of(pointers, columns))
         for i, variable in enumerate(variables):
             variable.assign(store[f"{i}"])
+
+    def _structure_of(self, pointers, columns):
+        """The structure of the positions by output, as files hold them."""
+        columns = columns[: max(0, int(pointers[-1]))]
+        return structures.CompressedStructure(
+            pointers, columns, self.num_inputs
+        )
+
+    def positions_of(
+        self, row_pointers: Array, column_indices: Array
+    ) -> structures.Positions:
+        """All positions, from those by output that files hold.
+
+        Args:
+            row_pointers: Integer array of shape `(outputs + 1,)`.
+            column_indices: Integer array of shape `(active,)`.
+
+        Returns:
+            `kernels.structure.Positions`.
+
+        Raises:
+            ValueError: If they are not positions of a kernel.
+        """
+        structure = self._structure_of(row_pointers, column_indices)
+        return structure.positions_in(self.active)
 
     def product(self, rows: Tensor) -> Tensor:
         """The layer's output for a batch of flat inputs.

@@ -2,12 +2,12 @@
 
 import typing
 from collections.abc import Callable
-from collections.abc import Sequence
 
 from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers import taps
+from keras_freetickets.layers.compressed import CompressedKernel
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.topology.methods import Method
 from keras_freetickets.topology.methods.method import named_criteria
@@ -64,6 +64,12 @@ class TopologyUpdate:
             if names is not None and self.kernels[j].compressed
         ]
         self.by_masks = [j for j in everything if j not in self.by_criteria]
+        # Now, so that what is missing is said before an update is due.
+        self.noted = {
+            j: self._noted(masked)
+            for j, masked in enumerate(self.masked_kernels)
+            if masked.compressed and method.reads_gradients()
+        }
         seen = {step.gradient_indices[i] for i in changing}
         self.others = [
             g
@@ -117,12 +123,10 @@ class TopologyUpdate:
         self, j: int, values: Values, settings: dict[str, Tensor]
     ) -> tuple[Values, Tensor]:
         """As `CompressedUpdate.dropped_and_grown`, of one kernel."""
-        pairs: Sequence[tuple[Tensor, Tensor]] = []
+        pairs = self.noted.get(j, [])
         scale = keras_adapter.loss_scale(self.step.optimizer)
-        if self.method.reads_gradients():
-            pairs = self._noted(j)
-            if scale is not None:
-                pairs = [(x, dy / ops.cast(scale, dy.dtype)) for x, dy in pairs]
+        if scale is not None:
+            pairs = [(x, dy / ops.cast(scale, dy.dtype)) for x, dy in pairs]
         numbers = settings_of(
             self.method,
             self.names,
@@ -208,11 +212,11 @@ class TopologyUpdate:
         masked, gradient = self.masked_kernels[j], self.gradients[j]
         if not masked.compressed:
             return lambda before: gradient
-        if not self.method.reads_gradients():
+        if j not in self.noted:
             # Not finite if the gradient of an active weight is not.
             flag = ops.sum(gradient * 0.0)
             return lambda before: ops.broadcast_to(flag, masked.shape)
-        pairs = self._noted(j)
+        pairs = self.noted[j]
         scale = keras_adapter.loss_scale(self.step.optimizer)
 
         def dense(before: typing.Any) -> Tensor:
@@ -223,9 +227,8 @@ class TopologyUpdate:
 
         return dense
 
-    def _noted(self, j: int) -> Sequence[tuple[Tensor, Tensor]]:
+    def _noted(self, masked: CompressedKernel) -> list[tuple[Tensor, Tensor]]:
         """What products of a compressed kernel noted in this step."""
-        masked = self.masked_kernels[j]
         noted = taps.current()
         pairs = [] if noted is None else noted.noted.get(id(masked.kernel), [])
         if not pairs:

@@ -1,12 +1,8 @@
 """Packed files: exact, small, and refused when they are anything else."""
 
 import copy
-import hashlib
-import io
-import json
 import os
 import pickle
-import zipfile
 
 import keras
 import numpy as np
@@ -17,31 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from keras import layers
 from keras import ops
+from packed_files import assert_same
+from packed_files import contents
+from packed_files import network
+from packed_files import refused
+from packed_files import sealed
+from packed_files import ticket
 
 import keras_freetickets as kft
 from keras_freetickets import packed_file
 from keras_freetickets import packed_values
-
-
-def network(seed, dtype="float32", middle=None):
-    keras.utils.set_random_seed(seed)
-    parts = [
-        layers.Conv2D(4, 3, dtype=dtype),
-        layers.BatchNormalization(dtype=dtype),
-        layers.Flatten(),
-        layers.Dense(40, activation="relu", dtype=dtype),
-        layers.Dropout(0.5),
-        layers.Dense(3, activation="softmax", dtype=dtype),
-    ]
-    if middle is not None:
-        parts.insert(3, middle)
-    model = keras.Sequential([keras.Input((6, 6, 1)), *parts])
-    model.layers[1].moving_mean.assign(np.full(4, 0.1 * seed))
-    return model
-
-
-def ticket(seed, **kwargs):
-    return kft.sparsify(network(seed, **kwargs), 0.8, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +41,6 @@ def file(ensemble, tmp_path_factory):
 def x():
     generator = np.random.default_rng(0)
     return generator.normal(size=(10, 6, 6, 1)).astype("float32")
-
-
-def octets(model):
-    return [
-        (v.dtype, ops.convert_to_numpy(v.value).tobytes())
-        for v in model.weights
-    ]
-
-
-def assert_same(loaded, ensemble, x):
-    assert isinstance(loaded, kft.EnsembleModel)
-    assert octets(loaded) == octets(ensemble)
-    assert loaded.get_config()["name"] == ensemble.name
-    for mine, other in [
-        (loaded.predict(x, verbose=0), ensemble.predict(x, verbose=0)),
-        (loaded.predict_members(x), ensemble.predict_members(x)),
-    ]:
-        np.testing.assert_array_equal(mine, other)
 
 
 def test_every_bit_comes_back(ensemble, file, x):
@@ -282,15 +245,6 @@ def test_dtypes_are_checked(ensemble, tmp_path, dtype):
     assert not os.listdir(tmp_path)
 
 
-def refused(path, match):
-    with pytest.raises(ValueError, match=match) as caught:
-        kft.EnsembleModel.from_packed(path)
-    assert "`path` must be a file as `save_packed` writes it" in str(
-        caught.value
-    )
-    assert str(path) in str(caught.value)
-
-
 def test_damage_is_noticed(file, tmp_path):
     """A bit anywhere: in headers, contents or the checksum itself."""
     whole = file.read_bytes()
@@ -320,24 +274,6 @@ def test_other_files(ensemble, tmp_path):
         kft.EnsembleModel.from_packed(None)
 
 
-def contents(file):
-    with np.load(file, allow_pickle=False) as archive:
-        entries = {name: archive[name] for name in archive.files}
-    return json.loads(entries["config"].tobytes()), entries
-
-
-def sealed(path, config, entries):
-    """A file that someone made with care: its checksum is right."""
-    text = json.dumps(config).encode()
-    entries = {**entries, "config": np.frombuffer(text, "uint8")}
-    buffer = io.BytesIO()
-    np.savez(buffer, **entries)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.comment = b"?" * 64
-    body = buffer.getvalue()[:-64]
-    path.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
-
-
 def test_files_of_others_are_read(ensemble, file, x, tmp_path):
     """The helper above makes files, or the tests below would say nothing."""
     sealed(tmp_path / "e.npz", *contents(file))
@@ -350,7 +286,7 @@ def other_format(config, entries):
 
 
 def other_version(config, entries):
-    config["version"] = 3
+    config["version"] = 4
 
 
 def no_version(config, entries):
@@ -441,7 +377,7 @@ def no_object(config, entries):
     "change, match",
     [
         (other_format, "of the format 'tickets'"),
-        (other_version, "has version 3 .* reads 1 and 2"),
+        (other_version, "has version 4 .* reads 1, 2, 3"),
         (no_version, "KeyError: 'version'"),
         (no_variables, "it holds 0 variables for a model of"),
         (fewer_members, "variable '.*' has"),
