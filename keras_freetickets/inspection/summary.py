@@ -15,7 +15,7 @@ from keras_freetickets.arguments import check_model
 from keras_freetickets.inspection import layer_times
 from keras_freetickets.inspection.summary_table import html_table
 from keras_freetickets.inspection.summary_table import text_table
-from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.layers.compressed import CompressesKernels
 from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.kernels import find_kernels
 from keras_freetickets.layers.kernels import is_depthwise
@@ -101,7 +101,7 @@ def _masked_row(name, layer, masked, costs):
     note = getattr(layer, "note", None) or note
     held = [masked.kernel]
     if masked.compressed:
-        held += layer.position_variables
+        held += masked.layer.position_variables
     else:
         held += [masked.mask]
         stray = np.count_nonzero(masked.kernel_array()[~masked.mask_array()])
@@ -133,7 +133,7 @@ def _unmasked_row(name, weights, costs, note):
 def _sparse_rows(name, layer, costs):
     """The kernels of a sparse layer, and other kernels that cost FLOPs."""
     masked_kernels = layer.masked_kernels
-    if isinstance(layer, Compressed):
+    if isinstance(layer, CompressesKernels):
         return [_masked_row(name, layer, m, costs) for m in masked_kernels]
     masked = {id(masked.kernel) for masked in masked_kernels}
     rest = [

@@ -23,6 +23,7 @@ from keras_freetickets.keras_adapter.graph import rerun
 from keras_freetickets.keras_adapter.graph import summary
 from keras_freetickets.keras_adapter.layers import adapted_layers
 from keras_freetickets.keras_adapter.layers import adopt_call_signature
+from keras_freetickets.keras_adapter.layers import attention_projections
 from keras_freetickets.keras_adapter.layers import build_as_called
 from keras_freetickets.keras_adapter.layers import build_by_shapes
 from keras_freetickets.keras_adapter.layers import build_for_call
@@ -41,6 +42,7 @@ from keras_freetickets.keras_adapter.layers import name_beside
 from keras_freetickets.keras_adapter.layers import own_trained
 from keras_freetickets.keras_adapter.layers import own_variables
 from keras_freetickets.keras_adapter.layers import quantized_by
+from keras_freetickets.keras_adapter.layers import replace_projections
 from keras_freetickets.keras_adapter.layers import seed_states
 from keras_freetickets.keras_adapter.layers import set_first_value
 from keras_freetickets.keras_adapter.layers import set_mask
@@ -98,6 +100,7 @@ __all__ = [
     "accumulators",
     "adapted_layers",
     "adopt_call_signature",
+    "attention_projections",
     "begin_at_epoch",
     "build_as_called",
     "build_by_shapes",
@@ -147,6 +150,7 @@ __all__ = [
     "print_message",
     "quantized_by",
     "refuse_legacy_config",
+    "replace_projections",
     "rerun",
     "reset_train_function",
     "seed_states",

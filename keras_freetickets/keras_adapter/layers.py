@@ -4,6 +4,7 @@ import contextlib
 import re
 import tempfile
 import typing
+from collections.abc import Callable
 from collections.abc import Iterator
 
 import keras
@@ -189,6 +190,45 @@ def quantized_by(model: Model, filters: typing.Any) -> list[Layer]:
         for layer in sublayers(model)[1:]
         if not layer._layers and should_quantize_layer(layer, filters)
     ]
+
+
+# In the order in which Keras makes them, and so lists them as sublayers.
+_PROJECTIONS = (
+    "_query_dense",
+    "_key_dense",
+    "_gate_dense",
+    "_value_dense",
+    "_output_dense",
+)
+
+
+def attention_projections(attention: Layer) -> list[Layer]:
+    """The dense layers of a built attention of Keras, in their order."""
+    return [
+        getattr(attention, name)
+        for name in _PROJECTIONS
+        if hasattr(attention, name)
+    ]
+
+
+def replace_projections(
+    attention: Layer, make: Callable[[Layer], Layer]
+) -> None:
+    """Replaces the dense layers of an attention, while that is being built.
+
+    Keras' attention has no hook for the layers that it projects with.
+
+    Args:
+        attention: A `keras.layers.MultiHeadAttention` or
+            `GroupQueryAttention`, in its `build`.
+        make: Callable from a dense layer to the one to take its place.
+    """
+    for name in _PROJECTIONS:
+        if hasattr(attention, name):
+            dense = getattr(attention, name)
+            attention._tracker.untrack(dense)
+            delattr(attention, name)
+            setattr(attention, name, make(dense))
 
 
 def stored_weight(layer: Layer, name: str) -> Variable:

@@ -20,6 +20,7 @@ from keras_freetickets.layers import taps
 from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.types import Array
 from keras_freetickets.types import Config
+from keras_freetickets.types import KerasMixin
 from keras_freetickets.types import Layer
 from keras_freetickets.types import Tensor
 
@@ -81,7 +82,85 @@ class CompressedKernel:
         return kernel.reshape(self.shape)
 
 
-class Compressed(MasksKernels, keras.layers.Layer):
+class CompressesKernels(MasksKernels, KerasMixin):
+    """Marks layers that stand for one of Keras, with compressed kernels.
+
+    `Compressed` ones have one kernel, attention has several.
+    """
+
+    # No state for each connection is kept: see `Sparse.add_state`.
+    state: dict = {}
+
+    @classmethod
+    def dense_layers_of(cls, layer: Layer) -> list[Layer]:
+        """The layers whose `kernel` is compressed, in a layer of Keras.
+
+        Args:
+            layer: A built layer of the class that this one stands for.
+        """
+        return [layer]
+
+    @classmethod
+    def reason_against(cls, layer: Layer) -> str:
+        """Why a layer cannot be compressed, "" if it can.
+
+        Args:
+            layer: A built layer of the class that this one stands for.
+        """
+        raise NotImplementedError  # abstract
+
+    @classmethod
+    def from_masks(
+        cls,
+        layer: Layer,
+        masks: list[Array],
+        rooms: list[int],
+        **kwargs: typing.Any,
+    ) -> typing.Self:
+        """A compressed layer that computes what a dense one does.
+
+        Args:
+            layer: A built layer whose kernels are zero outside the masks.
+            masks: List of boolean arrays, one for each of `dense_layers_of`.
+            rooms: List of integers, for how many weights there is room.
+            **kwargs: Arguments of the layer; by default those of `layer`.
+
+        Returns:
+            A built layer.
+        """
+        raise NotImplementedError  # abstract
+
+    def to_dense(self) -> Layer:
+        """The dense layer that computes the same, with zeros between.
+
+        Returns:
+            A built Keras layer.
+        """
+        raise NotImplementedError  # abstract
+
+    def add_state(self, name: str, dtype: str) -> None:
+        """Not for compressed kernels.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "A compressed kernel keeps no state for each connection: use "
+            f"storage='mask'. Received: state {name!r} for layer "
+            f"'{self.name}'"
+        )
+
+
+def check_float32(layer: Layer) -> None:
+    """Raises unless a compressed layer computes in float32."""
+    if (layer.compute_dtype, layer.variable_dtype) != ("float32",) * 2:
+        raise ValueError(
+            "`dtype` must be float32: for another dtype use "
+            f"storage='mask'. Received: dtype={layer.dtype_policy.name!r}"
+        )
+
+
+class Compressed(CompressesKernels, keras.layers.Layer):
     """A layer whose kernel is compressed: what all of them have in common.
 
     The trainable variable is `values`, of shape `(active,)`, so that gradients
@@ -116,8 +195,6 @@ class Compressed(MasksKernels, keras.layers.Layer):
 
     # Keras then compiles no model that has one by XLA unless told to.
     supports_jit = False
-    # No state for each connection is kept: see `Sparse.add_state`.
-    state: dict = {}
 
     def __init__(
         self,
@@ -133,11 +210,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
     ) -> None:
         check_count("active", active)
         super().__init__(**kwargs)
-        if self.compute_dtype != "float32" or self.variable_dtype != "float32":
-            raise ValueError(
-                "`dtype` must be float32: for another dtype use "
-                f"storage='mask'. Received: dtype={self.dtype_policy.name!r}"
-            )
+        check_float32(self)
         self.active = active
         self.activation = activations.get(activation)
         self.use_bias = use_bias
@@ -156,11 +229,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
 
     @classmethod
     def reason_against(cls, layer: Layer) -> str:
-        """Why a layer cannot be compressed, "" if it can.
-
-        Args:
-            layer: A built layer of the class that this one stands for.
-        """
+        """As for `CompressesKernels`."""
         regularizer = layer.kernel_regularizer
         if layer.kernel_constraint is not None:
             return "its kernel has a constraint"
@@ -224,43 +293,85 @@ class Compressed(MasksKernels, keras.layers.Layer):
                 f"`mask` must have the kernel's shape {kernel.shape}. "
                 f"Received: mask.shape={mask.shape}"
             )
-        outputs = cls._outputs_of(layer)
-        matrix = (-1, outputs)
-        values, structure = structures.compress(
-            kernel.reshape(matrix), mask.reshape(matrix)
+        compressed = cls.like(
+            layer, **{"active": int(np.count_nonzero(mask)), **kwargs}
         )
-        settings = {**cls._arguments_of(layer), "active": structure.active}
-        compressed = cls(**{**settings, **kwargs})
-        compressed.build(cls._input_shape_of(layer))
-        room = np.zeros(compressed.active, values.dtype)
-        room[: structure.active] = values
-        compressed.set_structure(structure, room)
-        (record,) = compressed.masked_kernels
-        record.initial = record.active = structure.active
-        if compressed.use_bias:
-            # A copy: JAX gives up arrays that a step was handed.
-            compressed.bias.assign(ops.copy(layer.bias))
+        compressed.take_weights(layer, mask)
         return compressed
 
     @classmethod
-    def _outputs_of(cls, layer):
-        return layer.kernel.shape[-1]
+    def from_masks(
+        cls,
+        layer: Layer,
+        masks: list[Array],
+        rooms: list[int],
+        **kwargs: typing.Any,
+    ) -> typing.Self:
+        """As for `CompressesKernels`, of one mask and room."""
+        (mask,), (room,) = masks, rooms
+        return cls.from_dense(layer, mask, active=room, **kwargs)
+
+    @classmethod
+    def like(
+        cls, layer: Layer, active: int, **kwargs: typing.Any
+    ) -> typing.Self:
+        """A built layer of the shape of a dense one, without its weights.
+
+        Args:
+            layer: A built layer that `reason_against` says nothing of.
+            active: Positive integer, for how many weights there is room.
+            **kwargs: Arguments of the layer; by default those of `layer`.
+        """
+        settings = {**cls._arguments_of(layer), "active": active, **kwargs}
+        compressed = cls(**settings)
+        compressed.build(cls._input_shape_of(layer))
+        return compressed
+
+    def take_weights(self, layer: Layer, mask: Array) -> None:
+        """Takes the weights of a dense layer: those in a mask, and its bias.
+
+        Args:
+            layer: A built layer of this one's shape.
+            mask: Boolean array of the kernel's shape, outside of which the
+                kernel is zero.
+
+        Raises:
+            ValueError: If there is no room for so many weights, or the kernel
+                holds something outside the mask.
+        """
+        matrix = (-1, self.units)
+        kernel = ops.convert_to_numpy(layer.kernel)
+        values, structure = structures.compress(
+            kernel.reshape(matrix), np.asarray(mask).reshape(matrix)
+        )
+        room = np.zeros(self.active, values.dtype)
+        room[: structure.active] = values[: self.active]
+        self.set_structure(structure, room)
+        (record,) = self.masked_kernels
+        record.initial = record.active = structure.active
+        if self.use_bias:
+            # A copy: JAX gives up arrays that a step was handed.
+            self.bias.assign(ops.copy(layer.bias))
+
+    def give_weights(self, layer: Layer) -> None:
+        """Assigns the weights to a dense layer, zeros between them.
+
+        Args:
+            layer: A built layer of this one's shape.
+        """
+        (record,) = self.masked_kernels
+        layer.kernel.assign(record.kernel_array())
+        if self.use_bias:
+            layer.bias.assign(ops.copy(self.bias))
 
     @classmethod
     def _input_shape_of(cls, layer):
         return (None, layer.kernel.shape[0])
 
     def to_dense(self) -> Layer:
-        """The dense layer that computes the same, with zeros between.
-
-        Returns:
-            A built Keras layer.
-        """
+        """As for `CompressesKernels`."""
         layer = self.dense_layer()
-        (record,) = self.masked_kernels
-        layer.kernel.assign(record.kernel_array())
-        if self.use_bias:
-            layer.bias.assign(ops.copy(self.bias))
+        self.give_weights(layer)
         return layer
 
     def build(self, input_shape: typing.Any) -> None:
@@ -309,7 +420,7 @@ class Compressed(MasksKernels, keras.layers.Layer):
         self.place_units.assign = self._assign_last
         self._kernels = [
             CompressedKernel(
-                f"{self.path}/kernel", self, self.active, self.active
+                f"{self.name}/kernel", self, self.active, self.active
             )
         ]
 
@@ -387,18 +498,6 @@ class Compressed(MasksKernels, keras.layers.Layer):
     def masked_kernels(self) -> list[CompressedKernel]:
         """List with the layer's `CompressedKernel`, empty until it is built."""
         return list(self._kernels)
-
-    def add_state(self, name: str, dtype: str) -> None:
-        """Not for compressed kernels.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            "A compressed kernel keeps no state for each connection: use "
-            f"storage='mask'. Received: state {name!r} for layer "
-            f"'{self.name}'"
-        )
 
     @property
     def structure(self) -> structures.CompressedStructure:

@@ -40,9 +40,33 @@ class MasksKernels:
     state: dict
     weights: typing.Any
 
+    @property
+    def kernel_layers(self) -> list:
+        """Sublayers whose kernels are among `masked_kernels`.
+
+        They mask kernels too; whoever lists the sparse layers of a model lists
+        this layer in place of them.
+        """
+        return []
+
     def add_state(self, name: str, dtype: str) -> None:
         """Adds a state of each connection."""
         raise NotImplementedError  # abstract
+
+
+def sparse_layers(layer: Layer) -> list[MasksKernels]:
+    """The layers with sparse kernels in a layer, each kernel's once.
+
+    Args:
+        layer: A layer or model.
+    """
+    found = [
+        part
+        for part in keras_adapter.sublayers(layer)
+        if isinstance(part, MasksKernels)
+    ]
+    inner = {id(part) for whole in found for part in whole.kernel_layers}
+    return [part for part in found if id(part) not in inner]
 
 
 def _initializer_of(layer, role):

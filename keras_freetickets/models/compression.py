@@ -5,7 +5,7 @@ import typing
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_number
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
-from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.layers.compressed import CompressesKernels
 from keras_freetickets.layers.compressed_kinds import compressed_kind
 from keras_freetickets.layers.compressed_kinds import reason_against
 from keras_freetickets.layers.sparse import Sparse
@@ -21,43 +21,57 @@ MAX_COMPRESSED_DENSITY = 0.2
 
 
 def compressed_or_noted(
-    sparse: Sparse, max_density: float, room: int | None = None
+    sparse: Sparse, max_density: float, rooms: list[int] | None = None
 ) -> Layer:
     """The compressed layer of a masked one, or the masked one and why.
 
     Args:
         sparse: A built `Sparse`.
         max_density: Float, the highest density of a kernel to compress.
-        room: Integer, for how many weights there is room. `None` for as many
-            as are active.
+        rooms: List of integers, for how many weights of each kernel there is
+            room. `None` for as many as are active.
 
     Returns:
-        A `Compressed` layer, or `sparse` with a note.
+        A `CompressesKernels` layer, or `sparse` with a note.
     """
-    reason = _reason_against(sparse, max_density, room)
+    if rooms is None:
+        rooms = [masked.count() for masked in sparse.masked_kernels]
+    reason = _reason_against(sparse, max_density, rooms)
     if reason:
         sparse.note = f"masked: {reason}"
         return sparse
-    (masked,) = sparse.masked_kernels
-    kind = typing.cast(type[Compressed], compressed_kind(sparse.layer))
+    kind = typing.cast(type[CompressesKernels], compressed_kind(sparse.layer))
+    masks = [masked.mask_array() for masked in sparse.masked_kernels]
     settings = {"name": sparse.name, "trainable": sparse.trainable}
-    if room is not None:
-        settings["active"] = room
-    return kind.from_dense(sparse.layer, masked.mask_array(), **settings)
+    return kind.from_masks(sparse.layer, masks, rooms, **settings)
 
 
-def _reason_against(sparse, max_density, room):
+def _reason_against(sparse, max_density, rooms):
     reason = reason_against(sparse.layer)
     if reason:
         return reason
     if sparse.state:
         return f"a method keeps {sorted(sparse.state)} of every connection"
     masked_kernels = sparse.masked_kernels
-    names = [masked.name.rpartition("/")[2] for masked in masked_kernels]
-    if names != ["kernel"]:
+    kind = typing.cast(type[CompressesKernels], compressed_kind(sparse.layer))
+    dense_layers = kind.dense_layers_of(sparse.layer)
+    needed = [id(dense.kernel) for dense in dense_layers]
+    names = [masked.name.partition("/")[2] for masked in masked_kernels]
+    if [id(masked.kernel) for masked in masked_kernels] != needed:
         return f"{names} are masked, and only a kernel can be compressed"
-    count = masked_kernels[0].count() if room is None else room
-    density = count / masked_kernels[0].size
+    # All kernels of a layer have one storage.
+    for dense, masked, room in zip(
+        dense_layers, masked_kernels, rooms, strict=True
+    ):
+        reason = _reason_of_density(room / masked.size, max_density)
+        if reason and dense is not sparse.layer:
+            return f"in projection '{dense.name}', {reason}"
+        if reason:
+            return reason
+    return ""
+
+
+def _reason_of_density(density, max_density):
     if not density:
         return "it has no active weight"
     if density > max_density:
@@ -83,14 +97,15 @@ def _converted(model, place):
 def compress_model(
     model: Model,
     max_compressed_density: float = MAX_COMPRESSED_DENSITY,
-    rooms: dict[str, int] | None = None,
+    rooms: dict[str, list[int]] | None = None,
 ) -> Model:
     """`compress` of one model, with room for more weights in some layers.
 
     Args:
         model: A functional `SparseModel`.
         max_compressed_density: As for `compress`.
-        rooms: Dict from names of layers to integers.
+        rooms: Dict from names of layers to lists of integers, one for each
+            kernel.
 
     Returns:
         A `SparseModel`, not compiled.
@@ -102,8 +117,8 @@ def compress_model(
     def place(layer: Layer, copy: Layer) -> Layer:
         if not isinstance(copy, Sparse):
             return copy
-        room = rooms.get(layer.name)
-        return compressed_or_noted(copy, max_compressed_density, room)
+        found = rooms.get(layer.name)
+        return compressed_or_noted(copy, max_compressed_density, found)
 
     return _converted(model, place)
 
@@ -181,41 +196,51 @@ def decompress(model: Model) -> Model:
         return _ensemble_like(model, [decompress(m) for m in members])
 
     def place(layer: Layer, copy: Layer) -> Layer:
-        return _masked(copy) if isinstance(copy, Compressed) else copy
+        return _masked(copy) if isinstance(copy, CompressesKernels) else copy
 
     return _converted(model, place)
 
 
-def _masked(layer: Compressed) -> Sparse:
+def _masked(layer: CompressesKernels) -> Sparse:
     """A `Sparse` around the dense layer of a compressed one."""
-    (record,) = layer.masked_kernels
+    records = layer.masked_kernels
     dense = layer.to_dense()
-    dense.trainable = layer.trainable
+    if not layer.trainable:
+        dense.trainable = False
     # That of the room, which members of an ensemble have in common.
-    sparsity = 1.0 - layer.active / record.size
-    sparse = Sparse(dense, sparsity=sparsity, kernels=("kernel",), seed=0)
-    kernel = record.kernel_array()
+    sparsities = [1.0 - r.layer.active / r.size for r in records]
+    sparse = Sparse(
+        dense,
+        sparsity=sparsities[0] if len(records) == 1 else sparsities,
+        kernels=("kernel",),
+        seed=0,
+    )
+    kernels = [record.kernel_array() for record in records]
     sparse.build()
-    (masked,) = sparse.masked_kernels
-    masked.mask.assign(record.mask_array())
-    masked.kernel.assign(kernel)
-    masked.active = masked.initial = record.count()
+    for masked, record, kernel in zip(
+        sparse.masked_kernels, records, kernels, strict=True
+    ):
+        masked.mask.assign(record.mask_array())
+        masked.kernel.assign(kernel)
+        masked.active = masked.initial = record.count()
     return sparse
 
 
-def highest_counts(models: list[Model]) -> dict[str, int]:
-    """The most active weights that each layer has in one of several models.
+def highest_counts(models: list[Model]) -> dict[str, list[int]]:
+    """The most active weights that each kernel has in one of several models.
 
     Args:
         models: List of `SparseModel`s of the same architecture.
 
     Returns:
-        Dict from names of layers to integers.
+        Dict from names of layers to lists of integers, one for each kernel.
     """
-    found: dict[str, int] = {}
+    found: dict[str, list[int]] = {}
     for model in models:
         for layer in leaf_layers(model):
-            if isinstance(layer, Sparse) and len(layer.masked_kernels) == 1:
-                count = layer.masked_kernels[0].count()
-                found[layer.name] = max(found.get(layer.name, 0), count)
+            if isinstance(layer, Sparse):
+                counts = [masked.count() for masked in layer.masked_kernels]
+                before = found.get(layer.name, counts)
+                both = zip(before, counts, strict=True)
+                found[layer.name] = [max(pair) for pair in both]
     return found

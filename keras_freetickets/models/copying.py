@@ -11,7 +11,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.members import check_copied_by_config
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import uncompiled
-from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.layers.compressed import CompressesKernels
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel
@@ -333,7 +333,7 @@ class GraphCopy:
 
     def _copy(self, layer):
         """A copy of a layer with the same values, built but not called."""
-        if self._strip and isinstance(layer, Compressed):
+        if self._strip and isinstance(layer, CompressesKernels):
             return layer.to_dense()
         wrapped = self._strip and isinstance(layer, Sparse)
         subject = layer.layer if wrapped else layer
@@ -533,8 +533,8 @@ def copied(
         cls = SparseModelOfClass
     made = cls(*graph.ends, name=model.name)
     if graph.source is not None:
-        found = [la for la in leaf_layers(made) if isinstance(la, Compressed)]
-        if found:
+        leaves = leaf_layers(made)
+        if any(isinstance(leaf, CompressesKernels) for leaf in leaves):
             raise ValueError(
                 "Layers that only a model's own class can rebuild are not "
                 "compressed: use storage='mask'. Received: "

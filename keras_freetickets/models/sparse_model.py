@@ -15,6 +15,7 @@ from keras_freetickets.layers import taps
 from keras_freetickets.layers.compressed import CompressedKernel
 from keras_freetickets.layers.export_guard import GuardsExport
 from keras_freetickets.layers.kernels import MasksKernels
+from keras_freetickets.layers.kernels import sparse_layers
 from keras_freetickets.layers.parameters import CountsParameters
 from keras_freetickets.layers.quantization import check_quantization
 from keras_freetickets.layers.sparse import MaskedKernel
@@ -151,8 +152,7 @@ class SparseModel(
 
         Compressed ones are such as `layers.CompressedDense`.
         """
-        parts = keras_adapter.sublayers(self)
-        return [part for part in parts if isinstance(part, MasksKernels)]
+        return sparse_layers(self)
 
     @property
     def masked_kernels(self) -> list[MaskedKernel | CompressedKernel]:

@@ -265,6 +265,83 @@ def test_a_layer_that_is_called_twice():
     assert_same(*models)
 
 
+def attention_models(length):
+    """Both storages of an attention and a dense layer."""
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((length, 8))
+    attention = keras.layers.MultiHeadAttention(2, 4, name="attention")
+    outputs = keras.layers.Dense(4, name="end")(attention(inputs, inputs))
+    dense = keras.Model(inputs, outputs)
+    for weight in dense.weights:
+        if len(weight.shape) > 2 or "end/kernel" in weight.path:
+            weight.assign(dyadic(rng, weight.shape))
+    models = [
+        kft.sparsify(
+            dense,
+            0.6,
+            "uniform",
+            seed=3,
+            mask_initializer="random",
+            storage=storage,
+            max_compressed_density=1.0,
+        )
+        for storage in ("mask", "compressed")
+    ]
+    names = [[one.name for one in model.masked_kernels] for model in models]
+    assert names[0] == names[1] and len(names[0]) == 5
+    return models
+
+
+@pytest.mark.parametrize("name", ["rigl", "gmp"])
+def test_attention_to_one_step(name):
+    """Of a sequence of one step all sums are exact, as its score is 1.
+
+    Gradients of queries and keys are 0, so that all of these are ties, which
+    the number of the kernel in the model breaks.
+    """
+    models = attention_models(1)
+    rng = np.random.default_rng(7)
+    x = dyadic(rng, (32, 1, 8), 2, 1.0)
+    y = dyadic(rng, (32, 1, 4), 1, 1.0)
+    before = [one.mask_array() for one in models[1].masked_kernels]
+    for model in models:
+        model.compile(lion(), linear_loss)
+        model.fit(
+            x,
+            y,
+            batch_size=4,
+            shuffle=False,
+            verbose=0,
+            callbacks=[kft.callbacks.DropAndGrow(METHODS[name]())],
+        )
+    assert_same(*models)
+    for mask, one in zip(before, models[1].masked_kernels, strict=True):
+        assert (mask != one.mask_array()).any()
+
+
+def test_attention_to_several_steps():
+    """Gradients differ in rounding, by which no connection of these moves."""
+    models = attention_models(5)
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((4, 5, 8)).astype("float32")
+    y = rng.standard_normal((4, 5, 4)).astype("float32")
+    before = [one.mask_array() for one in models[1].masked_kernels]
+    for one in models[0].masked_kernels:
+        value = rng.standard_normal(one.shape) * one.mask_array()
+        one.kernel.assign(value.astype("float32"))
+    models[1] = kft.compress(models[0], max_compressed_density=1.0)
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.0), "mse")  # kernels stay
+        model.attach(topology.Method(update_interval=1, drop_fraction=0.5))
+        model.train_on_batch(x, y)
+    for mask, one, other in zip(
+        before, *(model.masked_kernels for model in models), strict=True
+    ):
+        np.testing.assert_array_equal(one.mask_array(), other.mask_array())
+        np.testing.assert_array_equal(one.kernel_array(), other.kernel_array())
+        assert (mask != one.mask_array()).any()
+
+
 def test_a_gradient_that_is_not_finite_postpones_the_update():
     x, y = data(batches=3)
     x[8:] = np.inf  # the batch of the first update

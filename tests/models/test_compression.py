@@ -189,6 +189,164 @@ def test_ensemble(tmp_path):
     np.testing.assert_array_equal(outputs(back), outputs(whole))
 
 
+def with_attention(seed=0, storage="compressed", **kwargs):
+    """Two attentions, one of them in a nested model, and a dense layer."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((4, 8))
+    x = keras.layers.MultiHeadAttention(2, 4, name="inner")(inputs, inputs)
+    encoder = keras.Model(inputs, x, name="encoder")
+    inputs = keras.Input((20,))
+    x = keras.layers.Dense(32, name="first")(inputs)
+    x = encoder(keras.layers.Reshape((4, 8), name="steps")(x))
+    x = keras.layers.GroupQueryAttention(4, 4, 2, name="outer")(
+        query=x, value=x, use_causal_mask=True
+    )
+    x = keras.layers.Flatten(name="flat")(x)
+    x = keras.layers.Dense(3, activation="softmax", name="last")(x)
+    model = kft.sparsify(
+        keras.Model(inputs, x),
+        0.8,
+        "uniform",
+        mask_initializer="random",
+        seed=seed,
+        storage=storage,
+        **{"max_compressed_density": 0.5, **kwargs},
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def test_attention_has_the_same_masks_and_values_as_with_masks():
+    masked, compressed = with_attention(storage="mask"), with_attention()
+    kinds = [type(layer).__name__ for layer in compressed.sparse_layers]
+    assert kinds == [
+        "CompressedDense",
+        "CompressedMultiHeadAttention",
+        "CompressedGroupQueryAttention",
+        "CompressedDense",
+    ]
+    assert_same_kernels(masked, compressed)
+    names = [one.name for one in masked.masked_kernels]
+    assert names == [one.name for one in compressed.masked_kernels]
+    assert names[1:5] == [
+        f"inner/{name}/kernel"
+        for name in ("query", "key", "value", "attention_output")
+    ]
+    np.testing.assert_allclose(
+        outputs(masked), outputs(compressed), rtol=1e-4, atol=1e-6
+    )
+    rows = [
+        kft.sparsity_summary(model, print_fn=False)
+        for model in (masked, compressed)
+    ]
+    for one, other in zip(*rows, strict=True):
+        told = ("layer", "kernel", "shape", "active", "total", "flops")
+        for name in (*told, "dense_flops"):
+            assert getattr(one, name) == getattr(other, name), name
+        assert other.storage == ("compressed" if other.shape else "")
+        assert not other.shape or other.nbytes > 8 * other.active
+    assert masked.count_params() > compressed.count_params()
+    assert compressed.count_params() == sum(
+        int(np.prod(v.shape)) for v in compressed.trainable_variables
+    )
+
+
+def test_conversion_of_attention_loses_nothing():
+    compressed = with_attention()
+    compressed.fit(*data(), verbose=0)
+    masked = kft.decompress(compressed)
+    assert {type(la).__name__ for la in masked.sparse_layers} == {"Sparse"}
+    assert_same_kernels(compressed, masked)
+    again = kft.compress(masked, max_compressed_density=0.5)
+    assert_same_kernels(compressed, again)
+    np.testing.assert_array_equal(outputs(again), outputs(compressed))
+    plain = kft.strip(compressed)
+    kinds = [type(la).__name__ for la in plain.layers]
+    assert "GroupedQueryAttention" in kinds
+    attention = plain.get_layer("encoder").get_layer("inner")
+    assert type(attention) is keras.layers.MultiHeadAttention
+    np.testing.assert_array_equal(outputs(plain), outputs(masked))
+    masked.compile("adam", "sparse_categorical_crossentropy")
+    masked.fit(*data(), verbose=0)
+
+
+def test_files_of_attention(tmp_path):
+    model = with_attention()
+    model.fit(*data(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same_kernels(model, loaded)
+    np.testing.assert_array_equal(outputs(loaded), outputs(model))
+    loaded.fit(*data(), verbose=0)  # with the optimizer's slots
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(outputs(loaded), outputs(model))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(outputs(clone), outputs(model))
+    with pytest.raises(ValueError, match=r"keras_freetickets.export"):
+        model.export(tmp_path / "exported")
+
+
+def test_ensemble_with_attention(tmp_path):
+    """Members of different counts have the room of the higher one."""
+    masked = [with_attention(i, "mask") for i in range(2)]
+    masked = [kft.prune(one, 0.85) for one in masked]
+    counts = [[k.count() for k in one.masked_kernels] for one in masked]
+    assert counts[0] != counts[1]
+    whole = kft.EnsembleModel(masked)
+    fast = kft.compress(whole, max_compressed_density=0.6)
+    np.testing.assert_allclose(
+        outputs(fast), outputs(whole), rtol=1e-4, atol=1e-6
+    )
+    for i, one in enumerate(masked):
+        assert_same_kernels(fast.member(i), one)
+    fast.save(tmp_path / "fast.keras")
+    loaded = keras.models.load_model(tmp_path / "fast.keras")
+    np.testing.assert_array_equal(outputs(loaded), outputs(fast))
+    fast.save_packed(tmp_path / "fast.npz")
+    packed = kft.EnsembleModel.from_packed(tmp_path / "fast.npz")
+    np.testing.assert_array_equal(outputs(packed), outputs(fast))
+    back = kft.decompress(fast)
+    np.testing.assert_array_equal(outputs(back), outputs(whole))
+
+
+def test_attention_keeps_masks_if_a_projection_is_too_dense():
+    model = with_attention(storage="mask")
+    value = model.masked_kernels[3]
+    assert value.name == "inner/value/kernel"
+    value.mask.assign(np.ones(value.shape, "bool"))
+    for most, kind in ((0.5, "Sparse"), (1.0, "CompressedMultiHeadAttention")):
+        made = kft.compress(model, max_compressed_density=most)
+        inner = made.get_layer("encoder").get_layer("inner")
+        assert type(inner).__name__ == kind
+        assert_same_kernels(model, made)
+    rows = kft.sparsity_summary(
+        kft.compress(model, max_compressed_density=0.5), print_fn=False
+    )
+    notes = {row.note for row in rows if row.layer == "encoder/inner"}
+    (note,) = notes
+    assert note.startswith(
+        "masked: in projection 'value', density 1 is above 0.5"
+    )
+    value.mask.assign(np.zeros(value.shape, "bool"))
+    value.kernel.assign(np.zeros(value.shape))
+    rows = kft.sparsity_summary(kft.compress(model, 1.0), print_fn=False)
+    notes = {row.note for row in rows if row.layer == "encoder/inner"}
+    assert notes == {"masked: in projection 'value', it has no active weight"}
+
+
+def test_refusals_for_attention():
+    model = with_attention()
+    with pytest.raises(ValueError, match="keeps a state of every connection"):
+        model.attach(topology.DSTEE())
+    with pytest.raises(ValueError, match=re.escape("decompress(model)")):
+        kft.SideBySide([model])
+    model.compile(keras.optimizers.Muon(), "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="optimizer=Muon"):
+        model.fit(*data(), verbose=0)
+
+
 OPTIMIZERS = sorted(
     name
     for name, kind in vars(keras.optimizers).items()
