@@ -1,8 +1,9 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Seven parts: `layer` (forward and backward of one product), `step` (a training
-step through Keras), `bridge` (what a call of the kernels costs in a program
-of the backend), `predict` (three sparse networks against one dense one),
+Eight parts: `layer` (forward and backward of one product), `step` (a training
+step through Keras), `attention` (the same of one attention), `bridge` (what a
+call of the kernels costs in a program of the backend), `predict` (three sparse
+networks against one dense one),
 `ensemble` (the same through Keras' models), `memory` (peak resident memory
 that training adds, each side in a process of its own, on Linux) and `update`
 (what RigL's updates add to the mean step).
@@ -38,8 +39,8 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_list(
     "parts",
     [
-        *("layer", "step", "bridge", "predict", "ensemble", "memory"),
-        "update",
+        *("layer", "step", "attention", "bridge", "predict", "ensemble"),
+        *("memory", "update"),
     ],
     "Parts to run.",
 )
@@ -49,6 +50,7 @@ flags.DEFINE_integer("calls", 5, "Calls of a turn.")
 flags.DEFINE_integer("threads", 1, "Threads of the backend and the kernels.")
 flags.DEFINE_integer("layer_size", 4096, "Units of `layer`.")
 flags.DEFINE_integer("width", 2048, "Units of the hidden layers of `step`.")
+flags.DEFINE_integer("features", 512, "Features of `attention`, of 8 heads.")
 flags.DEFINE_integer("predict_size", 1024, "Units of `predict`, `ensemble`.")
 flags.DEFINE_integer("memory_size", 4096, "Units of the layers of `memory`.")
 flags.DEFINE_string("memory_side", "", "Used by `memory`: dense or compressed.")
@@ -178,8 +180,8 @@ OPTIMIZERS = {
 def step_of(model, optimizer, batch, jit_compile):
     """A function that makes one training step."""
     rng = np.random.default_rng(FLAGS.seed)
-    x = rng.standard_normal((batch, 784)).astype("float32")
-    y = rng.integers(0, 10, batch)
+    x = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
+    y = rng.integers(0, 10, (batch, *model.output_shape[1:-1]))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(OPTIMIZERS[optimizer](), loss, jit_compile=jit_compile)
     x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
@@ -221,24 +223,44 @@ def jax_step(model, x, y):
 
 def step_rows():
     """784-width x 3-10: Adam at batch 32, SGD with momentum at batch 128."""
+    rows = []
+    for optimizer, batch in (("adam", 32), ("sgd", 128)):
+        case = f"step of 784-{FLAGS.width}x3-10, {optimizer}, batch {batch}"
+        rows += steps_of(case, network, optimizer, batch)
+    return rows
+
+
+def steps_of(case, make, optimizer, batch):
+    """Training steps of `make(None)`, dense, and of sparse models."""
     modes = {"dense": False, "dense, XLA": True, "control": False}
     if common.backend() == "jax":
         modes = {"dense": True, "control": True}
-    rows = []
-    for optimizer, batch in (("adam", 32), ("sgd", 128)):
-        runs = {
-            name: step_of(network(None), optimizer, batch, mode)
-            for name, mode in modes.items()
-        }
-        for sparsity in FLAGS.sparsity:
-            model, mode = network(sparsity), common.backend() == "jax"
-            run = step_of(model, optimizer, batch, mode)
-            runs[f"compressed {sparsity}"] = run
-        case = f"step of 784-{FLAGS.width}x3-10, {optimizer}, batch {batch}"
-        rows += rows_of(
-            case, runs, [name for name in modes if name != "control"]
-        )
-    return rows
+    runs = {
+        name: step_of(make(None), optimizer, batch, mode)
+        for name, mode in modes.items()
+    }
+    for sparsity in FLAGS.sparsity:
+        model, mode = make(sparsity), common.backend() == "jax"
+        runs[f"compressed {sparsity}"] = step_of(model, optimizer, batch, mode)
+    return rows_of(case, runs, [name for name in modes if name != "control"])
+
+
+def attention(sparsity):
+    """Attention of 64 steps to themselves, 8 heads."""
+    inputs = keras.Input((64, FLAGS.features))
+    layer = keras.layers.MultiHeadAttention(8, FLAGS.features // 8)
+    dense = keras.Model(inputs, layer(inputs, inputs))
+    if sparsity is None:
+        return dense
+    return kft.sparsify(
+        dense, sparsity, "uniform", storage="compressed", seed=FLAGS.seed
+    )
+
+
+def attention_rows():
+    """One attention, Adam, batch 32."""
+    case = f"step of attention, {FLAGS.features} features, adam, batch 32"
+    return steps_of(case, attention, "adam", 32)
 
 
 def bridge_rows():
@@ -621,6 +643,7 @@ def update_rows():
 PARTS = {
     "layer": layer_rows,
     "step": step_rows,
+    "attention": attention_rows,
     "bridge": bridge_rows,
     "predict": predict_rows,
     "ensemble": ensemble_rows,

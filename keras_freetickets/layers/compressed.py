@@ -475,7 +475,7 @@ class Compressed(CompressesKernels, keras.layers.Layer):
         except ValueError as error:
             self._set_default_structure()
             raise ValueError(
-                f"The positions of layer '{self.name}' are wrong, and were "
+                f"The positions of layer '{self.path}' are wrong, and were "
                 f"replaced by the first ones: {error}"
             ) from error
 
@@ -551,7 +551,7 @@ class Compressed(CompressesKernels, keras.layers.Layer):
         count = len(variables) + 2
         if len(store.keys()) != count:
             raise ValueError(
-                f"Layer '{self.name}' holds {count} arrays in a file. "
+                f"Layer '{self.path}' holds {count} arrays in a file. "
                 f"Received: {len(store.keys())} arrays"
             )
         pointers, columns = (
@@ -559,7 +559,7 @@ class Compressed(CompressesKernels, keras.layers.Layer):
         )
         if columns.shape != (self.active,) or not pointers.size:
             raise ValueError(
-                f"Layer '{self.name}' has {self.active} active weights. "
+                f"Layer '{self.path}' has {self.active} active weights. "
                 f"Received: a file with {len(columns)}"
             )
         self.set_structure(self._structure_of(pointers, columns))

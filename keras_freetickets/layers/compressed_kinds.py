@@ -468,7 +468,9 @@ class CompressedMultiHeadAttention(
 
     Of the kernels that make queries, keys, values and the output, and of that
     of the gate if there is one, only the active weights exist. The attention
-    itself is that of Keras.
+    itself is that of Keras. Whether it is flash attention is set by
+    `keras.config.enable_flash_attention`, as in every copy by Keras, whose
+    config of the layer does not have the argument.
 
     Args:
         *args: As for `keras.layers.MultiHeadAttention`: `num_heads`,

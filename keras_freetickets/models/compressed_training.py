@@ -37,7 +37,7 @@ def check_masked(name: str, model: Model | None) -> None:
         raise ValueError(
             f"`{name}` must have masks, not compressed kernels: call "
             "keras_freetickets.decompress(model). Received: a model with the "
-            f"compressed layer '{layers[0].name}'"
+            f"compressed layer '{layers[0].path}'"
         )
 
 
@@ -104,7 +104,7 @@ def check_optimizer(model: Model) -> None:
                 "Muon takes steps of whole matrices, of which a compressed "
                 "kernel has none: use another optimizer or storage='mask'. "
                 f"Received: optimizer={type(optimizer).__name__} for "
-                f"compressed layer '{layers[0].name}'"
+                f"compressed layer '{layers[0].path}'"
             )
 
 

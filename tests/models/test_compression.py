@@ -342,6 +342,11 @@ def test_refusals_for_attention():
         model.attach(topology.DSTEE())
     with pytest.raises(ValueError, match=re.escape("decompress(model)")):
         kft.SideBySide([model])
+    query = model.get_layer("encoder").get_layer("inner").query_dense
+    pointers = keras.ops.convert_to_numpy(query.row_pointers)
+    query.row_pointers.assign(pointers[::-1].copy())
+    with pytest.raises(ValueError, match="'encoder/inner/query' are wrong"):
+        model.fit(*data(), verbose=0)
     model.compile(keras.optimizers.Muon(), "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="optimizer=Muon"):
         model.fit(*data(), verbose=0)
