@@ -8,6 +8,8 @@ import ctypes
 import functools
 import threading
 import typing
+from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def product(
         x: float32 array of shape `(batch, inputs)`.
         bias: float32 array of shape `(outputs,)`.
         relu: Whether negative outputs become 0.
-        tap: Object whose `sinks(x, outputs)` returns a pair of arrays of the
+        tap: Object whose `sinks(x, shape)` returns a pair of arrays of the
             shapes of `x` and of the output. Their values are not read: their
             gradients will be `x` and the gradient of the product. `None` for
             nothing.
@@ -61,10 +63,36 @@ def product(
         ValueError: If an array is not float32, a shape does not fit, or JAX
             runs on a GPU or TPU.
     """
+    check_arrays(positions, values, x, bias, (x.shape[0], x.shape[-1]))
+    shape = (x.shape[0], bias.shape[0])
+    sinks = () if tap is None else tap.sinks(x, shape)
+    return _product(bool(relu))(positions, values, x, bias, sinks)
+
+
+def check_arrays(
+    positions: Positions,
+    values: Tensor,
+    x: Tensor,
+    bias: Tensor,
+    shape: tuple[int, ...],
+) -> None:
+    """Raises unless the kernels compute with arrays, on this platform.
+
+    Args:
+        positions: `Positions` of arrays.
+        values: Array.
+        x: Array.
+        bias: Array.
+        shape: Tuple of integers, the shape of `x`.
+
+    Raises:
+        ValueError: If an array is not float32, a shape does not fit, or JAX
+            runs on a GPU or TPU.
+    """
     _check_platform()
     shapes = {
         "values": (values, (positions.column_indices.shape[0],)),
-        "x": (x, (x.shape[0], x.shape[-1])),
+        "x": (x, shape),
         "bias": (bias, (positions.row_pointers.shape[0] - 1,)),
     }
     for name, (array, shape) in shapes.items():
@@ -79,8 +107,6 @@ def product(
                 f"`{name}` must have the shape {shape}. Received: "
                 f"{name}.shape={tuple(array.shape)}"
             )
-    sinks = () if tap is None else tap.sinks(x, bias.shape[0])
-    return _product(bool(relu))(positions, values, x, bias, sinks)
 
 
 def _check_platform() -> None:
@@ -130,9 +156,7 @@ def _product(relu):
             ],
             relu,
         )
-        float0 = jax.dtypes.float0  # what integers have for a gradient
-        nothing = Positions(*(np.zeros(p.shape, float0) for p in positions))
-        return nothing, dvalues, dx, dbias, sinks
+        return nothing_like(positions), dvalues, dx, dbias, sinks
 
     call.defvjp(forward, backward)
     return call
@@ -169,55 +193,81 @@ def drop_and_grow(
     jax = import_optional("jax")
     likes = [*positions, jax.ShapeDtypeStruct(values.shape, np.int32)]
     likes.append(jax.ShapeDtypeStruct((3,), np.int32))
-    *found, source, report = _ffi_call(
+    *found, source, report = call_target(
         "drop_and_grow",
         positions.column_indices.dtype,
+        _drop_and_grow_target,
         [values, *positions[:2], x, dy, settings],
         [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in likes],
     )
     return Positions(*found), source, report
 
 
+def nothing_like(positions: Positions) -> Positions:
+    """What positions have for a gradient, as integers."""
+    float0 = import_optional("jax").dtypes.float0
+    return Positions(*(np.zeros(p.shape, float0) for p in positions))
+
+
 def _call(way, columns_type, operands, shapes, relu):
     jax = import_optional("jax")
     results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-    return _ffi_call(way, columns_type, operands, results, relu)
+    make = {"forward": _forward_target, "backward": _backward_target}[way]
+    return call_target(
+        f"{way}{'_relu' if relu else ''}",
+        columns_type,
+        functools.partial(make, relu),
+        operands,
+        results,
+    )
 
 
-def _ffi_call(way, columns_type, operands, results, relu=False):
+def call_target(
+    name: str,
+    columns_type: typing.Any,
+    make: Callable[[str], typing.Any],
+    operands: Sequence[Tensor],
+    results: Sequence[typing.Any],
+) -> Sequence[Tensor]:
+    """Calls a compiled function, which XLA gets to know with the first call.
+
+    Args:
+        name: String, what it does.
+        columns_type: dtype of column indices, for each of which there is a
+            function.
+        make: Function of the name of that dtype, which compiles it.
+        operands: List of arrays.
+        results: List of `jax.ShapeDtypeStruct`.
+
+    Returns:
+        List of arrays.
+    """
     jax = import_optional("jax")
-    name = _register(way, str(columns_type), relu)
-    return jax.ffi.ffi_call(name, results)(*operands)
-
-
-def _register(way: str, columns_type: str, relu: bool) -> str:
-    """The name of a target, registered when it is first asked for."""
-    jax = import_optional("jax")
-    end = f"{columns_type}{'_relu' if relu else ''}"
-    name = f"keras_freetickets_compressed_{way}_{end}"
-    make = {
-        "forward": _forward_target,
-        "backward": _backward_target,
-        "drop_and_grow": _drop_and_grow_target,
-    }[way]
+    name = f"keras_freetickets_compressed_{name}_{columns_type}"
     with _lock:
         if name not in _registered:
-            target = make(columns_type, relu)
+            target = make(str(columns_type))
             _kept.append(target)
             address = ctypes.c_void_p(target.address)
             capsule = jax.ffi.pycapsule(ctypes.cast(address, _HANDLER))
             _kept.append(capsule)
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
             _registered.add(name)
-    return name
+    return jax.ffi.ffi_call(name, results)(*operands)
 
 
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
 
 
 @functools.cache
-def _helpers():
-    """Compiled: the words at an address, and what a frame asks for."""
+def frame_helpers() -> tuple:
+    """Compiled: what every target does with XLA's frame.
+
+    Returns:
+        Tuple `(is_execution, data, size, parts)`: whether a frame asks for an
+        execution; the address of the `i`-th buffer's data; the size of one of
+        its axes; and the arguments and results of a frame.
+    """
     from keras_freetickets.kernels.native import pointer
     from keras_freetickets.kernels.vectors import numba
 
@@ -253,27 +303,33 @@ def _helpers():
         dimensions = words(words(buffers[i], 6)[_DIMENSIONS], axis + 1)
         return np.int64(dimensions[axis])
 
-    return words, is_execution, data, size
+    @njit
+    def parts(frame, arguments, results):
+        head = words(frame, 20)
+        found = words(head[_ARGUMENTS], arguments)
+        return found, words(head[_RESULTS], results)
+
+    return is_execution, data, size, parts
 
 
-def _cfunc(function):
+def cfunc(function: Callable) -> typing.Any:
+    """A target: a function of a frame's address, compiled for XLA."""
     from keras_freetickets.kernels.vectors import numba
 
     address = numba.types.uintp
     return numba.cfunc(address(address), nopython=True)(function)
 
 
-def _forward_target(columns_type, relu):
+def _forward_target(relu, columns_type):
     from keras_freetickets.kernels import native
 
     call = native.forward_at_addresses(columns_type)
-    words, is_execution, data, size = _helpers()
+    is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
         if is_execution(frame):
-            head = words(frame, 20)
             # values, row_pointers, column_indices, bias, x; y, memory, memory
-            a, r = words(head[_ARGUMENTS], 5), words(head[_RESULTS], 3)
+            a, r = parts(frame, 5, 3)
             call(
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(r, 0), data(r, 1), data(r, 2), relu),
@@ -281,20 +337,19 @@ def _forward_target(columns_type, relu):
             )
         return np.uint64(0)  # no error
 
-    return _cfunc(compute)
+    return cfunc(compute)
 
 
-def _backward_target(columns_type, relu):
+def _backward_target(relu, columns_type):
     from keras_freetickets.kernels import native
 
     call = native.backward_at_addresses(columns_type)
-    words, is_execution, data, size = _helpers()
+    is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
         if is_execution(frame):
-            head = words(frame, 20)
             # values, positions (4), x, dy, y; dx, dvalues, dbias, memory (4)
-            a, r = words(head[_ARGUMENTS], 8), words(head[_RESULTS], 7)
+            a, r = parts(frame, 8, 7)
             call(
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(a, 5), data(a, 6), data(a, 7)),
@@ -304,21 +359,20 @@ def _backward_target(columns_type, relu):
             )
         return np.uint64(0)
 
-    return _cfunc(compute)
+    return cfunc(compute)
 
 
-def _drop_and_grow_target(columns_type, relu):
+def _drop_and_grow_target(columns_type):
     from keras_freetickets.kernels import drop_and_grow
 
     call = drop_and_grow.update_at_addresses(columns_type)
-    words, is_execution, data, size = _helpers()
+    is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
         if is_execution(frame):
-            head = words(frame, 20)
             # values, row_pointers, column_indices, x, dy, settings; positions
             # (4), source, report
-            a, r = words(head[_ARGUMENTS], 6), words(head[_RESULTS], 6)
+            a, r = parts(frame, 6, 6)
             call(
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(a, 5), data(r, 0), data(r, 1), data(r, 2), data(r, 3)),
@@ -327,4 +381,4 @@ def _drop_and_grow_target(columns_type, relu):
             )
         return np.uint64(0)
 
-    return _cfunc(compute)
+    return cfunc(compute)

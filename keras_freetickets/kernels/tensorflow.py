@@ -60,7 +60,17 @@ def _unconverted() -> typing.Callable:
     return tf.autograph.experimental.do_not_convert(_product)
 
 
-def _product(positions, values, x, bias, relu, tap):
+def check_tensors(values: Tensor, x: Tensor, bias: Tensor) -> None:
+    """Raises unless the kernels compute with tensors, on these devices.
+
+    Args:
+        values: Tensor.
+        x: Tensor.
+        bias: Tensor.
+
+    Raises:
+        ValueError: If one is not float32, or there is a GPU or TPU.
+    """
     for name, tensor in (("values", values), ("x", x), ("bias", bias)):
         if tensor.dtype != "float32":
             raise ValueError(
@@ -69,6 +79,10 @@ def _product(positions, values, x, bias, relu, tap):
                 f"{name}.dtype={tensor.dtype}"
             )
     _check_devices()
+
+
+def _product(positions, values, x, bias, relu, tap):
+    check_tensors(values, x, bias)
     names = _register(tf.as_dtype(positions.column_indices.dtype).name)
     rectify = tf.constant(relu, tf.int32)
 
@@ -116,7 +130,7 @@ def _register(columns_type: str) -> tuple[str, str]:
     refusal shows.
     """
     forward, backward = (
-        _name(way, columns_type) for way in ("Forward", "Backward")
+        name_of(way, columns_type) for way in ("Forward", "Backward")
     )
     with _lock:
         if forward not in _registered:
@@ -135,7 +149,7 @@ def _register(columns_type: str) -> tuple[str, str]:
     return forward, backward
 
 
-def _name(way: str, columns_type: str) -> str:
+def name_of(way: str, columns_type: str) -> str:
     """The name of an operation, which XLA's refusal shows."""
     end = columns_type.capitalize()
     return f"KftCompressed{way}NotForXlaUseStorageMask{end}"
@@ -164,7 +178,7 @@ def drop_and_grow(
         tensors as of `kernels.drop_and_grow.update`.
     """
     columns_type = tf.as_dtype(positions.column_indices.dtype).name
-    name = _name("DropAndGrow", columns_type)
+    name = name_of("DropAndGrow", columns_type)
     kinds = ["int32", columns_type, "int32", "uint16", "int32", "int32"]
     with _lock:
         if name not in _registered:

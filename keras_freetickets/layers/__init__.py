@@ -1,6 +1,6 @@
 """Layers that hold masks, or the active weights alone."""
 
-from keras_freetickets.layers.compressed_kinds import CompressedConv2D
+from keras_freetickets.layers.compressed_convolution import CompressedConv2D
 from keras_freetickets.layers.compressed_kinds import CompressedDense
 from keras_freetickets.layers.compressed_kinds import CompressedEinsumDense
 from keras_freetickets.layers.compressed_kinds import (

@@ -600,7 +600,11 @@ class Compressed(CompressesKernels, keras.layers.Layer):
         Returns:
             Tensor of shape `(batch, outputs)`.
         """
-        rectify = self.activation is activations.relu
+        y = bridge().product(*self._given(rows))
+        return self._activated(y)
+
+    def _given(self, x, *rest):
+        """What a product is given: weights, an input and how it ends."""
         noted = taps.current()
         values, *positions = (
             ops.convert_to_tensor(v)
@@ -611,15 +615,32 @@ class Compressed(CompressesKernels, keras.layers.Layer):
             if self.use_bias
             else ops.zeros((self.units,), "float32")
         )
-        y = bridge().product(
+        return (
             structures.Positions(*positions),
             values,
-            rows,
+            x,
             bias,
-            rectify,
+            *rest,
+            self._rectifies(),
             None if noted is None else noted.of(self.values),
         )
-        return y if rectify else self.activation(y)
+
+    def _rectifies(self):
+        return self.activation is activations.relu
+
+    def _activated(self, y):
+        return y if self._rectifies() else self.activation(y)
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        """The rows that the kernel multiplies, of an input that was noted.
+
+        Args:
+            x: Tensor, as the layer's product notes it.
+
+        Returns:
+            Tensor of shape `(rows, inputs)`.
+        """
+        return x
 
     def call(self, inputs: Tensor) -> Tensor:
         shape = ops.shape(inputs)
@@ -657,8 +678,11 @@ class Compressed(CompressesKernels, keras.layers.Layer):
         return {**self._arguments_of(self), "dtype": self.dtype_policy}
 
 
-def bridge() -> typing.Any:
+def bridge(part: str = "") -> typing.Any:
     """The module of `kernels` that makes products and updates on a backend.
+
+    Args:
+        part: `""`, or `"_convolution"` for the module of convolutions.
 
     Raises:
         ValueError: If compressed layers do not run on the backend of now.
@@ -669,4 +693,4 @@ def bridge() -> typing.Any:
             "Compressed layers run on the backends TensorFlow and JAX; on "
             f"others use storage='mask'. Received: backend={backend!r}"
         )
-    return importlib.import_module(f"keras_freetickets.kernels.{backend}")
+    return importlib.import_module(f"keras_freetickets.kernels.{backend}{part}")

@@ -10,10 +10,10 @@ from keras_freetickets.layers.compressed import Compressed
 from keras_freetickets.layers.compressed import CompressedKernel
 from keras_freetickets.layers.compressed import CompressesKernels
 from keras_freetickets.layers.compressed import check_float32
+from keras_freetickets.layers.compressed_convolution import CompressedConv2D
 from keras_freetickets.types import Array
 from keras_freetickets.types import Config
 from keras_freetickets.types import Layer
-from keras_freetickets.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_freetickets")
@@ -190,102 +190,6 @@ def _matrix_axes(equation: str) -> tuple[str, str] | None:
         and output == prefix + outs
     )
     return (ins, outs) if fits and prefix else None
-
-
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class CompressedConv2D(Compressed):
-    """A 1x1 `keras.layers.Conv2D` of which only the active weights exist.
-
-    Args:
-        filters: Positive integer, the channels of the output.
-        active: Positive integer, the number of active weights.
-        strides: Integer or pair of integers.
-        activation: As for `keras.layers.Conv2D`.
-        use_bias: Whether there is a bias.
-        **kwargs: As for `keras.layers.Conv2D`, without a kernel's size.
-            Channels are last.
-
-    Raises:
-        ValueError: If a count is not a positive integer, or the dtype policy
-            does not compute in float32.
-
-    Example:
-
-    ```python
-    compressed = CompressedConv2D.from_dense(convolution, mask)
-    ```
-    """
-
-    def __init__(
-        self,
-        filters: int,
-        active: int,
-        strides: typing.Any = 1,
-        activation: typing.Any = None,
-        use_bias: bool = True,
-        **kwargs: typing.Any,
-    ) -> None:
-        check_count("filters", filters)
-        super().__init__(active, activation, use_bias, **kwargs)
-        both = (strides, strides) if isinstance(strides, int) else strides
-        self.filters, self.strides = filters, tuple(both)
-
-    @classmethod
-    def reason_against(cls, layer: Layer) -> str:
-        """As for `Compressed`; the size of the kernel counts too."""
-        if tuple(layer.kernel_size) != (1, 1) or layer.groups != 1:
-            return "it is no 1x1 convolution of one group"
-        if layer.data_format != "channels_last":
-            return "its channels are not last"
-        return super().reason_against(layer)
-
-    def _kernel_axes(self, input_shape: tuple) -> tuple[tuple, tuple]:
-        return (1, 1, int(input_shape[-1])), (self.filters,)
-
-    @classmethod
-    def _input_shape_of(cls, layer):
-        return (None, None, None, layer.kernel.shape[-2])
-
-    @classmethod
-    def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
-        return {
-            **super()._arguments_of(layer),
-            "use_bias": layer.use_bias,
-            "filters": layer.filters,
-            "strides": layer.strides,
-        }
-
-    def dense_layer(self) -> Layer:
-        layer = keras.layers.Conv2D(
-            kernel_size=1,
-            data_format="channels_last",
-            **self._shared_arguments(),
-        )
-        layer.build((None, None, None, self.num_inputs))
-        return layer
-
-    def call(self, inputs: Tensor) -> Tensor:
-        # Of a 1x1 convolution every stride-th pixel is all that counts.
-        down, right = self.strides
-        return super().call(inputs[:, ::down, ::right])
-
-    def _input_rank(self):
-        return 1
-
-    def compute_output_shape(self, input_shape: typing.Any) -> tuple:
-        batch, *sizes, _ = input_shape
-        made = [
-            None if size is None else -(-size // stride)
-            for size, stride in zip(sizes, self.strides, strict=True)
-        ]
-        return (batch, *made, self.filters)
-
-    def get_config(self) -> Config:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "strides": self.strides,
-        }
 
 
 class _CompressedAttention(CompressesKernels):

@@ -72,9 +72,10 @@ class _Tap:
     def note(self, x: Tensor, dy: Tensor) -> None:
         self._taps.noted.setdefault(self._key, []).append((x, dy))
 
-    def sinks(self, x: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    def sinks(self, x: Tensor, shape: tuple) -> tuple[Tensor, Tensor]:
+        """Arrays whose gradients are `x` and the product's, of a shape."""
         shapes = self._taps.shapes.setdefault(self._key, [])
-        shapes.append((tuple(x.shape), (x.shape[0], outputs)))
+        shapes.append((tuple(x.shape), shape))
         if self._given is None:  # only the shapes are asked for
             first, second = shapes[-1]
             return ops.zeros(first), ops.zeros(second)

@@ -123,7 +123,7 @@ class TopologyUpdate:
         self, j: int, values: Values, settings: dict[str, Tensor]
     ) -> tuple[Values, Tensor]:
         """As `CompressedUpdate.dropped_and_grown`, of one kernel."""
-        pairs = self.noted.get(j, [])
+        pairs = self._rows(j, self.noted.get(j, []))
         scale = keras_adapter.loss_scale(self.step.optimizer)
         if scale is not None:
             pairs = [(x, dy / ops.cast(scale, dy.dtype)) for x, dy in pairs]
@@ -220,12 +220,20 @@ class TopologyUpdate:
         scale = keras_adapter.loss_scale(self.step.optimizer)
 
         def dense(before: typing.Any) -> Tensor:
-            total = taps.dense_gradient(self.backend.after(before, pairs))
+            ready = self.backend.after(before, pairs)
+            total = taps.dense_gradient(self._rows(j, ready))
             if scale is not None:
                 total = total / ops.cast(scale, total.dtype)
             return ops.reshape(total, masked.shape)
 
         return dense
+
+    def _rows(
+        self, j: int, pairs: list[tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Pairs whose inputs are the rows that a kernel multiplies."""
+        layer = self.masked_kernels[j].layer
+        return [(layer.rows_of(x), dy) for x, dy in pairs]
 
     def _noted(self, masked: CompressedKernel) -> list[tuple[Tensor, Tensor]]:
         """What products of a compressed kernel noted in this step."""
