@@ -82,10 +82,10 @@ def lion():
     return keras.optimizers.Lion(0.25, beta_1=0.5, beta_2=0.5)
 
 
-def trained(model, method, callbacks=(), epochs=1):
+def trained(model, method, callbacks=(), epochs=1, examples=None):
     """Trains on dyadic numbers."""
     model.compile(lion(), linear_loss)
-    x, y = data()
+    x, y = examples or data()
     if method is not None:
         callbacks = [kft.callbacks.DropAndGrow(method()), *callbacks]
     model.fit(
@@ -340,6 +340,39 @@ def test_attention_to_several_steps():
         np.testing.assert_array_equal(one.mask_array(), other.mask_array())
         np.testing.assert_array_equal(one.kernel_array(), other.kernel_array())
         assert (mask != one.mask_array()).any()
+
+
+@pytest.mark.parametrize("name", ["rigl", "set", "gmp"])
+def test_convolutions(name):
+    """Of 8 pixels, a power of two, by which the loss is divided."""
+    layers = [
+        keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+        keras.layers.Conv2D(4, (2, 3), strides=(2, 1), name="last"),
+    ]
+    dense = keras.Sequential([keras.Input((4, 6, 2)), *layers])
+    rng = np.random.default_rng(0)
+    for layer in layers:
+        layer.kernel.assign(dyadic(rng, layer.kernel.shape))
+    x = dyadic(rng, (32, 4, 6, 2), 2, 1.0)
+    y = dyadic(rng, (32, *dense.output_shape[1:]), 1, 1.0)
+    models = [
+        kft.sparsify(
+            dense,
+            0.6,
+            seed=3,
+            distribution="uniform",
+            mask_initializer="random",
+            storage=storage,
+            max_compressed_density=1.0,
+        )
+        for storage in ("mask", "compressed")
+    ]
+    before = [one.mask_array() for one in models[1].masked_kernels]
+    for model in models:
+        trained(model, METHODS[name], examples=(x, y))
+    assert_same(*models)
+    after = [one.mask_array() for one in models[1].masked_kernels]
+    assert all((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 def test_a_gradient_that_is_not_finite_postpones_the_update():

@@ -29,7 +29,8 @@ def dense_model(seed=0):
         ),
         keras.layers.Reshape((2, 2, 6)),
         keras.layers.Conv2D(8, 1, activation="tanh", name="third"),
-        keras.layers.Conv2D(8, 2, name="fourth"),
+        keras.layers.Conv2D(8, 2, padding="same", name="window"),
+        keras.layers.Conv2D(8, 2, groups=2, name="fourth"),
         keras.layers.Flatten(),
         keras.layers.Dense(3, activation="softmax", name="last"),
     ]
@@ -73,6 +74,7 @@ def test_the_same_masks_and_values_as_with_masks():
         "CompressedDense",
         "CompressedEinsumDense",
         "CompressedConv2D",
+        "CompressedConv2D",
         "Sparse",
         "CompressedDense",
     ]
@@ -96,9 +98,8 @@ def test_summary():
     assert named["second"].dense_flops == 2 * 4 * 48
     assert named["third"].dense_flops == 2 * 4 * 48
     assert named["fourth"].storage == "mask"
-    assert named["fourth"].note == (
-        "masked: it is no 1x1 convolution of one group"
-    )
+    assert named["window"].dense_flops == 2 * 4 * 4 * 8 * 8
+    assert named["fourth"].note == "masked: it has several groups"
     assert "kernels with masks save no time" in str(rows)
     model = sparse()
     assert model.count_params() == sum(
