@@ -40,7 +40,7 @@ flags.DEFINE_list(
     "parts",
     [
         *("layer", "step", "attention", "bridge", "predict", "ensemble"),
-        *("memory", "update"),
+        *("memory", "update", "convolution"),
     ],
     "Parts to run.",
 )
@@ -51,6 +51,7 @@ flags.DEFINE_integer("threads", 1, "Threads of the backend and the kernels.")
 flags.DEFINE_integer("layer_size", 4096, "Units of `layer`.")
 flags.DEFINE_integer("width", 2048, "Units of the hidden layers of `step`.")
 flags.DEFINE_integer("features", 512, "Features of `attention`, of 8 heads.")
+flags.DEFINE_integer("convolution_batch", 32, "Images of a step.")
 flags.DEFINE_integer("predict_size", 1024, "Units of `predict`, `ensemble`.")
 flags.DEFINE_integer("memory_size", 4096, "Units of the layers of `memory`.")
 flags.DEFINE_string("memory_side", "", "Used by `memory`: dense or compressed.")
@@ -261,6 +262,24 @@ def attention_rows():
     """One attention, Adam, batch 32."""
     case = f"step of attention, {FLAGS.features} features, adam, batch 32"
     return steps_of(case, attention, "adam", 32)
+
+
+def convolution_rows():
+    """A wide residual network of 16 layers and width 4, images of 32x32."""
+    batch, compiled = FLAGS.convolution_batch, common.backend() == "jax"
+    dense = kft.applications.wide_resnet(16, 4)
+    runs = {
+        name: step_of(keras.models.clone_model(dense), "sgd", batch, compiled)
+        for name in ("dense", "control")
+    }
+    for sparsity in FLAGS.sparsity:
+        model = kft.sparsify(
+            dense, sparsity, "uniform", storage="compressed", seed=FLAGS.seed
+        )
+        run = step_of(model, "sgd", batch, compiled)
+        runs[f"compressed {sparsity}"] = run
+    case = f"step of a wide residual network 16-4, sgd, batch {batch}"
+    return rows_of(case, runs, ["dense"])
 
 
 def bridge_rows():
@@ -649,6 +668,7 @@ PARTS = {
     "ensemble": ensemble_rows,
     "memory": memory_rows,
     "update": update_rows,
+    "convolution": convolution_rows,
 }
 
 

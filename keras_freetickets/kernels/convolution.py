@@ -18,6 +18,9 @@ import numpy as np
 from keras_freetickets.kernels.compiled import compiled
 from keras_freetickets.kernels.compiled import num_blocks
 from keras_freetickets.kernels.native import pointer
+from keras_freetickets.kernels.scratch import give
+from keras_freetickets.kernels.scratch import new_pool
+from keras_freetickets.kernels.scratch import take
 from keras_freetickets.kernels.structure import block_units
 from keras_freetickets.kernels.vectors import add
 from keras_freetickets.kernels.vectors import dot
@@ -42,6 +45,15 @@ _LANES = 128
 _H, _W, _C, _KH, _KW, _SH, _SW, _TOP, _LEFT, _OH, _OW, _ROWS, _COLUMNS = range(
     13
 )
+
+
+# Of all convolutions of the process.
+_POOL = new_pool()
+
+
+def pool() -> int:
+    """The address of the pool that bridges hand to the kernels."""
+    return _POOL.ctypes.data
 
 
 @compiled
@@ -232,6 +244,7 @@ def forward(
     sizes: Array,
     batch: int,
     relu: bool,
+    pool: int,
 ) -> None:
     """A convolution's output.
 
@@ -246,20 +259,26 @@ def forward(
         sizes: int64 array of `Geometry.numbers`.
         batch: Integer.
         relu: Whether negative outputs become 0.
+        pool: As for `scratch.take`.
     """
     outputs = len(bias)
     plane = plane_floats(batch, sizes, False)
-    planes = np.empty(sizes[_SH] * sizes[_SW] * sizes[_C] * plane, np.float32)
+    count = sizes[_SH] * sizes[_SW] * sizes[_C] * plane
+    lent = take(pool, count)
+    planes = carray(pointer(lent), count, float32)
     pack_images(x, batch, sizes, plane, planes)
     offsets = offsets_of(sizes, plane)
     out_plane = plane_floats(batch, sizes, True)
-    made = np.empty(outputs * out_plane, np.float32)
+    lent_too = take(pool, outputs * out_plane)
+    made = carray(pointer(lent_too), outputs * out_plane, float32)
     pixels = batch * sizes[_ROWS] * sizes[_COLUMNS]
     forward_planes(
         *(values, pointers, columns, bias, planes, made),
         *(offsets, pixels, out_plane, relu),
     )
     unpack_images(made, batch, output_sizes(sizes, outputs), out_plane, y)
+    give(pool, lent)
+    give(pool, lent_too)
 
 
 @compiled
@@ -276,17 +295,22 @@ def backward(
     dbias: Array,
     sizes: Array,
     batch: int,
+    pool: int,
 ) -> None:
     """A convolution's gradients; the arrays as for `forward`."""
     outputs = len(dbias)
     plane = plane_floats(batch, sizes, False)
     count = sizes[_SH] * sizes[_SW] * sizes[_C] * plane
-    planes = np.empty(count, np.float32)
+    lent = take(pool, count)
+    planes = carray(pointer(lent), count, float32)
     pack_images(x, batch, sizes, plane, planes)
     out_plane = plane_floats(batch, sizes, True)
-    arriving = np.empty(outputs * out_plane, np.float32)
+    lent_too = take(pool, outputs * out_plane)
+    arriving = carray(pointer(lent_too), outputs * out_plane, float32)
     pack_images(dy, batch, output_sizes(sizes, outputs), out_plane, arriving)
-    sums = np.zeros(count, np.float32)
+    lent_third = take(pool, count)
+    sums = carray(pointer(lent_third), count, float32)
+    sums[:] = float32(0.0)
     pixels = batch * sizes[_ROWS] * sizes[_COLUMNS]
     backward_planes(
         *(values, pointers, columns, by_input, units, planes, arriving, sums),
@@ -299,6 +323,9 @@ def backward(
         for i in range(0, out_plane, 16):
             whole = add(whole, load(arriving, unit * out_plane + i, 16))
         dbias[unit] = dot(whole, ones)
+    give(pool, lent)
+    give(pool, lent_too)
+    give(pool, lent_third)
 
 
 @compiled
@@ -323,11 +350,11 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
     """`forward` on addresses, compiled.
 
     They are of `values, pointers, columns, bias, x, y, sizes`; then come
-    `relu, room, outputs, batch`.
+    `relu, room, outputs, batch, pool`.
     """
     column = getattr(numba, columns_type)
 
-    def call(v, p, c, b, x, y, s, relu, room, outputs, batch):
+    def call(v, p, c, b, x, y, s, relu, room, outputs, batch, pool):
         sizes = carray(pointer(s), 13, int32).astype(np.int64)
         pixels = batch * sizes[_H] * sizes[_W]
         made = batch * sizes[_OH] * sizes[_OW]
@@ -341,6 +368,7 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
             sizes,
             batch,
             relu,
+            pool,
         )
 
     return compiled(call)
@@ -350,11 +378,11 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
 def backward_at_addresses(columns_type: str) -> typing.Callable:
     """`backward` on addresses, compiled: its arrays in their order.
 
-    Then come `room, outputs, batch`.
+    Then come `room, outputs, batch, pool`.
     """
     column = getattr(numba, columns_type)
 
-    def call(v, p, c, bi, u, x, dy, dx, dv, db, s, room, outputs, batch):
+    def call(v, p, c, bi, u, x, dy, dx, dv, db, s, room, outputs, batch, pool):
         sizes = carray(pointer(s), 13, int32).astype(np.int64)
         pixels = batch * sizes[_H] * sizes[_W]
         made = batch * sizes[_OH] * sizes[_OW]
@@ -373,6 +401,7 @@ def backward_at_addresses(columns_type: str) -> typing.Callable:
             carray(pointer(db), outputs, float32),
             sizes,
             batch,
+            pool,
         )
 
     return compiled(call)

@@ -100,7 +100,7 @@ def _convolution(geometry, relu):
 def _forward_target(relu, columns_type):
     from keras_freetickets.kernels import convolution as kernels
 
-    run = kernels.forward_at_addresses(columns_type)
+    run, pool = kernels.forward_at_addresses(columns_type), kernels.pool()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
@@ -111,6 +111,7 @@ def _forward_target(relu, columns_type):
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(r, 0), data(a, 5), relu),
                 *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0)),
+                np.uint64(pool),
             )
         return np.uint64(0)  # no error
 
@@ -120,7 +121,7 @@ def _forward_target(relu, columns_type):
 def _backward_target(columns_type):
     from keras_freetickets.kernels import convolution as kernels
 
-    run = kernels.backward_at_addresses(columns_type)
+    run, pool = kernels.backward_at_addresses(columns_type), kernels.pool()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
@@ -131,6 +132,7 @@ def _backward_target(columns_type):
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(a, 5), data(a, 6), data(r, 0), data(r, 1), data(r, 2)),
                 *(data(a, 7), size(a, 0, 0), size(a, 6, 3), size(a, 5, 0)),
+                np.uint64(pool),
             )
         return np.uint64(0)
 
