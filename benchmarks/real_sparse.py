@@ -1,10 +1,10 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Eight parts: `layer` (forward and backward of one product), `step` (a training
-step through Keras), `attention` (the same of one attention), `bridge` (what a
-call of the kernels costs in a program of the backend), `predict` (three sparse
-networks against one dense one),
-`ensemble` (the same through Keras' models), `memory` (peak resident memory
+Nine parts: `layer` (forward and backward of one product), `step` (a training
+step through Keras), `attention` (the same of one attention), `convolution` (the
+same of a wide residual network), `bridge` (what a call of the kernels costs in
+a program of the backend), `predict` (three sparse networks against one dense
+one), `ensemble` (the same through Keras' models), `memory` (peak resident memory
 that training adds, each side in a process of its own, on Linux) and `update`
 (what RigL's updates add to the mean step).
 What is compared takes turns in one process; a second dense model is the
