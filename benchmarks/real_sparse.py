@@ -4,9 +4,9 @@ Nine parts: `layer` (forward and backward of one product), `step` (a training
 step through Keras), `attention` (the same of one attention), `convolution` (the
 same of a wide residual network), `bridge` (what a call of the kernels costs in
 a program of the backend), `predict` (three sparse networks against one dense
-one), `ensemble` (the same through Keras' models), `memory` (peak resident memory
-that training adds, each side in a process of its own, on Linux) and `update`
-(what RigL's updates add to the mean step).
+one), `ensemble` (the same through Keras' models), `memory` (peak resident
+memory that training adds, each side in a process of its own, on Linux) and
+`update` (what RigL's updates add to the mean step).
 What is compared takes turns in one process; a second dense model is the
 control. Times are of the process' processors, so that other work on the
 machine counts less, and ratios are of medians. The rival is the faster of
