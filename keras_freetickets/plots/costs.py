@@ -108,13 +108,17 @@ _PLACES += [(-6, -12, "right"), (6, 14, "left"), (-6, 14, "right")]
 
 
 def _name_points(axes, means, costs):
-    """Writes each method's name where it overlaps no other name or dot."""
+    """Writes each method's name where it overlaps no other name or dot.
+
+    If there is such a place within the axes, it is there.
+    """
     axes.get_xlim(), axes.get_ylim()  # scales the axes if necessary
     points = 72 / axes.figure.dpi
     dots = {
         method: points * axes.transData.transform((costs[method], mean))
         for method, mean in means.items()
     }
+    edges = [points * axes.bbox.x0, points * axes.bbox.x1]
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in dots.values()]
     for method, (x, y) in dots.items():
         boxes = {place: _text_box(method, x, y, place) for place in _PLACES}
@@ -123,7 +127,12 @@ def _name_points(axes, means, costs):
             for place, box in boxes.items()
             if not any(_overlap(box, other) for other in taken)
         ]
-        dx, dy, side = place = (free or _PLACES)[0]
+        inside = [
+            place
+            for place in free
+            if edges[0] < boxes[place][0] and boxes[place][2] < edges[1]
+        ]
+        dx, dy, side = place = (inside or free or _PLACES)[0]
         taken.append(boxes[place])
         axes.annotate(
             method,

@@ -76,3 +76,15 @@ def test_names_of_methods_that_are_alike_stay_apart():
         for i, one in enumerate(boxes)
         for other in boxes[:i]
     )
+
+
+def test_a_long_name_at_the_edge_is_within_the_axes():
+    scores = {name: {"NLL": (0.5, 0.0)} for name in ("a", "x" * 40)}
+    costs = {"a": 1.0, "x" * 40: 8.0}
+    figure = plots.scores_against_cost(scores, costs, {"NLL": "min"})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    edge = axes.get_window_extent()
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert edge.x0 < box.x0 and box.x1 < edge.x1
