@@ -15,7 +15,7 @@ from keras_freetickets.arguments import check_model
 from keras_freetickets.inspection import layer_times
 from keras_freetickets.inspection.summary_table import html_table
 from keras_freetickets.inspection.summary_table import text_table
-from keras_freetickets.layers.compressed import CompressesKernels
+from keras_freetickets.layers.compressed_kernels import CompressesKernels
 from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.kernels import find_kernels
 from keras_freetickets.layers.kernels import is_depthwise

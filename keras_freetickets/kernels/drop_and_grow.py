@@ -14,17 +14,17 @@ import numpy as np
 
 from keras_freetickets.kernels.compiled import compiled
 from keras_freetickets.kernels.compiled import num_blocks
+from keras_freetickets.kernels.dense_gradient import gradient_block
 from keras_freetickets.kernels.native import pointer
+from keras_freetickets.kernels.ranking import best_of
+from keras_freetickets.kernels.ranking import entry_of
+from keras_freetickets.kernels.ranking import kth_largest
 from keras_freetickets.kernels.structure import block_units
 from keras_freetickets.kernels.update_settings import BORN
 from keras_freetickets.kernels.update_settings import DROP
 from keras_freetickets.kernels.update_settings import GROWTH
 from keras_freetickets.kernels.update_settings import SPARE
-from keras_freetickets.kernels.vectors import filled
-from keras_freetickets.kernels.vectors import load
-from keras_freetickets.kernels.vectors import multiply_add
 from keras_freetickets.kernels.vectors import numba
-from keras_freetickets.kernels.vectors import store
 from keras_freetickets.types import Array
 
 carray = numba.carray
@@ -44,55 +44,7 @@ _BY_GRADIENT = GROWTH["gradient"]
 _PARTS = 10_000
 _INFINITE = 0x7F800000
 _SIZE = 0x7FFFFFFF  # all bits of a float but its sign
-_DIGIT = 11  # bits that entries are counted by
-_LAST = (1 << _DIGIT) - 1
 _BLOCK = 1 << 17  # floats of the gradient, within a second cache
-
-
-@compiled
-def _mix(bits: int) -> int:
-    """The hash of `topology.randomness`; numba widens products."""
-    bits = uint32(bits ^ (bits >> uint32(16)))
-    bits = uint32(uint64(bits) * uint64(0x7FEB352D))
-    bits = uint32(bits ^ (bits >> uint32(15)))
-    bits = uint32(uint64(bits) * uint64(0x846CA68B))
-    return uint32(bits ^ (bits >> uint32(16)))
-
-
-@compiled
-def _entry(score: int, place: int, key: int) -> int:
-    """A score and the random bits of a place, as one number that ranks."""
-    bits = _mix(uint32(uint32(place) ^ key))
-    bits = _mix(uint32(bits ^ key))
-    return (uint64(score) << uint64(32)) | uint64(bits)
-
-
-@compiled
-def _kth_largest(entries: Array, k: int) -> int:
-    """The `k`-th largest of different entries.
-
-    Counts them by 11 bits at a time, from the first ones on, and goes on with
-    those of the digit that the wanted one has.
-    """
-    counts = np.empty(1 << _DIGIT, np.int64)
-    shift = 64 - 1 - _DIGIT  # scores have no sign
-    while len(entries) > 1:
-        counts[:] = 0
-        for entry in entries:
-            counts[(entry >> uint64(shift)) & uint64(_LAST)] += 1
-        digit = _LAST
-        while counts[digit] < k:
-            k -= counts[digit]
-            digit -= 1
-        same = np.empty(counts[digit], np.uint64)
-        count = 0
-        for entry in entries:
-            if (entry >> uint64(shift)) & uint64(_LAST) == uint64(digit):
-                same[count] = entry
-                count += 1
-        entries = same
-        shift = max(shift - _DIGIT, 0)
-    return entries[0]
 
 
 @compiled
@@ -134,14 +86,14 @@ def _keep(
             score = size + 1 if size < _INFINITE else int64(0)
             if at_random:
                 score = int64(0)
-            entries[count] = _entry(score, places[k], key)
+            entries[count] = entry_of(score, places[k], key)
             count += 1
     dropped = _share(
         count, int64(settings[_PARTS_AT]), int64(settings[_ROUNDING_AT])
     )
     if count == dropped:
         return dropped
-    limit = _kth_largest(entries[:count], count - dropped)
+    limit = kth_largest(entries[:count], count - dropped)
     count = 0
     for k in range(len(values)):
         negative = values[k] < float32(0.0)
@@ -149,97 +101,6 @@ def _keep(
             kept[k] = entries[count] >= limit
             count += 1
     return dropped
-
-
-@compiled
-def _gradient_tile(
-    x: Array,
-    dy: Array,
-    batch: int,
-    inputs: int,
-    outputs: int,
-    unit: int,
-    i: int,
-    total: Array,
-    at: int,
-) -> None:
-    """Gradients of 4 output units and 64 inputs, sums in registers."""
-    zero = filled(float32(0.0), 32)
-    a0, a1, b0, b1 = zero, zero, zero, zero
-    c0, c1, d0, d1 = zero, zero, zero, zero
-    for b in range(batch):
-        left = load(x, b * inputs + i, 32)
-        right = load(x, b * inputs + i + 32, 32)
-        k = b * outputs + unit
-        one, two, three, four = dy[k], dy[k + 1], dy[k + 2], dy[k + 3]
-        a0 = multiply_add(one, left, a0)
-        a1 = multiply_add(one, right, a1)
-        b0 = multiply_add(two, left, b0)
-        b1 = multiply_add(two, right, b1)
-        c0 = multiply_add(three, left, c0)
-        c1 = multiply_add(three, right, c1)
-        d0 = multiply_add(four, left, d0)
-        d1 = multiply_add(four, right, d1)
-    store(total, at, a0)
-    store(total, at + 32, a1)
-    store(total, at + inputs, b0)
-    store(total, at + inputs + 32, b1)
-    store(total, at + 2 * inputs, c0)
-    store(total, at + 2 * inputs + 32, c1)
-    store(total, at + 3 * inputs, d0)
-    store(total, at + 3 * inputs + 32, d1)
-
-
-@compiled
-def gradient_block(
-    x: Array,
-    dy: Array,
-    batch: int,
-    inputs: int,
-    outputs: int,
-    begin: int,
-    end: int,
-    total: Array,
-) -> None:
-    """Gradients of all weights of some output units.
-
-    Args:
-        x: Flat float32 array of `(batch, inputs)`.
-        dy: Flat float32 array of `(batch, outputs)`.
-        batch: Integer.
-        inputs: Integer.
-        outputs: Integer.
-        begin: Integer, the first output unit.
-        end: Integer, the one after the last.
-        total: Flat float32 array of `(end - begin, inputs)`, which it fills.
-    """
-    whole_units = begin + (end - begin) // 4 * 4
-    whole_inputs = inputs // 64 * 64
-    for i in range(0, whole_inputs, 64):
-        for unit in range(begin, whole_units, 4):
-            at = (unit - begin) * inputs + i
-            _gradient_tile(x, dy, batch, inputs, outputs, unit, i, total, at)
-    for unit in range(begin, end):
-        first = whole_inputs if unit < whole_units else 0
-        row = total[(unit - begin) * inputs : (unit - begin + 1) * inputs]
-        row[first:] = float32(0.0)
-        for b in range(batch):
-            factor = dy[b * outputs + unit]
-            example = x[b * inputs : (b + 1) * inputs]
-            for i in range(first, inputs):
-                row[i] += factor * example[i]
-
-
-@compiled
-def _best_of(entries: Array, places: Array, count: int, wanted: int) -> int:
-    """Leaves the `wanted` largest entries at the front; returns the least."""
-    limit = _kth_largest(entries[:count], wanted)
-    left = 0
-    for k in range(count):
-        if entries[k] >= limit:
-            entries[left], places[left] = entries[k], places[k]
-            left += 1
-    return limit
 
 
 @compiled
@@ -293,16 +154,16 @@ def _grow(
             for i in range(inputs):
                 if row[i] >= lowest:
                     place = i * outputs + unit
-                    entry = _entry(int64(row[i]), place, key)
+                    entry = entry_of(int64(row[i]), place, key)
                     if entry >= limit:
                         entries[count], places[count] = entry, place
                         count += 1
                         if count == room:
-                            limit = _best_of(entries, places, count, wanted)
+                            limit = best_of(entries, places, count, wanted)
                             lowest = int32(limit >> uint64(32))
                             count = wanted
     if count > wanted:
-        _best_of(entries, places, count, wanted)
+        best_of(entries, places, count, wanted)
     return places[:wanted].copy(), finite
 
 

@@ -1,14 +1,14 @@
 """Layers that hold masks, or the active weights alone."""
 
-from keras_freetickets.layers.compressed_convolution import CompressedConv2D
-from keras_freetickets.layers.compressed_kinds import CompressedDense
-from keras_freetickets.layers.compressed_kinds import CompressedEinsumDense
-from keras_freetickets.layers.compressed_kinds import (
+from keras_freetickets.layers.compressed_attention import (
     CompressedGroupQueryAttention,
 )
-from keras_freetickets.layers.compressed_kinds import (
+from keras_freetickets.layers.compressed_attention import (
     CompressedMultiHeadAttention,
 )
+from keras_freetickets.layers.compressed_convolution import CompressedConv2D
+from keras_freetickets.layers.compressed_dense import CompressedDense
+from keras_freetickets.layers.compressed_dense import CompressedEinsumDense
 from keras_freetickets.layers.sparse import Sparse
 
 __all__ = [

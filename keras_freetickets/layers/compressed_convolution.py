@@ -9,7 +9,7 @@ from keras_freetickets.arguments import check_choice
 from keras_freetickets.arguments import check_count
 from keras_freetickets.kernels.geometry import Geometry
 from keras_freetickets.layers.compressed import Compressed
-from keras_freetickets.layers.compressed import bridge
+from keras_freetickets.layers.compressed_kernels import bridge
 from keras_freetickets.types import Config
 from keras_freetickets.types import Layer
 from keras_freetickets.types import Tensor

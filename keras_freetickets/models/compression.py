@@ -5,7 +5,7 @@ import typing
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_number
 from keras_freetickets.ensembles.ensemble_model import EnsembleModel
-from keras_freetickets.layers.compressed import CompressesKernels
+from keras_freetickets.layers.compressed_kernels import CompressesKernels
 from keras_freetickets.layers.compressed_kinds import compressed_kind
 from keras_freetickets.layers.compressed_kinds import reason_against
 from keras_freetickets.layers.sparse import Sparse

@@ -11,7 +11,7 @@ from keras_freetickets import keras_adapter
 from keras_freetickets.ensembles.members import check_copied_by_config
 from keras_freetickets.ensembles.members import revived
 from keras_freetickets.ensembles.members import uncompiled
-from keras_freetickets.layers.compressed import CompressesKernels
+from keras_freetickets.layers.compressed_kernels import CompressesKernels
 from keras_freetickets.layers.sparse import Sparse
 from keras_freetickets.models.sparse_model import FunctionalSparseModel
 from keras_freetickets.models.sparse_model import SparseModel

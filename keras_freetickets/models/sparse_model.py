@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers import taps
-from keras_freetickets.layers.compressed import CompressedKernel
+from keras_freetickets.layers.compressed_kernels import CompressedKernel
 from keras_freetickets.layers.export_guard import GuardsExport
 from keras_freetickets.layers.kernels import MasksKernels
 from keras_freetickets.layers.kernels import sparse_layers

@@ -12,8 +12,8 @@ from keras_freetickets.kernels.update_settings import DROP
 from keras_freetickets.kernels.update_settings import GROWTH
 from keras_freetickets.kernels.update_settings import SPARE
 from keras_freetickets.kernels.update_settings import UpdateSettings
-from keras_freetickets.layers.compressed import CompressedKernel
-from keras_freetickets.layers.compressed import bridge
+from keras_freetickets.layers.compressed_kernels import CompressedKernel
+from keras_freetickets.layers.compressed_kernels import bridge
 from keras_freetickets.topology.kernel_view import ROUNDING
 from keras_freetickets.topology.kernel_view import STAGES
 from keras_freetickets.topology.kernel_view import parts_of

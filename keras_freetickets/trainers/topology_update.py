@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.layers import taps
-from keras_freetickets.layers.compressed import CompressedKernel
+from keras_freetickets.layers.compressed_kernels import CompressedKernel
 from keras_freetickets.layers.update_state import UpdateState
 from keras_freetickets.topology.methods import Method
 from keras_freetickets.topology.methods.method import named_criteria

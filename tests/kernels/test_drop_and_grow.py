@@ -168,9 +168,11 @@ def test_gradients_by_blocks_are_the_whole():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((7, 150)).astype("float32")
     dy = rng.standard_normal((7, 11)).astype("float32")
+    from keras_freetickets.kernels.dense_gradient import gradient_block
+
     for begin, end in ((0, 11), (3, 9), (10, 11)):
         found = np.empty((end - begin, 150), "float32")
-        drop_and_grow.gradient_block(
+        gradient_block(
             *(x.reshape(-1), dy.reshape(-1), 7, 150, 11, begin, end),
             found.reshape(-1),
         )
