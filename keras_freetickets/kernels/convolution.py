@@ -86,14 +86,18 @@ def offsets_of(sizes: Array, plane: int) -> Array:
 
 
 @compiled
-def pack_images(
-    x: Array, batch: int, sizes: Array, plane: int, planes: Array
+def _copied(
+    x: Array,
+    planes: Array,
+    packs: bool,
+    batch: int,
+    sizes: Array,
+    plane: int,
 ) -> None:
-    """Images `(batch, height, width, channels)` to planes, with zeros."""
+    """Copies images to planes, or planes to images."""
     height, width, channels = sizes[_H], sizes[_W], sizes[_C]
     down, right = sizes[_SH], sizes[_SW]
     columns = sizes[_COLUMNS]
-    planes[:] = float32(0.0)
     whole = width // 16 * 16 if right == 1 else 0
     whole_channels = channels // 16 * 16
     for n in range(batch):
@@ -105,10 +109,12 @@ def pack_images(
             for q in range(0, whole, 16):
                 to = phase * channels * plane + start + q + sizes[_LEFT]
                 for c in range(0, whole_channels, 16):
-                    transpose_16(
-                        *(x, source + q * channels + c, channels),
-                        *(planes, to + c * plane, plane),
-                    )
+                    at = source + q * channels + c
+                    there = to + c * plane
+                    if packs:
+                        transpose_16(x, at, channels, planes, there, plane)
+                    else:
+                        transpose_16(planes, there, plane, x, at, channels)
             for q in range(width):
                 column = q + sizes[_LEFT]
                 to = (phase + column % right) * channels * plane
@@ -116,7 +122,19 @@ def pack_images(
                 at = source + q * channels
                 first = whole_channels if q < whole else 0
                 for c in range(first, channels):
-                    planes[to + c * plane] = x[at + c]
+                    if packs:
+                        planes[to + c * plane] = x[at + c]
+                    else:
+                        x[at + c] = planes[to + c * plane]
+
+
+@compiled
+def pack_images(
+    x: Array, batch: int, sizes: Array, plane: int, planes: Array
+) -> None:
+    """Images `(batch, height, width, channels)` to planes, with zeros."""
+    planes[:] = float32(0.0)
+    _copied(x, planes, True, batch, sizes, plane)
 
 
 @compiled
@@ -124,32 +142,7 @@ def unpack_images(
     planes: Array, batch: int, sizes: Array, plane: int, x: Array
 ) -> None:
     """The opposite of `pack_images`."""
-    height, width, channels = sizes[_H], sizes[_W], sizes[_C]
-    down, right = sizes[_SH], sizes[_SW]
-    columns = sizes[_COLUMNS]
-    whole = width // 16 * 16 if right == 1 else 0
-    whole_channels = channels // 16 * 16
-    for n in range(batch):
-        for r in range(height):
-            row = r + sizes[_TOP]
-            phase = row % down * right
-            start = (n * sizes[_ROWS] + row // down) * columns
-            source = (n * height + r) * width * channels
-            for q in range(0, whole, 16):
-                to = phase * channels * plane + start + q + sizes[_LEFT]
-                for c in range(0, whole_channels, 16):
-                    transpose_16(
-                        *(planes, to + c * plane, plane),
-                        *(x, source + q * channels + c, channels),
-                    )
-            for q in range(width):
-                column = q + sizes[_LEFT]
-                to = (phase + column % right) * channels * plane
-                to += start + column // right
-                at = source + q * channels
-                first = whole_channels if q < whole else 0
-                for c in range(first, channels):
-                    x[at + c] = planes[to + c * plane]
+    _copied(x, planes, False, batch, sizes, plane)
 
 
 @compiled
