@@ -14,8 +14,9 @@ from keras_freetickets.kernels import threads
 from keras_freetickets.kernels.structure import CompressedStructure
 from keras_freetickets.types import Array
 
-# Place of `pointers` among the arrays of `Groups`.
-_POINTERS = 3
+# Places among the arrays of `Groups`.
+_CODES = groups.Groups._fields.index("codes")
+_ENDS = groups.Groups._fields.index("ends")
 # Changes an array of units in place; the axis is that of the units.
 Activation: typing.TypeAlias = Callable[[np.ndarray, int], None]
 
@@ -199,6 +200,7 @@ class _SingleExample:
         ]
         layers = [members[m][d] for m, d in order]
         self._num_inputs = layers[0].structure.num_inputs
+        self._num_outputs = members[0][-1].structure.num_outputs
         starts, biases = _starts(layers)
         self._units = np.concatenate(biases)
         place = {which: i for i, which in enumerate(order)}
@@ -232,13 +234,19 @@ class _SingleExample:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Outputs `(members, 1, outputs)` for an example `(inputs,)`."""
-        units = self._units.copy()
-        units[: self._num_inputs] = x
-        for table, activations in self._steps:
-            self._kernel(table, *self._arrays, units)
-            for where, activation in activations:
-                activation(units[where], 0)
-        return np.stack([units[where] for where in self._outputs])[:, None]
+        shape = len(self._outputs), 1, self._num_outputs
+        found = np.empty(shape, "float32")
+        with operations.lent_memory() as memory:
+            units = memory.floats("units", len(self._units))
+            units[:] = self._units
+            units[: self._num_inputs] = x
+            for table, activations in self._steps:
+                self._kernel(table, *self._arrays, units)
+                for where, activation in activations:
+                    activation(units[where], 0)
+            for i, where in enumerate(self._outputs):
+                found[i] = units[where]
+        return found
 
 
 def _starts(layers):
@@ -308,15 +316,20 @@ def _joined_groups(layers):
         return np.cumsum([0, *sizes])[:-1]
 
     entries = firsts(len(one.groups) for one in layers)
+    blocks = [len(one.ends) // (groups.MOST_ROWS + 1) for one in layers]
     columns = [
         firsts(len(one.values) for one in layers),
+        firsts(len(one.codes) for one in layers),
         firsts(len(one.counts) for one in layers),
-        firsts(len(one.pointers) for one in layers),
-        np.array([len(one.pointers) - 1 for one in layers]),
-    ]
-    pointers = [
-        one.pointers + begin for one, begin in zip(layers, entries, strict=True)
+        entries,
+        firsts(blocks),
+        np.array(blocks),
     ]
     arrays = [np.concatenate(parts) for parts in zip(*layers, strict=True)]
-    arrays[_POINTERS] = np.concatenate(pointers)
+    codes = operations.empty(sum(len(one.codes) for one in layers))
+    codes = codes.view("uint32")
+    arrays[_CODES] = np.concatenate([one.codes for one in layers], out=codes)
+    arrays[_ENDS] = np.concatenate(
+        [one.ends + begin for one, begin in zip(layers, entries, strict=True)]
+    )
     return np.stack(columns, axis=1), arrays

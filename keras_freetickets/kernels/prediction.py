@@ -8,10 +8,16 @@ rectified.
 """
 
 import functools
+import typing
 from collections.abc import Callable
 
 from keras_freetickets.kernels.blocks import BLOCK
 from keras_freetickets.kernels.compiled import compiled
+from keras_freetickets.kernels.groups import BLOCK as INPUTS
+from keras_freetickets.kernels.groups import LANE_SHIFT
+from keras_freetickets.kernels.groups import MOST_ROWS
+from keras_freetickets.kernels.groups import PLACE_BITS
+from keras_freetickets.kernels.groups import ROWS
 from keras_freetickets.kernels.vectors import add
 from keras_freetickets.kernels.vectors import add_products
 from keras_freetickets.kernels.vectors import filled
@@ -20,8 +26,10 @@ from keras_freetickets.kernels.vectors import multiply_add
 from keras_freetickets.kernels.vectors import numba
 from keras_freetickets.kernels.vectors import permuted
 from keras_freetickets.kernels.vectors import rectified
+from keras_freetickets.kernels.vectors import shifted
 from keras_freetickets.kernels.vectors import store
 from keras_freetickets.kernels.vectors import value_at
+from keras_freetickets.kernels.vectors import widened
 from keras_freetickets.types import Array
 
 int64 = numba.int64
@@ -75,42 +83,114 @@ def predict_rows(
             _rectify(units, begin, end)
 
 
+def _entries_of(rows: int) -> Callable[..., typing.Any]:
+    """Compiled for entries of so many rows, or of any number if it is 0.
+
+    They are those up to `stop`. `at` says which of the values, of the codes,
+    of the rows and of the entries comes next.
+    """
+
+    def add_entries(
+        weights: typing.Any,
+        units: Array,
+        source: int,
+        begin: int,
+        at: typing.Any,
+        stop: int,
+    ) -> typing.Any:
+        values, codes, counts, groups, entry_rows = weights
+        place, code_at, row, entry = at
+        low, high = load(units, source, 16), load(units, source + 16, 16)
+        while entry < stop:
+            height = rows if rows > 0 else int64(entry_rows[entry])
+            total, tail = filled(float32(0.0), 16), filled(float32(0.0), 8)
+            code = load(codes, code_at, 16)
+            lanes = shifted(code, LANE_SHIFT)
+            for i in range(height):
+                if i > 0 and i % ROWS == 0:
+                    code_at += 16
+                    code = load(codes, code_at, 16)
+                count = int64(counts[row])
+                if 2 * i < height:
+                    total = add_products(
+                        total, values, place, count, code, low, high
+                    )
+                else:
+                    tail = add_products(
+                        tail, values, place, count, code, low, high
+                    )
+                code = shifted(code, PLACE_BITS)
+                place += count
+                row += uint64(1)
+            code_at += 16
+            if height > 1:
+                total = add(total, widened(tail, 16))
+            unit = begin + int64(groups[entry]) * 16
+            found = permuted(total, lanes)
+            store(units, unit, add(load(units, unit, 16), found))
+            entry += uint64(1)
+        return place, code_at, row, entry
+
+    return compiled(add_entries)
+
+
+_add_others = _entries_of(0)
+_add_1, _add_2, _add_3, _add_4 = map(_entries_of, range(1, 5))
+_add_5, _add_6, _add_7, _add_8 = map(_entries_of, range(5, 9))
+
+
 @compiled
 def predict_groups(
     table: Array,
     values: Array,
-    inputs: Array,
+    codes: Array,
     counts: Array,
-    pointers: Array,
+    ends: Array,
     groups: Array,
     rows: Array,
-    lanes: Array,
     units: Array,
 ) -> None:
     """With `Groups`, of all layers one after the other; needs AVX-512.
 
-    Columns 4 to 6 of `table` say which of the values, of the rows and of
-    `pointers` is the layer's first, and column 7 how many blocks it has.
+    Columns 4 to 8 of `table` say which of the values, of the codes, of the
+    rows, of the entries and of the blocks is the layer's first, and column 9
+    how many blocks it has.
     """
+    weights = values, codes, counts, groups, rows
     for i in range(len(table)):
-        source, begin, end = table[i, 0], table[i, 1], table[i, 2]
-        place, row = table[i, 4], uint64(table[i, 5])
-        for block in range(table[i, 7]):
-            low = load(units, source + 32 * block, 16)
-            high = load(units, source + 32 * block + 16, 16)
-            first = table[i, 6] + block
-            for entry in range(pointers[first], pointers[first + 1]):
-                total = filled(float32(0.0), 16)
-                for _ in range(rows[uint64(entry)]):
-                    count = int64(counts[row])
-                    total = add_products(
-                        total, values, inputs, place, count, low, high
-                    )
-                    place += count
-                    row += uint64(1)
-                at = begin + int64(groups[uint64(entry)]) * 16
-                found = permuted(total, lanes, entry * 16)
-                store(units, at, add(load(units, at, 16), found))
+        begin, end = table[i, 1], table[i, 2]
+        at = table[i, 4], table[i, 5], uint64(table[i, 6]), uint64(table[i, 7])
+        for block in range(table[i, 9]):
+            source = table[i, 0] + block * INPUTS
+            first = (table[i, 8] + block) * (MOST_ROWS + 1)
+            # A call without entries would take as long as one with three.
+            stop = uint64(ends[first])
+            if at[3] < stop:
+                at = _add_others(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 1])
+            if at[3] < stop:
+                at = _add_8(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 2])
+            if at[3] < stop:
+                at = _add_7(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 3])
+            if at[3] < stop:
+                at = _add_6(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 4])
+            if at[3] < stop:
+                at = _add_5(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 5])
+            if at[3] < stop:
+                at = _add_4(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 6])
+            if at[3] < stop:
+                at = _add_3(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 7])
+            if at[3] < stop:
+                at = _add_2(weights, units, source, begin, at, stop)
+            stop = uint64(ends[first + 8])
+            if at[3] < stop:
+                at = _add_1(weights, units, source, begin, at, stop)
         if table[i, 3]:
             _rectify(units, begin, end)
 

@@ -22,8 +22,6 @@ _Model: Any = extending.models.PrimitiveModel
 _FLAGS = ("contract", "reassoc", "nsz")
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
-_INT16 = ir.IntType(16)
-_INT8 = ir.IntType(8)
 
 
 class Vector(_Type):
@@ -263,24 +261,39 @@ def _instruction(builder, name, *arguments):
     return builder.call(function, arguments)
 
 
-def _places_16(context, builder, kind, array, offset):
-    """16 bytes of an array as places in a vector."""
-    place = _place(context, builder, kind, array, offset)
-    place = builder.bitcast(place, ir.VectorType(_INT8, 16).as_pointer())
-    return builder.zext(builder.load(place, align=1), ir.VectorType(_INT32, 16))
+def _bits(builder, vector):
+    return builder.bitcast(vector, ir.VectorType(_INT32, vector.type.count))
+
+
+@extending.intrinsic(prefer_literal=True)
+def shifted(typing_context: Any, vector: Any, count: Any) -> Any:
+    """The bits of each lane, by `count` places to the right."""
+    places = _lanes(count)
+    if places is None:
+        return None
+
+    def emit(context, builder, signature, arguments):
+        bits = _bits(builder, arguments[0])
+        found = builder.lshr(bits, ir.Constant(bits.type, [places] * 16))
+        return builder.bitcast(found, arguments[0].type)
+
+    # With the literal in the signature: numba keeps one result of each.
+    return vector(vector, count), emit
 
 
 @extending.intrinsic
-def permuted(typing_context: Any, vector: Any, places: Any, offset: Any) -> Any:
-    """The entries of a vector of 16 that `places[offset:]` names."""
+def permuted(typing_context: Any, vector: Any, places: Any) -> Any:
+    """The entries of a vector of 16 that the last four bits of `places` name.
+
+    `places` is a vector of bits.
+    """
 
     def emit(context, builder, signature, arguments):
-        vector, *where = arguments
-        places = _places_16(context, builder, signature.args[1], *where)
+        vector, places = arguments
         name = "llvm.x86.avx512.permvar.sf.512"
-        return _instruction(builder, name, vector, places)
+        return _instruction(builder, name, vector, _bits(builder, places))
 
-    return vector(vector, places, types.intp), emit
+    return vector(vector, vector), emit
 
 
 @extending.intrinsic
@@ -288,37 +301,57 @@ def add_products(
     typing_context: Any,
     total: Any,
     values: Any,
-    places: Any,
     offset: Any,
     count: Any,
+    places: Any,
     low: Any,
     high: Any,
 ) -> Any:
     """Adds products of values and entries of a table to the first lanes.
 
-    To the first `count` of the 16 lanes of `total` it adds
-    `values[offset:] * table[places[offset:]]`, where the table is the vectors
-    `low` and `high`. Of both arrays 16 elements are read.
+    To the first `count` of the lanes of `total`, 16 or 8, it adds
+    `values[offset:]`, of which as many are read as there are lanes, times the
+    entries of the table that the last five bits of `places` name, where the
+    table is the vectors `low` and `high`.
     """
+    size = total.lanes
 
     def emit(context, builder, signature, arguments):
-        total, values, places, offset, count, low, high = arguments
-        kinds = signature.args
-        chosen = _places_16(context, builder, kinds[2], places, offset)
+        total, values, offset, count, places, low, high = arguments
         name = "llvm.x86.avx512.vpermi2var.ps.512"
-        inputs = _instruction(builder, name, low, chosen, high)
-        place = _place(context, builder, kinds[1], values, offset)
-        place = builder.bitcast(place, _vector_type(16).as_pointer())
+        places = _bits(builder, places)
+        inputs = _instruction(builder, name, low, places, high)
+        inputs = _first_lanes(builder, inputs, size)
+        place = _place(context, builder, signature.args[1], values, offset)
+        place = builder.bitcast(place, _vector_type(size).as_pointer())
         factors = builder.load(place, align=4)
         one = ir.Constant(_INT32, 1)
         shifted = builder.shl(one, builder.trunc(count, _INT32))
-        bits = builder.trunc(builder.sub(shifted, one), _INT16)
-        lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), 16))
+        bits = builder.sub(shifted, one)
+        bits = builder.trunc(bits, ir.IntType(size))
+        lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), size))
         products = builder.fmul(factors, inputs, flags=_FLAGS)
         sums = builder.fadd(total, products, flags=_FLAGS)
         return builder.select(lanes, sums, total)
 
-    signature = total(
-        total, values, places, types.intp, types.intp, total, total
-    )
+    signature = total(total, values, types.intp, types.intp, places, low, high)
     return signature, emit
+
+
+@extending.intrinsic(prefer_literal=True)
+def widened(typing_context: Any, vector: Any, lanes: Any) -> Any:
+    """A vector of `lanes`, whose last lanes are 0."""
+    count = _lanes(lanes)
+    if count is None:
+        return None
+
+    def emit(context, builder, signature, arguments):
+        return _first_lanes(builder, arguments[0], count)
+
+    return Vector(count)(vector, types.intp), emit
+
+
+def _first_lanes(builder, vector, lanes):
+    """The first lanes of a vector, or all of it and then zeros."""
+    zeros = ir.Constant(vector.type, None)
+    return _shuffled(builder, vector, zeros, range(lanes))

@@ -181,7 +181,9 @@ class SparsePredictor:
         if self.pooling == "mean_and_variance":
             pooled = pools.mean_and_variance(members)
         elif self.pooling != "mean_logits":
-            pooled = members.mean(axis=0)
+            # As `mean`, whose own work takes longer than the sum.
+            pooled = np.add.reduce(members, axis=0)
+            pooled /= np.float32(self.num_members)
         return pooled, members
 
     def _outputs(self, x: Array) -> np.ndarray:

@@ -179,38 +179,69 @@ def test_groups():
     found = groups.grouped(values, structure)
     # Unit 3 has two weights in the first block, so it is the first lane.
     np.testing.assert_array_equal(found.values[:4], [1, 2, 3, 4])
-    np.testing.assert_array_equal(found.inputs[:4], [1, 5, 7, 7])
     np.testing.assert_array_equal(found.counts, [2, 1, 1])
-    np.testing.assert_array_equal(found.pointers, [0, 1, 2])
+    first, second = found.codes.reshape(-1, 16)
+    assert first[0] & 0x3FF == 1 + (7 << 5)
+    assert first[1] & 0x3FF == 5
+    assert second[0] & 0x1F == 7  # input 39
+    assert first[3] >> 25 == 0 and first[0] >> 25 == 1
+    assert second[3] >> 25 == 0
+    # Of each block none has more than two rows; the first has one of two.
+    np.testing.assert_array_equal(
+        found.ends.reshape(2, -1), [[0] * 7 + [1, 1], [1] * 8 + [2]]
+    )
     np.testing.assert_array_equal(found.groups, [0, 1])
     np.testing.assert_array_equal(found.rows, [2, 1])
-    assert found.lanes[3] == 0 and found.lanes[0] == 1
-    assert found.lanes[16 + 3] == 0
     assert not found.pays
 
 
-def test_groups_hold_every_weight_once():
-    one = layer(100, 50, False, 0)
+def test_wide_rows_are_the_first_half():
+    """Ten units of three weights: three wide rows, so five in all."""
+    kernel = np.zeros((32, 16), "float32")
+    kernel[:3, :10] = np.arange(1, 31).reshape(3, 10)
+    found = groups.grouped(*kernels.compress(kernel, kernel != 0))
+    np.testing.assert_array_equal(found.rows, [5])
+    np.testing.assert_array_equal(found.counts, [10, 10, 10, 0, 0])
+    np.testing.assert_array_equal(found.values[:30], np.arange(1, 31))
+
+
+@pytest.mark.parametrize("density", [0.005, 0.1, 0.3, 0.6, 1.0])
+def test_groups_hold_every_weight_once(density):
+    one = layer(100, 50, False, 0, density)
     found = groups.grouped(one.values, one.structure)
     kernel = np.zeros((128, 64), "float32")
-    place = row = 0
-    for block in range(len(found.pointers) - 1):
-        for entry in range(*found.pointers[block : block + 2]):
-            units = np.argsort(found.lanes.reshape(-1, 16)[entry])
-            for _ in range(found.rows[entry]):
-                for unit in units[: found.counts[row]]:
-                    at = (
-                        32 * block + found.inputs[place],
-                        16 * found.groups[entry] + unit,
-                    )
-                    assert kernel[at] == 0
-                    kernel[at] = found.values[place]
-                    place += 1
-                row += 1
+    ends = found.ends.reshape(4, -1)
+    codes = found.codes.reshape(-1, 16)
+    place = row = vector = entry = 0
+    for block in range(4):
+        while entry < ends[block, -1]:
+            rows = int(found.rows[entry])
+            # The place among the ends is of those with so many rows.
+            assert np.searchsorted(ends[block], entry, "right") == max(
+                0, groups.MOST_ROWS + 1 - rows
+            )
+            units = np.argsort(codes[vector] >> 25)
+            counts = found.counts[row : row + rows].astype(int)
+            assert (np.diff(counts) <= 0).all()
+            assert (counts[(rows + 1) // 2 :] <= 8).all()
+            for i, count in enumerate(counts):
+                shift = 5 * (i % 5)
+                inputs = codes[vector + i // 5, :count] >> shift & 31
+                at = (
+                    32 * block + inputs,
+                    16 * found.groups[entry] + units[:count],
+                )
+                assert not kernel[at].any()
+                kernel[at] = found.values[place : place + count]
+                place += count
+            row += rows
+            vector += -(-rows // 5)
+            entry += 1
     expected = kernels.decompress(one.values, one.structure)
     np.testing.assert_array_equal(kernel[:100, :50], expected)
     assert place == one.structure.active
-    assert found.pays
+    assert (row, vector) == (len(found.counts), len(codes))
+    assert found.pays == (density > 0.005)
 
 
 def test_bad_arguments():
