@@ -14,9 +14,6 @@ from keras_freetickets.kernels import threads
 from keras_freetickets.kernels.structure import CompressedStructure
 from keras_freetickets.types import Array
 
-# Places among the arrays of `Groups`.
-_CODES = groups.Groups._fields.index("codes")
-_ENDS = groups.Groups._fields.index("ends")
 # Changes an array of units in place; the axis is that of the units.
 Activation: typing.TypeAlias = Callable[[np.ndarray, int], None]
 
@@ -325,11 +322,13 @@ def _joined_groups(layers):
         firsts(blocks),
         np.array(blocks),
     ]
-    arrays = [np.concatenate(parts) for parts in zip(*layers, strict=True)]
-    codes = operations.empty(sum(len(one.codes) for one in layers))
-    codes = codes.view("uint32")
-    arrays[_CODES] = np.concatenate([one.codes for one in layers], out=codes)
-    arrays[_ENDS] = np.concatenate(
-        [one.ends + begin for one, begin in zip(layers, entries, strict=True)]
-    )
+    values, codes, counts, ends, of_units, rows = zip(*layers, strict=True)
+    # Each vector of codes in a cache line of its own.
+    aligned = operations.empty(sum(map(len, codes))).view("uint32")
+    later = [part + begin for part, begin in zip(ends, entries, strict=True)]
+    arrays = [
+        np.concatenate(values),
+        np.concatenate(codes, out=aligned),
+        *map(np.concatenate, (counts, later, of_units, rows)),
+    ]
     return np.stack(columns, axis=1), arrays

@@ -10,6 +10,7 @@ import typing
 
 import numpy as np
 
+from keras_freetickets.accelerators import tensorflow_accelerators
 from keras_freetickets.kernels import tensorflow_operations as operations
 from keras_freetickets.kernels.structure import Positions
 from keras_freetickets.kernels.tensorflow_operations import FLOAT32
@@ -108,18 +109,13 @@ def _product(positions, values, x, bias, relu, tap):
     return call(*map(tf.convert_to_tensor, (values, x, bias)))
 
 
-@functools.cache
 def _check_devices() -> None:
-    found = [
-        device.name
-        for kind in ("GPU", "TPU")
-        for device in tf.config.list_logical_devices(kind)
-    ]
+    found = tensorflow_accelerators()
     if found:
         raise ValueError(
             "Compressed layers run on processors: use storage='mask', or hide "
             "the accelerator from TensorFlow (CUDA_VISIBLE_DEVICES=''). "
-            f"Received: devices={found}"
+            f"Received: devices={list(found)}"
         )
 
 

@@ -20,7 +20,9 @@ from collections.abc import Callable
 import numpy as np
 from keras import backend
 from keras import ops
+from keras import tree
 
+from keras_freetickets.accelerators import tensorflow_accelerators
 from keras_freetickets.arguments import is_integer
 from keras_freetickets.topology.randomness import bits_of
 from keras_freetickets.topology.randomness import random_bits
@@ -43,6 +45,9 @@ _COUNT_BITS = 6
 # memory, which takes twice the time.
 _BLOCK = 32
 _SAMPLE = 256
+# Entries of keys and counts from which on XLA saves more in a training of a
+# hundred updates than the second that it takes.
+_LEAST_COMPILED = 1 << 18
 
 
 def _int32(value: Tensor) -> Tensor:
@@ -278,8 +283,10 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
 
     Without compilation each pass would write its comparisons to memory, which
     is about four times slower. On TensorFlow only calls in graphs are
-    compiled, because each new shape costs a second. On JAX eager calls are
-    compiled too, because otherwise each call would compile the loop again.
+    compiled, because each new shape costs a second, and on processors only of
+    large arrays: of others that second is more than all calls of a training.
+    On JAX eager calls are compiled too, because otherwise each call would
+    compile the loop again.
     """
     if backend.backend() == "jax":
         import jax
@@ -291,10 +298,15 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
 
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
+    def pays(args: tuple) -> bool:
+        size = sum(math.prod(one.shape) for one in tree.flatten(args))
+        return size >= _LEAST_COMPILED or bool(tensorflow_accelerators())
+
     @functools.wraps(function)
     def call(*args: typing.Any) -> typing.Any:
-        eager = tf.executing_eagerly()
-        return function(*args) if eager else compiled(*args)
+        if tf.executing_eagerly() or not pays(args):
+            return function(*args)
+        return compiled(*args)
 
     return call
 

@@ -64,6 +64,11 @@ class TopologyUpdate:
             if names is not None and self.kernels[j].compressed
         ]
         self.by_masks = [j for j in everything if j not in self.by_criteria]
+        # XLA takes seconds and 130 MB to compile an update, inside a step that
+        # is not compiled too. That pays unless the large kernels need none.
+        self.compiled = (
+            updates.as_is if self.by_criteria else self.backend.compiled
+        )
         # Now, so that what is missing is said before an update is due.
         self.noted = {
             j: self._noted(masked)
@@ -192,9 +197,8 @@ class TopologyUpdate:
                 others=others,
                 **settings,
             )
-            # One compiled program, also inside a step that is not one.
             new, alive, count, done = updates.masks_and_counts(
-                self.method, batch, self.backend.compiled
+                self.method, batch, self.compiled
             )
             before = done = self.backend.any_member(done)
             counts.append(count)

@@ -167,14 +167,15 @@ def _stack(arrays: Sequence[Tensor]) -> Tensor:
     return arrays[0][None] if len(arrays) == 1 else ops.stack(arrays)
 
 
-def _as_is(function: Callable, traits: list) -> Callable:
+def as_is(function: Callable, traits: list) -> Callable:
+    """Stands for a backend's `compiled`: the function is not compiled apart."""
     return function
 
 
 def new_masks(
     method: Method,
     inputs: KernelBatch,
-    compiled: Callable[[Callable, list], Callable] = _as_is,
+    compiled: Callable[[Callable, list], Callable] = as_is,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """The masks after an update, or the old ones if a gradient is not finite.
 
@@ -193,7 +194,7 @@ def new_masks(
 def masks_and_counts(
     method: Method,
     inputs: KernelBatch,
-    compiled: Callable[[Callable, list], Callable] = _as_is,
+    compiled: Callable[[Callable, list], Callable] = as_is,
 ) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, Tensor], Tensor]:
     """The masks after an update, for updates of several batches.
 

@@ -29,15 +29,23 @@ def data():
     return tf.constant(x), tf.ones((8, 3))
 
 
-@pytest.fixture(scope="module")
-def graph():
-    """A traced step of a model that Keras does not compile."""
-    model = network()
-    model.attach(Method(update_interval=1))
+def traced_step(model):
+    """The graph of a step of a model that Keras does not compile."""
+    model.attach(kft.topology.RigL(update_interval=1))
     model.optimizer.build(model.trainable_variables)
     assert not model.jit_compile
     step = tf.function(lambda x, y: model.train_step((x, y)))
     return step.get_concrete_function(*data()).graph.as_graph_def()
+
+
+def compiled_functions(graph):
+    functions = graph.library.function
+    return [f for f in functions if f.attr["_XlaMustCompile"].b]
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return traced_step(network())
 
 
 def test_shared_programs_read_no_variables():
@@ -74,13 +82,23 @@ def test_the_update_alone_is_compiled_in_a_step_that_is_not(graph):
 
     The update is one XLA program all the same.
     """
-    functions = graph.library.function
-    compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
+    compiled = compiled_functions(graph)
     assert compiled
     kinds = {node.op for f in compiled for node in f.node_def}
     # It holds the search for the k best, but none of the layers' products.
     assert kinds & {"While", "StatelessWhile"} and "MatMul" not in kinds
     assert "MatMul" in {node.op for node in graph.node}
+
+
+def test_kernels_that_keep_a_mask_beside_compressed_ones():
+    """XLA would take 130 MB to compile the update of a small kernel."""
+    dense = keras.Sequential(
+        [keras.Input((10,)), layers.Dense(300), layers.Dense(3)]
+    )
+    model = kft.sparsify(dense, 0.9, storage="compressed", seed=2)
+    model.compile("sgd", "mse")
+    assert [one.compressed for one in model.masked_kernels] == [True, False]
+    assert not compiled_functions(traced_step(model))
 
 
 def test_slots_exist_before_the_first_step_is_traced():
