@@ -8,19 +8,20 @@ import keras
 import numpy as np
 
 from keras_freetickets import keras_adapter
-from keras_freetickets.kernels import CompressedNetwork
 from keras_freetickets.layers.compressed import Compressed
 from keras_freetickets.optional import tensorflow as tf
-from keras_freetickets.serving.architecture import members_of
+from keras_freetickets.serving.networks import Network
+from keras_freetickets.serving.networks import network_of
 from keras_freetickets.types import Tensor
 
 
 class SparsePass:
     """Computes what all members return, by one call of the kernels.
 
-    It serves chains of layers of which one or more are compressed, with
-    TensorFlow. Elsewhere each member is computed by its own graph: on JAX a
-    program takes the weights as arguments, which this would not see.
+    It serves networks that `serving` can compute, of which one or more layers
+    are compressed, with TensorFlow. Elsewhere each member is computed by its
+    own graph: on JAX a program takes the weights as arguments, which this
+    would not see.
 
     Args:
         graph: A Keras model, the members' graph.
@@ -52,7 +53,7 @@ class SparsePass:
         self._num_members = num_members
         self._arrays = arrays
         self._shape: tuple[int, ...] = ()
-        self._network: CompressedNetwork | None = None
+        self._network: Network | None = None
         self._is_old = True
         self._lock = threading.Lock()
 
@@ -69,13 +70,11 @@ class SparsePass:
                 return
             self._is_old = False  # before they are read: they may change again
             try:
-                self._shape, members = members_of(
+                self._shape, self._network = network_of(
                     self._config, self._arrays(), self._num_members
                 )
-            except ValueError:  # not a chain of dense layers
+            except ValueError:  # a layer that only Keras computes
                 self._may_serve = False
-                return
-            self._network = CompressedNetwork(members)
 
     def serves(self, inputs: typing.Any) -> bool:
         """Whether `outputs` can be called.
@@ -97,11 +96,11 @@ class SparsePass:
             inputs: A batch of inputs.
         """
         (x,) = keras.tree.flatten(inputs)
-        network = typing.cast(CompressedNetwork, self._network)
+        network = typing.cast(Network, self._network)
 
         def run(x: np.ndarray) -> np.ndarray:
             self.refresh()
-            network = typing.cast(CompressedNetwork, self._network)
+            network = typing.cast(Network, self._network)
             return network.predict_members(x)
 
         batch = x.shape[0]

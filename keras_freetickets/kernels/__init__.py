@@ -4,6 +4,7 @@ Importing this imports no numba, and neither does a structure or a conversion.
 The first product does.
 """
 
+from keras_freetickets.kernels.image_network import ImageNetwork
 from keras_freetickets.kernels.network import CompressedLayer
 from keras_freetickets.kernels.network import CompressedNetwork
 from keras_freetickets.kernels.operations import PackedBatch
@@ -24,6 +25,7 @@ __all__ = [
     "CompressedLayer",
     "CompressedNetwork",
     "CompressedStructure",
+    "ImageNetwork",
     "PackedBatch",
     "backward",
     "compress",

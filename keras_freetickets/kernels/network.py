@@ -50,6 +50,11 @@ class CompressedNetwork:
         members: List of lists of `CompressedLayer`, one list for each member;
             each layer reads the one before it.
 
+    Attributes:
+        num_inputs: Integer, the inputs of each member.
+        num_outputs: Integer, the outputs of each.
+        active: Integer, the weights of all members.
+
     Raises:
         ValueError: If there is no layer, or one does not fit the one before.
 
@@ -72,6 +77,7 @@ class CompressedNetwork:
         self.num_inputs = self.members[0][0].structure.num_inputs
         self.num_outputs = self.members[0][-1].structure.num_outputs
         self._check()
+        self.active = sum(len(la.values) for ms in self.members for la in ms)
         self._lock = threading.Lock()
         self._program: _SingleExample | None = None
         self._blocks: list[list[blocks.Blocks]] | None = None
@@ -147,8 +153,7 @@ class CompressedNetwork:
                         _predict_tile(*member, tiles[tile], lanes, own, y)
 
             tasks = packed.tiles * len(self.members)
-            active = sum(len(la.values) for ms in self.members for la in ms)
-            threads.run_parts(run, tasks, active * len(x))
+            threads.run_parts(run, tasks, self.active * len(x))
 
 
 def _lanes_for(batch: int) -> int:

@@ -5,10 +5,9 @@ import typing
 import numpy as np
 
 from keras_freetickets import packed_file
-from keras_freetickets.kernels import CompressedNetwork
 from keras_freetickets.optional import import_optional
 from keras_freetickets.serving import pooling as pools
-from keras_freetickets.serving.architecture import members_of
+from keras_freetickets.serving.networks import network_of
 from keras_freetickets.types import Array
 from keras_freetickets.types import PathLike
 
@@ -23,7 +22,8 @@ class SparsePredictor:
     TensorFlow and JAX. Its members are chains of dense layers, with biases,
     the usual activations, Flatten, Reshape, Rescaling, Normalization and
     BatchNormalization, which become part of the weights, and layers that do
-    nothing in prediction, such as Dropout (docs/serving.md lists them).
+    nothing in prediction, such as Dropout; or they are convolutional networks,
+    with shortcuts and pooling too (docs/serving.md lists the layers).
 
     It computes in float32 on processors, and returns what
     `keras_freetickets.EnsembleModel` does to within rounding. NaN in an input
@@ -69,12 +69,11 @@ class SparsePredictor:
         self.num_members = int(ensemble["num_members"])
         self.pooling = ensemble.get("pooling") or "mean_probability"
         self.from_logits = bool(ensemble.get("from_logits"))
-        self.input_shape, members = members_of(
+        self.input_shape, self._network = network_of(
             ensemble["template"], arrays, self.num_members
         )
-        self._network = CompressedNetwork(members)
         self.num_outputs = self._network.num_outputs
-        self.active = sum(len(la.values) for one in members for la in one)
+        self.active = self._network.active
 
     @classmethod
     def load(cls, path: PathLike) -> "SparsePredictor":

@@ -161,3 +161,33 @@ def test_masked_members_are_computed_as_ever(passes):
     ensemble = kft.EnsembleModel(members, from_logits=True)
     ensemble.predict_on_batch(inputs())
     assert not passes
+
+
+def image_member(seed):
+    given = keras.Input((9, 8, 2))
+    x = keras.layers.Conv2D(12, 3, 2, padding="same")(given)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    y = keras.layers.Conv2D(12, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, y]))
+    model = keras.Model(given, keras.layers.Dense(5)(x))
+    return kft.sparsify(model, 0.85, "uniform", storage="compressed", seed=seed)
+
+
+def test_images(monkeypatch):
+    """Convolutional members are computed by one network of kernels too."""
+    batches = []
+    predict = kernels.ImageNetwork.predict_members
+
+    def counted(self, x):
+        batches.append(len(x))
+        return predict(self, x)
+
+    monkeypatch.setattr(kernels.ImageNetwork, "predict_members", counted)
+    members = [image_member(seed) for seed in (0, 1)]
+    ensemble = kft.EnsembleModel(members, from_logits=True)
+    x = np.random.default_rng(7).standard_normal((3, 9, 8, 2)).astype("float32")
+    found = ensemble.predict_members(x)
+    for member, y in zip(members, found, strict=True):
+        logits = keras.ops.convert_to_numpy(member(x, training=False))
+        np.testing.assert_allclose(y, softmax(logits), rtol=1e-5, atol=1e-6)
+    assert batches == ([3] if ON_TENSORFLOW else [])
