@@ -30,6 +30,8 @@ _PACKAGES = (
     "jax",
     "numpy",
     "numba",
+    "onnxruntime",
+    "openvino",
     "sparselab",
     "torch",
 )

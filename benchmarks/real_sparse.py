@@ -1,12 +1,13 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Nine parts: `layer` (forward and backward of one product), `step` (a training
+Ten parts: `layer` (forward and backward of one product), `step` (a training
 step through Keras), `attention` (the same of one attention), `convolution` (the
-same of a wide residual network), `bridge` (what a call of the kernels costs in
-a program of the backend), `predict` (three sparse networks against one dense
-one), `ensemble` (the same through Keras' models), `memory` (peak resident
-memory that training adds, each side in a process of its own, on Linux) and
-`update` (what RigL's updates add to the mean step).
+same of a wide residual network), `convolution_predict` (one and three of these
+against a dense one in ONNX Runtime, OpenVINO and Keras), `bridge` (what a call
+of the kernels costs in a program of the backend), `predict` (three sparse
+networks against one dense one), `ensemble` (the same through Keras' models),
+`memory` (peak resident memory that training adds, each side in a process of its
+own, on Linux) and `update` (what RigL's updates add to the mean step).
 What is compared takes turns in one process; a second dense model is the
 control. Times are of the process' processors, so that other work on the
 machine counts less, and ratios are of medians. The rival is the faster of
@@ -29,6 +30,7 @@ import numpy as np
 from absl import app
 from absl import flags
 from common import peak_bytes
+from dense_runtimes import dense_runtimes
 
 import keras_freetickets as kft
 from keras_freetickets import kernels
@@ -40,7 +42,7 @@ flags.DEFINE_list(
     "parts",
     [
         *("layer", "step", "attention", "bridge", "predict", "ensemble"),
-        *("memory", "update", "convolution"),
+        *("memory", "update", "convolution", "convolution_predict"),
     ],
     "Parts to run.",
 )
@@ -280,6 +282,42 @@ def convolution_rows():
         runs[f"compressed {sparsity}"] = run
     case = f"step of a wide residual network 16-4, sgd, batch {batch}"
     return rows_of(case, runs, ["dense"])
+
+
+def convolution_predict_rows():
+    """One and three such networks, compressed, against one dense one."""
+    dense = kft.applications.wide_resnet(16, 4)
+    members = {
+        sparsity: [
+            kft.sparsify(
+                dense, sparsity, "uniform", storage="compressed", seed=seed
+            )
+            for seed in range(3)
+        ]
+        for sparsity in FLAGS.sparsity
+    }
+    ensembles = {
+        f"{name} compressed {sparsity}": kft.EnsembleModel(tickets[:count])
+        for sparsity, tickets in members.items()
+        for name, count in (("one", 1), ("three", 3))
+    }
+    predictor = kft.serving.SparsePredictor.from_ensemble
+    predictors = {name: predictor(one) for name, one in ensembles.items()}
+    rng = np.random.default_rng(FLAGS.seed)
+    rows = []
+    for batch in FLAGS.batch:
+        x = rng.random((batch, 32, 32, 3), "float32")
+        runs = dense_runtimes(dense, x, FLAGS.threads)
+        rivals = [name for name in runs if name != "control"]
+        for name, one in predictors.items():
+            runs[name] = lambda one=one, x=x: one.predict(x)
+            ensemble = ensembles[name]
+            runs[f"{name}, EnsembleModel"] = lambda e=ensemble, x=x: (
+                e.predict_on_batch(x)
+            )
+        case = f"prediction of a wide residual network 16-4, batch {batch}"
+        rows += rows_of(case, runs, rivals, calls_of(batch))
+    return rows
 
 
 def bridge_rows():
@@ -669,6 +707,7 @@ PARTS = {
     "memory": memory_rows,
     "update": update_rows,
     "convolution": convolution_rows,
+    "convolution_predict": convolution_predict_rows,
 }
 
 
