@@ -56,7 +56,7 @@ class ImageNetwork:
         self.num_outputs = members[0].shape[0]
         self.active = sum(len(node.values) for node in weights)
         self._work = sum(map(_work, weights))  # of one image
-        self._program = Program(members, strips.longest())
+        self._program = Program.of(members, strips.longest())
         self._idle: list[_Call] = []
 
     def predict_members(self, x: Array) -> np.ndarray:

@@ -66,17 +66,51 @@ class _Storage:
         self._free[purpose, self.sizes[number]].append(number)
 
 
-class Program:
-    """Computes several networks for an image, one after the other.
-
-    Args:
-        members: Sequence of nodes, the vectors to compute.
-        longest: Integer, vectors of a strip at most.
+class Program(typing.NamedTuple):
+    """The steps that compute several networks for an image.
 
     Attributes:
+        sizes: List of integers, the floats of each array of its memory.
+        steps: List of functions and their arguments.
         input: `Floats`, a flat array of the image.
-        outputs: List of `Floats`, the vectors.
+        outputs: List of `Floats`, a vector for each network.
     """
+
+    sizes: list[int]
+    steps: list[Step]
+    input: Floats
+    outputs: list[Floats]
+
+    @classmethod
+    def of(cls, members: Sequence[Node], longest: int) -> "Program":
+        """The program of networks, one after the other.
+
+        Args:
+            members: Sequence of nodes, the vectors to compute.
+            longest: Integer, vectors of a strip at most.
+        """
+        return _Planner(members, longest).program
+
+    def bound(self) -> tuple[list[np.ndarray], list[Step]]:
+        """New memory, and the steps that work in it."""
+        memory = [operations.empty(size) for size in self.sizes]
+        for array in memory:
+            array[:] = 0.0
+        steps = [
+            (
+                function,
+                tuple(
+                    one.of(memory) if isinstance(one, Floats) else one
+                    for one in arguments
+                ),
+            )
+            for function, arguments in self.steps
+        ]
+        return memory, steps
+
+
+class _Planner:
+    """Makes a `Program`, node by node."""
 
     def __init__(self, members: Sequence[Node], longest: int) -> None:
         self._longest = longest
@@ -96,24 +130,9 @@ class Program:
         self.input = Floats(self._storage.take("input", int(np.prod(size))))
         for node in order:
             self._add(node)
-        self.outputs = [Floats(self._places[node]) for node in members]
-
-    def bound(self) -> tuple[list[np.ndarray], list[Step]]:
-        """New memory, and the steps that work in it."""
-        memory = [operations.empty(size) for size in self._storage.sizes]
-        for array in memory:
-            array[:] = 0.0
-        steps = [
-            (
-                function,
-                tuple(
-                    one.of(memory) if isinstance(one, Floats) else one
-                    for one in arguments
-                ),
-            )
-            for function, arguments in self._steps
-        ]
-        return memory, steps
+        outputs = [Floats(self._places[node]) for node in members]
+        sizes = self._storage.sizes
+        self.program = Program(sizes, self._steps, self.input, outputs)
 
     def _grids_of(self, order):
         """The grid of each height and width, for all windows on it."""

@@ -57,32 +57,32 @@ def _integers(*numbers: int) -> np.ndarray:
 
 
 @functools.singledispatch
-def add_step(node: Node, program: typing.Any) -> None:
-    """Adds what computes a node to a `Program`."""
+def add_step(node: Node, plan: typing.Any) -> None:
+    """Adds what computes a node to the program that is planned."""
     raise NotImplementedError(type(node))
 
 
 @add_step.register
-def _(node: nodes.Input, program: typing.Any) -> None:
-    grid = program.grid(node)
-    program.step(
+def _(node: nodes.Input, plan: typing.Any) -> None:
+    grid = plan.grid(node)
+    plan.step(
         image_kernels.pack_image,
-        program.input,
+        plan.input,
         node.factor.astype("float32"),
         node.offset.astype("float32"),
         *node.shape[:2],
         *(grid.lead, grid.columns, grid.plane),
-        program.make(node),
+        plan.make(node),
     )
 
 
 @add_step.register
-def _(node: Split, program: typing.Any) -> None:
-    grid, phases = program.grid(node.source), node.phases
+def _(node: Split, plan: typing.Any) -> None:
+    grid, phases = plan.grid(node.source), node.phases
     geometry = phases.geometry
-    program.step(
+    plan.step(
         image_kernels.split,
-        program.flat(node.source),
+        plan.flat(node.source),
         _integers(
             *(geometry.channels, geometry.height, geometry.width),
             *(grid.lead, grid.columns, grid.plane),
@@ -93,14 +93,14 @@ def _(node: Split, program: typing.Any) -> None:
             *(phases.grid.columns, phases.plane),
         ),
         np.float32(node.fill),
-        program.make(node),
+        plan.make(node),
     )
 
 
 @add_step.register
-def _(node: nodes.Convolution, program: typing.Any) -> None:
-    grid, scaled = program.grid(node), program.scaled(node)
-    structure, source = node.structure, program.sources(node)[0]
+def _(node: nodes.Convolution, plan: typing.Any) -> None:
+    grid, scaled = plan.grid(node), plan.scaled(node)
+    structure, source = node.structure, plan.sources(node)[0]
     if isinstance(source, Split):
         begins = source.phases.offsets(node.geometry.kernel)
     else:
@@ -109,10 +109,10 @@ def _(node: nodes.Convolution, program: typing.Any) -> None:
     if scaled is not None:
         units[1:] = scaled.factor, scaled.offset
     strips, count = grid.strips
-    adds, keeps = node.residual is not None, program.is_read(node)
+    adds, keeps = node.residual is not None, plan.is_read(node)
     flags = [adds, node.relu, keeps, scaled is not None]
     flags.append(scaled is not None and scaled.relu)
-    program.step(
+    plan.step(
         image_kernels.convolution(count),
         node.values.astype("float32"),
         begins[structure.column_indices].astype("int32"),
@@ -121,33 +121,33 @@ def _(node: nodes.Convolution, program: typing.Any) -> None:
         _integers(grid.lead, grid.plane, strips),
         np.array(flags),
         grid.pixels(),
-        program.flat(source),
-        program.flat(program.sources(node)[1]) if adds else _NOTHING,
-        program.make(node) if keeps else _NOTHING,
-        _NOTHING if scaled is None else program.make(scaled),
+        plan.flat(source),
+        plan.flat(plan.sources(node)[1]) if adds else _NOTHING,
+        plan.make(node) if keeps else _NOTHING,
+        _NOTHING if scaled is None else plan.make(scaled),
     )
 
 
 @add_step.register
-def _(node: nodes.Product, program: typing.Any) -> None:
+def _(node: nodes.Product, plan: typing.Any) -> None:
     structure = node.structure
-    program.step(
+    plan.step(
         compiled.predict_one,
         node.values.astype("float32"),
         *structure.positions[:2],
         node.bias.astype("float32"),
-        program.flat(program.sources(node)[0]),
-        program.make(node),
+        plan.flat(plan.sources(node)[0]),
+        plan.make(node),
         *(node.relu, 0, structure.num_outputs),
     )
 
 
 @add_step.register
-def _(node: nodes.Pool, program: typing.Any) -> None:
-    grid, (source,) = program.grid(node), program.sources(node)
+def _(node: nodes.Pool, plan: typing.Any) -> None:
+    grid, (source,) = plan.grid(node), plan.sources(node)
     strips, count = grid.strips
     begins = source.phases.offsets(node.geometry.kernel)
-    program.step(
+    plan.step(
         image_kernels.pooling(count, node.is_max),
         begins[:: node.geometry.channels].astype("int64"),
         _integers(
@@ -156,8 +156,8 @@ def _(node: nodes.Pool, program: typing.Any) -> None:
         ),
         _shares(node.geometry, grid),
         grid.pixels(),
-        program.flat(source),
-        program.make(node),
+        plan.flat(source),
+        plan.make(node),
     )
 
 
@@ -184,15 +184,15 @@ def _shares(geometry, grid):
 
 
 @add_step.register
-def _(node: nodes.GlobalPool, program: typing.Any) -> None:
-    (source,) = program.sources(node)
-    grid, y = program.grid(source), program.make(node)
+def _(node: nodes.GlobalPool, plan: typing.Any) -> None:
+    (source,) = plan.sources(node)
+    grid, y = plan.grid(source), plan.make(node)
     if node.is_max:
-        program.step(_greatest, program.view(source), y)
+        plan.step(_greatest, plan.view(source), y)
         return
-    program.step(
+    plan.step(
         image_kernels.average_planes,
-        program.flat(source),
+        plan.flat(source),
         *(grid.lead, grid.plane, grid.covered, grid.height * grid.width),
         y,
     )
@@ -203,9 +203,9 @@ def _greatest(x, y):
 
 
 @add_step.register
-def _(node: nodes.Flatten, program: typing.Any) -> None:
-    (source,) = program.sources(node)
-    program.step(_flatten, program.view(source), program.make(node))
+def _(node: nodes.Flatten, plan: typing.Any) -> None:
+    (source,) = plan.sources(node)
+    plan.step(_flatten, plan.view(source), plan.make(node))
 
 
 def _flatten(x, y):
@@ -213,15 +213,15 @@ def _flatten(x, y):
     y.reshape(height, width, channels)[:] = x.transpose(1, 2, 0)
 
 
-def _elementwise(function, node, program, *arguments):
-    sources = [program.view(one) for one in program.sources(node)]
-    program.make(node)
-    program.step(function, *sources, program.view(node), *arguments)
+def _elementwise(function, node, plan, *arguments):
+    sources = [plan.view(one) for one in plan.sources(node)]
+    plan.make(node)
+    plan.step(function, *sources, plan.view(node), *arguments)
 
 
 @add_step.register
-def _(node: nodes.Relu, program: typing.Any) -> None:
-    _elementwise(_rectify, node, program)
+def _(node: nodes.Relu, plan: typing.Any) -> None:
+    _elementwise(_rectify, node, plan)
 
 
 def _rectify(x, y):
@@ -229,8 +229,8 @@ def _rectify(x, y):
 
 
 @add_step.register
-def _(node: nodes.Sum, program: typing.Any) -> None:
-    _elementwise(_sum, node, program, node.relu)
+def _(node: nodes.Sum, plan: typing.Any) -> None:
+    _elementwise(_sum, node, plan, node.relu)
 
 
 def _sum(x, other, y, relu):
@@ -240,11 +240,11 @@ def _sum(x, other, y, relu):
 
 
 @add_step.register
-def _(node: nodes.Affine, program: typing.Any) -> None:
+def _(node: nodes.Affine, plan: typing.Any) -> None:
     shape = (-1, *[1] * (len(node.shape) - 1))
     factor = node.factor.astype("float32").reshape(shape)
     offset = node.offset.astype("float32").reshape(shape)
-    _elementwise(_scale, node, program, factor, offset, node.relu)
+    _elementwise(_scale, node, plan, factor, offset, node.relu)
 
 
 def _scale(x, y, factor, offset, relu):
@@ -255,8 +255,8 @@ def _scale(x, y, factor, offset, relu):
 
 
 @add_step.register
-def _(node: nodes.Activation, program: typing.Any) -> None:
-    _elementwise(_activate, node, program, node.function)
+def _(node: nodes.Activation, plan: typing.Any) -> None:
+    _elementwise(_activate, node, plan, node.function)
 
 
 def _activate(x, y, function):

@@ -221,7 +221,7 @@ def test_members_share_an_image(batch):
         if isinstance(node, Product)
     )
     packed = [
-        f for f, _ in network._program._steps if f.__name__ == "pack_image"
+        f for f, _ in network._program.steps if f.__name__ == "pack_image"
     ]
     assert len(packed) == 2
 
