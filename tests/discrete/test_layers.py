@@ -115,46 +115,76 @@ def test_a_file_ends_in_keras(tmp_path):
         save(model, tmp_path / "model.h5")
 
 
-def test_the_file_is_a_sixteenth_of_the_float_one(tmp_path):
-    """Of LeNet-300-100 with a third of zeros: no mask helps."""
-    import keras_freetickets as kft
+def check_equal(variables, others):
+    for one, other in zip(variables, others, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(
+            *(
+                keras.ops.convert_to_numpy(keras.ops.cast(v, "float32"))
+                for v in (one, other)
+            )
+        )
 
-    plain = kft.applications.lenet_300_100()
+
+def ternary_network(inputs, units, zeros, seed=0):
+    """Random ternary layers with so many zeros; and float ones."""
+    random = np.random.default_rng(seed)
+    shares = [(1 - zeros) / 2, zeros, (1 - zeros) / 2]
+    plain = keras.Sequential([keras.Input((inputs,))])
+    model = keras.Sequential([keras.Input((inputs,))])
+    for count in units:
+        plain.add(keras.layers.Dense(count, activation="relu"))
+        model.add(DiscreteDense(count, scale=0.3, activation="relu"))
+        layer = model.layers[-1]
+        codes = [
+            random.choice([-1.0, 0.0, 1.0], shape, p=shares)
+            for shape in (layer.kernel_shape, count)
+        ]
+        layer.set_codes(*codes)
+    return model, plain
+
+
+@pytest.mark.parametrize(
+    "inputs, units, zeros",
+    [(784, (300, 100, 10), 1 / 3), (64, (64, 10), 0.2)],
+    ids=["LeNet-300-100 without a mask", "what a search of digits finds"],
+)
+def test_the_file_is_a_sixteenth_of_the_float_one(
+    inputs, units, zeros, tmp_path
+):
+    model, plain = ternary_network(inputs, units, zeros)
     plain.save(tmp_path / "float.keras")
-    layers = [keras.Input((784,))]
-    random = np.random.default_rng(0)
-    for units in (300, 100, 10):
-        layers.append(DiscreteDense(units))
-    model = keras.Sequential(layers)
-    for layer in model.layers:
-        kernel = random.choice([-1.0, 0.0, 1.0], layer.kernel_shape)
-        layer.set_codes(kernel, random.choice([-1.0, 0.0, 1.0], layer.units))
     save(model, tmp_path / "discrete.keras")
     sizes = [
         (tmp_path / name).stat().st_size
         for name in ("float.keras", "discrete.keras")
     ]
     assert 16 * sizes[1] <= sizes[0]
+    loaded = keras.saving.load_model(tmp_path / "discrete.keras")
+    check_equal(loaded.weights, model.weights)
+
+
+def test_files_of_other_models_keep_all_that_is_read(tmp_path):
+    """A dtype that HDF5 does not have, nested layers, an optimizer."""
+    part = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    last = keras.layers.Dense(2, dtype="bfloat16")
+    model = keras.Sequential([keras.Input((3,)), part, last])
+    model.compile("adam", "mse")
+    x, y = np.ones((8, 3), "float32"), np.zeros((8, 2), "float32")
+    model.fit(x, y, verbose=0)
+    save(model, tmp_path / "other.keras")
+    loaded = keras.saving.load_model(tmp_path / "other.keras")
+    check_equal(loaded.weights, model.weights)
+    check_equal(loaded.optimizer.variables, model.optimizer.variables)
 
 
 def test_five_networks_in_a_packed_file_are_a_sixteenth(tmp_path):
     """Small ones, whose single files are mostly descriptions."""
     import keras_freetickets as kft
 
-    plain = keras.Sequential([keras.Input((64,))])
-    members = []
-    for seed in range(5):
-        random = np.random.default_rng(seed)
-        member = keras.Sequential([keras.Input((64,))])
-        for units in (64, 10):
-            member.add(DiscreteDense(units))
-            layer = member.layers[-1]
-            kernel = random.choice([-1.0, 0.0, 1.0], layer.kernel_shape)
-            layer.set_codes(kernel, random.choice([-1.0, 0.0, 1.0], units))
-        members.append(member)
-    for units in (64, 10):
-        plain.add(keras.layers.Dense(units))
-    plain.save(tmp_path / "float.keras")
+    made = [ternary_network(64, (64, 10), 1 / 3, seed) for seed in range(5)]
+    made[0][1].save(tmp_path / "float.keras")
+    members = [model for model, _ in made]
     ensemble = kft.EnsembleModel(members, from_logits=True)
     ensemble.save_packed(tmp_path / "five.npz")
     size = (tmp_path / "five.npz").stat().st_size
