@@ -41,7 +41,7 @@ def evaluate(energy: Energy, states: np.ndarray) -> np.ndarray:
             f"Received: energy={energy!r}"
         )
     parts = [
-        _checked(energy(part), len(part))
+        _checked(energy(part), (len(part),))
         for part in np.array_split(
             states, max(1, -(-len(states) // _LARGEST_BATCH))
         )
@@ -49,25 +49,40 @@ def evaluate(energy: Energy, states: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _checked(values: Any, count: int) -> np.ndarray:
+def _checked(
+    values: Any,
+    shape: tuple[int, ...],
+    function: str = "energy",
+    wanted: str = "one value for each state",
+) -> np.ndarray:
     values = np.asarray(values)
-    if values.shape != (count,):
+    if values.shape != shape:
         raise ValueError(
-            "`energy` must return one value for each state, an array of shape "
-            f"({count},). Received: energy(states) of shape {values.shape}"
+            f"`{function}` must return {wanted}, an array of shape {shape}. "
+            f"Received: {function}(states) of shape {values.shape}"
         )
     if values.dtype not in (np.float32, np.float64):
         raise ValueError(
-            "`energy` must return float32 or float64. "
-            f"Received: energy(states) of dtype {values.dtype}"
+            f"`{function}` must return float32 or float64. "
+            f"Received: {function}(states) of dtype {values.dtype}"
         )
     if not np.isfinite(values).all():
         raise ValueError(
-            "`energy` must return finite values; for a state that is not "
-            "allowed, a large negative one. Received: energy(states) with "
+            f"`{function}` must return finite values; for a state that is not "
+            f"allowed, a large negative one. Received: {function}(states) with "
             f"{values[~np.isfinite(values)][0]}"
         )
     return values.astype("float64")
+
+
+def _own_differences(energy: Any, states: np.ndarray) -> np.ndarray:
+    """What the energy's method `differences` returns, checked."""
+    return _checked(
+        energy.differences(states),
+        states.shape,
+        "energy.differences",
+        "one value for each coordinate of each state",
+    )
 
 
 def check_states(name: str, states: Any, levels: int) -> np.ndarray:
@@ -151,7 +166,7 @@ def level_energies(
     """
     chains, coordinates = states.shape
     if levels == 2 and hasattr(energy, "differences"):
-        steps = np.asarray(energy.differences(states), "float64")
+        steps = _own_differences(energy, states)
         base = values[:, None] - states * steps
         return np.stack([base, base + steps], axis=2)
     found = np.repeat(values[:, None, None], coordinates, axis=1)
@@ -195,7 +210,7 @@ def forward_differences(
     array([[2.5, 1.5]])
     """
     if levels == 2 and hasattr(energy, "differences"):
-        return np.asarray(energy.differences(states), "float64")
+        return _own_differences(energy, states)
     chains, coordinates = states.shape
     sign = np.where(states < levels - 1, 1, -1)
     flat = np.repeat(states[:, None], coordinates, axis=1)
