@@ -71,8 +71,9 @@ class LeaveOneOut:
     Raises:
         TypeError: If `model` is not a Keras model, or examples are not
             integers.
-        ValueError: If an argument is out of range, shapes disagree, the model
-            has compressed kernels, or the curvature is negative in a direction
+        ValueError: If an argument is out of range, shapes disagree, a label is
+            none of the model's classes, a gradient is not finite, the model has
+            compressed kernels, or the curvature is negative in a direction
             that was visited.
         RuntimeError: On a backend that is neither TensorFlow nor JAX.
 
@@ -112,7 +113,7 @@ class LeaveOneOut:
         check_count("max_iterations", max_iterations)
         check_count("block_size", block_size)
         self._x = x
-        self._labels = np.asarray(y).astype("int32").ravel()
+        self._labels = _labels(y)
         self._weights = _weights(y, sample_weight)
         if examples is None:
             examples = np.flatnonzero(self._weights > 0)
@@ -120,10 +121,21 @@ class LeaveOneOut:
         self.examples = np.asarray(examples)
         self._block_size = min(block_size, len(self.examples))
         self._network = _Network(model, variables, from_logits)
-        _check_rows(self._network.rows(x), self._labels)
+        rows, self._num_classes = self._network.rows_and_classes(x)
+        _check_rows(rows, self._labels)
+        used = np.union1d(self.examples, np.flatnonzero(self._weights > 0))
+        self._check_class("y", self._labels[used])
         self._compile()
         self.num_iterations = 0
         self.changes = self._solve_all(damping, tolerance, max_iterations)
+
+    def _check_class(self, name, values):
+        wrong = np.extract((values < 0) | (values >= self._num_classes), values)
+        if wrong.size:
+            raise ValueError(
+                f"`{name}` must be of the model's classes, 0 to "
+                f"{self._num_classes - 1}. Received: {name} with {wrong[0]}"
+            )
 
     def _compile(self):
         labels, weights = self._labels, self._weights
@@ -156,6 +168,11 @@ class LeaveOneOut:
         for block in self._blocks(self.examples):
             gradients = _numpy(self._gradients(theta, self._x, block))
             gradients = gradients.astype("float64") * mask
+            if not np.isfinite(gradients).all():
+                raise ValueError(
+                    "`x` and the model's weights must give finite gradients. "
+                    "Received: a gradient with NaN or infinity"
+                )
 
             def product(vectors):
                 result = _numpy(
@@ -199,9 +216,16 @@ class LeaveOneOut:
 
         Returns:
             Float32 probabilities `(examples, rows, classes)`.
+
+        Raises:
+            TypeError: If rows are not integers.
+            ValueError: If there are no such rows.
         """
         x = self._x if x is None else x
-        rows = slice(None) if rows is None else np.asarray(rows)
+        if rows is None:
+            rows = slice(None)
+        else:
+            check_split(rows, self._labels.size, "rows")
         parts = [one[:, rows] for one in self._block_predictions(x)]
         return np.concatenate(parts)[: len(self.examples)]
 
@@ -214,7 +238,12 @@ class LeaveOneOut:
         Returns:
             Float array `(examples,)` in [0, 1]: |1 - p| where the label is
             `rare_class` and p elsewhere, p that of the model without it.
+
+        Raises:
+            ValueError: If the model has no such class.
         """
+        check_count("rare_class", rare_class, 0)
+        self._check_class("rare_class", rare_class)
         own = []
         blocks = self._blocks(self.examples)
         predictions = self._block_predictions(self._x)
@@ -241,10 +270,18 @@ class LeaveOneOut:
         Returns:
             Float array `(rows, 2)` of lower and upper ends in [0, 1].
         """
+        residuals = self.residuals(rare_class)
         predictions = self.predictions(x, rows)[..., rare_class]
-        return jackknife_intervals(
-            predictions, self.residuals(rare_class), coverage
+        return jackknife_intervals(predictions, residuals, coverage)
+
+
+def _labels(y):
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iub":
+        raise ValueError(
+            f"`y` must be integer labels. Received: y of dtype {labels.dtype}"
         )
+    return labels.astype("int32").ravel()
 
 
 def _weights(y, sample_weight):
@@ -343,6 +380,6 @@ class _Network:
             logs = ops.log(ops.maximum(outputs, np.finfo("float32").tiny))
         return logs, sum(losses) if losses else 0.0
 
-    def rows(self, x):
-        outputs = self.model(x, training=False)
-        return int(np.prod(outputs.shape[:-1]))
+    def rows_and_classes(self, x):
+        *shape, classes = self.model(x, training=False).shape
+        return int(np.prod(shape)), classes

@@ -24,7 +24,8 @@ def with_intervals(y: Array, intervals: Array) -> np.ndarray:
         Float32 array `(..., 3)`.
 
     Raises:
-        ValueError: If shapes disagree, or labels are not 0 or 1.
+        ValueError: If shapes disagree, labels are not 0 or 1, or an upper end
+            is below the lower one.
 
     Example:
 
@@ -37,6 +38,12 @@ def with_intervals(y: Array, intervals: Array) -> np.ndarray:
             "`y` must be labels 0 or 1 of the shape (...,), `intervals` of the "
             f"shape (..., 2). Received: y of shape {y.shape} with the labels "
             f"{np.unique(y)[:5]}, intervals of shape {intervals.shape}"
+        )
+    ordered = intervals[..., 0] <= intervals[..., 1]  # and so not NaN
+    if not ordered.all():
+        raise ValueError(
+            "`intervals` must be lower ends and upper ends that are not below "
+            f"them. Received: intervals with {intervals[~ordered][0]}"
         )
     parts = [y[..., None].astype("float32"), intervals.astype("float32")]
     return np.concatenate(parts, axis=-1)

@@ -120,8 +120,8 @@ class PixelScaler:
             pixel that is always the same stays 0. Defaults to 1e-6.
 
     Raises:
-        ValueError: If there are fewer than 2 images or an argument is out of
-            range.
+        ValueError: If there are fewer than 2 images, a pixel is not finite, or
+            an argument is out of range.
 
     Example:
 
@@ -133,10 +133,11 @@ class PixelScaler:
     def __init__(self, images: Array, smallest: float = 1e-6) -> None:
         check_number("smallest", smallest, "(0, inf)")
         images = np.asarray(images, "float64")
-        if len(images) < 2:
+        if len(images) < 2 or not np.isfinite(images).all():
             raise ValueError(
-                "`images` must be at least 2 training images. Received: "
-                f"{len(images)}"
+                "`images` must be at least 2 training images of finite "
+                f"numbers. Received: {len(images)} images, "
+                f"{np.count_nonzero(~np.isfinite(images))} pixels not finite"
             )
         self.mean = images.mean(axis=0)
         deviation = images.std(axis=0)
@@ -268,7 +269,8 @@ def predict_images(
         models: Keras model, list of tickets, or `EnsembleModel` of models
             that `outcome_model` returned.
         inputs: List of inputs.
-        residual: Non-negative variance of the noise, of `residual_variance`.
+        residual: Non-negative variance of the noise, of `residual_variance`:
+            a float, or an array of the shape of an outcome.
         num_samples: Positive integer, samples of each ticket. Defaults to 100.
         coverage: Float in (0, 1). Defaults to 0.95.
         seed: Non-negative integer, for the noise.
@@ -290,11 +292,7 @@ def predict_images(
     members = _listed(models)
     check_number("coverage", coverage, "(0, 1)")
     check_count("seed", seed, least=0)
-    if not np.all(np.asarray(residual) >= 0):
-        raise ValueError(
-            "`residual` must be a non-negative variance. Received: "
-            f"residual={residual}"
-        )
+    _check_residual(residual, members[0].outputs[0].shape[1:])
     drawn = [sample_images(one, inputs, num_samples) for one in members]
     samples = np.stack(drawn)  # (tickets, samples, subjects, ...)
     means = samples.mean(axis=1)
@@ -305,6 +303,16 @@ def predict_images(
     return ImagePrediction(
         means.mean(axis=0), lower, upper, within, means.var(axis=0), residual
     )
+
+
+def _check_residual(residual, shape):
+    given = np.asarray(residual)
+    if given.shape not in ((), shape) or not np.all(given >= 0):
+        raise ValueError(
+            "`residual` must be a non-negative variance, or an array of them "
+            f"of the shape of an outcome, {shape}. Received: residual="
+            f"{residual} of shape {given.shape}"
+        )
 
 
 def _quantiles(samples, residual, tail, random):

@@ -51,6 +51,9 @@ def test_a_step_lowers_the_error():
 def test_wrong_targets_are_named():
     with pytest.raises(ValueError, match=r"labels 0 or 1.*Received: .*\[2\]"):
         with_intervals([2], [[0.0, 1.0]])
+    for wrong in ([1.0, 0.0], [np.nan, 1.0]):
+        with pytest.raises(ValueError, match="`intervals` must be lower ends"):
+            with_intervals([1], [wrong])
     with pytest.raises(ValueError, match=r"\(batch, ..., 3\)"):
         IndividualCalibrationLoss()(np.zeros((2, 1)), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="`weight` must be in"):

@@ -267,6 +267,10 @@ def test_masked_weights_do_not_move():
             "one label for each row",
         ),
         ({"model": 3}, TypeError, "`model` must be"),
+        ({"y": np.full(300, 2)}, ValueError, "`y` must be of the model's cl"),
+        ({"y": np.full(300, -1)}, ValueError, "classes, 0 to 1.*y with -1"),
+        ({"y": np.zeros(300)}, ValueError, "integer labels.*float64"),
+        ({"x": np.full((300, 17), np.nan)}, ValueError, "finite gradients"),
     ],
 )
 def test_wrong_arguments_are_named(wrong, kind, message):
@@ -280,3 +284,27 @@ def test_wrong_arguments_are_named(wrong, kind, message):
     }
     with pytest.raises(kind, match=message):
         LeaveOneOut(**given)
+
+
+@pytest.mark.parametrize(
+    "wrong, kind, message",
+    [
+        ({"rare_class": 2}, ValueError, "classes, 0 to 1.*rare_class with 2"),
+        ({"rare_class": -1}, ValueError, "`rare_class` must be"),
+        ({"rows": [300]}, ValueError, "`rows` must name nodes from 0 to 299"),
+        ({"rows": [0.5]}, TypeError, "`rows` must be integers"),
+        ({"coverage": 1.0}, ValueError, "`coverage` must be"),
+    ],
+)
+def test_wrong_intervals_are_named(wrong, kind, message):
+    with pytest.raises(kind, match=message):
+        left_out(0).intervals(**wrong)
+
+
+def test_rows_of_weight_zero_need_no_label():
+    data, features, weights, _, model = linear(0)
+    y = np.where(weights > 0, data.y, -1)
+    found = LeaveOneOut(
+        model, features, y, weights, damping=0.0, tolerance=1e-5
+    )
+    np.testing.assert_array_equal(found.residuals(), left_out(0).residuals())

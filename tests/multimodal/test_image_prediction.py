@@ -81,6 +81,7 @@ def test_modalities_of_different_subjects_are_refused():
     "settings, message",
     [
         ({"residual": -1.0}, "`residual` must be"),
+        ({"residual": np.ones(5)}, r"shape of an outcome.*of shape \(5,\)"),
         ({"coverage": 1.0}, "`coverage` must be"),
         ({"num_samples": 0}, "`num_samples` must be"),
     ],
@@ -103,6 +104,9 @@ def test_pixels_are_standardized_by_training():
     np.testing.assert_allclose(scaler.back(found), images, atol=1e-4)
     with pytest.raises(ValueError, match="at least 2 training images"):
         multimodal.PixelScaler(images[:1])
+    images[3, 1, 1] = np.nan
+    with pytest.raises(ValueError, match="50 images, 1 pixels not finite"):
+        multimodal.PixelScaler(images)
 
 
 def test_the_toy_needs_both_modalities():
