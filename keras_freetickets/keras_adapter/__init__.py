@@ -70,6 +70,7 @@ from keras_freetickets.keras_adapter.trainer_state import CompilesAnywhere
 from keras_freetickets.keras_adapter.trainer_state import KeepsState
 from keras_freetickets.keras_adapter.trainer_state import PacksState
 from keras_freetickets.keras_adapter.trainer_state import begin_at_epoch
+from keras_freetickets.keras_adapter.trainer_state import build_training
 from keras_freetickets.keras_adapter.trainer_state import call_model
 from keras_freetickets.keras_adapter.trainer_state import compilation
 from keras_freetickets.keras_adapter.trainer_state import compiled_as
@@ -106,6 +107,7 @@ __all__ = [
     "build_by_shapes",
     "build_for_call",
     "build_from_batch",
+    "build_training",
     "builds_itself",
     "call_model",
     "compilation",

@@ -41,6 +41,18 @@ def reset_train_function(model: Model) -> None:
         model.make_train_function(force=True)
 
 
+def build_training(model: Model) -> None:
+    """Makes the variables of a compiled model's optimizer, losses and metrics.
+
+    Otherwise the first step makes them, and TensorFlow traces a step that makes
+    variables twice. Targets have the shapes of the outputs.
+
+    Args:
+        model: A compiled functional model.
+    """
+    model._symbolic_build(data_batch=(model.inputs, model.outputs))
+
+
 @contextlib.contextmanager
 def own_step(model: Model, name: str) -> Iterator[None]:
     """Context in which Keras compiles a step that differs from all others.

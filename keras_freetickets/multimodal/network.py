@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_boolean
 from keras_freetickets.arguments import check_count
 from keras_freetickets.arguments import check_number
@@ -203,6 +204,7 @@ def compile_inva(
         loss_weights=[1.0] + [image_weight] * (count - 1),
         **kwargs,
     )
+    keras_adapter.build_training(model)
 
 
 def outcome_model(model: keras.Model) -> keras.Model:

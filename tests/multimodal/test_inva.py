@@ -107,6 +107,25 @@ def test_gradients_reach_encoders_through_both_targets(source):
         assert np.abs(ops.convert_to_numpy(kernel.value) - old).max() > 1e-5
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_the_step_is_traced_once(sparsity, monkeypatch):
+    """Variables made within it would cost a second trace on TensorFlow."""
+    model = make()
+    if sparsity:
+        filters = multimodal.MASKED
+        model = kft.sparsify(model, sparsity, filters=filters, seed=0)
+    multimodal.compile_inva(model)
+    traced, call = [], multimodal.SumOfSquares.call
+
+    def counted(self, y_true, y_pred):
+        traced.append(y_pred.shape)
+        return call(self, y_true, y_pred)
+
+    monkeypatch.setattr(multimodal.SumOfSquares, "call", counted)
+    model.fit(X, [Y, *X], batch_size=3, epochs=2, verbose=0)
+    assert len(traced) == len(model.outputs)
+
+
 def test_masked_weights_stay_zero_and_heads_stay_dense(tmp_path):
     model = kft.sparsify(make(), 0.5, filters=multimodal.MASKED, seed=0)
     names = [layer.name for layer in model.sparse_layers]
