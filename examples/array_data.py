@@ -48,6 +48,8 @@ def load(
 ) -> Arrays:
     """Iris, or the first images of a data set of `kft.datasets.load`.
 
+    Images are as they are: in arrays, one random shift of each would stay.
+
     Args:
         dataset: "iris", or a name for `kft.datasets.load`.
         seed: Integer, of the order.
@@ -63,6 +65,7 @@ def load(
             num_examples=num_examples,
             seed=seed,
             data_dir=FLAGS.data_dir,
+            augment="none",
             **settings,
         )
     return Arrays(

@@ -171,7 +171,7 @@ def _parts(count: int) -> tuple[slice, slice, slice]:
 
 def _images(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """All images, in an order of the seed, and their classes."""
-    data = array_data.load(FLAGS.dataset, 0, augment="none")
+    data = array_data.load(FLAGS.dataset, 0)
     parts = (data.train, data.validation, data.test)
     images, labels = (
         np.concatenate([part[i] for part in parts]) for i in (0, 1)

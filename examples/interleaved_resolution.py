@@ -330,7 +330,6 @@ def main(argv: list[str]) -> None:
         0,
         FLAGS.num_examples,
         image_size=(side, side),
-        augment="none",
     )
     run_directory.claim_directory(FLAGS.output_dir, config)
     path = os.path.join(FLAGS.output_dir, "step_seconds.json")
