@@ -5,22 +5,24 @@ python benchmarks/real_headline.py --data_dir=../shared/tfds \
     --output_dir=headline --output=headline.json
 ```
 
-A wide MLP, `--units` x3, learns by Adam: `dense`; `dense x3`, that network and
-two more of other seeds, an ensemble; and EDST with three tickets at each
-`--sparsity`, compressed. The learning rate of each is the one of `--rates` with
-the better NLL on held-out training images, a sixth, with the first seed; test
-images choose nothing. The dense network's rate falls to a tenth at half and at
-three quarters of `--epochs`. EDST explores for a third of `--ticket_epochs` and
+The network is a wide MLP of three hidden layers of `--units`, a small
+convolutional network or a wide residual network of 10 layers. It learns by
+Adam: `dense`; `dense x3`, that network and two more of other seeds, an ensemble
+(unless `--nodense_ensemble`); and EDST with three tickets at each `--sparsity`,
+compressed. The learning rate of each is the one of `--rates` with the better
+NLL on held-out training images, a sixth, with the first seed; test images
+choose nothing. The dense network's rate falls to a tenth at half and at three
+quarters of `--epochs`. EDST explores for a third of `--ticket_epochs` and
 refines each ticket for two ninths, with the paper's rates: more epochs than the
 dense network's, which are cheaper.
 
 Every run is a process of its own: its seconds are those of `fit`, by the clock
 and of the processor. Its memory is the peak that making and training the
 network adds to a process that has the data, as tensors, and has trained a
-network of 64 units in the same way before. Predictions are of the faster of
-Keras and NumPy for dense networks, and of `serving.SparsePredictor` for
-tickets. A run that is finished is not run again: start the command again after
-a kill.
+narrow network in the same way before. Predictions are of Keras, or of NumPy
+where that is faster, for dense networks; for tickets of
+`serving.SparsePredictor`, or of Keras where it does not have the layers. A run
+that is finished is not run again: start the command again after a kill.
 """
 
 import gc
@@ -49,17 +51,28 @@ from keras_freetickets.metrics import reliability
 
 flags.adopt_module_key_flags(common)
 flags.DEFINE_enum(
-    "dataset", "fashion_mnist", ["fashion_mnist", "digits"], "Images."
+    "dataset",
+    "fashion_mnist",
+    ["fashion_mnist", "cifar10", "digits"],
+    "Images.",
 )
+flags.DEFINE_enum("network", "mlp", ["mlp", "cnn", "resnet"], "Network.")
 flags.DEFINE_string("data_dir", None, "Directory of TFDS.")
 flags.DEFINE_string("output_dir", "headline", "Directory of finished runs.")
-flags.DEFINE_integer("units", 1024, "Units of each hidden layer.")
+flags.DEFINE_integer(
+    "units",
+    None,
+    "Units of each hidden layer, or channels of the first block. None for 1024 "
+    "of an MLP, 64 of a small convolutional network and 32 of a residual one.",
+)
+flags.DEFINE_integer("images", None, "Training images. None for all.")
 flags.DEFINE_integer("epochs", 9, "Epochs of one dense network.", 4)
 flags.DEFINE_integer("ticket_epochs", 27, "Epochs of a run of EDST.", 9)
 flags.DEFINE_integer("batch", 128, "Images in a batch.")
 flags.DEFINE_integer("interval", 100, "Steps between updates of masks.")
 flags.DEFINE_multi_float("sparsity", [0.9, 0.95, 0.98], "Sparsities.")
 flags.DEFINE_multi_float("rates", [1e-2, 3e-3, 1e-3], "Learning rates to try.")
+flags.DEFINE_bool("dense_ensemble", True, "Whether there is `dense x3`.")
 flags.DEFINE_integer("seeds", 3, "Number of seeds.")
 flags.DEFINE_integer("turns", 50, "Predictions to take the time of.")
 flags.DEFINE_string("run", None, "JSON of the only run to make, by itself.")
@@ -68,26 +81,54 @@ TICKETS = 3
 
 
 def data():
-    """Rows and labels: training, validation and test ones."""
-    (x, y), (x_test, y_test) = (
-        (x.reshape(len(x), -1), y)
-        for x, y in images(FLAGS.dataset, FLAGS.data_dir)
-    )
+    """Images and labels: training, validation and test ones.
+
+    An MLP reads images as rows.
+    """
+    (x, y), test = images(FLAGS.dataset, FLAGS.data_dir)
     count = len(x) - len(x) // 6
-    return (x[:count], y[:count]), (x[count:], y[count:]), (x_test, y_test)
+    parts = (x[:count], y[:count]), (x[count:], y[count:]), test
+    if FLAGS.images:
+        parts = tuple(array[: FLAGS.images] for array in parts[0]), *parts[1:]
+    if FLAGS.network == "mlp":
+        return tuple((x.reshape(len(x), -1), y) for x, y in parts)
+    return parts
 
 
-def network(units=None):
-    units = units or FLAGS.units
-    inputs = 64 if FLAGS.dataset == "digits" else 784
+def mlp(shape, units):
     hidden = [keras.layers.Dense(units, activation="relu") for _ in range(3)]
     return keras.Sequential(
         [
-            keras.Input((inputs,)),
+            keras.Input(shape),
             *hidden,
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
+
+
+def cnn(shape, units):
+    return kft.applications.small_cnn(shape, 10, filters=(units, 2 * units))
+
+
+def resnet(shape, units):
+    return kft.applications.wide_resnet(
+        10, units // 16, shape, weight_decay=0.0
+    )
+
+
+# How to make one of a shape of images and a width; the width of one that is
+# measured, and of the one trained before.
+NETWORKS = {
+    "mlp": (mlp, 1024, 64),
+    "cnn": (cnn, 64, 32),
+    "resnet": (resnet, 32, 16),
+}
+
+
+def network(batches, narrow):
+    shape = tuple(batches.element_spec[0].shape[1:])
+    make, units, units_before = NETWORKS[FLAGS.network]
+    return make(shape, units_before if narrow else FLAGS.units or units)
 
 
 def compiled(model, rate):
@@ -136,12 +177,12 @@ class Cost:
         }
 
 
-def dense(rate, seed, batches, units=None):
+def dense(rate, seed, batches, narrow=False):
     """Trains dense networks one after another, with the cost so far."""
     cost = Cost()
     while True:
         keras.utils.set_random_seed(seed)
-        model = compiled(network(units), rate)
+        model = compiled(network(batches, narrow), rate)
         model.fit(
             batches,
             epochs=FLAGS.epochs,
@@ -152,12 +193,15 @@ def dense(rate, seed, batches, units=None):
         seed += 1
 
 
-def tickets(sparsity, rate, seed, batches, units=None):
+def tickets(sparsity, rate, seed, batches, narrow=False):
     """Three tickets of one run of EDST, and what they cost."""
     cost = Cost()
     keras.utils.set_random_seed(seed)
     model = kft.sparsify(
-        network(units), sparsity, storage="compressed", seed=seed
+        network(batches, narrow),
+        sparsity,
+        storage="compressed",
+        seed=seed,
     )
     compiled(model, rate)
     edst = kft.callbacks.EDST(
@@ -167,7 +211,8 @@ def tickets(sparsity, rate, seed, batches, units=None):
         update_interval=FLAGS.interval,
         monitor=None,
         directory=os.path.join(
-            FLAGS.output_dir, f"{sparsity}_{rate}_{seed}_{units or FLAGS.units}"
+            FLAGS.output_dir,
+            f"{sparsity}_{rate}_{seed}{'_narrow' if narrow else ''}",
         ),
     )
     model.fit(batches, epochs=edst.epochs, callbacks=[edst], verbose=0)
@@ -175,7 +220,8 @@ def tickets(sparsity, rate, seed, batches, units=None):
 
 
 def quality(predictor, x, y):
-    predictions = np.asarray(predictor(x), "float64")
+    parts = [predictor(x[i : i + 1000]) for i in range(0, len(x), 1000)]
+    predictions = np.concatenate(parts).astype("float64")
     right = predictions[np.arange(len(y)), y]
     ece = reliability.expected_calibration_error(y, predictions)
     return {
@@ -213,7 +259,22 @@ def milliseconds(predict, x):
     return spread(found)
 
 
-def row_of(kind, model, members, sparsity, rate, seed, cost, parts, test):
+def ways_of_tickets(model, path):
+    """How to predict with a packed file, or with its model in Keras."""
+    try:
+        return [kft.serving.SparsePredictor.load(path).predict]
+    except ValueError:  # its layers are not among those it has
+        return [model.predict_on_batch]
+
+
+def ways_of_dense(model, members):
+    alone = members[0] if len(members) == 1 else model
+    if FLAGS.network == "mlp":
+        return [alone.predict_on_batch, in_numpy(members)]
+    return [alone.predict_on_batch]
+
+
+def row_of(kind, model, members, sparsity, rate, seed, cost, parts):
     """What an ensemble costs, and how good it is."""
     name = f"{kind}_{sparsity}_{rate}_{seed}.npz".replace(" ", "")
     path = os.path.join(FLAGS.output_dir, name)
@@ -221,50 +282,46 @@ def row_of(kind, model, members, sparsity, rate, seed, cost, parts, test):
     row = {"kind": kind, "sparsity": sparsity, "rate": rate, "seed": seed}
     row.update(cost, file_bytes=os.path.getsize(path))
     if members is None:
-        ways = [kft.serving.SparsePredictor.load(path).predict]
+        ways = ways_of_tickets(model, path)
     else:
-        alone = members[0] if len(members) == 1 else model
-        ways = [alone.predict_on_batch, in_numpy(members)]
+        ways = ways_of_dense(model, members)
     _, validation, (x, y) = parts
     row["validation"] = quality(ways[0], *validation)
-    if test:
-        row["test"] = quality(ways[0], x, y)
-        for batch in (1, 256):
-            times = [milliseconds(way, x[:batch]) for way in ways]
-            row[f"milliseconds_{batch}"] = min(
-                times, key=lambda one: one["median"]
-            )
+    row["test"] = quality(ways[0], x, y)
+    for batch in (1, 256):
+        times = [milliseconds(way, x[:batch]) for way in ways]
+        row[f"milliseconds_{batch}"] = min(times, key=lambda one: one["median"])
     return row
 
 
-def rows_of(kind, sparsity, rate, seed, test):
-    """The rows of a run: those of a run of dense networks are two."""
+def rows_of(kind, sparsity, rate, seed, count):
+    """The rows of a run: of several dense networks, of one and of all."""
     parts = (x, y), *_ = data()
     batches = batches_of(*map(keras.ops.convert_to_tensor, (x, y)))
     for _ in batches:  # TensorFlow copies the images
         pass
     # What the first training of a process costs belongs to no row.
     if kind == "edst":
-        tickets(sparsity, rate, seed, batches.take(8), units=64)
+        tickets(sparsity, rate, seed, batches.take(8), narrow=True)
     else:
-        next(dense(rate, seed, batches.take(8), units=64))
+        next(dense(rate, seed, batches.take(8), narrow=True))
     keras.backend.clear_session()
     rest = sparsity, rate, seed
     if kind == "edst":
         model, cost = tickets(sparsity, rate, seed, batches)
-        return [row_of(kind, model, None, *rest, cost, parts, test)]
+        return [row_of(kind, model, None, *rest, cost, parts)]
     runs = dense(rate, TICKETS * seed, batches)
     first, cost = next(runs)
     one = kft.EnsembleModel([first])
-    rows = [row_of(kind, one, [first], *rest, cost, parts, test)]
-    if test:
+    rows = [row_of(kind, one, [first], *rest, cost, parts)]
+    if count > 1:
         members = [first]
-        for _ in range(TICKETS - 1):
+        for _ in range(count - 1):
             model, cost = next(runs)
             members.append(model)
         model = kft.EnsembleModel(members)
         rows.append(
-            row_of(f"{kind} x3", model, members, *rest, cost, parts, test)
+            row_of(f"{kind} x{count}", model, members, *rest, cost, parts)
         )
     return rows
 
@@ -303,17 +360,18 @@ def main(_):
         return
     report = new_report()
     report["tried"] = []
-    for kind, sparsity in [
-        *(("edst", sparsity) for sparsity in FLAGS.sparsity),
-        ("dense", 0.0),
+    for kind, sparsity, count in [
+        *(("edst", sparsity, TICKETS) for sparsity in FLAGS.sparsity),
+        ("dense", 0.0, TICKETS if FLAGS.dense_ensemble else 1),
     ]:
+        alone = TICKETS if kind == "edst" else 1
         tried = [
-            finished(kind, sparsity, rate, 0, False)[0] for rate in FLAGS.rates
+            finished(kind, sparsity, rate, 0, alone)[0] for rate in FLAGS.rates
         ]
         report["tried"] += tried
         rate = min(tried, key=lambda row: row["validation"]["nll"])["rate"]
         for seed in range(FLAGS.seeds):
-            for row in finished(kind, sparsity, rate, seed, True):
+            for row in finished(kind, sparsity, rate, seed, count):
                 report["rows"].append(row)
                 shown = {k: round(v, 4) for k, v in row["test"].items()}
                 print(
