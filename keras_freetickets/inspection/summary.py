@@ -133,12 +133,11 @@ def _unmasked_row(name, weights, costs, note):
 def _sparse_rows(name, layer, costs):
     """The kernels of a sparse layer, and other kernels that cost FLOPs."""
     masked_kernels = layer.masked_kernels
-    if isinstance(layer, CompressesKernels):
-        return [_masked_row(name, layer, m, costs) for m in masked_kernels]
     masked = {id(masked.kernel) for masked in masked_kernels}
+    inner = layer if isinstance(layer, CompressesKernels) else layer.layer
     rest = [
         weight
-        for weight in layer.layer.weights
+        for weight in inner.weights
         if id(weight) not in masked and costs.macs_of(weight) != 0
     ]
     rows = [_masked_row(name, layer, m, costs) for m in masked_kernels]

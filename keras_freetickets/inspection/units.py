@@ -5,6 +5,12 @@ import typing
 from collections.abc import Callable
 
 from keras_freetickets.layers.compressed import Compressed
+from keras_freetickets.layers.compressed_separable import (
+    CompressedSeparableConv1D,
+)
+from keras_freetickets.layers.compressed_separable import (
+    CompressedSeparableConv2D,
+)
 from keras_freetickets.metrics import flop_rules
 from keras_freetickets.metrics import flops
 from keras_freetickets.models.sparse_model import SparseModel
@@ -71,6 +77,14 @@ def _compressed(layer, inputs, outputs):
     (record,) = layer.masked_kernels
     rows = flop_rules.product(outputs[: len(outputs) - layer.output_rank])
     return {"values": record.size * rows}
+
+
+@flops.register_rule(CompressedSeparableConv1D, CompressedSeparableConv2D)
+def _compressed_separable(layer, inputs, outputs):
+    # Its pointwise convolution is a layer, which counts for itself.
+    pixels = flop_rules.positions(layer, outputs)
+    depthwise = flop_rules.size_of(layer.depthwise_kernel) * pixels
+    return {"depthwise_kernel": depthwise}
 
 
 def count_units(model: Model) -> list:

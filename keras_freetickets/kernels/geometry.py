@@ -54,7 +54,7 @@ class Geometry:
             shape: Height, width and channels of an image.
             kernel: Pair of integers.
             strides: Pair of integers.
-            padding: `"same"` or `"valid"`, as Keras has them.
+            padding: `"same"`, `"valid"` or `"causal"`, as Keras has them.
             maximum: Function of two sizes; one of tensors if they are.
 
         Example:
@@ -99,6 +99,9 @@ def _axis(
     if padding == "valid":
         before = after = 0
         made = maximum(0, (size - kernel + stride) // stride)
+    elif padding == "causal":
+        before, after = kernel - 1, 0
+        made = (size + stride - 1) // stride
     else:
         made = (size + stride - 1) // stride
         total = maximum((made - 1) * stride + kernel - size, 0)

@@ -18,6 +18,7 @@ from keras_freetickets.layers import taps
 from keras_freetickets.layers.compressed_kernels import CompressedKernel
 from keras_freetickets.layers.compressed_kernels import CompressesKernels
 from keras_freetickets.layers.compressed_kernels import bridge
+from keras_freetickets.layers.compressed_kernels import check_compressible
 from keras_freetickets.layers.compressed_kernels import check_float32
 from keras_freetickets.types import Array
 from keras_freetickets.types import Config
@@ -148,19 +149,7 @@ class Compressed(CompressesKernels, keras.layers.Layer):
                 something outside it, or the layer has what compressed ones
                 have not.
         """
-        reason = cls.reason_against(layer)
-        if reason:
-            raise ValueError(
-                f"`layer` cannot be compressed, as {reason}: use "
-                f"storage='mask'. Received: layer={layer.name!r}"
-            )
-        kernel = ops.convert_to_numpy(layer.kernel)
-        mask = np.asarray(mask)
-        if mask.shape != kernel.shape:
-            raise ValueError(
-                f"`mask` must have the kernel's shape {kernel.shape}. "
-                f"Received: mask.shape={mask.shape}"
-            )
+        check_compressible(cls, layer, {layer.name: mask})
         compressed = cls.like(
             layer, **{"active": int(np.count_nonzero(mask)), **kwargs}
         )

@@ -9,6 +9,7 @@ from keras_freetickets.arguments import check_count
 from keras_freetickets.layers.compressed_dense import CompressedEinsumDense
 from keras_freetickets.layers.compressed_kernels import CompressedKernel
 from keras_freetickets.layers.compressed_kernels import CompressesKernels
+from keras_freetickets.layers.compressed_kernels import check_compressible
 from keras_freetickets.layers.compressed_kernels import check_float32
 from keras_freetickets.types import Array
 from keras_freetickets.types import Config
@@ -79,20 +80,8 @@ class _CompressedAttention(CompressesKernels):
                 something outside its mask, or the layer has what compressed
                 ones have not.
         """
-        reason = cls.reason_against(layer)
-        if reason:
-            raise ValueError(
-                f"`layer` cannot be compressed, as {reason}: use "
-                f"storage='mask'. Received: layer={layer.name!r}"
-            )
+        check_compressible(cls, layer, masks)
         dense_layers = cls.dense_layers_of(layer)
-        shapes = {d.name: tuple(d.kernel.shape) for d in dense_layers}
-        given = {name: tuple(mask.shape) for name, mask in masks.items()}
-        if given != shapes:
-            raise ValueError(
-                "`masks` must have a mask of the kernel's shape for each "
-                f"projection: {shapes}. Received: shapes {given}"
-            )
         if active is None:
             active = {name: int(mask.sum()) for name, mask in masks.items()}
         config = {**layer.get_config(), "active": active, **kwargs}

@@ -15,31 +15,30 @@ from keras_freetickets.types import Layer
 from keras_freetickets.types import Tensor
 
 
-@keras.saving.register_keras_serializable(package="keras_freetickets")
-class CompressedConv2D(Compressed):
-    """`keras.layers.Conv2D` of which only the active weights exist.
+class CompressedConvolution(Compressed):
+    """A compressed convolution of one or two axes: what both have in common.
+
+    A sequence is an image of one row.
 
     Args:
         filters: Positive integer, the channels of the output.
         active: Positive integer, the number of active weights.
-        kernel_size: Integer or pair of integers. Defaults to 1.
-        strides: Integer or pair of integers.
-        padding: `"valid"` or `"same"`.
-        activation: As for `keras.layers.Conv2D`.
+        kernel_size: Integer, or a tuple of one for each axis. Defaults to 1.
+        strides: Integer, or a tuple of one for each axis.
+        padding: One of `paddings`.
+        activation: As for the layer of Keras.
         use_bias: Whether there is a bias.
-        **kwargs: As for `keras.layers.Conv2D`, of one group, without
-            dilation, with channels last.
+        **kwargs: As for the layer of Keras, of one group, without dilation,
+            with channels last.
 
     Raises:
         ValueError: If a count is not a positive integer, the padding is
             another, or the dtype policy does not compute in float32.
-
-    Example:
-
-    ```python
-    compressed = CompressedConv2D.from_dense(convolution, mask)
-    ```
     """
+
+    keras_class: typing.Any
+    rank: int
+    paddings: tuple[str, ...] = ("valid", "same")
 
     def __init__(
         self,
@@ -53,18 +52,18 @@ class CompressedConv2D(Compressed):
         **kwargs: typing.Any,
     ) -> None:
         check_count("filters", filters)
-        check_choice("padding", padding, ("valid", "same"))
+        check_choice("padding", padding, self.paddings)
         super().__init__(active, activation, use_bias, **kwargs)
         self.filters, self.padding = filters, padding
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
+        self.kernel_size = _sizes("kernel_size", kernel_size, self.rank)
+        self.strides = _sizes("strides", strides, self.rank)
 
     @classmethod
     def reason_against(cls, layer: Layer) -> str:
         """As for `Compressed`; groups, dilation and channels count too."""
         if layer.groups != 1:
             return "it has several groups"
-        if tuple(layer.dilation_rate) != (1, 1):
+        if set(layer.dilation_rate) != {1}:
             return "it is dilated"
         if layer.data_format != "channels_last":
             return "its channels are not last"
@@ -75,7 +74,7 @@ class CompressedConv2D(Compressed):
 
     @classmethod
     def _input_shape_of(cls, layer):
-        return (None, None, None, layer.kernel.shape[-2])
+        return (*(None,) * (cls.rank + 1), layer.kernel.shape[-2])
 
     @classmethod
     def _arguments_of(cls, layer: Layer) -> dict[str, typing.Any]:
@@ -89,27 +88,33 @@ class CompressedConv2D(Compressed):
         }
 
     def dense_layer(self) -> Layer:
-        layer = keras.layers.Conv2D(
+        layer = self.keras_class(
             data_format="channels_last", **self._shared_arguments()
         )
-        layer.build((None, None, None, self.kernel_shape[-2]))
+        layer.build((*(None,) * (self.rank + 1), self.kernel_shape[-2]))
         return layer
 
     def call(self, inputs: Tensor) -> Tensor:
-        if self.kernel_size == (1, 1):
+        if set(self.kernel_size) == {1}:
             # Every stride-th pixel is all that counts.
-            down, right = self.strides
-            return super().call(inputs[:, ::down, ::right])
-        geometry = self._geometry(ops.shape(inputs)[1:])
+            pixels = (slice(None, None, stride) for stride in self.strides)
+            return super().call(inputs[(slice(None), *pixels)])
+        images = inputs if self.rank == 2 else inputs[:, None]
+        geometry = self._geometry(ops.shape(images)[1:])
         convolution = bridge("_convolution").convolution
-        return self._activated(convolution(*self._given(inputs, geometry)))
+        y = self._activated(convolution(*self._given(images, geometry)))
+        return y if self.rank == 2 else y[:, 0]
+
+    def _of_images(self, sizes):
+        """Sizes of the axes of an image: a sequence has one row."""
+        return (*(1,) * (2 - self.rank), *sizes)
 
     def _geometry(self, shape):
         known = all(isinstance(size, int) for size in shape)
         return Geometry.of(
             shape,
-            self.kernel_size,
-            self.strides,
+            self._of_images(self.kernel_size),
+            self._of_images(self.strides),
             self.padding,
             max if known else ops.maximum,
         )
@@ -117,11 +122,16 @@ class CompressedConv2D(Compressed):
     def rows_of(self, x: Tensor) -> Tensor:
         if len(x.shape) == 2:  # of a kernel of one pixel
             return x
+        padding = self.padding
+        if padding == "causal":
+            before = [(size - 1, 0) for size in self.kernel_size]
+            x = ops.pad(x, [(0, 0), (0, 0), *before, (0, 0)])
+            padding = "valid"
         patches = ops.image.extract_patches(
             x,
-            self.kernel_size,
-            strides=self.strides,
-            padding=self.padding,
+            self._of_images(self.kernel_size),
+            strides=self._of_images(self.strides),
+            padding=padding,
             data_format="channels_last",
         )
         return ops.reshape(patches, (-1, self.num_inputs))
@@ -150,13 +160,75 @@ class CompressedConv2D(Compressed):
         }
 
 
-def _pair(name: str, value: typing.Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedConv1D(CompressedConvolution):
+    """`keras.layers.Conv1D` of which only the active weights exist.
+
+    Args:
+        filters: Positive integer, the channels of the output.
+        active: Positive integer, the number of active weights.
+        kernel_size: Integer. Defaults to 1.
+        strides: Integer.
+        padding: `"valid"`, `"same"` or `"causal"`.
+        activation: As for `keras.layers.Conv1D`.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Conv1D`, of one group, without
+            dilation, with channels last.
+
+    Raises:
+        ValueError: If a count is not a positive integer, the padding is
+            another, or the dtype policy does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedConv1D.from_dense(convolution, mask)
+    ```
+    """
+
+    keras_class = keras.layers.Conv1D
+    rank = 1
+    paddings = ("valid", "same", "causal")
+
+
+@keras.saving.register_keras_serializable(package="keras_freetickets")
+class CompressedConv2D(CompressedConvolution):
+    """`keras.layers.Conv2D` of which only the active weights exist.
+
+    Args:
+        filters: Positive integer, the channels of the output.
+        active: Positive integer, the number of active weights.
+        kernel_size: Integer or pair of integers. Defaults to 1.
+        strides: Integer or pair of integers.
+        padding: `"valid"` or `"same"`.
+        activation: As for `keras.layers.Conv2D`.
+        use_bias: Whether there is a bias.
+        **kwargs: As for `keras.layers.Conv2D`, of one group, without
+            dilation, with channels last.
+
+    Raises:
+        ValueError: If a count is not a positive integer, the padding is
+            another, or the dtype policy does not compute in float32.
+
+    Example:
+
+    ```python
+    compressed = CompressedConv2D.from_dense(convolution, mask)
+    ```
+    """
+
+    keras_class = keras.layers.Conv2D
+    rank = 2
+
+
+def _sizes(name: str, value: typing.Any, rank: int) -> tuple[int, ...]:
+    sizes = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(sizes) != rank:
+        several = "a tuple of one" if rank == 1 else "a pair of integers"
         raise ValueError(
-            f"`{name}` must be an integer or a pair of integers. Received: "
+            f"`{name}` must be an integer or {several}. Received: "
             f"{name}={value!r}"
         )
-    for one in pair:
+    for one in sizes:
         check_count(name, one)
-    return pair
+    return sizes

@@ -78,10 +78,12 @@ class CompressesKernels(MasksKernels, KerasMixin):
 
     # No state for each connection is kept: see `Sparse.add_state`.
     state: dict = {}
+    # The attribute of `dense_layers_of` that is compressed.
+    role = "kernel"
 
     @classmethod
     def dense_layers_of(cls, layer: Layer) -> list[Layer]:
-        """The layers whose `kernel` is compressed, in a layer of Keras.
+        """The layers of which a kernel is compressed, in a layer of Keras.
 
         Args:
             layer: A built layer of the class that this one stands for.
@@ -136,6 +138,37 @@ class CompressesKernels(MasksKernels, KerasMixin):
             "A compressed kernel keeps no state for each connection: use "
             f"storage='mask'. Received: state {name!r} for layer "
             f"'{self.name}'"
+        )
+
+
+def check_compressible(
+    kind: type[CompressesKernels], layer: Layer, masks: dict[str, Array]
+) -> None:
+    """Raises unless a layer can be compressed, and masks fit its kernels.
+
+    Args:
+        kind: The class of compressed layers.
+        layer: A built layer of the class that `kind` stands for.
+        masks: Dict from the names of `kind.dense_layers_of(layer)` to masks.
+
+    Raises:
+        ValueError: If not.
+    """
+    reason = kind.reason_against(layer)
+    if reason:
+        raise ValueError(
+            f"`layer` cannot be compressed, as {reason}: use storage='mask'. "
+            f"Received: layer={layer.name!r}"
+        )
+    shapes = {
+        dense.name: tuple(getattr(dense, kind.role).shape)
+        for dense in kind.dense_layers_of(layer)
+    }
+    given = {name: np.shape(mask) for name, mask in masks.items()}
+    if given != shapes:
+        raise ValueError(
+            "Masks must have the shapes of the kernels, "
+            f"{shapes}. Received: shapes {given}"
         )
 
 

@@ -8,16 +8,26 @@ from keras_freetickets.layers.compressed_attention import (
 from keras_freetickets.layers.compressed_attention import (
     CompressedMultiHeadAttention,
 )
+from keras_freetickets.layers.compressed_convolution import CompressedConv1D
 from keras_freetickets.layers.compressed_convolution import CompressedConv2D
 from keras_freetickets.layers.compressed_dense import CompressedDense
 from keras_freetickets.layers.compressed_dense import CompressedEinsumDense
 from keras_freetickets.layers.compressed_kernels import CompressesKernels
+from keras_freetickets.layers.compressed_separable import (
+    CompressedSeparableConv1D,
+)
+from keras_freetickets.layers.compressed_separable import (
+    CompressedSeparableConv2D,
+)
 from keras_freetickets.types import Layer
 
 _KINDS: dict[type, type[CompressesKernels]] = {
     keras.layers.Dense: CompressedDense,
     keras.layers.EinsumDense: CompressedEinsumDense,
+    keras.layers.Conv1D: CompressedConv1D,
     keras.layers.Conv2D: CompressedConv2D,
+    keras.layers.SeparableConv1D: CompressedSeparableConv1D,
+    keras.layers.SeparableConv2D: CompressedSeparableConv2D,
     keras.layers.MultiHeadAttention: CompressedMultiHeadAttention,
     keras.layers.GroupQueryAttention: CompressedGroupQueryAttention,
 }

@@ -55,10 +55,10 @@ def _reason_against(sparse, max_density, rooms):
     masked_kernels = sparse.masked_kernels
     kind = typing.cast(type[CompressesKernels], compressed_kind(sparse.layer))
     dense_layers = kind.dense_layers_of(sparse.layer)
-    needed = [id(dense.kernel) for dense in dense_layers]
+    needed = [id(getattr(dense, kind.role)) for dense in dense_layers]
     names = [masked.name.partition("/")[2] for masked in masked_kernels]
     if [id(masked.kernel) for masked in masked_kernels] != needed:
-        return f"{names} are masked, and only a kernel can be compressed"
+        return f"{names} are masked, and only a {kind.role} can be compressed"
     # All kernels of a layer have one storage.
     for dense, masked, room in zip(
         dense_layers, masked_kernels, rooms, strict=True
@@ -212,7 +212,7 @@ def _masked(layer: CompressesKernels) -> Sparse:
     sparse = Sparse(
         dense,
         sparsity=sparsities[0] if len(records) == 1 else sparsities,
-        kernels=("kernel",),
+        kernels=(layer.role,),
         seed=0,
     )
     kernels = [record.kernel_array() for record in records]

@@ -310,7 +310,8 @@ def sparsify(
             embeddings, biases and normalization.
         storage: `"mask"` (default): each kernel has a mask, and its layer
             computes as before. `"compressed"`: of Dense, of EinsumDense that
-            multiplies matrices, of Conv2D and of the projections of
+            multiplies matrices, of Conv1D and Conv2D, of the pointwise kernels
+            of SeparableConv1D and SeparableConv2D, and of the projections of
             MultiHeadAttention and GroupQueryAttention only the active weights
             exist, so that training and prediction take less time and memory
             on a processor (docs/real_sparsity.md). All other kernels have

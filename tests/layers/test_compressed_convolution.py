@@ -10,12 +10,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import keras_freetickets as kft
+from keras_freetickets.layers import CompressedConv1D
 from keras_freetickets.layers import CompressedConv2D
 from keras_freetickets.layers.compressed_kinds import reason_against
 
 if keras.backend.backend() == "torch":
     pytest.skip("no compressed kernels there", allow_module_level=True)
 pytest.importorskip("numba")
+
+
+KINDS = {
+    1: (keras.layers.Conv1D, CompressedConv1D),
+    2: (keras.layers.Conv2D, CompressedConv2D),
+}
 
 
 def convolved(x, kernel, bias, strides, padding):
@@ -28,6 +35,10 @@ def convolved(x, kernel, bias, strides, padding):
             total = max((made[-1] - 1) * stride + width - length, 0)
             before.append(total // 2)
             after.append(total - total // 2)
+        elif padding == "causal":
+            made.append(-(-length // stride))
+            before.append(width - 1)
+            after.append(0)
         else:
             made.append((length - width) // stride + 1)
             before.append(0)
@@ -84,10 +95,11 @@ def gradients(layer, x, dy):
 def case(shape, channels, filters, size, strides, padding, density, seed):
     """A layer and its kernel, bias and mask."""
     rng = np.random.default_rng(seed)
-    layer = keras.layers.Conv2D(filters, size, strides, padding)
+    dense, _ = KINDS[len(shape)]
+    layer = dense(filters, size, strides, padding)
     layer.build((None, *shape, channels))
     mask = rng.random(layer.kernel.shape) < density
-    mask[0, 0, 0, 0] = True
+    mask.flat[0] = True
     kernel = rng.standard_normal(mask.shape) * mask
     bias = rng.standard_normal(filters)
     layer.set_weights([kernel, bias])
@@ -100,21 +112,25 @@ def check(
     dense, mask, kernel, bias, rng = case(
         shape, channels, filters, size, strides, padding, density, seed
     )
-    layer = CompressedConv2D.from_dense(dense, mask)
+    layer = KINDS[len(shape)][1].from_dense(dense, mask)
     x = rng.standard_normal((batch, *shape, channels))
-    y, *_ = convolved(x, kernel, bias, strides, padding)
-    assert layer.compute_output_shape((None, *shape, channels)) == (
-        None,
-        *y.shape[1:],
-    )
+    images, strides = x, tuple(strides)
+    if len(shape) == 1:  # a sequence is an image of one row
+        images, kernel, strides = x[:, None], kernel[None], (1, *strides)
+    y, *_ = convolved(images, kernel, bias, strides, padding)
+    made = layer.compute_output_shape((None, *shape, channels))
+    assert made == (None, *y.shape[3 - len(shape) :])
     dy = rng.standard_normal(y.shape)
-    dx, dkernel, dbias = exact_gradients(x, kernel, bias, strides, padding, dy)
+    dx, dkernel, dbias = exact_gradients(
+        images, kernel, bias, strides, padding, dy
+    )
+    dy = dy.reshape(batch, *made[1:])
     found = gradients(layer, x.astype("float32"), dy.astype("float32"))
     matrix = (-1, filters)
     columns = mask.reshape(matrix).T
     dvalues = dkernel.reshape(matrix).T[columns]
     for one, exact in zip(found, (y, dx, dvalues, dbias), strict=True):
-        one = keras.ops.convert_to_numpy(one)
+        one = keras.ops.convert_to_numpy(one).reshape(exact.shape)
         np.testing.assert_allclose(one, exact, rtol=2e-5, atol=2e-5)
 
 
@@ -124,6 +140,13 @@ def check(
 def test_values_and_gradients(size, stride, padding):
     channels = 1 if size % 2 else 3
     check((9, 8), channels, 4, (size, size), (stride, stride), padding, 3)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", "causal"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_sequences(size, stride, padding):
+    check((21,), 1 if size % 2 else 17, 5, (size,), (stride,), padding, 3)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +189,21 @@ def test_any_sizes(
     )
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    *(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4)),
+    *(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3)),
+    *(st.sampled_from(["same", "causal"]), st.integers(0, 2**20)),
+)
+def test_any_sequence(
+    length, channels, filters, size, stride, batch, padding, seed
+):
+    check(
+        *((length,), channels, filters, (size,), (stride,), padding, batch),
+        seed=seed,
+    )
+
+
 def test_relu_and_no_bias():
     dense = keras.layers.Conv2D(
         5, 3, padding="same", activation="relu", use_bias=False
@@ -187,6 +225,24 @@ def test_relu_and_no_bias():
     np.testing.assert_array_equal(back.kernel, dense.kernel)
 
 
+def test_sequences_of_any_length():
+    dense, mask, *_, rng = case((None,), 2, 4, 3, 2, "causal", 0.5, 0)
+    inputs = keras.Input((None, 2))
+    layer = CompressedConv1D.from_dense(dense, mask)
+    again = CompressedConv1D.from_config(layer.get_config())
+    model = keras.Model(inputs, again(inputs))
+    assert model.output_shape == (None, None, 4)
+    again.set_weights(layer.get_weights())
+    for length in (6, 9):
+        x = rng.standard_normal((3, length, 2)).astype("float32")
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), dense(x), rtol=1e-5, atol=1e-5
+        )
+    back = layer.to_dense()
+    assert back.get_config() == {**dense.get_config(), "name": back.name}
+    np.testing.assert_array_equal(back.kernel, dense.kernel)
+
+
 def test_images_of_any_size():
     dense, mask, *_, rng = case((None, None), 2, 4, 3, 2, "same", 0.5, 0)
     inputs = keras.Input((None, None, 2))
@@ -203,15 +259,19 @@ def test_images_of_any_size():
 
 def test_rows_of_what_was_noted():
     """A dense gradient is rows, transposed, times that of the output."""
-    for size, strides, padding in (
-        ((3, 2), (2, 1), "same"),
-        ((2, 2), (1, 1), "valid"),
+    for shape, size, strides, padding in (
+        ((6, 5), (3, 2), (2, 1), "same"),
+        ((6, 5), (2, 2), (1, 1), "valid"),
+        ((7,), (3,), (2,), "causal"),
+        ((7,), (2,), (1,), "same"),
     ):
         dense, mask, kernel, bias, rng = case(
-            (6, 5), 3, 4, size, strides, padding, 0.5, 0
+            shape, 3, 4, size, strides, padding, 0.5, 0
         )
-        layer = CompressedConv2D.from_dense(dense, mask)
-        x = rng.standard_normal((2, 6, 5, 3))
+        layer = KINDS[len(shape)][1].from_dense(dense, mask)
+        if len(shape) == 1:
+            shape, kernel, strides = (1, *shape), kernel[None], (1, *strides)
+        x = rng.standard_normal((2, *shape, 3))
         _, windows, *_ = convolved(x, kernel, bias, strides, padding)
         rows = keras.ops.convert_to_numpy(layer.rows_of(x.astype("float32")))
         np.testing.assert_allclose(
@@ -224,27 +284,49 @@ def test_rows_of_what_was_noted():
     [
         ({"groups": 2}, "several groups"),
         ({"dilation_rate": 2}, "dilated"),
+        ({"data_format": "channels_first"}, "channels are not last"),
         ({"kernel_constraint": "non_neg"}, "has a constraint"),
     ],
 )
-def test_what_is_not_compressed(arguments, reason):
-    layer = keras.layers.Conv2D(4, 3, **arguments)
-    layer.build((None, 8, 8, 4))
+@pytest.mark.parametrize("rank", [1, 2])
+def test_what_is_not_compressed(arguments, reason, rank):
+    dense, compressed = KINDS[rank]
+    layer = dense(4, 3, **arguments)
+    layer.build((None, *(8,) * rank, 4))
     assert reason in reason_against(layer)
+    with pytest.raises(ValueError, match=f"{reason}: use storage='mask'"):
+        compressed.from_dense(layer, np.ones(layer.kernel.shape, "bool"))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("kind", "arguments", "match"),
     [
-        ({"kernel_size": (3, 3, 3)}, "`kernel_size` must be an integer or"),
-        ({"kernel_size": 0}, "`kernel_size` must be"),
-        ({"strides": (1, -1)}, "`strides` must be"),
-        ({"padding": "full"}, "`padding` must be"),
+        (
+            CompressedConv2D,
+            {"kernel_size": (3, 3, 3)},
+            "`kernel_size` must be an integer or a pair of integers",
+        ),
+        (
+            CompressedConv1D,
+            {"strides": (3, 3)},
+            "`strides` must be an integer or a tuple of one",
+        ),
+        (CompressedConv2D, {"kernel_size": 0}, "`kernel_size` must be"),
+        (CompressedConv2D, {"strides": (1, -1)}, "`strides` must be"),
+        (CompressedConv2D, {"padding": "causal"}, "`padding` must be"),
+        (CompressedConv1D, {"padding": "full"}, "`padding` must be"),
     ],
 )
-def test_bad_arguments(arguments, match):
+def test_bad_arguments(kind, arguments, match):
     with pytest.raises(ValueError, match=match):
-        CompressedConv2D(4, 10, **arguments)
+        kind(4, 10, **arguments)
+
+
+def test_a_mask_of_another_shape():
+    layer = keras.layers.Conv1D(4, 3)
+    layer.build((None, 8, 2))
+    with pytest.raises(ValueError, match=r"\(3, 2, 4\).*\(2, 3, 4\)"):
+        CompressedConv1D.from_dense(layer, np.ones((2, 3, 4), "bool"))
 
 
 def test_images_of_another_size_than_traced():

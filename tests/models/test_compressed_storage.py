@@ -342,18 +342,38 @@ def test_attention_to_several_steps():
         assert (mask != one.mask_array()).any()
 
 
-@pytest.mark.parametrize("name", ["rigl", "set", "gmp"])
-def test_convolutions(name):
-    """Of 8 pixels, a power of two, by which the loss is divided."""
-    layers = [
+# Their outputs have a power of two of pixels, by which the loss is divided.
+CONVOLUTIONS = {
+    "images": lambda: [
+        keras.Input((4, 6, 2)),
         keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
-        keras.layers.Conv2D(4, (2, 3), strides=(2, 1), name="last"),
-    ]
-    dense = keras.Sequential([keras.Input((4, 6, 2)), *layers])
+        keras.layers.Conv2D(4, (2, 3), strides=(2, 1)),
+    ],
+    "sequences": lambda: [
+        keras.Input((16, 2)),
+        keras.layers.Conv1D(
+            8, 3, strides=2, padding="causal", activation="relu"
+        ),
+        keras.layers.Conv1D(4, 5, padding="same"),
+    ],
+    "separable": lambda: [
+        keras.Input((4, 4, 4)),
+        keras.layers.SeparableConv2D(8, 3, padding="same", activation="relu"),
+        keras.layers.Reshape((16, 8)),
+        keras.layers.SeparableConv1D(4, 3, strides=2, padding="same"),
+    ],
+}
+
+
+@pytest.mark.parametrize("network", sorted(CONVOLUTIONS))
+@pytest.mark.parametrize("name", ["rigl", "set", "gmp"])
+def test_convolutions(name, network):
+    dense = keras.Sequential(CONVOLUTIONS[network]())
     rng = np.random.default_rng(0)
-    for layer in layers:
-        layer.kernel.assign(dyadic(rng, layer.kernel.shape))
-    x = dyadic(rng, (32, 4, 6, 2), 2, 1.0)
+    for weight in dense.weights:
+        if len(weight.shape) > 1:  # no bias
+            weight.assign(dyadic(rng, weight.shape))
+    x = dyadic(rng, (32, *dense.input_shape[1:]), 2, 1.0)
     y = dyadic(rng, (32, *dense.output_shape[1:]), 1, 1.0)
     models = [
         kft.sparsify(
