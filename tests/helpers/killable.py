@@ -1,8 +1,8 @@
 """A small EDST run that can be killed, for `test_backup.py`.
 
-As a script: one start of the command `killable.py DIRECTORY`. With a storage
-and a number, `killable.py DIRECTORY compressed 11`, it kills itself after so
-many steps.
+As a script: one start of the command `killable.py DIRECTORY`. With the name of
+a compressed network and a number, `killable.py DIRECTORY dense 11`, it kills
+itself after so many steps.
 """
 
 import os
@@ -19,14 +19,22 @@ from keras_freetickets import keras_adapter
 EPOCHS = 5
 
 
-def network(units=12, **kwargs):
-    """Dropout, augmentation and batch normalization: all that has a state."""
+def network(units=12, convolutions=tuple, **kwargs):
+    """Dropout, augmentation and batch normalization: all that has a state.
+
+    Args:
+        units: Integer, width of the hidden layer.
+        convolutions: Callable that makes further layers, which draws their
+            seeds after the random seed is set.
+        **kwargs: Arguments of `sparsify`.
+    """
     keras.utils.set_random_seed(3)
     dense = keras.Sequential(
         [
             keras.Input((6, 6, 1)),
             layers.RandomTranslation(0.2, 0.2, seed=1),
             layers.Conv2D(4, 3),
+            *convolutions(),
             layers.BatchNormalization(),
             layers.Flatten(),
             layers.Dropout(0.3, seed=2),
@@ -88,6 +96,33 @@ def compressed_network():
     return network(storage="compressed", max_compressed_density=0.5)
 
 
+def _convolutions():
+    """One of each kind."""
+    return [
+        layers.Conv2D(8, 3, strides=2, padding="same"),
+        layers.SeparableConv2D(8, 3, padding="same"),
+        layers.Reshape((4, 8)),
+        layers.Conv1D(8, 3, padding="causal", activation="relu"),
+        layers.SeparableConv1D(8, 3, padding="same"),
+    ]
+
+
+def convolutional_network():
+    """Each of its kernels is compressed."""
+    return network(
+        convolutions=_convolutions,
+        distribution="uniform",
+        storage="compressed",
+        max_compressed_density=0.5,
+    )
+
+
+COMPRESSED = {
+    "dense": compressed_network,
+    "convolutions": convolutional_network,
+}
+
+
 class KillAfter(keras.callbacks.Callback):
     """SIGKILL after a number of steps."""
 
@@ -104,8 +139,7 @@ class KillAfter(keras.callbacks.Callback):
 if __name__ == "__main__":
     directory, *rest = sys.argv[1:]
     if rest:
-        assert rest[0] == "compressed"
-        killed = KillAfter(int(rest[1]))
-        run(directory, compressed_network(), [killed])
+        name, steps = rest
+        run(directory, COMPRESSED[name](), [KillAfter(int(steps))])
     else:
         run(directory)

@@ -10,7 +10,7 @@ import keras
 import killable
 import numpy as np
 import pytest
-from killable import compressed_network
+from killable import COMPRESSED
 
 import keras_freetickets as kft
 from keras_freetickets import topology
@@ -23,15 +23,20 @@ def dense_model(seed=0):
     keras.utils.set_random_seed(seed)
     layers = [
         keras.layers.Dense(32, activation="relu", name="first"),
-        keras.layers.Reshape((4, 8)),
+        keras.layers.Reshape((4, 8), name="steps"),
         keras.layers.EinsumDense(
             "abc,cd->abd", (4, 6), bias_axes="d", name="second"
         ),
-        keras.layers.Reshape((2, 2, 6)),
+        keras.layers.Reshape((2, 2, 6), name="image"),
         keras.layers.Conv2D(8, 1, activation="tanh", name="third"),
         keras.layers.Conv2D(8, 2, padding="same", name="window"),
+        keras.layers.SeparableConv2D(8, 2, padding="same", name="separable"),
+        keras.layers.Reshape((4, 8), name="row"),
+        keras.layers.Conv1D(8, 3, padding="causal", name="sequence"),
+        keras.layers.SeparableConv1D(8, 2, padding="same", name="separable_1"),
+        keras.layers.Reshape((2, 2, 8), name="square"),
         keras.layers.Conv2D(8, 2, groups=2, name="fourth"),
-        keras.layers.Flatten(),
+        keras.layers.Flatten(name="flat"),
         keras.layers.Dense(3, activation="softmax", name="last"),
     ]
     return keras.Sequential([keras.Input((20,)), *layers])
@@ -75,6 +80,9 @@ def test_the_same_masks_and_values_as_with_masks():
         "CompressedEinsumDense",
         "CompressedConv2D",
         "CompressedConv2D",
+        "CompressedSeparableConv2D",
+        "CompressedConv1D",
+        "CompressedSeparableConv1D",
         "Sparse",
         "CompressedDense",
     ]
@@ -99,7 +107,18 @@ def test_summary():
     assert named["third"].dense_flops == 2 * 4 * 48
     assert named["fourth"].storage == "mask"
     assert named["window"].dense_flops == 2 * 4 * 4 * 8 * 8
+    assert named["separable"].kernel == "pointwise_kernel"
+    assert named["separable"].dense_flops == 2 * 4 * 8 * 8
+    assert named["sequence"].dense_flops == 2 * 4 * 3 * 8 * 8
     assert named["fourth"].note == "masked: it has several groups"
+    of_masks = kft.sparsity_summary(sparse(storage="mask"), print_fn=False)
+    for row, other in zip(rows, of_masks, strict=True):
+        told = ("layer", "kernel", "active", "total", "flops", "dense_flops")
+        for name in told:
+            assert getattr(row, name) == getattr(other, name), name
+    (alone,) = (r for r in rows if r.layer == "separable" and not r.shape)
+    assert "depthwise_kernel is masked only if" in alone.note
+    assert (alone.total, alone.dense_flops) == (2 * 2 * 8, 2 * 4 * 32)
     assert "kernels with masks save no time" in str(rows)
     model = sparse()
     assert model.count_params() == sum(
@@ -123,7 +142,8 @@ def test_conversion_loses_nothing():
     plain = kft.strip(compressed)
     assert not isinstance(plain, kft.SparseModel)
     kinds = {type(la).__name__ for la in plain.layers}
-    assert {"Dense", "EinsumDense", "Conv2D"} <= kinds
+    assert {"Dense", "EinsumDense", "Conv1D", "Conv2D"} <= kinds
+    assert {"SeparableConv1D", "SeparableConv2D"} <= kinds
     np.testing.assert_array_equal(outputs(plain), outputs(masked))
     masked.compile("adam", "sparse_categorical_crossentropy")
     masked.fit(x, y, verbose=0)
@@ -492,18 +512,34 @@ def test_numba_missing(monkeypatch):
         kft.sparsify(dense_model(), 0.9, storage="compressed")
 
 
-def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("dense", {"Sparse", "CompressedDense"}),
+        (
+            "convolutions",
+            {
+                "CompressedConv1D",
+                "CompressedConv2D",
+                "CompressedDense",
+                "CompressedSeparableConv1D",
+                "CompressedSeparableConv2D",
+            },
+        ),
+    ],
+)
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, name, kinds):
     """SIGKILL in the third of five epochs, then the same command again."""
-    whole = killable.run(str(tmp_path / "whole"), compressed_network())
-    kinds = {type(la).__name__ for la in compressed_network().sparse_layers}
-    assert kinds == {"Sparse", "CompressedDense"}
+    network = COMPRESSED[name]
+    whole = killable.run(str(tmp_path / "whole"), network())
+    assert {type(la).__name__ for la in network().sparse_layers} == kinds
     killed = str(tmp_path / "killed")
     process = subprocess.run(
-        [sys.executable, killable.__file__, killed, "compressed", "11"],
+        [sys.executable, killable.__file__, killed, name, "11"],
         check=False,
     )
     assert process.returncode == -signal.SIGKILL
-    resumed = killable.run(killed, compressed_network())
+    resumed = killable.run(killed, network())
     for mine, other in zip(resumed[0], whole[0], strict=True):
         np.testing.assert_array_equal(mine, other)
     for mine, other in zip(resumed[1], whole[1], strict=True):
