@@ -1,13 +1,15 @@
 r"""Training and prediction on the active weights alone, beside dense.
 
-Ten parts: `layer` (forward and backward of one product), `step` (a training
+Eleven parts: `layer` (forward and backward of one product), `step` (a training
 step through Keras), `attention` (the same of one attention), `convolution` (the
 same of a wide residual network), `convolution_predict` (one and three of these
 against a dense one in ONNX Runtime, OpenVINO and Keras), `bridge` (what a call
 of the kernels costs in a program of the backend), `predict` (three sparse
 networks against one dense one), `ensemble` (the same through Keras' models),
 `memory` (peak resident memory that training adds, each side in a process of its
-own, on Linux) and `update` (what RigL's updates add to the mean step).
+own, on Linux), `convolution_memory` (the same of a wide residual network that
+is read from a file, one image of 8x8 pixels a step, so that hardly any is
+activations) and `update` (what RigL's updates add to the mean step).
 What is compared takes turns in one process; a second dense model is the
 control. Times are of the process' processors, so that other work on the
 machine counts less, and ratios are of medians. The rival is the faster of
@@ -20,8 +22,10 @@ onnx are installed.
 
 import gc
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import common
@@ -43,6 +47,7 @@ flags.DEFINE_list(
     [
         *("layer", "step", "attention", "bridge", "predict", "ensemble"),
         *("memory", "update", "convolution", "convolution_predict"),
+        "convolution_memory",
     ],
     "Parts to run.",
 )
@@ -57,6 +62,8 @@ flags.DEFINE_integer("convolution_batch", 32, "Images of a step.")
 flags.DEFINE_integer("predict_size", 1024, "Units of `predict`, `ensemble`.")
 flags.DEFINE_integer("memory_size", 4096, "Units of the layers of `memory`.")
 flags.DEFINE_string("memory_side", "", "Used by `memory`: dense or compressed.")
+flags.DEFINE_list("memory_files", [], "Used by `convolution_memory`.")
+flags.DEFINE_integer("memory_width", 12, "Width of `convolution_memory`.")
 flags.DEFINE_multi_integer("batch", [1, 32, 256], "Batches of `predict`.")
 
 
@@ -603,23 +610,66 @@ def memory_side():
     """Prints what making and training one side adds to the process."""
     dense = FLAGS.memory_side == "dense"
     sparsity = None if dense else FLAGS.sparsity[0]
+    batch = 1 if FLAGS.memory_files else 128
 
-    def train(model, size):
+    def train(model):
         optimizer = keras.optimizers.Adam(1e-4)
         model.compile(optimizer, "mse", jit_compile=False)
-        x = np.zeros((128, size), "float32")
+        x, y = (
+            np.zeros((batch, *shape[1:]), "float32")
+            for shape in (model.input_shape, model.output_shape)
+        )
         for _ in range(4):
-            model.train_on_batch(x, x)
+            model.train_on_batch(x, y)
 
-    train(chain(64, 2, sparsity), 64)  # what the backend and compiling take
+    def small_and_large():
+        if FLAGS.memory_files:
+            return map(keras.models.load_model, FLAGS.memory_files)
+        sizes = ((64, 2), (FLAGS.memory_size, 4))
+        return (chain(size, depth, sparsity) for size, depth in sizes)
+
+    models = iter(small_and_large())
+    train(next(models))  # what the backend and compiling take
     gc.collect()
-    size = FLAGS.memory_size
-    added = peak_bytes(lambda: train(chain(size, 4, sparsity), size))
+    added = peak_bytes(lambda: train(next(models)))
     print("RESULT " + json.dumps({"bytes": added}))
 
 
-def memory_rows():
-    """Four layers, Adam, batch 128: what each side adds, by its own process."""
+def convolution_memory_rows():
+    """A wide residual network of 16 layers, Adam, one image of 8x8 pixels.
+
+    It is read from a file, which makes no dense kernel, as `sparsify` does.
+    """
+
+    def files_of(side, sparsity):
+        for width in (1, FLAGS.memory_width):
+            model = kft.applications.wide_resnet(
+                16, width, (8, 8, 3), weight_decay=0.0
+            )
+            if side != "dense":
+                model = kft.sparsify(
+                    model, sparsity, "uniform", storage="compressed", seed=0
+                )
+            path = os.path.join(directory, f"{side}_{sparsity}_{width}.keras")
+            model.save(path)
+            yield path
+
+    case = f"memory, wide residual network 16-{FLAGS.memory_width}, adam"
+    with tempfile.TemporaryDirectory() as directory:
+        return memory_rows(
+            f"{case}, batch 1",
+            lambda *one: [f"--memory_files={','.join(files_of(*one))}"],
+        )
+
+
+def memory_rows(case=None, more=lambda side, sparsity: []):
+    """Four layers, Adam, batch 128: what each side adds, by its own process.
+
+    Args:
+        case: String, the name of another case.
+        more: Callable that returns flags for it, of a side and a sparsity.
+    """
+    case = case or f"memory, 4 x {FLAGS.memory_size}, adam, batch 128"
     rows = []
     cases = [("dense", FLAGS.sparsity[0])]
     cases += [("compressed", sparsity) for sparsity in FLAGS.sparsity]
@@ -628,6 +678,7 @@ def memory_rows():
             *(sys.executable, __file__, f"--memory_side={side}"),
             *(f"--sparsity={sparsity}", f"--memory_size={FLAGS.memory_size}"),
             *(f"--threads={FLAGS.threads}", f"--seed={FLAGS.seed}"),
+            *more(side, sparsity),
         ]
         done = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, check=True
@@ -635,7 +686,6 @@ def memory_rows():
         line = done.stdout.strip().splitlines()[-1]
         added = json.loads(line.removeprefix("RESULT "))["bytes"]
         name = side if side == "dense" else f"compressed {sparsity}"
-        case = f"memory, 4 x {FLAGS.memory_size}, adam, batch 128"
         row = {"case": case, "name": name, "bytes": added}
         row["ratio"] = added / (rows[0]["bytes"] if rows else added)
         rows.append(row)
@@ -705,6 +755,7 @@ PARTS = {
     "predict": predict_rows,
     "ensemble": ensemble_rows,
     "memory": memory_rows,
+    "convolution_memory": convolution_memory_rows,
     "update": update_rows,
     "convolution": convolution_rows,
     "convolution_predict": convolution_predict_rows,
