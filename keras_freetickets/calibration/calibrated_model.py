@@ -271,16 +271,18 @@ def calibrate(
     validation.check_ignore_class(ignore_class)
     x, y = map(np.asarray, data.as_arrays(x, y))
     data.check_examples(x, y)
-    members_first = order == "members_first"
-    draws = []
-    for masked in _masked(x, input_mask_ratio, num_draws, seed):
-        if members_first:
-            draws.append(model.predict_members(masked, batch_size))
-        else:
-            values = model.predict(masked, batch_size=batch_size, verbose=0)
-            draws.append(values[None])
-    y = np.concatenate([y] * len(draws))
-    predictions = np.concatenate(draws, axis=1)
+    inputs = x
+    if input_mask_ratio:
+        # All draws in one call: each call of `predict` compiles a pipeline.
+        inputs = _masked_batches(
+            x, input_mask_ratio, num_draws, seed, batch_size
+        )
+        y = np.concatenate([y] * num_draws)
+    if order == "members_first":
+        predictions = model.predict_members(inputs, batch_size)
+    else:
+        values = model.predict(inputs, batch_size=batch_size, verbose=0)
+        predictions = values[None]
     if predictions.dtype.itemsize <= 2:
         predictions = predictions.astype("float32")
     if from_logits is None:
@@ -295,14 +297,13 @@ def calibrate(
     return CalibratedModel(model, fitted, order, ignore_class)
 
 
-def _masked(x, ratio, num_draws, seed):
-    """The inputs, or several draws of them with values set to zero."""
-    if not ratio:
-        yield x
-        return
+def _masked_batches(x, ratio, num_draws, seed, batch_size):
+    """Batches, as `predict` takes them, of draws with values set to zero."""
     generator = np.random.default_rng(seed)
     for _ in range(num_draws):
-        yield x * (generator.random(x.shape) >= ratio).astype(x.dtype)
+        masked = x * (generator.random(x.shape) >= ratio).astype(x.dtype)
+        for start in range(0, len(x), batch_size):
+            yield (masked[start : start + batch_size],)
 
 
 def choose_input_mask_ratio(
