@@ -9,9 +9,10 @@ PYTEST_OPTIONS := -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Most programs of the tests run a few times: the code that XLA makes of them is
-# optimized less. `make test TEST_XLA_FLAGS=` compiles as users do, and so do all
-# other targets: on JAX the flag rounds a vectorized step otherwise.
-TEST_XLA_FLAGS ?= --xla_backend_optimization_level=1
+# not optimized. `make test TEST_XLA_FLAGS=` compiles as users do, and so do all
+# other targets: on JAX the first flag rounds a vectorized step otherwise.
+TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 \
+	--xla_cpu_use_fusion_emitters=false
 
 # Many tests train the same small network. What JAX compiled for one of them
 # serves the next one, the other process and the next run.
