@@ -1,11 +1,13 @@
 """A small EDST run that can be killed, for `test_backup.py`.
 
 As a script: one start of the command `killable.py DIRECTORY`. With the name of
-a compressed network and a number, `killable.py DIRECTORY dense 11`, it kills
-itself after so many steps.
+a compressed network, `killable.py DIRECTORY dense`, it writes what `run`
+returns to `DIRECTORY/result.pickle`; with a number after it, it kills itself
+after so many steps.
 """
 
 import os
+import pickle
 import signal
 import sys
 
@@ -136,10 +138,14 @@ class KillAfter(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def main(directory, name=None, steps=None):
+    callbacks = [KillAfter(int(steps))] if steps else []
+    model = COMPRESSED[name]() if name else None
+    found = run(directory, model, callbacks)
+    if name:
+        with open(os.path.join(directory, "result.pickle"), "wb") as file:
+            pickle.dump(found, file)
+
+
 if __name__ == "__main__":
-    directory, *rest = sys.argv[1:]
-    if rest:
-        name, steps = rest
-        run(directory, COMPRESSED[name](), [KillAfter(int(steps))])
-    else:
-        run(directory)
+    main(*sys.argv[1:])

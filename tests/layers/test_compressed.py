@@ -238,7 +238,10 @@ def test_other_layers(make, shape):
         ),
         (lambda: keras.layers.Dense(3, dtype="float64"), "float32"),
         (lambda: keras.layers.Dense(3, dtype="mixed_bfloat16"), "float32"),
-        (lambda: keras.layers.Conv1D(3, 1), "no compressed Conv1D"),
+        (
+            lambda: keras.layers.Conv1DTranspose(3, 1),
+            "no compressed Conv1DTranspose",
+        ),
         (
             lambda: keras.layers.EinsumDense("abc,bd->acd", (None, 3)),
             "product of matrices",

@@ -250,7 +250,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="a number for each projection"):
         gated.build(shape, shape)
     del masks["key"]
-    with pytest.raises(ValueError, match="for each projection"):
+    with pytest.raises(ValueError, match="the shapes of the kernels"):
         compressed(layer, masks)
     with pytest.raises(ValueError, match="no state for each connection"):
         gated.add_state("age", "int32")
