@@ -66,6 +66,7 @@ class Images:
 
 
 def load(seed: int) -> Images:
+    """Images as they are: in arrays, one random shift of each would stay."""
     with run_directory.naming(f"--dataset={FLAGS.dataset}"):
         data = kft.datasets.load(
             FLAGS.dataset,
@@ -73,6 +74,7 @@ def load(seed: int) -> Images:
             num_examples=FLAGS.num_examples,
             seed=seed,
             data_dir=FLAGS.data_dir,
+            augment="none",
         )
 
     def raw(batches: Any) -> array_data.Pair:

@@ -63,6 +63,7 @@ def load() -> tuple[multimodal.Modalities, multimodal.PixelScaler]:
                 batch_size=500,
                 seed=FLAGS.seed,
                 data_dir=FLAGS.data_dir,
+                augment="none",  # one random shift of each would stay
             )
         images: list[np.ndarray] = []
         for batch, _ in found.train.as_numpy_iterator():

@@ -79,8 +79,8 @@ class Backup(keras.callbacks.Callback):
     Args:
         directory: Directory of the backups; use a separate one for each run.
         callbacks: List of callbacks of the same `fit` whose state is saved
-            and restored: attributes that are numbers or strings, and weights
-            that they hold.
+            and restored: attributes that are numbers, strings or arrays, and
+            weights that they hold.
 
     Attributes:
         history: Dict from the name of a log to its values, with `"epoch"`;
@@ -197,7 +197,7 @@ class Backup(keras.callbacks.Callback):
         }
         for i, (_, weights) in enumerate(memories):
             for name, held in weights.items():
-                for j, value in enumerate(held):
+                for j, value in enumerate(_listed(held)):
                     values[f"callback/{i}/{name}/{j}"] = value
         with atomic_path(
             os.path.join(self.directory, f"epoch_{epoch:06d}")
@@ -211,7 +211,7 @@ class Backup(keras.callbacks.Callback):
                 "history": self.history,
                 "stopped": bool(self.model.stop_training),
                 "callbacks": [
-                    [scalars, {name: len(v) for name, v in weights.items()}]
+                    [scalars, {name: _count(v) for name, v in weights.items()}]
                     for scalars, weights in memories
                 ],
                 "arrays": {n: _described(v) for n, v in values.items()},
@@ -268,10 +268,12 @@ class Backup(keras.callbacks.Callback):
             scalars, weights = memory
             vars(callback).update(scalars)
             for name, count in weights.items():
+                # Copies: arrays of a file cannot be written to.
                 held = [
-                    arrays[f"callback/{i}/{name}/{j}"] for j in range(count)
+                    arrays[f"callback/{i}/{name}/{j}"].copy()
+                    for j in range(1 if count is None else count)
                 ]
-                setattr(callback, name, held)
+                setattr(callback, name, held[0] if count is None else held)
 
 
 def _check_callbacks(callbacks: typing.Any) -> None:
@@ -330,9 +332,9 @@ def _warn_of_other_backend(path: str, backend: str) -> None:
 
 
 def _memory(
-    callback: keras.callbacks.Callback,
-) -> tuple[dict[str, typing.Any], dict[str, list[Array]]]:
-    """The state of a callback: scalars, and lists of arrays, by name."""
+    callback: typing.Any,
+) -> tuple[dict[str, typing.Any], dict[str, Array | list[Array]]]:
+    """The state of a callback: scalars, and arrays or lists, by name."""
     scalars, weights = {}, {}
     for name, value in vars(callback).items():
         value = value.item() if isinstance(value, np.generic) else value
@@ -340,7 +342,7 @@ def _memory(
             continue
         if value is None or isinstance(value, (bool, int, float, str)):
             scalars[name] = value
-        elif _are_arrays(value):
+        elif isinstance(value, np.ndarray) or _are_arrays(value):
             weights[name] = value
     return scalars, weights
 
@@ -349,6 +351,15 @@ def _are_arrays(value: typing.Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(one, np.ndarray) for one in value)
+
+
+def _listed(held: Array | list[Array]) -> list[Array]:
+    return held if isinstance(held, list) else [held]
+
+
+def _count(held: Array | list[Array]) -> int | None:
+    """Arrays of a list, or `None` for an array of its own."""
+    return len(held) if isinstance(held, list) else None
 
 
 def _plain(value: typing.Any) -> typing.Any:

@@ -21,7 +21,8 @@ class FilteredBatches(keras.utils.PyDataset):
 
     Examples come in shuffled rounds, one after another; the number of steps of
     an epoch stays the same when examples are dropped. The order follows from
-    the seed and the epoch: pass `epoch_order()` among the callbacks.
+    the seed and the epoch: pass `epoch_order()` among the callbacks, and
+    `shuffle=False`, as Keras else shuffles the batches by Python's `random`.
 
     Args:
         x: Array `(examples, ...)`, or a dict of such arrays.
@@ -45,7 +46,8 @@ class FilteredBatches(keras.utils.PyDataset):
     ```python
     nested = NestedFilter(len(y))
     batches = FilteredBatches(x, y, nested, batch_size=64)
-    model.fit(batches, epochs=20, callbacks=[batches.epoch_order()])
+    callbacks = [batches.epoch_order()]
+    model.fit(batches, epochs=20, shuffle=False, callbacks=callbacks)
     ```
     """
 
@@ -144,8 +146,11 @@ class ConfidentLearning(keras.callbacks.Callback):
     scored as it is finished: pass the last epochs of the refinements, after
     the callback `EDST` itself. No further model is trained.
 
-    The epoch logs get `examples`, how many are left. A backup does not hold
-    the filter: begin such a training again instead of resuming it.
+    The epoch logs get `examples`, how many are left. To resume a killed
+    training, pass this callback in the `callbacks` of
+    `keras_freetickets.callbacks.Backup`, which then holds the filter too, and
+    `shuffle=False` to `fit`: Keras (3.15) else shuffles batches that have
+    their order already, by Python's `random`, whose state no backup holds.
 
     Args:
         nested: A `NestedFilter`, that of the `FilteredBatches`.
@@ -153,6 +158,9 @@ class ConfidentLearning(keras.callbacks.Callback):
             for each of the examples `indices`, the larger the more trusted.
         epochs: Iterable of non-negative integers, counted from 0, at the end
             of which examples are scored.
+
+    Attributes:
+        parts: Tuple of `nested`, whose state a backup holds.
 
     Raises:
         ValueError: If an argument is wrong.
@@ -199,6 +207,7 @@ class ConfidentLearning(keras.callbacks.Callback):
                 f"epochs={self.epochs}"
             )
         self.nested = nested
+        self.parts = (nested,)
         self.score = score
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -23,7 +23,8 @@ class MixedBatches(keras.utils.PyDataset):
     it takes. Without pseudo-labels it is plain supervised training.
 
     The order follows from the seed and the epoch, so that a resumed run equals
-    an uninterrupted one: pass `epoch_order()` among the callbacks.
+    an uninterrupted one: pass `epoch_order()` among the callbacks, and
+    `shuffle=False`, as Keras else shuffles the batches by Python's `random`.
 
     Args:
         x: Array of labelled inputs `(examples, ...)`.
@@ -53,7 +54,8 @@ class MixedBatches(keras.utils.PyDataset):
     ```python
     batches = MixedBatches(x, y, x_unlabelled[chosen.indices], chosen.targets)
     model.compile("adam", "categorical_crossentropy")
-    model.fit(batches, epochs=20, callbacks=[batches.epoch_order()])
+    callbacks = [batches.epoch_order()]
+    model.fit(batches, epochs=20, shuffle=False, callbacks=callbacks)
     ```
 
     Reference:

@@ -134,6 +134,44 @@ def test_tickets_score_as_they_finish(tmp_path):
         np.testing.assert_allclose(p, ticket, atol=1e-6)
 
 
+@needs_a_step
+def test_a_killed_training_goes_on_with_the_same_examples(tmp_path):
+    x, y = data()
+
+    def train(directory, epochs):
+        nested = NestedFilter(60, keep=0.8)
+        batches = FilteredBatches(x, y, nested, 16)
+
+        def score(model, indices):
+            p = model.predict(x[indices], verbose=0)
+            return label_scores(p, y[indices])
+
+        confident = ConfidentLearning(nested, score, range(6))
+        backup = kft.callbacks.Backup(directory, [confident])
+        model = network()
+        model.fit(
+            batches,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[batches.epoch_order(), confident, backup],
+        )
+        return nested, [np.array(v) for v in model.weights], backup.history
+
+    whole, weights, history = train(tmp_path / "whole", 5)
+    train(tmp_path / "killed", 2)
+    resumed, others, logs = train(tmp_path / "killed", 5)
+    assert history["examples"] == [48, 38, 30, 30, 30]
+    assert logs == history and resumed.rounds == 5
+    for name in ("active", "totals", "counts"):
+        np.testing.assert_array_equal(
+            getattr(resumed, name), getattr(whole, name)
+        )
+    np.testing.assert_array_equal(resumed.spreads(), whole.spreads())
+    for a, b in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     "make, said",
     [
