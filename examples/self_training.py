@@ -88,7 +88,11 @@ class Trainer:
 
         def arguments(seed: int) -> dict[str, Any]:
             own = batches(seed)
-            return {"x": own, "callbacks": [own.epoch_order()]}
+            return {
+                "x": own,
+                "shuffle": False,  # in the order of the seed and the epoch
+                "callbacks": [own.epoch_order()],
+            }
 
         return recipe.fit(
             self.network,

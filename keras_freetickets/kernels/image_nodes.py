@@ -37,11 +37,11 @@ class Node:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     @property
     def sources(self) -> "tuple[Node, ...]":
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
 
 @node_class

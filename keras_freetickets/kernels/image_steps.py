@@ -59,7 +59,7 @@ def _integers(*numbers: int) -> np.ndarray:
 @functools.singledispatch
 def add_step(node: Node, plan: typing.Any) -> None:
     """Adds what computes a node to the program that is planned."""
-    raise NotImplementedError(type(node))
+    raise NotImplementedError(type(node))  # abstract: each kind has its own
 
 
 @add_step.register

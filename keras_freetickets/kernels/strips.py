@@ -8,13 +8,16 @@ Importing this module imports numba.
 from typing import Any
 
 from keras_freetickets.kernels import vectors
+from keras_freetickets.kernels.vectors import FLAGS
 from keras_freetickets.kernels.vectors import Vector
+from keras_freetickets.kernels.vectors import emit_filled
+from keras_freetickets.kernels.vectors import emit_rectified
 from keras_freetickets.kernels.vectors import extending
 from keras_freetickets.kernels.vectors import ir
+from keras_freetickets.kernels.vectors import place_of
 from keras_freetickets.kernels.vectors import types
 
 WIDTH = 16  # pixels of a vector
-_FLAGS = ("contract", "reassoc", "nsz")
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _INTEGERS = ir.VectorType(ir.IntType(32), WIDTH)
 
@@ -29,8 +32,7 @@ def _strip_of(count: Any) -> Any:
 def _place(context, builder, kind, array, at, vector, i):
     """The address of vector `i` of those that begin at a place."""
     offset = builder.add(at, ir.Constant(at.type, WIDTH * i))
-    data = context.make_array(kind)(context, builder, array).data
-    place = builder.gep(data, [offset], inbounds=True)
+    place = place_of(context, builder, kind, array, offset)
     return builder.bitcast(place, vector.as_pointer())
 
 
@@ -56,13 +58,6 @@ def _each(change):
     return emit
 
 
-def _filled(builder, scalar):
-    nothing = ir.Constant(_FLOATS, ir.Undefined)
-    zero = ir.Constant(ir.IntType(32), 0)
-    first = builder.insert_element(nothing, scalar, zero)
-    return builder.shuffle_vector(first, nothing, ir.Constant(_INTEGERS, None))
-
-
 @extending.intrinsic(prefer_literal=True)
 def filled_strip(typing_context: Any, scalar: Any, count: Any) -> Any:
     """A strip of `count` vectors of the same float."""
@@ -71,7 +66,7 @@ def filled_strip(typing_context: Any, scalar: Any, count: Any) -> Any:
         return None
 
     def emit(context, builder, signature, arguments):
-        vector = _filled(builder, arguments[0])
+        vector = emit_filled(builder, arguments[0], WIDTH)
         return context.make_tuple(builder, strip, [vector] * strip.count)
 
     return strip(types.float32, count), emit
@@ -86,9 +81,9 @@ def add_product(
     def change(context, builder, signature, arguments, vector, i):
         _, scalar, array, at = arguments
         loaded = _load(context, builder, signature.args[2], array, at, i)
-        factor = _filled(builder, scalar)
-        product = builder.fmul(factor, loaded, flags=_FLAGS)
-        return builder.fadd(vector, product, flags=_FLAGS)
+        factor = emit_filled(builder, scalar, WIDTH)
+        product = builder.fmul(factor, loaded, flags=FLAGS)
+        return builder.fadd(vector, product, flags=FLAGS)
 
     return strip(strip, types.float32, array, types.intp), _each(change)
 
@@ -100,7 +95,7 @@ def add_loaded(typing_context: Any, strip: Any, array: Any, at: Any) -> Any:
     def change(context, builder, signature, arguments, vector, i):
         _, array, at = arguments
         loaded = _load(context, builder, signature.args[1], array, at, i)
-        return builder.fadd(vector, loaded, flags=_FLAGS)
+        return builder.fadd(vector, loaded, flags=FLAGS)
 
     return strip(strip, array, types.intp), _each(change)
 
@@ -126,7 +121,7 @@ def times_loaded(typing_context: Any, strip: Any, array: Any, at: Any) -> Any:
     def change(context, builder, signature, arguments, vector, i):
         _, array, at = arguments
         loaded = _load(context, builder, signature.args[1], array, at, i)
-        return builder.fmul(vector, loaded, flags=_FLAGS)
+        return builder.fmul(vector, loaded, flags=FLAGS)
 
     return strip(strip, array, types.intp), _each(change)
 
@@ -138,9 +133,11 @@ def scaled_strip(
     """`factor * strip + offset`, of two floats."""
 
     def change(context, builder, signature, arguments, vector, i):
-        factor, offset = (_filled(builder, one) for one in arguments[1:])
-        product = builder.fmul(factor, vector, flags=_FLAGS)
-        return builder.fadd(offset, product, flags=_FLAGS)
+        factor, offset = (
+            emit_filled(builder, one, WIDTH) for one in arguments[1:]
+        )
+        product = builder.fmul(factor, vector, flags=FLAGS)
+        return builder.fadd(offset, product, flags=FLAGS)
 
     return strip(strip, types.float32, types.float32), _each(change)
 
@@ -150,9 +147,7 @@ def rectified_strip(typing_context: Any, strip: Any) -> Any:
     """Zero where a strip is negative; NaN stays."""
 
     def change(context, builder, signature, arguments, vector, i):
-        zero = ir.Constant(vector.type, None)
-        negative = builder.fcmp_ordered("<", vector, zero)
-        return builder.select(negative, zero, vector)
+        return emit_rectified(builder, vector)
 
     return strip(strip), _each(change)
 

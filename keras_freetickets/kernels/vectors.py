@@ -19,7 +19,7 @@ _Model: Any = extending.models.PrimitiveModel
 
 # Products and sums may be contracted and reordered. NaN and infinity stay:
 # a gradient that is not finite has to arrive as one.
-_FLAGS = ("contract", "reassoc", "nsz")
+FLAGS = ("contract", "reassoc", "nsz")
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 
@@ -42,7 +42,10 @@ def _vector_type(lanes: int) -> Any:
     return ir.VectorType(_FLOAT, lanes)
 
 
-def _place(context, builder, kind, array, offset):
+def place_of(
+    context: Any, builder: Any, kind: Any, array: Any, offset: Any
+) -> Any:
+    """Emits the address of an entry of a flat array."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [offset], inbounds=True)
 
@@ -53,7 +56,8 @@ def _lanes(argument: Any) -> int | None:
     return argument.literal_value if known else None
 
 
-def _filled(builder, scalar, lanes):
+def emit_filled(builder: Any, scalar: Any, lanes: int) -> Any:
+    """Emits a vector of `lanes` times the same float."""
     kind = _vector_type(lanes)
     nothing = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(nothing, scalar, ir.Constant(_INT32, 0))
@@ -74,7 +78,7 @@ def load(typing_context: Any, array: Any, offset: Any, lanes: Any) -> Any:
 
     def emit(context, builder, signature, arguments):
         kind, (array, offset, _) = signature.args[0], arguments
-        place = _place(context, builder, kind, array, offset)
+        place = place_of(context, builder, kind, array, offset)
         place = builder.bitcast(place, _vector_type(count).as_pointer())
         return builder.load(place, align=4)
 
@@ -87,7 +91,7 @@ def store(typing_context: Any, array: Any, offset: Any, vector: Any) -> Any:
 
     def emit(context, builder, signature, arguments):
         kind, (array, offset, value) = signature.args[0], arguments
-        place = _place(context, builder, kind, array, offset)
+        place = place_of(context, builder, kind, array, offset)
         place = builder.bitcast(place, value.type.as_pointer())
         builder.store(value, place, align=4)
         return context.get_dummy_value()
@@ -103,7 +107,7 @@ def filled(typing_context: Any, scalar: Any, lanes: Any) -> Any:
         return None
 
     def emit(context, builder, signature, arguments):
-        return _filled(builder, arguments[0], count)
+        return emit_filled(builder, arguments[0], count)
 
     return Vector(count)(types.float32, lanes), emit
 
@@ -116,9 +120,9 @@ def multiply_add(
 
     def emit(context, builder, signature, arguments):
         scalar, vector, total = arguments
-        scalars = _filled(builder, scalar, vector.type.count)
-        product = builder.fmul(scalars, vector, flags=_FLAGS)
-        return builder.fadd(total, product, flags=_FLAGS)
+        scalars = emit_filled(builder, scalar, vector.type.count)
+        product = builder.fmul(scalars, vector, flags=FLAGS)
+        return builder.fadd(total, product, flags=FLAGS)
 
     return vector(types.float32, vector, total), emit
 
@@ -128,7 +132,7 @@ def add(typing_context: Any, one: Any, other: Any) -> Any:
     """The sum of two vectors."""
 
     def emit(context, builder, signature, arguments):
-        return builder.fadd(*arguments, flags=_FLAGS)
+        return builder.fadd(*arguments, flags=FLAGS)
 
     return one(one, other), emit
 
@@ -138,11 +142,16 @@ def rectified(typing_context: Any, vector: Any) -> Any:
     """Zero where a vector is negative; NaN stays."""
 
     def emit(context, builder, signature, arguments):
-        zero = ir.Constant(arguments[0].type, None)
-        negative = builder.fcmp_ordered("<", arguments[0], zero)
-        return builder.select(negative, zero, arguments[0])
+        return emit_rectified(builder, *arguments)
 
     return vector(vector), emit
+
+
+def emit_rectified(builder: Any, vector: Any) -> Any:
+    """Emits zero where a vector is negative; NaN stays."""
+    zero = ir.Constant(vector.type, None)
+    negative = builder.fcmp_ordered("<", vector, zero)
+    return builder.select(negative, zero, vector)
 
 
 @extending.intrinsic
@@ -150,14 +159,14 @@ def dot(typing_context: Any, one: Any, other: Any) -> Any:
     """The sum of the products of two vectors."""
 
     def emit(context, builder, signature, arguments):
-        product = builder.fmul(*arguments, flags=_FLAGS)
+        product = builder.fmul(*arguments, flags=FLAGS)
         kind = ir.FunctionType(_FLOAT, [_FLOAT, product.type])
         name = f"llvm.vector.reduce.fadd.v{product.type.count}f32"
         reduce = builder.module.globals.get(name)
         if reduce is None:
             reduce = ir.Function(builder.module, kind, name)
         zero = ir.Constant(_FLOAT, 0.0)
-        return builder.call(reduce, [zero, product], fastmath=_FLAGS)
+        return builder.call(reduce, [zero, product], fastmath=FLAGS)
 
     return types.float32(one, other), emit
 
@@ -173,7 +182,7 @@ def value_at(typing_context: Any, values: Any, place: Any) -> Any:
 
     def emit(context, builder, signature, arguments):
         kind, (array, offset) = signature.args[0], arguments
-        value = builder.load(_place(context, builder, kind, array, offset))
+        value = builder.load(place_of(context, builder, kind, array, offset))
         if stored == types.uint16:
             bits = builder.zext(value, _INT32)
             return builder.bitcast(
@@ -210,7 +219,7 @@ def transpose_16(
         def place(kind, array, first, stride, i):
             step = builder.mul(stride, ir.Constant(stride.type, i))
             offset = builder.add(first, step)
-            found = _place(context, builder, kind, array, offset)
+            found = place_of(context, builder, kind, array, offset)
             return builder.bitcast(found, pointer)
 
         rows = [
@@ -322,7 +331,7 @@ def add_products(
         places = _bits(builder, places)
         inputs = _instruction(builder, name, low, places, high)
         inputs = _first_lanes(builder, inputs, size)
-        place = _place(context, builder, signature.args[1], values, offset)
+        place = place_of(context, builder, signature.args[1], values, offset)
         place = builder.bitcast(place, _vector_type(size).as_pointer())
         factors = builder.load(place, align=4)
         one = ir.Constant(_INT32, 1)
@@ -330,8 +339,8 @@ def add_products(
         bits = builder.sub(shifted, one)
         bits = builder.trunc(bits, ir.IntType(size))
         lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), size))
-        products = builder.fmul(factors, inputs, flags=_FLAGS)
-        sums = builder.fadd(total, products, flags=_FLAGS)
+        products = builder.fmul(factors, inputs, flags=FLAGS)
+        sums = builder.fadd(total, products, flags=FLAGS)
         return builder.select(lanes, sums, total)
 
     signature = total(total, values, types.intp, types.intp, places, low, high)

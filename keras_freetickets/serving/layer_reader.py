@@ -166,15 +166,15 @@ class LayerReader:
         bias: np.ndarray | None,
     ) -> None:
         """Adds a product with active weights."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _step(self, function: Activation) -> None:
         """Adds an activation after what there is."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _scale(self, factor: typing.Any, offset: typing.Any) -> None:
         """Multiplies by a factor, and adds an offset, of each unit."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def _activate(self, activation: typing.Any) -> None:
         try:

@@ -45,8 +45,9 @@ _COUNT_BITS = 6
 # memory, which takes twice the time.
 _BLOCK = 32
 _SAMPLE = 256
-# Entries of keys and counts from which on XLA saves more in a training of a
-# hundred updates than the second that it takes.
+# Below so many entries the two selections of each of a hundred updates gain
+# less than the 0.4 s that XLA takes longer to compile one than to trace it (at
+# this size 0.4 ms against 1.9 on a processor).
 _LEAST_COMPILED = 1 << 18
 
 
@@ -283,8 +284,8 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
 
     Without compilation each pass would write its comparisons to memory, which
     is about four times slower. On TensorFlow only calls in graphs are
-    compiled, because each new shape costs a second, and on processors only of
-    large arrays: of others that second is more than all calls of a training.
+    compiled, because each new shape costs half a second, and on processors
+    only of large arrays.
     On JAX eager calls are compiled too, because otherwise each call would
     compile the loop again.
     """

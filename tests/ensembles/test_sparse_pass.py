@@ -65,13 +65,18 @@ def check(ensemble, members, x):
 def passes(monkeypatch):
     """Batches that came to one sparse network."""
     found = []
-    predict = kernels.CompressedNetwork.predict_members
 
-    def counted(self, x):
-        found.append(len(x))
-        return predict(self, x)
+    def count(kind):
+        predict = kind.predict_members
 
-    monkeypatch.setattr(kernels.CompressedNetwork, "predict_members", counted)
+        def counted(self, x):
+            found.append(len(x))
+            return predict(self, x)
+
+        monkeypatch.setattr(kind, "predict_members", counted)
+
+    count(kernels.CompressedNetwork)
+    count(kernels.ImageNetwork)
     return found
 
 
@@ -173,16 +178,8 @@ def image_member(seed):
     return kft.sparsify(model, 0.85, "uniform", storage="compressed", seed=seed)
 
 
-def test_images(monkeypatch):
+def test_images(passes):
     """Convolutional members are computed by one network of kernels too."""
-    batches = []
-    predict = kernels.ImageNetwork.predict_members
-
-    def counted(self, x):
-        batches.append(len(x))
-        return predict(self, x)
-
-    monkeypatch.setattr(kernels.ImageNetwork, "predict_members", counted)
     members = [image_member(seed) for seed in (0, 1)]
     ensemble = kft.EnsembleModel(members, from_logits=True)
     x = np.random.default_rng(7).standard_normal((3, 9, 8, 2)).astype("float32")
@@ -190,4 +187,4 @@ def test_images(monkeypatch):
     for member, y in zip(members, found, strict=True):
         logits = keras.ops.convert_to_numpy(member(x, training=False))
         np.testing.assert_allclose(y, softmax(logits), rtol=1e-5, atol=1e-6)
-    assert batches == ([3] if ON_TENSORFLOW else [])
+    assert passes == ([3] if ON_TENSORFLOW else [])

@@ -208,6 +208,13 @@ def test_misleading_scores(name, monkeypatch):
         assert passes.count(keys.shape) <= 20
 
 
+@pytest.fixture
+def compiled_apart(monkeypatch):
+    """Selections in graphs are compiled by themselves, however small."""
+    monkeypatch.setattr(selection, "_LEAST_COMPILED", 0)
+
+
+@pytest.mark.usefixtures("compiled_apart")
 @pytest.mark.parametrize("mode", ["plain graph", "graph", "XLA"])
 def test_arrays_of_very_different_sizes(mode):
     rng = np.random.default_rng(2)
@@ -226,6 +233,23 @@ def test_arrays_of_very_different_sizes(mode):
     spreads = len(SPREADS)
     for i in range(spreads):
         assert_selects(arrays[i::spreads], run)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="about TensorFlow's graphs"
+)
+@pytest.mark.parametrize("size, compiled", [(1000, False), (200_000, True)])
+def test_large_selections_are_compiled_apart(size, compiled):
+    """Keys and the ranks of equal ones count."""
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        keys, ranks = (tf.zeros((1, size), k) for k in ("int32", "uint32"))
+        selection.select_rows([keys], [tf.ones((1,), "int32")], [ranks])
+    functions = graph.as_graph_def().library.function
+    found = [f for f in functions if f.attr["_XlaMustCompile"].b]
+    assert bool(found) == compiled
 
 
 def test_keys_rise_with_scores():
@@ -257,6 +281,7 @@ def test_nothing_to_rank_takes_no_pass_over_the_random_bits(monkeypatch):
         assert len(set(counted)) > 500
 
 
+@pytest.mark.usefixtures("compiled_apart")
 @pytest.mark.parametrize("mode", ["one by one", "graph", "XLA"])
 def test_ties_may_be_given_as_the_key_of_their_bits(mode):
     keys = [np.repeat([[3, 7]], 50, axis=1), np.full((1, 333), -4)]
@@ -278,6 +303,7 @@ def test_ties_may_be_given_as_the_key_of_their_bits(mode):
         np.testing.assert_array_equal(to_numpy(mask)[0], expected)
 
 
+@pytest.mark.usefixtures("compiled_apart")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_groups_in_a_graph(jit_compile):
     rng = np.random.default_rng(3)
