@@ -36,7 +36,8 @@ def call(
     """
     tensors = [tf.convert_to_tensor(one) for one in tensors]
     if tf.executing_eagerly():
-        return list(_in_a_graph(name, tuple(kinds))(*tensors))
+        specs = tuple((one.dtype, one.shape.rank) for one in tensors)
+        return list(_in_a_graph(name, tuple(kinds), specs)(*tensors))
     graph = tf.compat.v1.get_default_graph()
     dtypes = [tf.as_dtype(kind) for kind in kinds]
     # XLA refuses it by its name.
@@ -44,14 +45,21 @@ def call(
 
 
 @functools.cache
-def _in_a_graph(name: str, kinds: tuple[str, ...]) -> typing.Callable:
-    """An operation for eager calls, which know no operation by its name."""
+def _in_a_graph(
+    name: str, kinds: tuple[str, ...], specs: tuple[tuple[typing.Any, int], ...]
+) -> typing.Callable:
+    """An operation for eager calls, which know no operation by its name.
 
-    @tf.function(reduce_retracing=True, autograph=False)
+    It is a concrete function: of what is only traced at a call,
+    `tf.config.run_functions_eagerly` makes eager calls again.
+    """
+
     def run(*tensors):
         return call(name, tensors, kinds)
 
-    return run
+    return tf.function(run, autograph=False).get_concrete_function(
+        *[tf.TensorSpec([None] * rank, dtype) for dtype, rank in specs]
+    )
 
 
 @functools.cache

@@ -57,6 +57,18 @@ def test_values_and_gradients(batch, relu, in_graph):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_where_all_functions_run_eagerly():
+    """As a user does who looks for a fault."""
+    structure, values, x, bias, _ = case()
+    expected = kernels.forward(structure, values, x, bias, True)
+    tf.config.run_functions_eagerly(True)
+    try:
+        found = product(positions_of(structure), values, x, bias, True)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_against_the_masked_kernel():
     """To float32's rounding, gradients at active positions alone."""
     structure, values, x, bias, dy = case()
