@@ -9,8 +9,8 @@ PYTEST_OPTIONS := -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # Most programs of the tests run a few times: the code that XLA makes of them is
-# not optimized. `make test TEST_XLA_FLAGS=` compiles as users do, and so do all
-# other targets: on JAX the first flag rounds a vectorized step otherwise.
+# not optimized. `make test TEST_XLA_FLAGS=` compiles as users do, and so do the
+# targets that are run before a release.
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 \
 	--xla_cpu_use_fusion_emitters=false
 
@@ -24,18 +24,20 @@ ON_JAX := KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/jax \
 # new shape is compiled.
 JAX_CORE := tests/topology tests/layers/test_sparse.py tests/trainers \
 	tests/models/test_sparse_model.py tests/models/test_hooks.py \
-	tests/models/test_mimo.py tests/models/test_side_by_side.py \
+	tests/models/test_mimo.py \
 	tests/ensembles/test_ensemble_model.py tests/ensembles/test_regression.py \
 	tests/callbacks/test_drop_and_grow.py tests/callbacks/test_moon.py \
 	tests/callbacks/test_weight_averaging.py tests/callbacks/test_snapshot.py \
 	tests/losses tests/recipes tests/integration/test_docs.py
+# Members in one step and alone are rounded alike by optimized programs only.
+JAX_OPTIMIZED := tests/models/test_side_by_side.py
 
 # Environments beside .venv, each for one check.
 OTHER := build/venv-$(notdir $(PYTHON))
 EMPTY := build/venv-empty
 
-.PHONY: demo test test-jax-core test-jax test-slow test-all test-python \
-	torture lint docs dist check-dist bazel-check clean
+.PHONY: demo test test-jax-core test-jax test-compiled test-slow test-all \
+	test-python torture lint docs dist check-dist bazel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py --output_dir=runs/demo
@@ -44,22 +46,28 @@ test: $(VENV)/test.stamp lint
 	KERAS_BACKEND=tensorflow XLA_FLAGS="$(TEST_XLA_FLAGS)" $(PYTEST)
 
 test-jax-core: $(VENV)/test.stamp
-	$(ON_JAX) $(PYTEST) $(JAX_CORE)
+	$(ON_JAX) XLA_FLAGS="$(TEST_XLA_FLAGS)" $(PYTEST) $(JAX_CORE)
+	$(ON_JAX) $(PYTEST) $(JAX_OPTIMIZED)
 
 test-jax: $(VENV)/test.stamp
 	$(ON_JAX) $(PYTEST)
 
+# Also those tests with graphs that `make test` runs without (see `eagerly` in
+# tests/conftest.py).
+test-compiled: $(VENV)/test.stamp
+	COMPILED=1 KERAS_BACKEND=tensorflow $(PYTEST)
+
 # What takes minutes, and a test with each: run it before a release.
 test-slow: $(VENV)/test.stamp
 	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
-	$(ON_JAX) $(PYTEST) -m slow $(JAX_CORE)
+	$(ON_JAX) $(PYTEST) -m slow $(JAX_CORE) $(JAX_OPTIMIZED)
 
-test-all: test test-jax test-slow
+test-all: test-compiled test-jax test-slow lint
 
 # On another Python: `make test-python PYTHON=python3.13`.
 test-python: $(OTHER)/test.stamp
 	$(ON_JAX) $(OTHER)/bin/python -m pytest $(PYTEST_OPTIONS) \
-		$(JAX_CORE)
+		$(JAX_CORE) $(JAX_OPTIMIZED)
 
 torture: $(VENV)/test.stamp
 	$(BIN)/python tests/helpers/torture.py --kills=20

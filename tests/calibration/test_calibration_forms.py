@@ -10,6 +10,8 @@ from sklearn.metrics import log_loss
 import keras_freetickets as kft
 from keras_freetickets import calibration
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 NAMES = ["temperature", "vector", "isotonic"]
 IGNORED = -1
 GENERATOR = np.random.default_rng(0)

@@ -104,6 +104,7 @@ def test_self_training():
     assert names["student"].history.history["loss"][0] > 0
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_distilled_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -142,6 +143,7 @@ def test_distilled_data(tmp_path, monkeypatch):
     assert len(names["train"]) == 24
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_resolution(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = blocks_of(
@@ -247,6 +249,7 @@ def test_first_run(tmp_path, monkeypatch, capsys):
     assert "mutual_information" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("eagerly")
 @on_tensorflow
 def test_quick_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -320,6 +323,7 @@ def layers_of(inputs, outputs):
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings("ignore:.*have lost all their inputs")
 def test_distillation():
     *_, distillation, _ = own_training_blocks()
@@ -330,6 +334,7 @@ def test_distillation():
     check_kept_sparse(names["distiller"], updates=1)
 
 
+@pytest.mark.usefixtures("eagerly")
 @on_tensorflow
 def test_several_optimizers():
     *_, gan = own_training_blocks()
@@ -399,6 +404,7 @@ def test_coming_from_tfmot(with_files, tmp_path, monkeypatch):
         assert (groups.sum(axis=-1) == 2).all()
 
 
+@pytest.mark.usefixtures("eagerly")
 @on_tensorflow
 @pytest.mark.filterwarnings("ignore:.*never updated the topology")
 def test_side_by_side(tmp_path, monkeypatch):
@@ -423,6 +429,7 @@ def test_side_by_side(tmp_path, monkeypatch):
     assert steps == 2 * len(names["runs"][0].train)
 
 
+@pytest.mark.usefixtures("eagerly")
 @on_tensorflow
 @pytest.mark.filterwarnings("ignore:.*never updated the topology")
 def test_methods_page():
@@ -453,6 +460,7 @@ def tickets(count, sparsity=0.5):
         yield kft.sparsify(dense_model(), sparsity, seed=seed)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_ways_to_make_an_ensemble(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one_run, data, own_data, reopened, own_recipe, single, mimo = blocks_of(
@@ -523,6 +531,7 @@ def variables_of(model):
     return [*model.trainable_variables, *model.non_trainable_variables]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_deploy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shorter = {
@@ -652,6 +661,7 @@ def test_rare_classes():
     assert names["targets"].shape == (300, 3)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_image_regression():
     train, *blocks = blocks_of(
         "docs/image_regression.md", {"epochs=100": "epochs=1"}

@@ -242,6 +242,7 @@ def nested(case, outer):
     return keras.Sequential([keras.Input(case.shape), middle])(outer)
 
 
+@pytest.mark.usefixtures("eagerly")
 @every_layer
 def test_shared_and_nested(name, tmp_path):
     """One called by position and by keyword, masked once; one nested."""
@@ -279,6 +280,7 @@ def minds_padding(model, x):
     return change > 1e-6
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.filterwarnings(MASK_IGNORED)
 @pytest.mark.parametrize(
     "name", sorted(name for name in CASES if len(CASES[name].shape) == 2)
@@ -364,6 +366,7 @@ for heads in ("own", "grouped"):
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_arguments_of_a_call(name, tmp_path):
     make, call_with_options = OPTIONS[name]
@@ -454,19 +457,6 @@ LONG = [
     "rnn_of_cells",
     "simple_rnn",
 ]
-
-
-@pytest.fixture
-def eagerly():
-    """No graphs, as compiling one for each layer's shapes takes seconds."""
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.filterwarnings("ignore:Even though the:UserWarning")

@@ -9,6 +9,8 @@ from keras import layers
 
 import keras_freetickets as kft
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 needs_orbax = pytest.mark.skipif(
     importlib.util.find_spec("orbax") is None, reason="orbax-checkpoint"
 )

@@ -19,6 +19,7 @@ from keras_freetickets.topology import schedules
 if keras.backend.backend() == "torch":
     pytest.skip("no training there", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 # JAX compiles the update of each kernel by itself, which takes long.
 SHAPES = [(16, 16), (16, 16), (16, 4)]
 if keras.backend.backend() == "jax":

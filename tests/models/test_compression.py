@@ -4,9 +4,8 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 
+import forked
 import keras
 import killable
 import numpy as np
@@ -186,6 +185,7 @@ def test_weights_file_is_small(tmp_path):
     assert sizes["mask"] > 160_000 * 5
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_ensemble(tmp_path):
     """Members of different counts, as global pruning leaves them."""
     masked = [sparse(i, "mask") for i in range(2)]
@@ -273,6 +273,7 @@ def test_attention_has_the_same_masks_and_values_as_with_masks():
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_conversion_of_attention_loses_nothing():
     compressed = with_attention()
     compressed.fit(*data(), verbose=0)
@@ -310,6 +311,7 @@ def test_files_of_attention(tmp_path):
         model.export(tmp_path / "exported")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_ensemble_with_attention(tmp_path):
     """Members of different counts have the room of the higher one."""
     masked = [with_attention(i, "mask") for i in range(2)]
@@ -384,6 +386,7 @@ OPTIMIZERS = sorted(
 )
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_slots_are_of_the_active_size(name):
     model = sparse()
@@ -540,8 +543,9 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, name, kinds):
     } == kinds
 
     def start(directory, *steps):
-        command = [sys.executable, killable.__file__, directory, name, *steps]
-        return subprocess.run(command, check=False).returncode
+        return forked.run(
+            [killable.__file__, directory, name, *steps]
+        ).returncode
 
     def result(directory):
         with open(directory / "result.pickle", "rb") as file:

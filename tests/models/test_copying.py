@@ -8,6 +8,8 @@ from keras import layers
 import keras_freetickets as kft
 from keras_freetickets.layers import Sparse
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def data(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")

@@ -100,6 +100,7 @@ def test_a_config_is_refused_as_its_mode_is(make, mode):
         sparse().quantize(config=make())
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_layers_without_masks_can_be_quantized(mode, tmp_path):
     model = sparse(filters="hidden")
@@ -119,6 +120,7 @@ def test_layers_without_masks_can_be_quantized(mode, tmp_path):
     np.testing.assert_array_equal(array(head.kernel), before)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_stripped_model_quantizes_and_keeps_its_zeros(mode, tmp_path):
     model = sparse()
@@ -140,6 +142,7 @@ def test_a_stripped_model_quantizes_and_keeps_its_zeros(mode, tmp_path):
         assert 0 < found < 0.1
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mode", ["gptq", "awq"])
 def test_calibration_keeps_zeros_of_a_stripped_model(mode):
     configs = {
@@ -273,6 +276,7 @@ def test_lora_is_merged_before_masks_are_made(make, tmp_path):
     assert make(merged, 0.5).density == 0.5
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantized_layers_are_not_made_sparse(mode):
     model = dense()
@@ -372,6 +376,7 @@ def body_of():
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_mimo_quantizes_as_its_body_allows():
     images = np.random.default_rng(0).normal(size=(4, 4, 4, 1))
     mimo = kft.MIMO(body_of(), num_members=2)

@@ -91,6 +91,7 @@ def test_permuting_modalities_with_their_encoders():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("source", ["outcome", "image"])
 def test_gradients_reach_encoders_through_both_targets(source):
     model = make(noise=0.0, beta=0.0)
@@ -126,6 +127,7 @@ def test_the_step_is_traced_once(sparsity, monkeypatch):
     assert len(traced) == len(model.outputs)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_masked_weights_stay_zero_and_heads_stay_dense(tmp_path):
     model = kft.sparsify(make(), 0.5, filters=multimodal.MASKED, seed=0)
     names = [layer.name for layer in model.sparse_layers]
@@ -182,6 +184,7 @@ def test_the_prior_through_z():
     assert sum(float(one) for one in model.losses) == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_missing_image_is_not_read():
     model = make(missing=True, noise=0.0)
     presence = np.array([[1.0, 0.0]] * 6, "float32")

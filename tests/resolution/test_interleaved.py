@@ -132,6 +132,7 @@ def test_steps_take_turns():
         assert changed == [not watch.reduced[i], watch.reduced[i]]
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("method", ["set", "rigl", "snfs"])
 def test_masks_change_in_full_steps_alone(method):
     model = compiled(resolution.reducible(network(0.6)))
