@@ -13,6 +13,8 @@ import os
 import pathlib
 import typing
 
+import numpy as np
+
 from keras_freetickets.kernels import structure
 from keras_freetickets.kernels.vectors import add
 from keras_freetickets.kernels.vectors import dot
@@ -136,24 +138,30 @@ def pack(
 
 @compiled
 def unpack(
-    packed: Array, batch: int, features: int, lanes: int, x: Array
+    packed: Array,
+    batch: int,
+    features: int,
+    lanes: int,
+    x: Array,
+    begin: int,
+    end: int,
 ) -> None:
-    """The opposite of `pack`."""
+    """The opposite of `pack`, for features from `begin`, a multiple of 16."""
     tiles = (batch + lanes - 1) // lanes
-    whole = features // 16 * 16
+    whole = max(begin, end // 16 * 16)
     for tile in range(tiles):
         base = tile * features * lanes
         for lane in range(0, lanes, 16):
             row = tile * lanes + lane
-            first = 0
+            first = begin
             if row + 16 <= batch:
                 first = whole
-                for f in range(0, whole, 16):
+                for f in range(begin, whole, 16):
                     at = base + f * lanes + lane
                     to = row * features + f
                     transpose_16(packed, at, lanes, x, to, features)
             for i in range(min(16, batch - row)):
-                for f in range(first, features):
+                for f in range(first, end):
                     place = base + f * lanes + lane + i
                     x[(row + i) * features + f] = packed[place]
 
@@ -237,10 +245,10 @@ def backward(lanes: int) -> typing.Callable:
         inputs: int,
         begin: int,
         end: int,
-        places: Array,
     ) -> None:
         outputs = len(pointers) - 1
         blocks = num_blocks(len(values), outputs)
+        places = np.empty(outputs, np.int64)
         if begin == 0:
             # Where no weight is: values may have room for more.
             for k in range(0 if tiles == 0 else pointers[outputs], len(values)):

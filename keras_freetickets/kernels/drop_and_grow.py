@@ -15,7 +15,6 @@ import numpy as np
 from keras_freetickets.kernels.compiled import compiled
 from keras_freetickets.kernels.compiled import num_blocks
 from keras_freetickets.kernels.dense_gradient import gradient_block
-from keras_freetickets.kernels.native import pointer
 from keras_freetickets.kernels.ranking import best_of
 from keras_freetickets.kernels.ranking import entry_of
 from keras_freetickets.kernels.ranking import kth_largest
@@ -25,6 +24,7 @@ from keras_freetickets.kernels.update_settings import DROP
 from keras_freetickets.kernels.update_settings import GROWTH
 from keras_freetickets.kernels.update_settings import SPARE
 from keras_freetickets.kernels.vectors import numba
+from keras_freetickets.kernels.vectors import pointer
 from keras_freetickets.types import Array
 
 carray = numba.carray

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_freetickets.kernels.structure import Positions
+from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
 
@@ -152,7 +153,7 @@ def _product(relu):
             [values, *positions, x, dy, y],
             [
                 *[(batch, inputs), values.shape, (outputs,)],
-                *[*memory, max(memory), (2 * outputs,)],
+                *[*memory, max(memory)],
             ],
             relu,
         )
@@ -268,8 +269,8 @@ def frame_helpers() -> tuple:
         execution; the address of the `i`-th buffer's data; the size of one of
         its axes; and the arguments and results of a frame.
     """
-    from keras_freetickets.kernels.native import pointer
     from keras_freetickets.kernels.vectors import numba
+    from keras_freetickets.kernels.vectors import pointer
 
     njit = numba.njit(nogil=True, error_model="numpy")
     uint64, int32 = numba.uint64, numba.int32
@@ -323,7 +324,7 @@ def cfunc(function: Callable) -> typing.Any:
 def _forward_target(relu, columns_type):
     from keras_freetickets.kernels import native
 
-    call = native.forward_at_addresses(columns_type)
+    call, threads = native.forward_at_addresses(columns_type), address()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
@@ -334,6 +335,7 @@ def _forward_target(relu, columns_type):
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(r, 0), data(r, 1), data(r, 2), relu),
                 *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0), size(a, 4, 1)),
+                np.uint64(threads),
             )
         return np.uint64(0)  # no error
 
@@ -343,19 +345,20 @@ def _forward_target(relu, columns_type):
 def _backward_target(relu, columns_type):
     from keras_freetickets.kernels import native
 
-    call = native.backward_at_addresses(columns_type)
+    call, threads = native.backward_at_addresses(columns_type), address()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
         if is_execution(frame):
-            # values, positions (4), x, dy, y; dx, dvalues, dbias, memory (4)
-            a, r = parts(frame, 8, 7)
+            # values, positions (4), x, dy, y; dx, dvalues, dbias, memory (3)
+            a, r = parts(frame, 8, 6)
             call(
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(a, 5), data(a, 6), data(a, 7)),
                 *(data(r, 0), data(r, 1), data(r, 2), data(r, 3), data(r, 4)),
-                *(data(r, 5), data(r, 6), relu),
+                *(data(r, 5), relu),
                 *(size(a, 0, 0), size(a, 6, 1), size(a, 5, 0), size(a, 5, 1)),
+                np.uint64(threads),
             )
         return np.uint64(0)
 

@@ -12,6 +12,7 @@ from keras_freetickets.kernels.jax import check_arrays
 from keras_freetickets.kernels.jax import frame_helpers
 from keras_freetickets.kernels.jax import nothing_like
 from keras_freetickets.kernels.structure import Positions
+from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
 
@@ -100,7 +101,8 @@ def _convolution(geometry, relu):
 def _forward_target(relu, columns_type):
     from keras_freetickets.kernels import convolution as kernels
 
-    run, pool = kernels.forward_at_addresses(columns_type), kernels.pool()
+    run = kernels.forward_at_addresses(columns_type)
+    pool, threads = kernels.pool(), address()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
@@ -111,7 +113,7 @@ def _forward_target(relu, columns_type):
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(r, 0), data(a, 5), relu),
                 *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0)),
-                np.uint64(pool),
+                *(np.uint64(pool), np.uint64(threads)),
             )
         return np.uint64(0)  # no error
 
@@ -121,7 +123,8 @@ def _forward_target(relu, columns_type):
 def _backward_target(columns_type):
     from keras_freetickets.kernels import convolution as kernels
 
-    run, pool = kernels.backward_at_addresses(columns_type), kernels.pool()
+    run = kernels.backward_at_addresses(columns_type)
+    pool, threads = kernels.pool(), address()
     is_execution, data, size, parts = frame_helpers()
 
     def compute(frame):
@@ -132,7 +135,7 @@ def _backward_target(columns_type):
                 *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
                 *(data(a, 5), data(a, 6), data(r, 0), data(r, 1), data(r, 2)),
                 *(data(a, 7), size(a, 0, 0), size(a, 6, 3), size(a, 5, 0)),
-                np.uint64(pool),
+                *(np.uint64(pool), np.uint64(threads)),
             )
         return np.uint64(0)
 

@@ -8,29 +8,18 @@ import functools
 import typing
 
 from keras_freetickets.kernels import compiled
-from keras_freetickets.kernels.vectors import extending
-from keras_freetickets.kernels.vectors import ir
+from keras_freetickets.kernels.fork_join import parts_of
+from keras_freetickets.kernels.fork_join import run_parts
 from keras_freetickets.kernels.vectors import numba
+from keras_freetickets.kernels.vectors import pointer
 from keras_freetickets.types import Array
 
-types = numba.types
 carray = numba.carray
 float32 = numba.float32
 int32 = numba.int32
 int64 = numba.int64
 uint16 = numba.uint16
 _num_blocks = compiled.num_blocks
-
-
-@extending.intrinsic
-def pointer(typing_context: typing.Any, address: typing.Any) -> typing.Any:
-    """An address, an integer, as a pointer that `carray` takes."""
-
-    def emit(context, builder, signature, arguments):
-        kind = ir.IntType(8).as_pointer()
-        return builder.inttoptr(arguments[0], kind)
-
-    return types.voidptr(types.uintp), emit
 
 
 _LARGEST = compiled.largest_tile()
@@ -68,6 +57,63 @@ def scratch_floats(batch: int, features: int) -> int:
 
 
 @compiled.compiled
+def _end_of_part(
+    pointers: Array, blocks: int, rows: int, part: int, parts: int
+) -> int:
+    """Where a part of some rows ends, so that all have as many weights.
+
+    Args:
+        pointers: int32 array `(blocks * rows + 1,)`, where the weights of a
+            row in a block begin.
+        blocks: Integer.
+        rows: Integer, output units or inputs.
+        part: Integer, from 1 on.
+        parts: Integer.
+
+    Returns:
+        Integer, but for the last part a multiple of 16.
+    """
+    if part == parts:
+        return rows
+    goal = int64(pointers[blocks * rows]) * part // parts
+    low, high = 0, rows
+    while low < high:
+        middle = (low + high) // 2
+        before = 0
+        for row in range(0, blocks * rows, rows):
+            before += pointers[row + middle] - pointers[row]
+        if before < goal:
+            low = middle + 1
+        else:
+            high = middle
+    return low // 16 * 16
+
+
+@compiled.compiled
+def _forward_part(part: int, parts: int, arguments: tuple) -> None:
+    """The output of some units."""
+    values, pointers, columns, bias, x, y, batch, inputs, relu, ys = arguments
+    outputs = len(pointers) - 1
+    begin = _end_of_part(pointers, 1, outputs, part, parts)
+    end = _end_of_part(pointers, 1, outputs, part + 1, parts)
+    if batch == 1:
+        _predict_one(values, pointers, columns, bias, x, y, relu, begin, end)
+        return
+    lanes = lanes_for(batch)
+    tiles = (batch + lanes - 1) // lanes
+    kernel = (values, pointers, columns, bias, x, ys, tiles, inputs, relu)
+    if lanes == 16:
+        _forward_16(*kernel, begin, end)
+    elif lanes == 32:
+        _forward_32(*kernel, begin, end)
+    elif lanes == 64:
+        _forward_64(*kernel, begin, end)
+    else:
+        _forward_128(*kernel, begin, end)
+    _unpack(ys, batch, outputs, lanes, y, begin, end)
+
+
+@compiled.compiled
 def forward(
     values: Array,
     pointers: Array,
@@ -80,25 +126,42 @@ def forward(
     relu: bool,
     xs: Array,
     ys: Array,
+    threads: int,
 ) -> None:
-    """A layer's output; `xs` and `ys` are memory to work in."""
-    outputs = len(pointers) - 1
-    if batch == 1:
-        _predict_one(values, pointers, columns, bias, x, y, relu, 0, outputs)
-        return
+    """A layer's output.
+
+    `xs` and `ys` are memory to work in, `threads` is the address of
+    `threads.settings`.
+    """
+    if batch > 1:
+        _pack(x, batch, inputs, lanes_for(batch), xs)
+        x = xs
+    arguments = (values, pointers, columns, bias, x, y, batch, inputs, relu, ys)
+    parts = parts_of(len(values) * batch, threads)
+    run_parts(_forward_part, parts, arguments)
+
+
+@compiled.compiled
+def _backward_part(part: int, parts: int, arguments: tuple) -> None:
+    """The gradients of some inputs and of their weights."""
+    values, pointers, columns, by_input, units = arguments[:5]
+    xs, dys, dxs, dx, dvalues, batch, inputs = arguments[5:]
+    blocks = (len(by_input) - 1) // inputs
+    begin = _end_of_part(by_input, blocks, inputs, part, parts)
+    end = _end_of_part(by_input, blocks, inputs, part + 1, parts)
     lanes = lanes_for(batch)
     tiles = (batch + lanes - 1) // lanes
-    _pack(x, batch, inputs, lanes, xs)
-    kernel = (values, pointers, columns, bias, xs, ys, tiles, inputs, relu)
+    where = (values, pointers, columns, by_input, units)
+    arrays = (xs, dys, dxs, dvalues, tiles, inputs, begin, end)
     if lanes == 16:
-        _forward_16(*kernel, 0, outputs)
+        _backward_16(*where, *arrays)
     elif lanes == 32:
-        _forward_32(*kernel, 0, outputs)
+        _backward_32(*where, *arrays)
     elif lanes == 64:
-        _forward_64(*kernel, 0, outputs)
+        _backward_64(*where, *arrays)
     else:
-        _forward_128(*kernel, 0, outputs)
-    _unpack(ys, batch, outputs, lanes, y)
+        _backward_128(*where, *arrays)
+    _unpack(dxs, batch, inputs, lanes, dx, begin, end)
 
 
 @compiled.compiled
@@ -120,9 +183,9 @@ def backward(
     xs: Array,
     dys: Array,
     dxs: Array,
-    places: Array,
+    threads: int,
 ) -> None:
-    """A layer's gradients; the last four arrays are memory to work in."""
+    """A layer's gradients; the last four as for `forward`."""
     outputs = len(pointers) - 1
     lanes = lanes_for(batch)
     tiles = (batch + lanes - 1) // lanes
@@ -134,16 +197,9 @@ def backward(
     _pack(x, batch, inputs, lanes, xs)
     _sum_tiles(dys, tiles, outputs, lanes, dbias)
     where = (values, pointers, columns, by_input, units)
-    arrays = (xs, dys, dxs, dvalues, tiles, inputs, 0, inputs, places)
-    if lanes == 16:
-        _backward_16(*where, *arrays)
-    elif lanes == 32:
-        _backward_32(*where, *arrays)
-    elif lanes == 64:
-        _backward_64(*where, *arrays)
-    else:
-        _backward_128(*where, *arrays)
-    _unpack(dxs, batch, inputs, lanes, dx)
+    arguments = (*where, xs, dys, dxs, dx, dvalues, batch, inputs)
+    parts = parts_of(2 * len(values) * batch, threads)
+    run_parts(_backward_part, parts, arguments)
 
 
 @functools.cache
@@ -151,11 +207,13 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
     """`forward` on addresses, compiled.
 
     They are of `values, pointers, columns, bias, x, y, xs, ys`; then come
-    `relu, active, outputs, batch, inputs`.
+    `relu, active, outputs, batch, inputs`, and the address `threads`.
     """
     column = getattr(numba, columns_type)
 
-    def call(v, p, c, b, x, y, xs, ys, relu, active, outputs, batch, inputs):
+    def call(
+        v, p, c, b, x, y, xs, ys, relu, active, outputs, batch, inputs, threads
+    ):
         n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
         forward(
             carray(pointer(v), active, float32),
@@ -169,6 +227,7 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
             relu,
             carray(pointer(xs), n, float32),
             carray(pointer(ys), m, float32),
+            threads,
         )
 
     return compiled.compiled(call)
@@ -178,7 +237,8 @@ def forward_at_addresses(columns_type: str) -> typing.Callable:
 def backward_at_addresses(columns_type: str) -> typing.Callable:
     """`backward` on addresses, compiled.
 
-    They are in its order, then come `relu, active, outputs, batch, inputs`.
+    They are in its order, then come `relu, active, outputs, batch, inputs`,
+    and the address `threads`.
     `dxs` must hold a packed batch of either side.
     """
     column = getattr(numba, columns_type)
@@ -198,12 +258,12 @@ def backward_at_addresses(columns_type: str) -> typing.Callable:
         xs,
         dys,
         dxs,
-        places,
         relu,
         active,
         outputs,
         batch,
         inputs,
+        threads,
     ):
         blocks = _num_blocks(active, outputs)
         n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
@@ -225,7 +285,7 @@ def backward_at_addresses(columns_type: str) -> typing.Callable:
             carray(pointer(xs), n, float32),
             carray(pointer(dys), m, float32),
             carray(pointer(dxs), max(n, m), float32),
-            carray(pointer(places), outputs, int64),
+            threads,
         )
 
     return compiled.compiled(call)

@@ -20,17 +20,6 @@ from keras_freetickets.types import Array
 _LINE = 64  # bytes of a cache line: vectors that cross two take twice as long
 
 
-def _output_ends(structure: CompressedStructure, parts: int) -> list[int]:
-    """Where parts of the output units with as many weights each end."""
-    goals = [structure.active * i // parts for i in range(1, parts)]
-    inner = np.searchsorted(structure.row_pointers, goals).tolist()
-    return [0, *inner, structure.num_outputs]
-
-
-def _input_ends(structure: CompressedStructure, parts: int) -> list[int]:
-    return [structure.num_inputs * i // parts for i in range(parts + 1)]
-
-
 def empty(*shape: int) -> np.ndarray:
     """A float32 array that begins with a cache line.
 
@@ -54,6 +43,12 @@ class _Memory:
         if array is None or array.size < size:
             array = self.arrays[name] = empty(size)
         return array[:size]
+
+    def packed(self, name: str, batch: np.ndarray) -> np.ndarray:
+        """As many as a packed batch may take, whatever its lanes."""
+        from keras_freetickets.kernels import native
+
+        return self.floats(name, native.scratch_floats(*batch.shape))
 
     def of(self, name: str) -> Callable[[int], np.ndarray]:
         return functools.partial(self.floats, name)
@@ -182,7 +177,13 @@ def unpack_into(packed: PackedBatch, x: np.ndarray) -> None:
     from keras_freetickets.kernels import compiled
 
     compiled.unpack(
-        packed.data, packed.batch, packed.features, packed.lanes, x.reshape(-1)
+        packed.data,
+        packed.batch,
+        packed.features,
+        packed.lanes,
+        x.reshape(-1),
+        0,
+        packed.features,
     )
 
 
@@ -236,8 +237,7 @@ def forward_packed(
             end,
         )
 
-    parts = threads.parts_of(structure.active * x.batch)
-    threads.workers.run(run, _output_ends(structure, parts))
+    threads.run_parts(run, structure.num_outputs, structure.active * x.batch)
     return PackedBatch(y, x.batch, structure.num_outputs, x.lanes)
 
 
@@ -272,31 +272,24 @@ def forward(
     y = forward(structure, values, x)  # x @ kernel
     ```
     """
+    from keras_freetickets.kernels import native
+
     x = checked_batch("x", x, structure.num_inputs)
-    if len(x) == 1:
-        return _predict_one(structure, values, x, bias, relu)
+    y = empty(len(x), structure.num_outputs)
     with lent_memory() as memory:
-        packed = pack(x, memory=memory.of("x"))
-        packed = forward_packed(
-            structure, values, packed, bias, relu, memory.of("y")
+        native.forward(
+            _stored(values, structure),
+            *structure.positions[:2],
+            _bias(bias, structure),
+            x.reshape(-1),
+            y.reshape(-1),
+            len(x),
+            structure.num_inputs,
+            bool(relu),
+            memory.packed("x", x),
+            memory.packed("y", y),
+            np.uint64(threads.address()),
         )
-        return unpack(packed)
-
-
-def _predict_one(structure, values, x, bias, relu):
-    from keras_freetickets.kernels import compiled
-
-    y = empty(1, structure.num_outputs)
-    compiled.predict_one(
-        _stored(values, structure),
-        *structure.positions[:2],
-        _bias(bias, structure),
-        x[0],
-        y[0],
-        relu,
-        0,
-        structure.num_outputs,
-    )
     return y
 
 
@@ -324,7 +317,7 @@ def backward(
         ImportError: If numba is not installed.
         ValueError: If a shape or dtype is wrong.
     """
-    from keras_freetickets.kernels import compiled
+    from keras_freetickets.kernels import native
 
     values = np.ascontiguousarray(values)
     check_values(values, structure)
@@ -342,52 +335,24 @@ def backward(
         )
     if y is not None:
         y = checked_batch("y", y, structure.num_outputs)
-    with lent_memory() as memory:
-        if y is not None:
-            gated = memory.floats("gated", dy.size)
-            compiled.gate(dy.reshape(-1), y.reshape(-1), gated)
-            dy = gated.reshape(dy.shape)
-        x_tiles = pack(x, memory=memory.of("x"))
-        dy_tiles = pack(dy, memory=memory.of("y"))
-        dx_tiles = dataclasses.replace(
-            x_tiles, data=memory.floats("dx", x_tiles.data.size)
-        )
-        dvalues = _backward_packed(
-            structure, values, x_tiles, dy_tiles, dx_tiles
-        )
-        dbias = empty(structure.num_outputs)
-        compiled.sum_tiles(
-            dy_tiles.data,
-            dy_tiles.tiles,
-            dy_tiles.features,
-            dy_tiles.lanes,
-            dbias,
-        )
-        return unpack(dx_tiles), dvalues, dbias
-
-
-def _backward_packed(structure, values, x, dy, dx):
-    """Fills `dx` and returns the gradient of the values."""
-    from keras_freetickets.kernels import compiled
-
+    dx, dbias = empty(*x.shape), empty(structure.num_outputs)
     dvalues = empty(structure.active)
-    kernel = compiled.backward(x.lanes)
-
-    def run(begin: int, end: int) -> None:
-        kernel(
+    with lent_memory() as memory:
+        native.backward(
             values,
             *structure.positions,
-            x.data,
-            dy.data,
-            dx.data,
+            x.reshape(-1),
+            dy.reshape(-1),
+            (dy if y is None else y).reshape(-1),
+            dx.reshape(-1),
             dvalues,
-            x.tiles,
+            dbias,
+            len(x),
             structure.num_inputs,
-            begin,
-            end,
-            np.empty(structure.num_outputs, "int64"),
+            y is not None,
+            memory.packed("x", x),
+            memory.packed("y", dy),
+            memory.packed("dx", max(x, dy, key=np.size)),
+            np.uint64(threads.address()),
         )
-
-    parts = threads.parts_of(2 * structure.active * x.batch)
-    threads.workers.run(run, _input_ends(structure, parts))
-    return dvalues
+    return dx, dvalues, dbias

@@ -12,10 +12,10 @@ import typing
 import numpy as np
 
 from keras_freetickets.kernels.compiled import compiled
-from keras_freetickets.kernels.native import pointer
 from keras_freetickets.kernels.vectors import extending
 from keras_freetickets.kernels.vectors import ir
 from keras_freetickets.kernels.vectors import numba
+from keras_freetickets.kernels.vectors import pointer
 
 types = numba.types
 carray = numba.carray

@@ -15,8 +15,8 @@ from keras_freetickets.kernels import tensorflow_operations as operations
 from keras_freetickets.kernels.structure import Positions
 from keras_freetickets.kernels.tensorflow_operations import FLOAT32
 from keras_freetickets.kernels.tensorflow_operations import INT32
-from keras_freetickets.kernels.tensorflow_operations import INT64
 from keras_freetickets.kernels.tensorflow_operations import UINT16
+from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
@@ -197,7 +197,7 @@ def drop_and_grow(
 def _forward_kernel(columns_type):
     from keras_freetickets.kernels import native
 
-    call = native.forward_at_addresses(columns_type)
+    call, threads = native.forward_at_addresses(columns_type), address()
     floats, flag = native.scratch_floats, native.flag_at
     use, calls = operations.helpers(), operations.calls()
     read, output, memory = use.read, use.output, use.memory
@@ -228,7 +228,7 @@ def _forward_kernel(columns_type):
             call(
                 *(at[0], at[1], at[2], at[3], at[4], at[6], at[7], at[8]),
                 flag(at[5]),
-                *(active, outputs, batch, inputs),
+                *(active, outputs, batch, inputs, np.uint64(threads)),
             )
         close(context, tensors, status)
         delete_status(status)
@@ -239,7 +239,7 @@ def _forward_kernel(columns_type):
 def _backward_kernel(columns_type):
     from keras_freetickets.kernels import native
 
-    call = native.backward_at_addresses(columns_type)
+    call, threads = native.backward_at_addresses(columns_type), address()
     floats, flag = native.scratch_floats, native.flag_at
     use, calls = operations.helpers(), operations.calls()
     read, output, memory = use.read, use.output, use.memory
@@ -251,7 +251,7 @@ def _backward_kernel(columns_type):
         # values, row_pointers, column_indices, input_pointers, units, x, dy,
         # y, relu; dx, dvalues, dbias, memory
         status = new_status()
-        tensors = np.zeros(16, np.uint64)
+        tensors = np.zeros(15, np.uint64)
         read(context, 9, tensors, status)
         active, outputs = size(tensors[0], 0), size(tensors[6], 1)
         batch, inputs = size(tensors[5], 0), size(tensors[5], 1)
@@ -274,14 +274,11 @@ def _backward_kernel(columns_type):
                 n = floats(batch, features)
                 tensors[12 + i] = memory(context, FLOAT32, n, status)
         if get_code(status) == 0:
-            tensors[15] = memory(context, INT64, outputs, status)
-        if get_code(status) == 0:
             at = addresses(tensors)
             call(
                 *(at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]),
-                *(at[9], at[10], at[11], at[12], at[13], at[14], at[15]),
-                flag(at[8]),
-                *(active, outputs, batch, inputs),
+                *(at[9], at[10], at[11], at[12], at[13], at[14], flag(at[8])),
+                *(active, outputs, batch, inputs, np.uint64(threads)),
             )
         close(context, tensors, status)
         delete_status(status)

@@ -11,6 +11,7 @@ from keras_freetickets.kernels.geometry import Geometry
 from keras_freetickets.kernels.structure import Positions
 from keras_freetickets.kernels.tensorflow import check_tensors
 from keras_freetickets.kernels.tensorflow import name_of
+from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
@@ -121,7 +122,8 @@ def _forward_kernel(columns_type):
     from keras_freetickets.kernels import convolution as kernels
     from keras_freetickets.kernels import native
 
-    run, pool = kernels.forward_at_addresses(columns_type), kernels.pool()
+    run = kernels.forward_at_addresses(columns_type)
+    pool, threads = kernels.pool(), address()
     images, made, flag = kernels.images_at, kernels.made_at, native.flag_at
     use, calls = operations.helpers(), operations.calls()
     read, output, data = use.read, use.output, use.addresses
@@ -150,7 +152,8 @@ def _forward_kernel(columns_type):
             at = data(tensors)
             run(
                 *(at[0], at[1], at[2], at[3], at[4], at[7], at[5]),
-                *(flag(at[6]), room, outputs, batch, np.uint64(pool)),
+                *(flag(at[6]), room, outputs, batch),
+                *(np.uint64(pool), np.uint64(threads)),
             )
         close(context, tensors, status)
         delete_status(status)
@@ -161,7 +164,8 @@ def _forward_kernel(columns_type):
 def _backward_kernel(columns_type):
     from keras_freetickets.kernels import convolution as kernels
 
-    run, pool = kernels.backward_at_addresses(columns_type), kernels.pool()
+    run = kernels.backward_at_addresses(columns_type)
+    pool, threads = kernels.pool(), address()
     images, made = kernels.images_at, kernels.made_at
     use, calls = operations.helpers(), operations.calls()
     read, output, data = use.read, use.output, use.addresses
@@ -198,7 +202,7 @@ def _backward_kernel(columns_type):
             run(
                 *(at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[8]),
                 *(at[9], at[10], at[7], room, outputs, batch),
-                np.uint64(pool),
+                *(np.uint64(pool), np.uint64(threads)),
             )
         close(context, tensors, status)
         delete_status(status)

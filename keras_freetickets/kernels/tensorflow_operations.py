@@ -18,9 +18,9 @@ from keras_freetickets.optional import import_optional
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
-# TF_FLOAT, TF_INT32, TF_INT64, TF_UINT16, TF_INVALID_ARGUMENT of TensorFlow's
+# TF_FLOAT, TF_INT32, TF_UINT16, TF_INVALID_ARGUMENT of TensorFlow's
 # C interface.
-FLOAT32, INT32, INT64, UINT16, _INVALID_ARGUMENT = 1, 3, 9, 17, 3
+FLOAT32, INT32, UINT16, _INVALID_ARGUMENT = 1, 3, 17, 3
 _kept: list[typing.Any] = []  # what TensorFlow holds addresses of
 
 

@@ -1,4 +1,8 @@
-"""Threads that share out the work of one call of a kernel."""
+"""How many threads share out the work of one call of a kernel.
+
+Calls of compiled functions share out in `fork_join`; predictions that call
+several of them from Python do it here.
+"""
 
 import concurrent.futures
 import itertools
@@ -6,10 +10,15 @@ import os
 import threading
 from collections.abc import Callable
 
+import numpy as np
+
 from keras_freetickets.arguments import check_count
 
-# Work, in weights times examples, below which a second core costs more than
-# it gains: handing over takes about 50 microseconds.
+# Work, in weights times examples, from which on a part is worth a thread. Of a
+# compiled call it takes 50 to 100 microseconds on one core, where making a
+# thread and waiting for it takes 17 (AMD EPYC, Linux). Python's threads take
+# about 50.
+_WORK_OF_A_PART = 1 << 21
 _WORK_OF_A_CORE = 1 << 23
 
 
@@ -18,14 +27,60 @@ def _available_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def _count_at_first() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked_for_one = asked.isdecimal() and int(asked) > 0
+    return int(asked) if asked_for_one else _available_cores()
+
+
+# In memory that compiled functions read, too: they get its address.
+settings = np.array([_count_at_first(), _WORK_OF_A_PART], np.int64)
+
+
+def set_num_threads(count: int) -> None:
+    """Says how many threads one call of a kernel may use.
+
+    In training and in prediction, with every backend: the kernels do not read
+    the settings of TensorFlow or JAX. Results are the same bits for any
+    number.
+
+    Args:
+        count: Positive integer. At first it is the environment's
+            `OMP_NUM_THREADS`, and without one the number of cores that this
+            process may use. Small calls use one thread in any case.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+
+    Example:
+
+    ```python
+    from keras_freetickets import kernels
+
+    kernels.set_num_threads(1)
+    ```
+    """
+    check_count("count", count)
+    settings[0] = count
+
+
+def get_num_threads() -> int:
+    """How many threads one call of a kernel may use, an integer."""
+    return int(settings[0])
+
+
+def address() -> int:
+    """The address of `settings`, which bridges hand to compiled functions."""
+    return settings.ctypes.data
+
+
 class _Workers:
-    """Threads that share out the output units or inputs of one call.
+    """Python's threads.
 
     Not numba's own: its standard ones may not be used by two threads at once.
     """
 
     def __init__(self) -> None:
-        self.count = _available_cores()
         self._lock = threading.Lock()
         self._pool: concurrent.futures.Executor | None = None
         self._process = 0
@@ -52,35 +107,7 @@ class _Workers:
             other.result()
 
 
-workers = _Workers()
-
-
-def set_num_threads(count: int) -> None:
-    """Says how many threads one call of a kernel may use.
-
-    Args:
-        count: Positive integer. At first it is the number of cores that this
-            process may use. Small calls use one thread in any case.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    check_count("count", count)
-    workers.count = count
-
-
-def get_num_threads() -> int:
-    """How many threads one call of a kernel may use, an integer."""
-    return workers.count
-
-
-def parts_of(work: int) -> int:
-    """Among how many threads a call is shared out.
-
-    Args:
-        work: Integer, weights times examples.
-    """
-    return max(1, min(workers.count, work // _WORK_OF_A_CORE))
+_workers = _Workers()
 
 
 def run_parts(
@@ -94,5 +121,6 @@ def run_parts(
         count: Integer, the number of tasks.
         work: Integer, weights times examples of all tasks.
     """
-    parts = min(parts_of(work), count)
-    workers.run(function, [count * i // parts for i in range(parts + 1)])
+    parts = min(get_num_threads(), work // _WORK_OF_A_CORE, count)
+    parts = max(1, parts)
+    _workers.run(function, [count * i // parts for i in range(parts + 1)])

@@ -113,6 +113,17 @@ def filled(typing_context: Any, scalar: Any, lanes: Any) -> Any:
 
 
 @extending.intrinsic
+def pointer(typing_context: Any, address: Any) -> Any:
+    """An address, an integer, as a pointer that `carray` takes."""
+
+    def emit(context, builder, signature, arguments):
+        kind = ir.IntType(8).as_pointer()
+        return builder.inttoptr(arguments[0], kind)
+
+    return types.voidptr(types.uintp), emit
+
+
+@extending.intrinsic
 def multiply_add(
     typing_context: Any, scalar: Any, vector: Any, total: Any
 ) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_freetickets import kernels
+from tests.helpers.kernel_threads import shared_out
 
 jax = pytest.importorskip("jax")
 from keras_freetickets.kernels.jax import product  # noqa: E402
@@ -51,6 +52,19 @@ def test_values_and_gradients(batch, relu, compiled):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_bits_are_those_of_one_thread():
+    structure, values, x, bias, dy = case(batch=40)
+    call = jax.jit(gradients, static_argnums=5)
+    found = []
+    for count in (1, 2, 3):
+        with shared_out(count):
+            arrays = call(positions_of(structure), values, x, bias, dy, True)
+            found.append(jax.block_until_ready(arrays))
+    for several in found[1:]:
+        for one, other in zip(found[0], several, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_more_inputs_than_16_bits_count():
     structure = kernels.CompressedStructure([0, 1, 2], [69_999, 3], 70_000)
     x = np.zeros((2, 70_000), "float32")
@@ -64,7 +78,8 @@ def test_more_inputs_than_16_bits_count():
     assert y.tolist() == [[3, 2], [4, 2]]
 
 
-def test_two_programs_in_two_threads():
+@pytest.mark.parametrize("threads_of_a_call", [1, 2])
+def test_two_programs_in_two_threads(threads_of_a_call):
     wrong = []
 
     def work(seed):
@@ -79,10 +94,11 @@ def test_two_programs_in_two_threads():
                     wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with shared_out(threads_of_a_call):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert not wrong
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keras_freetickets import kernels
 from keras_freetickets.kernels import reference
 from keras_freetickets.kernels import threads
+from tests.helpers.kernel_threads import shared_out
 
 
 def case(inputs, outputs, batch, sparsity, seed=0):
@@ -163,18 +164,37 @@ def test_layers_in_a_row_stay_packed():
     np.testing.assert_array_equal(kernels.unpack(packed), x)
 
 
-def test_several_threads_of_one_call(monkeypatch):
-    """Parts of a call give what the whole gives."""
-    structure, values, x, bias, dy = case(40, 70, 20, 0.5)
-    whole = kernels.forward(structure, values, x, bias)
-    gradients = kernels.backward(structure, values, x, dy)
+@given(
+    st.integers(1, 50),
+    st.integers(1, 300),
+    st.sampled_from([1, 7, 16, 20, 70]),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_bits_are_those_of_one_thread(inputs, outputs, batch, sparsity, seed):
+    structure, values, x, bias, dy = case(
+        inputs, outputs, batch, sparsity, seed
+    )
+    found = []
+    for count in (1, 2, 3):
+        with shared_out(count):
+            y = kernels.forward(structure, values, x, bias, relu=True)
+            gradients = kernels.backward(structure, values, x, dy, y)
+        found.append([y, *gradients])
+    for several in found[1:]:
+        for one, other in zip(found[0], several, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_several_threads_of_one_packed_call(monkeypatch):
+    structure, values, x, bias, _ = case(40, 70, 20, 0.5)
+    packed = kernels.pack(x)
+    whole = kernels.forward_packed(structure, values, packed, bias)
     monkeypatch.setattr(threads, "_WORK_OF_A_CORE", 1)
-    monkeypatch.setattr(threads.workers, "count", 3)
-    parts = kernels.forward(structure, values, x, bias)
-    np.testing.assert_array_equal(parts, whole)
-    again = kernels.backward(structure, values, x, dy)
-    for one, other in zip(gradients, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    monkeypatch.setattr(threads, "get_num_threads", lambda: 3)
+    parts = kernels.forward_packed(structure, values, packed, bias)
+    np.testing.assert_array_equal(parts.data, whole.data)
 
 
 def test_calls_from_two_threads():
@@ -253,6 +273,17 @@ def run(*lines, **environment):
         text=True,
         timeout=600,
     )
+
+
+@pytest.mark.parametrize("asked", ["3", "0", "many"])
+def test_the_environment_says_how_many_threads(asked):
+    done = run(
+        "from keras_freetickets import kernels",
+        "print(kernels.get_num_threads(), len(os.sched_getaffinity(0)))",
+        OMP_NUM_THREADS=asked,
+    )
+    count, cores = done.stdout.split()
+    assert count == ("3" if asked == "3" else cores)
 
 
 def test_numba_is_imported_by_the_first_product():

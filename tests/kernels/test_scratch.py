@@ -9,8 +9,8 @@ pytest.importorskip("numba")
 
 from keras_freetickets.kernels import scratch
 from keras_freetickets.kernels.compiled import compiled
-from keras_freetickets.kernels.native import pointer
 from keras_freetickets.kernels.vectors import numba
+from keras_freetickets.kernels.vectors import pointer
 
 take, give, carray = scratch.take, scratch.give, numba.carray
 float32 = numba.float32

@@ -8,6 +8,7 @@ import pytest
 
 from keras_freetickets import kernels
 from keras_freetickets.kernels.structure import Positions
+from tests.helpers.kernel_threads import shared_out
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("operations of TensorFlow", allow_module_level=True)
@@ -69,6 +70,19 @@ def test_where_all_functions_run_eagerly():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_bits_are_those_of_one_thread():
+    structure, values, x, bias, dy = case(batch=40)
+    found = []
+    for count in (1, 2, 3):
+        with shared_out(count):
+            found.append(
+                gradients(positions_of(structure), values, x, bias, dy, True)
+            )
+    for several in found[1:]:
+        for one, other in zip(found[0], several, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_against_the_masked_kernel():
     """To float32's rounding, gradients at active positions alone."""
     structure, values, x, bias, dy = case()
@@ -113,7 +127,8 @@ def test_another_topology_needs_no_new_trace():
     assert len(traces) == 1
 
 
-def test_two_models_in_two_threads():
+@pytest.mark.parametrize("threads_of_a_call", [1, 2])
+def test_two_models_in_two_threads(threads_of_a_call):
     wrong = []
 
     def work(seed):
@@ -128,10 +143,11 @@ def test_two_models_in_two_threads():
                     wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with shared_out(threads_of_a_call):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert not wrong
 
 
