@@ -71,7 +71,7 @@ def _share(count: int, part: int, parts: int) -> tuple:
 
 
 @compiled
-def _forward_part(part: int, parts: int, arguments: tuple) -> None:
+def forward_part(part: int, parts: int, arguments: tuple) -> None:
     """Some pixels of the output's planes, from those of the input."""
     values, pointers, columns, bias, x, y = arguments[:6]
     offsets, pixels, plane, relu = arguments[6:]
@@ -111,7 +111,7 @@ def _starts(
 
 
 @compiled
-def _backward_part(part: int, parts: int, arguments: tuple) -> None:
+def backward_part(part: int, parts: int, arguments: tuple) -> None:
     """Gradients of some channels' planes, which begin with 0, and weights."""
     values, pointers, columns, by_input, units = arguments[:5]
     x, dy, dx, dvalues, offsets, channels, pixels, plane = arguments[5:]
@@ -203,7 +203,7 @@ def forward(
     offsets = offsets_of(sizes, plane)
     weights = (values, pointers, columns, bias)
     arguments = (*weights, planes, made, offsets, pixels, out_plane, relu)
-    run_parts(_forward_part, parts, arguments)
+    run_parts(forward_part, parts, arguments)
     to = output_sizes(sizes, outputs)
     run_parts(_unpack_part, parts, (made, batch, to, out_plane, y))
     give(pool, lent)
@@ -273,7 +273,7 @@ def backward(
     where = (values, pointers, columns, by_input, units)
     numbers = (offsets, sizes[C], pixels, out_plane)
     arguments = (*where, planes, arriving, sums, dvalues, *numbers)
-    run_parts(_backward_part, parts, arguments)
+    run_parts(backward_part, parts, arguments)
     run_parts(_unpack_part, parts, (sums, batch, sizes, plane, dx))
     give(pool, lent)
     give(pool, lent_too)

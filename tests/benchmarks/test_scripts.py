@@ -60,6 +60,15 @@ TINY = {
         "--predict_size=32",
         "--batch=2",
     ],
+    "roofline": [
+        "--parts=machine,kernels,prediction",
+        "--seconds=0.001",
+        "--sparsity=0.9",
+        "--size=32",
+        "--units=32",
+        "--factor=1",
+        "--convolution_batch=1",
+    ],
     "first_step": ["--networks=tiny", "--modes=graph", "--rounds=1"],
 }
 
@@ -90,6 +99,7 @@ def numbers(value):
         pytest.param("influence", marks=pytest.mark.slow),
         pytest.param("export_sizes", marks=pytest.mark.slow),
         "real_sparse",
+        "roofline",
         # It starts three processes more.
         pytest.param("first_step", marks=pytest.mark.slow),
     ],
