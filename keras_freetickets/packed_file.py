@@ -25,10 +25,10 @@ from keras_freetickets.types import PathLike
 Record = dict[str, typing.Any]
 
 FORMAT = "keras_freetickets.compact"
-VERSION = 3
-# Files of version 1 have no gaps and no scales, and those of version 2 hold
-# all variables.
-_READ = (1, 2, 3)
+VERSION = 4
+# Files of version 1 have no gaps and no scales, those of version 2 hold all
+# variables, and those of version 3 have no scales of compressed kernels.
+_READ = (1, 2, 3, 4)
 ENDING = ".npz"
 _SEAL_LENGTH = 64  # hexadecimal digits of SHA-256
 # Bytes of an entry besides its data: headers of the archive and the array.
@@ -46,12 +46,15 @@ class Stack:
             zero, or `None`.
         follows: Whether the values follow from those of other stacks, so that
             they are not stored.
+        pointers: Index of the stack that says where the values of each output
+            unit begin, if these are those of a compressed kernel, or `None`.
     """
 
     path: str
     values: np.ndarray
     mask: int | None = None
     follows: bool = False
+    pointers: int | None = None
 
 
 def write(
@@ -67,8 +70,9 @@ def write(
         ensemble: Dict that JSON can hold.
         stacks: List of `Stack`.
         dtype: `"float16"` to round wider floats; `"int8"` to round those of
-            arrays with two axes or more besides the members' to 8 bits, and
-            others to float16 if that keeps three digits; or `None` (default).
+            arrays with two axes or more besides the members', and of
+            compressed kernels, to 8 bits, and others to float16 if that keeps
+            three digits; or `None` (default).
 
     Raises:
         ValueError: If the path has another ending, or `dtype` is something
@@ -83,7 +87,10 @@ def write(
             variables.append({**_described(stack), "follows": True})
             continue
         mask = None if stack.mask is None else stacks[stack.mask].values
-        values, scales = _rounded(stack, dtype)
+        pointers = stack.pointers
+        values, scales = _rounded(
+            stack, dtype, None if pointers is None else stacks[pointers].values
+        )
         bits, found = _encoded(values, mask)
         record = _described(stack)
         if bits is not None:
@@ -94,6 +101,8 @@ def write(
         if scales is not None:
             record["scales"] = f"scales_{i:04d}"
             entries[record["scales"]] = scales
+            if pointers is not None:
+                record["pointers"] = pointers
         if found is not None and bits is None and not _nonzero(found).any():
             record["zeros"] = True  # without the overhead of an entry
         elif found is not None:
@@ -140,7 +149,7 @@ def _check_dtype(dtype: str | None) -> None:
 
 
 def _rounded(
-    stack: Stack, dtype: str | None
+    stack: Stack, dtype: str | None, pointers: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Values as they are to be stored, and the scales of integers."""
     values = stack.values
@@ -148,8 +157,8 @@ def _rounded(
         return packed_values.halved(values, stack.path), None
     is_float = values.dtype.kind == "f" or values.dtype.isbuiltin != 1
     if dtype == "int8" and is_float and values.size:
-        if values.ndim > 2:
-            return packed_values.in_8_bits(values, stack.path)
+        if values.ndim > 2 or pointers is not None:
+            return packed_values.in_8_bits(values, stack.path, pointers)
         return packed_values.halved_if_close(values), None
     return values, None
 
@@ -235,6 +244,12 @@ def read(path: PathLike) -> tuple[dict[str, typing.Any], list[Record]]:
                 f"release reads {', '.join(map(str, _READ))}"
             )
         records = [_with_arrays(r, archive) for r in config["variables"]]
+    for record in records:
+        if "pointers" in record:
+            found = records[record["pointers"]]
+            members = config["ensemble"]["num_members"]
+            like = np.empty((members, *found["shape"]), found["dtype"])
+            record["pointers"] = _decoded(found, like)
     return config["ensemble"], records
 
 
@@ -355,7 +370,9 @@ def _restored(
     if values.dtype != "int8" or values.shape != like.shape:
         raise ValueError(f"variable '{record['path']}' has other integers")
     try:
-        found = packed_values.from_8_bits(values, record["scales"])
+        found = packed_values.from_8_bits(
+            values, record["scales"], record.get("pointers")
+        )
     except ValueError as error:
         raise ValueError(f"variable '{record['path']}': {error}") from error
     return found.astype(like.dtype)

@@ -127,7 +127,9 @@ def halved_if_close(values: np.ndarray) -> np.ndarray:
     return rounded if close else values
 
 
-def in_8_bits(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+def in_8_bits(
+    values: np.ndarray, name: str, pointers: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Kernels as integers of 8 bits, with a scale for each unit.
 
     The scale of a member's largest value is that value / 127; those of other
@@ -137,12 +139,17 @@ def in_8_bits(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     with a scale that fits each unit exactly.)
 
     Args:
-        values: Array `(members, ..., units)` of floats.
+        values: Array `(members, ..., units)` of floats, or `(members, room)`
+            with `pointers`.
         name: What to call it in an error.
+        pointers: Integer array `(members, units + 1)`: the values of a unit
+            are those from its pointer to the next one. What is behind the last
+            counts to the last unit. `None` if units are the last axis.
 
     Returns:
-        Tuple of integers of that shape, in [-127, 127], and float32 scales
-        `(members, units)`. Their product is a value to within half a scale.
+        Tuple of integers of the shape of `values`, in [-127, 127], and float32
+        scales `(members, units)`. Their product is a value to within half a
+        scale.
 
     Raises:
         ValueError: If a value is not finite.
@@ -159,8 +166,7 @@ def in_8_bits(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
             "`dtype` must not be 'int8' for values that are not finite. "
             f"Received: dtype='int8' for variable '{name}'"
         )
-    inner = tuple(range(1, values.ndim - 1))
-    of_units = np.abs(wide).max(axis=inner)
+    of_units = _largest_of_units(np.abs(wide), pointers)
     of_members = of_units.max(axis=-1, keepdims=True)
     tiny = np.finfo("float32").tiny
     halvings = np.floor(
@@ -170,23 +176,72 @@ def in_8_bits(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     halvings[of_units == 0] = 0
     largest = np.maximum(of_members / _HIGHEST, tiny).astype("float32")
     scales = np.ldexp(largest, -halvings.astype("int32"))
-    spread = np.expand_dims(scales.astype("float64"), inner)
+    spread = _spread(scales.astype("float64"), values.shape, pointers)
     integers = np.clip(np.rint(wide / spread), -_HIGHEST, _HIGHEST)
     return integers.astype("int8"), scales
 
 
-def from_8_bits(integers: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def _largest_of_units(sizes, pointers):
+    if pointers is None:
+        return sizes.max(axis=tuple(range(1, sizes.ndim - 1)))
+    found = np.zeros((len(sizes), pointers.shape[1] - 1))
+    for largest, row, ends in zip(found, sizes, pointers, strict=True):
+        np.maximum.at(largest, _units(ends, len(row)), row)
+    return found
+
+
+def _units(pointers, room):
+    """The unit of each value; the last one's behind them all."""
+    counts = np.diff(pointers)
+    counts[-1] += room - pointers[-1]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def _rises(pointers, room):
+    return (
+        pointers.dtype.kind == "i"
+        and not pointers[:, 0].any()
+        and bool((pointers[:, 1:] >= pointers[:, :-1]).all())
+        and bool((pointers[:, -1] <= room).all())
+    )
+
+
+def _spread(scales, shape, pointers):
+    """Scales `(members, units)` as they multiply values of a shape."""
+    if pointers is None:
+        return np.expand_dims(scales, tuple(range(1, len(shape) - 1)))
+    rows = zip(scales, pointers, strict=True)
+    return np.stack([row[_units(ends, shape[1])] for row, ends in rows])
+
+
+def from_8_bits(
+    integers: np.ndarray,
+    scales: np.ndarray,
+    pointers: np.ndarray | None = None,
+) -> np.ndarray:
     """The float32 values of integers of 8 bits.
 
     Args:
-        integers: Array `(members, ..., units)`.
+        integers: Array `(members, ..., units)`, or `(members, room)` with
+            `pointers`.
         scales: Array `(members, units)`.
+        pointers: As for `in_8_bits`.
 
     Raises:
-        ValueError: If the shapes do not agree.
+        ValueError: If the shapes do not agree, or pointers do not rise from 0
+            to at most `room`.
     """
-    ends = (integers.shape[0], integers.shape[-1])
-    if scales.dtype != "float32" or scales.shape != ends or integers.ndim < 3:
+    members = len(integers)
+    if pointers is None:
+        ends = (members, integers.shape[-1])
+        fits = integers.ndim > 2
+    else:
+        ends = (members, pointers.shape[-1] - 1)
+        fits = integers.ndim == pointers.ndim == 2 and ends[1] > 0
+    if not fits or scales.dtype != "float32" or scales.shape != ends:
         raise ValueError(f"scales are not of the shape {ends} in float32")
-    inner = tuple(range(1, integers.ndim - 1))
-    return integers.astype("float32") * np.expand_dims(scales, inner)
+    if pointers is not None and not _rises(pointers, integers.shape[1]):
+        raise ValueError("row pointers do not rise from 0 to its values' end")
+    return integers.astype("float32") * _spread(
+        scales, integers.shape, pointers
+    )

@@ -131,6 +131,9 @@ def test_8_bits_of_what_is_not_finite(value):
     values[1, 2, 3] = value
     with pytest.raises(ValueError, match=r"must not be 'int8' .*'w'$"):
         packed_values.in_8_bits(values, "w")
+    pointers = np.array([[0, 1, 2]])
+    with pytest.raises(ValueError, match=r"must not be 'int8' .*'w'$"):
+        packed_values.in_8_bits(np.array([[1.0, value]]), "w", pointers)
 
 
 def test_other_scales():
@@ -140,3 +143,44 @@ def test_other_scales():
             packed_values.from_8_bits(integers, wrong)
     with pytest.raises(ValueError, match="scales are not of the shape"):
         packed_values.from_8_bits(integers[:, 0], scales)
+
+
+def test_8_bits_of_compressed_values_by_hand():
+    """Units of one, no and two values; what is behind counts to the last."""
+    values = np.array([[127.0, 2.0, -1.0, 2.0]])
+    pointers = np.array([[0, 1, 1, 3]], "int32")
+    integers, scales = packed_values.in_8_bits(values, "w", pointers)
+    assert integers.tolist() == [[127, 64, -32, 64]]
+    assert scales.tolist() == [[1.0, 1.0, 1 / 32]]
+    found = packed_values.from_8_bits(integers, scales, pointers)
+    np.testing.assert_array_equal(found, values)
+
+
+def test_compressed_values_are_rounded_as_their_kernel():
+    rng = np.random.default_rng(0)
+    kernel = kernels((2, 30, 9)) * (rng.random((2, 30, 9)) < 0.4)
+    kernel[..., 4] = 0.0
+    active = kernel.transpose(0, 2, 1) != 0
+    counts = active.sum(-1)
+    pointers = np.pad(np.cumsum(counts, -1), [(0, 0), (1, 0)]).astype("int32")
+    values = np.zeros((2, pointers.max()), "float32")
+    for row, one, where in zip(values, kernel, active, strict=True):
+        row[: where.sum()] = one.T[where]
+    integers, scales = packed_values.in_8_bits(values, "w", pointers)
+    of_kernel, expected = packed_values.in_8_bits(kernel, "w")
+    np.testing.assert_array_equal(scales, expected)
+    for row, one, where in zip(integers, of_kernel, active, strict=True):
+        np.testing.assert_array_equal(row[: where.sum()], one.T[where])
+
+
+@pytest.mark.parametrize(
+    "pointers",
+    [[[1, 2, 3]], [[0, 2, 1]], [[0, 1, 9]], [[0.0, 1.0, 3.0]]],
+    ids=["from 1", "falling", "beyond", "floats"],
+)
+def test_other_pointers(pointers):
+    integers, scales = np.ones((1, 3), "int8"), np.ones((1, 2), "float32")
+    with pytest.raises(ValueError, match="row pointers do not rise"):
+        packed_values.from_8_bits(integers, scales, np.array(pointers))
+    with pytest.raises(ValueError, match="scales are not of the shape"):
+        packed_values.from_8_bits(integers, scales[:, :1], np.array(pointers))

@@ -291,10 +291,15 @@ class EnsembleModel(
         ```
         """
         masks = self._stacks.places_of_masks()
+        pointers = self._stacks.places_of_pointers()
         following = self._stacks.following()
         stacks = [
             packed_file.Stack(
-                variable.path, values, masks.get(i), i in following
+                variable.path,
+                values,
+                masks.get(i),
+                i in following,
+                pointers.get(i),
             )
             for i, (variable, values) in enumerate(
                 zip(

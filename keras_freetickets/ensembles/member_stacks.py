@@ -144,6 +144,14 @@ class MemberStacks:
             for masked in layer.masked_kernels
         }
 
+    def places_of_pointers(self) -> dict[int, int]:
+        """Maps the index of compressed values to that of their row pointers."""
+        places = self._places()
+        return {
+            places[id(layer.values)]: places[id(layer.row_pointers)]
+            for layer in self._compressed()
+        }
+
     def following(self) -> set[int]:
         """Indices of the stacks that follow from others.
 

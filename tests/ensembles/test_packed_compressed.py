@@ -1,5 +1,7 @@
 """Packed files of compressed members hold no positions that follow."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +57,43 @@ def test_every_bit_comes_back(ensemble, file, x):
     )
 
 
+def test_8_bits_are_those_of_masked_kernels(ensemble, x, tmp_path):
+    path, masked = tmp_path / "e.npz", tmp_path / "masked.npz"
+    ensemble.save_packed(path, dtype="int8")
+    kft.decompress(ensemble).save_packed(masked, dtype="int8")
+    config, entries = contents(path)
+    (record,) = records_of(config, "/values")
+    assert entries[record["values"]].dtype == np.int8
+    pointers = config["variables"][record["pointers"]]
+    assert pointers["path"].endswith("row_pointers")
+    loaded = kft.EnsembleModel.from_packed(path)
+    found = kft.decompress(loaded).arrays_by_path()
+    expected = kft.EnsembleModel.from_packed(masked).arrays_by_path()
+    kernels = [name for name in expected if name.endswith("/kernel")]
+    assert len(kernels) == 3
+    for name in kernels:
+        np.testing.assert_array_equal(found[name], expected[name])
+    predictor = kft.serving.SparsePredictor.load(path)
+    np.testing.assert_allclose(
+        predictor.predict(x), loaded.predict(x, verbose=0), 1e-5, 1e-6
+    )
+
+
+def test_8_bits_are_read_by_numpy_alone(ensemble, tmp_path):
+    page = pathlib.Path(__file__).parents[2] / "docs" / "packed_file.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    path = tmp_path / "e.npz"
+    ensemble.save_packed(path, dtype="int8")
+    loaded = kft.EnsembleModel.from_packed(path).arrays_by_path()
+    found = dict(names["read"](path))
+    (values,) = (name for name in found if name.endswith("/values"))
+    assert found[values].dtype == np.float32
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, loaded[name])
+
+
 def test_files_of_version_2_are_read(ensemble, x, tmp_path, monkeypatch):
     """They have all positions."""
     path = tmp_path / "e.npz"
@@ -88,6 +127,32 @@ def no_columns(config, entries):
 def no_values(config, entries):
     record = records_of(config, "/values")[0]
     record["follows"] = True
+
+
+def falling(config, entries):
+    (record,) = records_of(config, "/values")
+    pointers = config["variables"][record["pointers"]]
+    entries[pointers["values"]][0, 1] = 30_000
+
+
+def fewer_scales(config, entries):
+    (record,) = records_of(config, "/values")
+    entries[record["scales"]] = entries[record["scales"]][:, 1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (falling, "row pointers do not rise"),
+        (fewer_scales, "scales are not of the shape"),
+    ],
+)
+def test_scales_are_checked(ensemble, tmp_path, change, match):
+    ensemble.save_packed(tmp_path / "e.npz", dtype="int8")
+    config, entries = contents(tmp_path / "e.npz")
+    change(config, entries)
+    sealed(tmp_path / "e.npz", config, entries)
+    refused(tmp_path / "e.npz", match)
 
 
 @pytest.mark.parametrize(

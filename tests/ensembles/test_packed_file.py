@@ -286,7 +286,7 @@ def other_format(config, entries):
 
 
 def other_version(config, entries):
-    config["version"] = 4
+    config["version"] = 5
 
 
 def no_version(config, entries):
@@ -377,7 +377,7 @@ def no_object(config, entries):
     "change, match",
     [
         (other_format, "of the format 'tickets'"),
-        (other_version, "has version 4 .* reads 1, 2, 3"),
+        (other_version, "has version 5 .* reads 1, 2, 3, 4"),
         (no_version, "KeyError: 'version'"),
         (no_variables, "it holds 0 variables for a model of"),
         (fewer_members, "variable '.*' has"),
