@@ -21,9 +21,13 @@ from keras_freetickets import metrics
 _NAMES = {"dense": "dense", "static": "static masks", "dst": "DST"}
 _NAMES |= {"set": "SET", "edst": "EDST", "gmp": "GMP", "granet": "GraNet"}
 _NAMES |= {"itop_rigl": "ITOP, gradient", "itop_set": "ITOP, random"}
-_NAMES |= {"rigl": "RigL", "snfs": "SNFS", "srigl": "SRigL"}
+_NAMES |= {"ndsnn": "NDSNN", "rigl": "RigL", "snfs": "SNFS", "srigl": "SRigL"}
+_NAMES |= {"dst_random": "DST, random"}
 _SCORES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE"}
 _BETTER = {"accuracy": True, "nll": False}
+# Besides dense networks and static masks, what is compared with what.
+_RIVALS = (("edst", "dst"), ("rigl", "set"))
+_RIVALS += (("ndsnn", "rigl"), ("ndsnn", "set"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +139,7 @@ def pairs(lines):
         for other in sparse
         if (one.sparsity, one.epochs, one.single)
         == (other.sparsity, other.epochs, other.single)
-        and (
-            other.method == "static"
-            or (one.method, other.method) == ("edst", "dst")
-        )
+        and (other.method == "static" or (one.method, other.method) in _RIVALS)
         and one.method != other.method
     ]
     return found

@@ -5,12 +5,14 @@ candidates below, and kept in `benchmarks/results/long_runs/*/settings/`.
 """
 
 import dataclasses
+import math
 
 import keras
 
 from keras_freetickets import applications
 from keras_freetickets import recipes
 from keras_freetickets import sparsify
+from keras_freetickets import spiking
 from keras_freetickets.callbacks import TicketCheckpoint
 
 MEMBERS = 3
@@ -31,6 +33,21 @@ def _wide_mlp(shape, classes):
 
 def _narrow_resnet(shape, classes):
     return applications.wide_resnet(10, 1, shape, classes, weight_decay=0.0)
+
+
+def _spiking_mlp(shape, classes, steps=5):
+    """LeNet-300-100 of LIF neurons; the image's layer is computed once."""
+    inputs = keras.Input(shape)
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dense(300)(x)
+    x = spiking.RepeatSteps(steps)(x)
+    x = spiking.LIF()(x)
+    x = keras.layers.Dense(100)(x)
+    x = spiking.LIF()(x)
+    # The logits of the mean are the mean of the logits.
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    outputs = keras.layers.Dense(classes, activation="softmax")(x)
+    return keras.Model(inputs, outputs, name="spiking_mlp_300_100")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +71,28 @@ TASKS = {
     "wide_mlp": Task("fashion_mnist", _wide_mlp, 100),
     "small_cnn": Task("fashion_mnist", applications.small_cnn, 40),
     "cifar10": Task("cifar10", _narrow_resnet, 40, augments=("crop_flip",)),
+    # Intervals leave 200 topology updates or more in 75 % of the steps.
+    "spiking_fashion": Task(
+        "fashion_mnist",
+        _spiking_mlp,
+        20,
+        batch_size=64,
+        num_examples=20_000,
+        augments=("none",),
+        rates=(0.01, 0.03, 0.1, 0.3),
+        decays=(0.0, 5e-3),
+        intervals=(7, 21),
+    ),
+    "spiking_digits": Task(
+        "optdigits",
+        _spiking_mlp,
+        80,
+        batch_size=32,
+        augments=("none",),
+        rates=(0.01, 0.03, 0.1, 0.3),
+        decays=(0.0, 5e-3),
+        intervals=(4, 12),
+    ),
     # Seconds, for tests of this benchmark.
     "tiny": Task(
         "optdigits",
@@ -72,7 +111,9 @@ TASKS = {
 
 # Of `recipes.sparse_training`, one network a row. AGENT, CigL and MOON are left
 # out: they look at the training data besides the step's batches.
-FAMILY = ("gmp", "granet", "itop_rigl", "itop_set", "rigl", "snfs", "srigl")
+FAMILY = ("gmp", "granet", "itop_rigl", "itop_set", "ndsnn", "rigl", "set")
+FAMILY += ("snfs", "srigl")
+SPIKING = ("ndsnn", "rigl", "set")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +167,15 @@ def lengths(task, sparsity, epochs, seeds=(0, 1, 2)):
         Row(task, method, sparsity, seed, epochs=count)
         for count in epochs
         for seed in seeds
-        for method in ("static", "set", "dst")
+        for method in ("static", "dst_random", "dst")
     ]
 
 
-def family(task, sparsity, seeds=(0, 1, 2)):
-    """Single networks of all methods, for comparison with `rows`."""
+def family(task, sparsity, methods=FAMILY, seeds=(0, 1, 2)):
+    """Single networks of several methods."""
     return [
         Row(task, method, sparsity, seed, members=1)
-        for method in FAMILY
+        for method in methods
         for seed in seeds
     ]
 
@@ -142,12 +183,33 @@ def family(task, sparsity, seeds=(0, 1, 2)):
 ROWS = [
     *rows("lenet"),
     *lengths("lenet", 0.9, epochs=(10, 40)),
-    *[Row("lenet", "set", 0.9, seed) for seed in (0, 1, 2)],
+    *[Row("lenet", "dst_random", 0.9, seed) for seed in (0, 1, 2)],
     *family("lenet", 0.9),
     *rows("wide_mlp", sparsities=(0.9,)),
     *rows("small_cnn", sparsities=(0.8, 0.9)),
     *rows("cifar10", seeds=(0,), sparsities=(0.8,)),
+    *family("spiking_fashion", 0.0, ("dense",)),
+    *family("spiking_fashion", 0.95, SPIKING),
+    *family("spiking_fashion", 0.98, SPIKING),
+    *family("spiking_digits", 0.0, ("dense",)),
+    *family("spiking_digits", 0.95, SPIKING),
+    *family("spiking_digits", 0.9, SPIKING),
 ]
+
+
+class SparseTicket(TicketCheckpoint):
+    """The best epoch of those after the last topology update.
+
+    Before it, networks of GMP, GraNet and NDSNN are denser than their rows
+    say. `recipes.sparse_training` updates in the first 75 % of the steps.
+    """
+
+    def __init__(self, directory, epochs):
+        super().__init__(directory)
+        self.first_epoch = min(math.ceil(0.75 * epochs), epochs - 1)
+
+    def ticket_file(self, epoch):
+        return super().ticket_file(epoch) if epoch >= self.first_epoch else None
 
 
 class SparseTrainings(recipes.Recipe):
@@ -186,7 +248,7 @@ class SparseTrainings(recipes.Recipe):
             member,
             network,
             self.epochs,
-            lambda folder: [*method, TicketCheckpoint(folder)],
+            lambda folder: [*method, SparseTicket(folder, self.epochs)],
             cost,
             recipes.step_decay(self.epochs),
         )
@@ -213,8 +275,8 @@ def recipe(row, settings, epochs, members, steps):
     both["sparsity"] = row.sparsity
     if row.method == "static":
         return recipes.Static(**both)
-    if row.method in ("dst", "set"):
-        growth = {"dst": "gradient", "set": "random"}[row.method]
+    if row.method in ("dst", "dst_random"):
+        growth = "gradient" if row.method == "dst" else "random"
         return recipes.DST(**both, growth=growth, update_interval=interval)
     if row.method == "edst":
         # The proportions of FreeTickets: 150 and 100 epochs of 250.

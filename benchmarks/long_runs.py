@@ -96,7 +96,7 @@ def rows():
     if "tiny" in FLAGS.tasks:
         listed = [
             *long_run_rows.rows("tiny", (0, 1), (0.8,)),
-            *long_run_rows.family("tiny", 0.8, (0,)),
+            *long_run_rows.family("tiny", 0.8, seeds=(0,)),
             *long_run_rows.lengths("tiny", 0.8, (1,), (0,)),
         ]
     return [

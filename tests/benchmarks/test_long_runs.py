@@ -9,6 +9,8 @@ import forked
 import numpy as np
 import pytest
 
+from keras_freetickets.metrics import flops
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -82,6 +84,33 @@ def test_the_seed_of_the_search_is_of_no_row(rows):
     assert {row.task for row in rows.ROWS} <= set(rows.TASKS)
 
 
+@pytest.mark.parametrize(
+    ("name", "images"), [("spiking_digits", 1290), ("spiking_fashion", 20_000)]
+)
+def test_spiking_rows_have_many_updates(rows, name, images):
+    """Of which the first 75 % of the steps have them."""
+    task = rows.TASKS[name]
+    steps = task.epochs * (images // task.batch_size)
+    assert steps * 3 // 4 // max(task.intervals) >= 200
+
+
+def test_the_spiking_network_sees_the_image_once(rows):
+    network = rows.TASKS["spiking_fashion"].build((28, 28, 1), 10)
+    once, steps = 784 * 300, 5 * 300 * 100
+    assert flops.forward_flops(network) == 2 * (once + steps + 100 * 10)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first"), [(1, 0), (2, 1), (10, 8), (40, 30)]
+)
+def test_no_ticket_before_the_last_topology_update(
+    rows, epochs, first, tmp_path
+):
+    ticket = rows.SparseTicket(tmp_path, epochs)
+    files = [ticket.ticket_file(epoch) for epoch in range(epochs)]
+    assert files == [None] * first + ["ticket_0.keras"] * (epochs - first)
+
+
 def test_a_row_is_chosen_trained_scored_and_reported(tmp_path):
     results, work = tmp_path / "results", tmp_path / "work"
     script = ROOT / "benchmarks" / "long_runs.py"
@@ -146,6 +175,39 @@ def test_rows_of_the_family_and_of_other_lengths(tmp_path):
     assert "| DST S=0.8, 1 epochs, 3 | 1 |" in table
     assert "| DST S=0.8, 1 epochs, 3 | static masks S=0.8" in table
     assert "| EDST S=0.8, 3 | dense, 3 |" in table
+    pruned = json.loads(
+        (results / "tiny" / "rows" / "granet-0.8-seed0.json").read_text()
+    )
+    # It begins at half the weights; each is used once for an image.
+    assert pruned["inference_flops"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_methods_are_compared_with_those_they_extend(rows, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import long_run_report
+
+    lines = [
+        long_run_report.Model(method, sparsity, None, True, ({"members": [0]},))
+        for method, sparsity in (
+            ("dense", 0.0),
+            ("ndsnn", 0.9),
+            ("rigl", 0.9),
+            ("set", 0.9),
+            ("rigl", 0.95),
+        )
+    ]
+    found = [
+        (one.name, other.name) for one, other in long_run_report.pairs(lines)
+    ]
+    assert found == [
+        ("NDSNN S=0.9, one", "dense, one"),
+        ("RigL S=0.9, one", "dense, one"),
+        ("SET S=0.9, one", "dense, one"),
+        ("RigL S=0.95, one", "dense, one"),
+        ("NDSNN S=0.9, one", "RigL S=0.9, one"),
+        ("NDSNN S=0.9, one", "SET S=0.9, one"),
+        ("RigL S=0.9, one", "SET S=0.9, one"),
+    ]
 
 
 def test_comparisons(rows, tmp_path, monkeypatch):
