@@ -94,8 +94,9 @@ def test_spiking_rows_have_many_updates(rows, name, images):
     assert steps * 3 // 4 // max(task.intervals) >= 200
 
 
-def test_the_spiking_network_sees_the_image_once(rows):
-    network = rows.TASKS["spiking_fashion"].build((28, 28, 1), 10)
+@pytest.mark.parametrize("name", ["_spiking_mlp", "_plain_spiking_mlp"])
+def test_the_spiking_network_sees_the_image_once(rows, name):
+    network = getattr(rows, name)((28, 28, 1), 10)
     once, steps = 784 * 300, 5 * 300 * 100
     assert flops.forward_flops(network) == 2 * (once + steps + 100 * 10)
 
