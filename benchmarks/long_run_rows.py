@@ -95,13 +95,13 @@ TASKS = {
 # Intervals leave 200 topology updates or more in 75 % of the steps. Not
 # compiled, models of equal methods share the compiled topology update, and
 # compiling would take as long as these runs.
-_SPIKING = {
+_SPIKES = {
     "jit_compile": False,
     "augments": ("none",),
     "rates": (0.01, 0.03, 0.1, 0.3),
     "decays": (0.0, 5e-3),
 }
-_DIGITS = {"epochs": 80, "batch_size": 32, "intervals": (4, 12), **_SPIKING}
+_DIGITS = {"epochs": 80, "batch_size": 32, "intervals": (4, 12), **_SPIKES}
 TASKS |= {
     "spiking_digits": Task("optdigits", _spiking_mlp, **_DIGITS),
     "spiking_digits_plain": Task("optdigits", _plain_spiking_mlp, **_DIGITS),
@@ -112,7 +112,7 @@ TASKS |= {
         batch_size=64,
         num_examples=20_000,
         intervals=(7, 21),
-        **_SPIKING,
+        **_SPIKES,
     ),
 }
 
@@ -207,10 +207,10 @@ ROWS = [
 
 
 class SparseTicket(TicketCheckpoint):
-    """The best epoch of those after the last topology update.
+    """The best epoch of the last quarter.
 
     Before it, networks of GMP, GraNet and NDSNN are denser than their rows
-    say. `recipes.sparse_training` updates in the first 75 % of the steps.
+    say: `recipes.sparse_training` ends a ramp after 75 % of the steps.
     """
 
     def __init__(self, directory, epochs):

@@ -104,9 +104,7 @@ def test_the_spiking_network_sees_the_image_once(rows, name):
 @pytest.mark.parametrize(
     ("epochs", "first"), [(1, 0), (2, 1), (10, 8), (40, 30)]
 )
-def test_no_ticket_before_the_last_topology_update(
-    rows, epochs, first, tmp_path
-):
+def test_tickets_are_of_the_last_quarter(rows, epochs, first, tmp_path):
     ticket = rows.SparseTicket(tmp_path, epochs)
     files = [ticket.ticket_file(epoch) for epoch in range(epochs)]
     assert files == [None] * first + ["ticket_0.keras"] * (epochs - first)
