@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import examples
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -74,7 +75,7 @@ def check(inputs, outputs, density, seed, room=0, fill=0.0, grown=0.0):
         np.testing.assert_array_equal(one[count:], np.float32(rest))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.integers(1, 30),
     st.integers(1, 30),
