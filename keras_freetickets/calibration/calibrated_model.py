@@ -1,5 +1,6 @@
 """A model and its calibration as one model."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -274,9 +275,7 @@ def calibrate(
     inputs = x
     if input_mask_ratio:
         # All draws in one call: each call of `predict` compiles a pipeline.
-        inputs = _masked_batches(
-            x, input_mask_ratio, num_draws, seed, batch_size
-        )
+        inputs = _MaskedInputs(x, input_mask_ratio, num_draws, seed, batch_size)
         y = np.concatenate([y] * num_draws)
     if order == "members_first":
         predictions = model.predict_members(inputs, batch_size)
@@ -297,13 +296,31 @@ def calibrate(
     return CalibratedModel(model, fitted, order, ignore_class)
 
 
-def _masked_batches(x, ratio, num_draws, seed, batch_size):
-    """Batches, as `predict` takes them, of draws with values set to zero."""
-    generator = np.random.default_rng(seed)
-    for _ in range(num_draws):
-        masked = x * (generator.random(x.shape) >= ratio).astype(x.dtype)
-        for start in range(0, len(x), batch_size):
-            yield (masked[start : start + batch_size],)
+class _MaskedInputs(keras.utils.PyDataset):
+    """Batches, as `predict` takes them, of draws with values set to zero.
+
+    Their number is known: Keras would warn when a generator ends.
+    """
+
+    def __init__(self, x, ratio, num_draws, seed, batch_size):
+        super().__init__()
+        self._x, self._ratio, self._seed = x, ratio, seed
+        starts = range(0, len(x), batch_size)
+        self._starts = list(itertools.product(range(num_draws), starts))
+        self._batch_size = batch_size
+
+    @property
+    def num_batches(self):
+        return len(self._starts)
+
+    def __getitem__(self, index):
+        draw, start = self._starts[index]
+        x = self._x[start : start + self._batch_size]
+        # One stream of numbers for all draws, entered where the batch begins.
+        before = (draw * len(self._x) + start) * self._x[0].size
+        stream = np.random.PCG64(self._seed).advance(before)
+        kept = np.random.Generator(stream).random(x.shape) >= self._ratio
+        return (x * kept.astype(x.dtype),)
 
 
 def choose_input_mask_ratio(

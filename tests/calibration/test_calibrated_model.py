@@ -14,6 +14,10 @@ def _softmax(logits):
     return exponents / exponents.sum(axis=-1, keepdims=True)
 
 
+def _array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
 def _data(count=600, seed=0):
     """Inputs, and labels drawn from the softmax of their first columns."""
     generator = np.random.default_rng(seed)
@@ -136,7 +140,7 @@ class _Sees(keras.Model):
 
     def predict(self, x, **kwargs):
         if not isinstance(x, np.ndarray):  # batches
-            x = np.concatenate([inputs for (inputs,) in x])
+            x = np.concatenate([x[i][0] for i in range(x.num_batches)])
         self.seen.append(x)
         return x[:, :3]
 
@@ -174,9 +178,59 @@ def test_masked_inputs():
 def test_no_mask_is_plain_scaling():
     x, y = _data(200)
     model = _Sees()
-    calibration.calibrate(model, x, y, input_mask_ratio=0.0, num_draws=7)
+    unmasked = calibration.calibrate(
+        model, x, y, input_mask_ratio=0.0, num_draws=7
+    )
     assert len(model.seen) == 1
     np.testing.assert_array_equal(model.seen[0], x)
+    plain = calibration.TemperatureScaling(from_logits=True).fit(y, x[:, :3])
+    (found,) = unmasked.calibrators
+    assert found.temperature == pytest.approx(plain.temperature, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("error:Your input ran out of data")
+@pytest.mark.parametrize("order", ["pool_first", "members_first"])
+def test_masked_inputs_of_an_ensemble(order):
+    """One temperature of the mean's masked predictions, or one of each."""
+    x, y = _data(300)
+    ensemble = _ensemble()
+    calibrated = calibration.calibrate(
+        ensemble, x, y, order=order, input_mask_ratio=0.3, num_draws=3, seed=4
+    )
+    generator = np.random.default_rng(4)
+    masked = np.concatenate(
+        [x * (generator.random(x.shape) >= 0.3) for _ in range(3)]
+    )
+    members = [
+        _softmax(masked @ _array(member.layers[0].kernel))
+        for member in map(_member, range(3))
+    ]
+    each = members if order == "members_first" else [np.mean(members, axis=0)]
+    for layer, p in zip(calibrated.calibrators, each, strict=True):
+        by_hand = calibration.TemperatureScaling().fit(np.tile(y, 3), p)
+        assert layer.temperature == pytest.approx(by_hand.temperature, rel=1e-4)
+
+
+def test_the_temperature_rises_with_the_masked_share():
+    """Of memorized examples, in trend: means over seeds fixed beforehand."""
+    ratios = (0.1, 0.3, 0.5, 0.7, 0.9)
+    found = []
+    for seed in (0, 1, 2):
+        x, y = _data(400, seed)
+        own = x[:, :3].argmax(axis=1) == y
+        found.append(
+            [
+                calibration.calibrate(
+                    _Sees(), x[own], y[own], input_mask_ratio=ratio, num_draws=2
+                )
+                .calibrators[0]
+                .temperature
+                for ratio in ratios
+            ]
+        )
+    means = np.log(np.mean(found, axis=0))
+    assert np.corrcoef(ratios, means)[0, 1] > 0.8
+    assert means[-1] > means[0]
 
 
 def test_masks_help_where_only_training_data_are_left():
