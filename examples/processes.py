@@ -29,18 +29,18 @@ flags.DEFINE_integer(
     "processes", min(2, cores()), "Trainings at a time, each on one core.", 1
 )
 flags.DEFINE_integer(
-    "share", 0, "Which share of the work is this process', for --processes.", 0
+    "process_number", 0, "Which of the --processes this one is.", 0
 )
 
 
 def is_first() -> bool:
     """Whether this is the process that the user started."""
-    return FLAGS.share == 0
+    return FLAGS.process_number == 0
 
 
 def share_of(work: Sequence[Any]) -> list[Any]:
     """What this process has to do of a list that all processes make."""
-    return list(work[FLAGS.share :: FLAGS.processes])
+    return list(work[FLAGS.process_number :: FLAGS.processes])
 
 
 def on_one_core() -> None:
@@ -67,8 +67,10 @@ def others() -> Iterator[None]:
         yield
         return
     started = [
-        subprocess.Popen([sys.executable, *sys.argv, f"--share={share}"])
-        for share in range(1, FLAGS.processes)
+        subprocess.Popen(
+            [sys.executable, *sys.argv, f"--process_number={number}"]
+        )
+        for number in range(1, FLAGS.processes)
     ]
     try:
         yield

@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 # Flags that do not change the results.
 _FREE = {
     *("verbose", "output_dir", "data_dir", "download", "dry_run"),
-    *("processes", "share"),
+    *("processes", "process_number"),
 }
 
 

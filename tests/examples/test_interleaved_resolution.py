@@ -16,8 +16,8 @@ SHORT = (
 NAMES = ["full", "interleaved", "full, equal cost"]
 
 
-def run(*flags):
-    return example_scripts.run(SCRIPT, *flags)
+def run(*flags, check=True):
+    return example_scripts.run(SCRIPT, *flags, check=check)
 
 
 def test_it_prints_a_table_and_resumes(tmp_path):
@@ -35,6 +35,14 @@ def test_it_prints_a_table_and_resumes(tmp_path):
     again = run(*SHORT, "--schedule=annealed", f"--output_dir={tmp_path}")
     assert "epoch 1" not in again.stdout
     assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
+    other = run(
+        *SHORT,
+        "--schedule=annealed",
+        "--share=0.2",
+        f"--output_dir={tmp_path}",
+        check=False,
+    )
+    assert other.returncode != 0 and "--share=0.4" in other.stderr
 
 
 def test_tickets(tmp_path):
