@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from keras_freetickets.curation import MixedBatches
 from keras_freetickets.curation import pseudo_labels
 from keras_freetickets.curation import split_labels
 from keras_freetickets.curation import votes
@@ -88,9 +89,19 @@ def test_of_equals_the_first_stay():
 
 
 def test_none_may_be_selected():
+    """Then a student's batches are those of supervised training."""
     found = pseudo_labels(np.full((2, 3, 4), 0.25))
     assert len(found) == found.trusted == 0
     assert found.targets.shape == (0, 4)
+    x, targets = np.arange(8.0)[:, None], np.eye(4)[np.arange(8) % 4]
+    unlabelled = 100 + np.arange(3.0)[:, None]
+    student, supervised = (
+        MixedBatches(x, targets, *pseudo, batch_size=4)
+        for pseudo in ((unlabelled[found.indices], found.targets), ())
+    )
+    assert student.num_batches == supervised.num_batches == 2
+    for a, b in zip(student[1], supervised[1], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @settings(deadline=None, max_examples=40)
@@ -151,6 +162,17 @@ def test_split_keeps_labels_apart():
     again, other = split_labels(y, 6, 3, seed=5), split_labels(y, 6, 3, seed=6)
     np.testing.assert_array_equal(split.labelled, again.labelled)
     assert split.labelled.tolist() != other.labelled.tolist()
+
+
+def test_what_is_selected_holds_no_other_labels():
+    """Neither those to train on nor those for a temperature."""
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 50))
+    split = split_labels(y, 6, 3, seed=5)
+    members = distributions(3, len(split.unlabelled), 4, seed=1)
+    found = pseudo_labels(members, 0.5, 0.4, balanced=False)
+    selected = set(split.unlabelled[found.indices])
+    assert len(selected) == len(found) > 10
+    assert not selected & {*split.labelled, *split.calibration}
 
 
 def test_a_class_without_enough_labels_is_named():
