@@ -4,6 +4,7 @@ r"""Networks trained on distilled data, and temperatures for them.
     python examples/calibrate_distilled.py --dataset=fashion_mnist \
         --data_dir=../shared/tfds --num_examples=20000 --depth=3 \
         --images_per_class=10 --output_dir=runs/fashion_calibrated
+    python examples/calibrate_distilled.py --distilled=runs/distilled/sparse.npz
 
 A network knows the few distilled images that it was trained on by heart, so a
 temperature that is fitted to them says little. Masked temperature scaling sets
@@ -50,6 +51,9 @@ flags.DEFINE_float(
 flags.DEFINE_integer("networks", 3, "Networks of each kind.", 1)
 flags.DEFINE_integer("tickets", 3, "Tickets of the ensemble.", 1)
 flags.DEFINE_integer("few_per_class", 5, "Real images to choose by.", 1)
+flags.DEFINE_string(
+    "distilled", None, "A set of distill_with_tickets.py; none: makes one."
+)
 flags.adopt_module_key_flags(distilling)
 FLAGS.set_default("images_per_class", 5)
 FLAGS.set_default("learning_rate", 0.003)
@@ -63,6 +67,21 @@ WAYS = ("plain", "masked", "chosen", "few", "oracle")
 
 def path(name: str) -> str:
     return os.path.join(FLAGS.output_dir, name)
+
+
+def given_set(images: distilling.Images) -> array_data.Pair:
+    """Images and labels of the file --distilled."""
+    flag = f"--distilled={FLAGS.distilled}"
+    with run_directory.naming(flag):
+        x, y = distillation.DistilledSet.load(FLAGS.distilled).decoded()
+    wanted = images.train[0].shape[1:]
+    if x.shape[1:] != wanted or y.max() >= images.classes:
+        raise SystemExit(
+            f"{flag} holds images of shape {x.shape[1:]} and classes up to "
+            f"{y.max()}; --dataset={FLAGS.dataset} has {wanted} and classes "
+            f"up to {images.classes - 1}"
+        )
+    return x, y
 
 
 def distilled_set(
@@ -253,13 +272,14 @@ def main(argv: list[str]) -> None:
     run_directory.check_directory(FLAGS.output_dir, config)
     images = distilling.load(FLAGS.seed)
     few_real(images)
+    given = None if FLAGS.distilled is None else given_set(images)
     with run_directory.naming("--images_per_class and --factor"):
         distillation.real_start(
             *images.train, FLAGS.images_per_class, FLAGS.factor
         )
     run_directory.claim_directory(FLAGS.output_dir, config)
     sets = {
-        "distilled": distilled_set(images, "distilled", 0.0),
+        "distilled": given or distilled_set(images, "distilled", 0.0),
         "distilled, masked": distilled_set(
             images, "distilled_masked", FLAGS.input_mask_ratio
         ),

@@ -40,10 +40,22 @@ def test_help(script):
         (SCRIPTS[1], "--few_per_class=100", "few_per_class"),
         (SCRIPTS[1], "--factor=3", "factor"),
         (SCRIPTS[1], "--input_mask_ratio=1", "input_mask_ratio"),
+        (SCRIPTS[1], "--distilled=none.npz", "--distilled=none.npz"),
     ],
 )
 def test_wrong_flags_are_refused(tmp_path, script, flag, said):
     check_refused(script, [flag], tmp_path / "out", said)
+
+
+def test_a_distilled_set_of_other_images_is_refused(tmp_path):
+    path = tmp_path / "set.npz"
+    DistilledSet(np.zeros((2, 4, 4, 1)), [0, 1]).save(path)
+    check_refused(
+        SCRIPTS[1],
+        [f"--distilled={path}"],
+        tmp_path / "out",
+        "holds images of shape (4, 4, 1)",
+    )
 
 
 def test_distilling(tmp_path):
