@@ -18,6 +18,14 @@ from keras_freetickets import topology
 if keras.backend.backend() == "torch":
     pytest.skip("no compressed layers there", allow_module_level=True)
 
+# With several, sums of TensorFlow's own convolutions were once in a while
+# rounded otherwise on a loaded machine.
+ONE_THREAD = {
+    **os.environ,
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
+
 
 def dense_model(seed=0):
     keras.utils.set_random_seed(seed)
@@ -544,7 +552,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, name, kinds):
 
     def start(directory, *steps):
         return forked.run(
-            [killable.__file__, directory, name, *steps]
+            [killable.__file__, directory, name, *steps], env=ONE_THREAD
         ).returncode
 
     def result(directory):
