@@ -68,9 +68,29 @@ def _cached_in(folder: pathlib.Path) -> typing.Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
+def _name_with_values(function: typing.Callable) -> str:
+    """A function's name, and a digest of what it closes over.
+
+    Numba tells functions of one name apart by a number that counts in each
+    process. Of two that close over other values, one compiled here and one by
+    a process before may have the same number: a third that calls both then
+    calls one of them twice (numba 0.68).
+    """
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not cells:
+        return function.__qualname__
+    values = [
+        one.py_func.__qualname__ if hasattr(one, "py_func") else repr(one)
+        for one in cells
+    ]
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()
+    return f"{function.__qualname__}_{digest[:8]}"
+
+
 def compiled(function: typing.Callable) -> typing.Callable:
     """Compiles a kernel: without the GIL, kept between processes."""
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+    function.__qualname__ = _name_with_values(function)
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,12 @@ types = numba.types
 _Type: Any = numba.types.Type
 _Model: Any = extending.models.PrimitiveModel
 
-# Products and sums may be contracted and reordered. NaN and infinity stay:
-# a gradient that is not finite has to arrive as one.
+# In prediction products and sums may be contracted and reordered. NaN and
+# infinity stay. What training calls fixes each rounding: a process that
+# compiled a kernel may run another copy of it than one that found it compiled,
+# and LLVM would not reorder both alike.
 FLAGS = ("contract", "reassoc", "nsz")
+_REGISTER = 16  # lanes that `dot` sums at a time
 _FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 
@@ -132,10 +135,19 @@ def multiply_add(
     def emit(context, builder, signature, arguments):
         scalar, vector, total = arguments
         scalars = emit_filled(builder, scalar, vector.type.count)
-        product = builder.fmul(scalars, vector, flags=FLAGS)
-        return builder.fadd(total, product, flags=FLAGS)
+        return _multiplied_and_added(builder, scalars, vector, total)
 
     return vector(types.float32, vector, total), emit
+
+
+def _multiplied_and_added(builder, one, other, total):
+    """One rounding where the processor has it, else two."""
+    kind = ir.FunctionType(total.type, [total.type] * 3)
+    name = f"llvm.fmuladd.v{total.type.count}f32"
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, kind, name)
+    return builder.call(function, [one, other, total])
 
 
 @extending.intrinsic
@@ -143,7 +155,7 @@ def add(typing_context: Any, one: Any, other: Any) -> Any:
     """The sum of two vectors."""
 
     def emit(context, builder, signature, arguments):
-        return builder.fadd(*arguments, flags=FLAGS)
+        return builder.fadd(*arguments)
 
     return one(one, other), emit
 
@@ -170,14 +182,26 @@ def dot(typing_context: Any, one: Any, other: Any) -> Any:
     """The sum of the products of two vectors."""
 
     def emit(context, builder, signature, arguments):
-        product = builder.fmul(*arguments, flags=FLAGS)
-        kind = ir.FunctionType(_FLOAT, [_FLOAT, product.type])
-        name = f"llvm.vector.reduce.fadd.v{product.type.count}f32"
-        reduce = builder.module.globals.get(name)
-        if reduce is None:
-            reduce = ir.Function(builder.module, kind, name)
-        zero = ir.Constant(_FLOAT, 0.0)
-        return builder.call(reduce, [zero, product], fastmath=FLAGS)
+        lanes = arguments[0].type.count
+        pairs = [
+            [
+                _shuffled(builder, one, one, range(first, first + _REGISTER))
+                for one in arguments
+            ]
+            for first in range(0, lanes, _REGISTER)
+        ]
+        total = builder.fmul(*pairs[0])
+        for left, right in pairs[1:]:
+            total = _multiplied_and_added(builder, left, right, total)
+        half = _REGISTER // 2
+        while half:
+            low, high = (
+                _shuffled(builder, total, total, range(first, first + half))
+                for first in (0, half)
+            )
+            total = builder.fadd(low, high)
+            half //= 2
+        return builder.extract_element(total, ir.Constant(_INT32, 0))
 
     return types.float32(one, other), emit
 

@@ -18,14 +18,6 @@ from keras_freetickets import topology
 if keras.backend.backend() == "torch":
     pytest.skip("no compressed layers there", allow_module_level=True)
 
-# With several, sums of TensorFlow's own convolutions were once in a while
-# rounded otherwise on a loaded machine.
-ONE_THREAD = {
-    **os.environ,
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-}
-
 
 def dense_model(seed=0):
     keras.utils.set_random_seed(seed)
@@ -543,8 +535,8 @@ def test_numba_missing(monkeypatch):
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, name, kinds):
     """SIGKILL in the third of five epochs, then the same command again.
 
-    Each run is a process of its own, as a user's is: what other tests did to
-    this one would round the later epochs otherwise than the first.
+    Where nothing is compiled yet, the first run compiles the kernels and the
+    others find them.
     """
     assert {
         type(la).__name__ for la in COMPRESSED[name]().sparse_layers
@@ -552,7 +544,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, name, kinds):
 
     def start(directory, *steps):
         return forked.run(
-            [killable.__file__, directory, name, *steps], env=ONE_THREAD
+            [killable.__file__, directory, name, *steps]
         ).returncode
 
     def result(directory):
