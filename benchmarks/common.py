@@ -130,6 +130,19 @@ def save(report):
             json.dump(report, file, indent=2)
 
 
+def save_parts(parts, chosen):
+    """Reports the rows of parts, saved after each.
+
+    Args:
+        parts: Dict of functions that return rows.
+        chosen: List of names.
+    """
+    report = new_report()
+    for part in chosen:
+        report["rows"] += parts[part]()
+        save(report)
+
+
 def spread(values):
     """Median and quartiles of a list of figures."""
     low, high = np.percentile(values, [25, 75])

@@ -29,8 +29,6 @@ import sparse_training
 from absl import app
 from absl import flags
 
-from keras_freetickets import kernels
-
 FLAGS = flags.FLAGS
 for module in (
     *(common, sparse_cases, sparse_kernels, sparse_memory),
@@ -53,25 +51,12 @@ PARTS = {
 flags.DEFINE_list("parts", list(PARTS), "Parts to run.")
 
 
-def limit_threads():
-    """One core unless asked for more; NumPy's are set by its environment."""
-    kernels.set_num_threads(FLAGS.threads)
-    if common.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
-
-
 def main(_):
-    limit_threads()
+    sparse_cases.limit_threads(FLAGS.threads)
     if FLAGS.memory_side:
         sparse_memory.memory_side()
         return
-    report = common.new_report()
-    for part in FLAGS.parts:
-        report["rows"] += PARTS[part]()
-        common.save(report)
+    common.save_parts(PARTS, FLAGS.parts)
 
 
 if __name__ == "__main__":

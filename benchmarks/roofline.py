@@ -372,16 +372,8 @@ PARTS = {
 
 
 def main(_):
-    kernels.set_num_threads(1)
-    if common.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    report = common.new_report()
-    for part in FLAGS.parts:
-        report["rows"] += PARTS[part]()
-        common.save(report)
+    sparse_cases.limit_threads(1)
+    common.save_parts(PARTS, FLAGS.parts)
 
 
 if __name__ == "__main__":

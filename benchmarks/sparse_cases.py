@@ -19,6 +19,16 @@ flags.DEFINE_multi_integer("batch", [1, 32, 256], "Batches of predictions.")
 flags.DEFINE_integer("predict_size", 1024, "Units of `predict`, `ensemble`.")
 
 
+def limit_threads(count):
+    """Threads of kernels and backend; NumPy's are set by its environment."""
+    kernels.set_num_threads(count)
+    if common.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
 def compressed(inputs, outputs, sparsity, seed=0):
     """Values and structure of a random sparse kernel."""
     rng = np.random.default_rng([FLAGS.seed, seed])
