@@ -19,7 +19,8 @@ from keras_freetickets.topology import schedules
 if keras.backend.backend() == "torch":
     pytest.skip("no training there", allow_module_level=True)
 
-pytestmark = pytest.mark.usefixtures("eagerly")
+# The others are trained one operation at a time.
+IN_GRAPHS = ("rigl", "set", "gmp")
 # JAX compiles the update of each kernel by itself, which takes long.
 SHAPES = [(16, 16), (16, 16), (16, 4)]
 if keras.backend.backend() == "jax":
@@ -159,7 +160,9 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_the_same_connections(name):
+def test_the_same_connections(name, request):
+    if name not in IN_GRAPHS:
+        request.getfixturevalue("eagerly")
     uniform = {"distribution": "uniform"} if "gmp" in name else {}
     models = both(**uniform)
     before = [one.mask_array() for one in models[1].masked_kernels]
@@ -171,6 +174,7 @@ def test_the_same_connections(name):
     assert moved == (METHODS[name] is not None)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("ablation", [0.0, 0.3])
 def test_constant_fan_in(ablation):
     initializer = topology.mask_initializers.ConstantFanInMask()
@@ -182,6 +186,7 @@ def test_constant_fan_in(ablation):
     assert_same(*models)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_n_of_m():
     initializer = topology.mask_initializers.NMMask(1, 4)
     models = both(0.75, initializer, distribution="uniform")
@@ -190,6 +195,7 @@ def test_n_of_m():
     assert_same(*models)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_callable_criterion():
     models = both()
     for model in models:
@@ -241,6 +247,7 @@ def test_masked_and_compressed_kernels_in_one_model():
     assert_same(*models)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_layer_that_is_called_twice():
     """The dense gradient is the sum over the calls."""
     dense = keras.layers.Dense(16, activation="relu", name="shared")
@@ -293,6 +300,7 @@ def attention_models(length):
     return models
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", ["rigl", "gmp"])
 def test_attention_to_one_step(name):
     """Of a sequence of one step all sums are exact, as its score is 1.
@@ -320,6 +328,7 @@ def test_attention_to_one_step(name):
         assert (mask != one.mask_array()).any()
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_attention_to_several_steps():
     """Gradients differ in rounding, by which no connection of these moves."""
     models = attention_models(5)
@@ -368,7 +377,9 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize("network", sorted(CONVOLUTIONS))
 @pytest.mark.parametrize("name", ["rigl", "set", "gmp"])
-def test_convolutions(name, network):
+def test_convolutions(name, network, request):
+    if name != "rigl":
+        request.getfixturevalue("eagerly")
     dense = keras.Sequential(CONVOLUTIONS[network]())
     rng = np.random.default_rng(0)
     for weight in dense.weights:
