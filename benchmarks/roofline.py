@@ -180,7 +180,10 @@ class Convolution:
 
     def call_seconds(self):
         """Of a forward and a backward call."""
-        ends = np.uint64(convolution.pool()), np.uint64(threads.address())
+        ends = (
+            np.uint64(convolution.pool_of_process()),
+            np.uint64(threads.address()),
+        )
         ends = self.sizes, self.batch, *ends
         positions, values = self.structure.positions, self.values
         forward = least(

@@ -87,17 +87,38 @@ def _name_with_values(function: typing.Callable) -> str:
     return f"{function.__qualname__}_{digest[:8]}"
 
 
-def compiled(function: typing.Callable) -> typing.Callable:
-    """Compiles a kernel: without the GIL, kept between processes."""
-    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+def _kept(function: typing.Callable, decorator: typing.Callable) -> typing.Any:
+    """What a decorator of numba makes, kept between processes if possible."""
     function.__qualname__ = _name_with_values(function)
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _cached_in(folder):
-            return numba.njit(function, cache=True, **options)
+            return decorator(cache=True)(function)
     except (OSError, RuntimeError):  # no folder that can be written to
-        return numba.njit(function, **options)
+        return decorator()(function)
+
+
+def compiled(function: typing.Callable) -> typing.Callable:
+    """Compiles a kernel: without the GIL, kept between processes."""
+    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+    return _kept(function, functools.partial(numba.njit, **options))
+
+
+def callback(function: typing.Callable, signature: typing.Any) -> typing.Any:
+    """Compiles what a library calls by its address; kept between processes.
+
+    Args:
+        function: Callable. Of what it closes over, numba must find the same
+            in the next process: numbers and types, no compiled functions and
+            no addresses (see `addresses`).
+        signature: Numba's, of C types.
+
+    Returns:
+        What `numba.cfunc` returns: it has an `address`.
+    """
+    made = functools.partial(numba.cfunc, signature, nopython=True)
+    return _kept(function, made)
 
 
 @functools.cache

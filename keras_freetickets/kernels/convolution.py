@@ -6,15 +6,17 @@ input, since all places of a kernel add to the gradient of their channel; copies
 by images.
 """
 
-import functools
 import typing
 
 import numpy as np
 
+from keras_freetickets.kernels.addresses import address_of
+from keras_freetickets.kernels.addresses import name_address
 from keras_freetickets.kernels.compiled import compiled
 from keras_freetickets.kernels.compiled import num_blocks
 from keras_freetickets.kernels.fork_join import parts_of
 from keras_freetickets.kernels.fork_join import run_parts
+from keras_freetickets.kernels.fork_join import threads_of_process
 from keras_freetickets.kernels.planes import COLUMNS
 from keras_freetickets.kernels.planes import KH
 from keras_freetickets.kernels.planes import KW
@@ -57,11 +59,13 @@ _block_units = compiled(block_units)
 
 # Of all convolutions of the process.
 _POOL = new_pool()
+name_address("keras_freetickets_pool", _POOL.ctypes.data)
 
 
-def pool() -> int:
-    """The address of the pool that bridges hand to the kernels."""
-    return _POOL.ctypes.data
+@compiled
+def pool_of_process() -> int:
+    """The address of the pool that convolutions of a process share."""
+    return address_of("keras_freetickets_pool")
 
 
 @compiled
@@ -297,82 +301,81 @@ def made_at(address: int) -> int:
     return int64(sizes[OH]) * int64(sizes[OW])
 
 
-@functools.cache
-def forward_at_addresses(columns_type: str) -> typing.Callable:
-    """`forward` on addresses, compiled.
+@compiled
+def forward_at(
+    column: typing.Any,
+    v: int,
+    p: int,
+    c: int,
+    b: int,
+    x: int,
+    y: int,
+    s: int,
+    relu: bool,
+    room: int,
+    outputs: int,
+    batch: int,
+) -> None:
+    """`forward` on addresses.
 
-    They are of `values, pointers, columns, bias, x, y, sizes`; then come
-    `relu, room, outputs, batch, pool, threads`.
+    They are of `values, pointers, columns, bias, x, y, sizes`; `column` is
+    numba's type of column indices.
     """
-    column = getattr(numba, columns_type)
-
-    def call(v, p, c, b, x, y, s, relu, room, outputs, batch, pool, threads):
-        sizes = carray(pointer(s), 13, int32).astype(np.int64)
-        pixels = batch * sizes[H] * sizes[W]
-        made = batch * sizes[OH] * sizes[OW]
-        forward(
-            carray(pointer(v), room, float32),
-            carray(pointer(p), outputs + 1, int32),
-            carray(pointer(c), room, column),
-            carray(pointer(b), outputs, float32),
-            carray(pointer(x), pixels * sizes[C], float32),
-            carray(pointer(y), made * outputs, float32),
-            sizes,
-            batch,
-            relu,
-            pool,
-            threads,
-        )
-
-    return compiled(call)
-
-
-@functools.cache
-def backward_at_addresses(columns_type: str) -> typing.Callable:
-    """`backward` on addresses, compiled: its arrays in their order.
-
-    Then come `room, outputs, batch, pool, threads`.
-    """
-    column = getattr(numba, columns_type)
-
-    def call(
-        v,
-        p,
-        c,
-        bi,
-        u,
-        x,
-        dy,
-        dx,
-        dv,
-        db,
-        s,
-        room,
-        outputs,
+    sizes = carray(pointer(s), 13, int32).astype(np.int64)
+    pixels = batch * sizes[H] * sizes[W]
+    made = batch * sizes[OH] * sizes[OW]
+    forward(
+        carray(pointer(v), room, float32),
+        carray(pointer(p), outputs + 1, int32),
+        carray(pointer(c), room, column),
+        carray(pointer(b), outputs, float32),
+        carray(pointer(x), pixels * sizes[C], float32),
+        carray(pointer(y), made * outputs, float32),
+        sizes,
         batch,
-        pool,
-        threads,
-    ):
-        sizes = carray(pointer(s), 13, int32).astype(np.int64)
-        pixels = batch * sizes[H] * sizes[W]
-        made = batch * sizes[OH] * sizes[OW]
-        inputs = sizes[KH] * sizes[KW] * sizes[C]
-        blocks = num_blocks(room, outputs)
-        backward(
-            carray(pointer(v), room, float32),
-            carray(pointer(p), outputs + 1, int32),
-            carray(pointer(c), room, column),
-            carray(pointer(bi), blocks * inputs + 1, int32),
-            carray(pointer(u), room, uint16),
-            carray(pointer(x), pixels * sizes[C], float32),
-            carray(pointer(dy), made * outputs, float32),
-            carray(pointer(dx), pixels * sizes[C], float32),
-            carray(pointer(dv), room, float32),
-            carray(pointer(db), outputs, float32),
-            sizes,
-            batch,
-            pool,
-            threads,
-        )
+        relu,
+        pool_of_process(),
+        threads_of_process(),
+    )
 
-    return compiled(call)
+
+@compiled
+def backward_at(
+    column: typing.Any,
+    v: int,
+    p: int,
+    c: int,
+    bi: int,
+    u: int,
+    x: int,
+    dy: int,
+    dx: int,
+    dv: int,
+    db: int,
+    s: int,
+    room: int,
+    outputs: int,
+    batch: int,
+) -> None:
+    """`backward` on addresses, in its order; `column` as for `forward_at`."""
+    sizes = carray(pointer(s), 13, int32).astype(np.int64)
+    pixels = batch * sizes[H] * sizes[W]
+    made = batch * sizes[OH] * sizes[OW]
+    inputs = sizes[KH] * sizes[KW] * sizes[C]
+    blocks = num_blocks(room, outputs)
+    backward(
+        carray(pointer(v), room, float32),
+        carray(pointer(p), outputs + 1, int32),
+        carray(pointer(c), room, column),
+        carray(pointer(bi), blocks * inputs + 1, int32),
+        carray(pointer(u), room, uint16),
+        carray(pointer(x), pixels * sizes[C], float32),
+        carray(pointer(dy), made * outputs, float32),
+        carray(pointer(dx), pixels * sizes[C], float32),
+        carray(pointer(dv), room, float32),
+        carray(pointer(db), outputs, float32),
+        sizes,
+        batch,
+        pool_of_process(),
+        threads_of_process(),
+    )

@@ -7,7 +7,6 @@ dense gradient is there for a block of output units at a time, and of it only
 the best entries so far are kept.
 """
 
-import functools
 import typing
 
 import numpy as np
@@ -336,31 +335,44 @@ def update(
     report[2] = 1 if finite else 0
 
 
-@functools.cache
-def update_at_addresses(columns_type: str) -> typing.Callable:
-    """`update` on addresses, compiled: its arrays in their order.
+@compiled
+def update_at(
+    column: typing.Any,
+    v: int,
+    p: int,
+    c: int,
+    x: int,
+    dy: int,
+    s: int,
+    np_: int,
+    nc: int,
+    bi: int,
+    u: int,
+    so: int,
+    r: int,
+    room: int,
+    outputs: int,
+    batch: int,
+    inputs: int,
+) -> None:
+    """`update` on addresses, in its order.
 
-    Then come `room, outputs, batch, inputs`.
+    `column` is numba's type of column indices.
     """
-    column = getattr(numba, columns_type)
-
-    def call(v, p, c, x, dy, s, np_, nc, bi, u, so, r, room, outputs, b, n):
-        blocks = num_blocks(room, outputs)
-        update(
-            carray(pointer(v), room, float32),
-            carray(pointer(p), outputs + 1, int32),
-            carray(pointer(c), room, column),
-            carray(pointer(x), b * n, float32),
-            carray(pointer(dy), b * outputs, float32),
-            carray(pointer(s), 7, int32),
-            carray(pointer(np_), outputs + 1, int32),
-            carray(pointer(nc), room, column),
-            carray(pointer(bi), blocks * n + 1, int32),
-            carray(pointer(u), room, uint16),
-            carray(pointer(so), room, int32),
-            carray(pointer(r), 3, int32),
-            b,
-            n,
-        )
-
-    return compiled(call)
+    blocks = num_blocks(room, outputs)
+    update(
+        carray(pointer(v), room, float32),
+        carray(pointer(p), outputs + 1, int32),
+        carray(pointer(c), room, column),
+        carray(pointer(x), batch * inputs, float32),
+        carray(pointer(dy), batch * outputs, float32),
+        carray(pointer(s), 7, int32),
+        carray(pointer(np_), outputs + 1, int32),
+        carray(pointer(nc), room, column),
+        carray(pointer(bi), blocks * inputs + 1, int32),
+        carray(pointer(u), room, uint16),
+        carray(pointer(so), room, int32),
+        carray(pointer(r), 3, int32),
+        batch,
+        inputs,
+    )

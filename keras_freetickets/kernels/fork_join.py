@@ -5,7 +5,8 @@ some ten microseconds each. So nothing is kept: two models may train at once,
 and a forked process misses no threads. Numba's own layer that needs no library
 allows only one caller at a time.
 
-No address is part of compiled code, so that numba keeps it between processes.
+No address is part of compiled code, so that numba keeps it between processes
+(see `addresses`).
 """
 
 import os
@@ -13,6 +14,9 @@ import typing
 
 import numpy as np
 
+from keras_freetickets.kernels import threads
+from keras_freetickets.kernels.addresses import address_of
+from keras_freetickets.kernels.addresses import name_address
 from keras_freetickets.kernels.compiled import compiled
 from keras_freetickets.kernels.vectors import extending
 from keras_freetickets.kernels.vectors import ir
@@ -34,6 +38,15 @@ _create = types.ExternalFunction(
 _join = types.ExternalFunction(
     "pthread_join", types.int32(types.uintp, types.uintp)
 )
+
+
+name_address("keras_freetickets_threads", threads.address())
+
+
+@compiled
+def threads_of_process() -> int:
+    """The address of `threads.settings`, in compiled functions."""
+    return address_of("keras_freetickets_threads")
 
 
 @compiled

@@ -8,25 +8,13 @@ import ctypes
 import functools
 import threading
 import typing
-from collections.abc import Callable
 from collections.abc import Sequence
 
 import numpy as np
 
 from keras_freetickets.kernels.structure import Positions
-from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
-
-# Of XLA_FFI_CallFrame (xla/ffi/api/c_api.h, version 0.x), in words of 8 bytes.
-# Each part begins with its size and its extensions.
-_EXTENSION, _STAGE = 1, 4
-_ARGUMENTS, _RESULTS = 9, 14  # void** args, void** rets
-_EXECUTE = 3
-# Of XLA_FFI_Buffer.
-_DATA, _DIMENSIONS = 3, 5
-# Of XLA_FFI_Metadata_Extension, XLA_FFI_Metadata and its version.
-_METADATA, _API_VERSION = 3, 1
 
 _lock = threading.Lock()
 _kept: list[typing.Any] = []  # what XLA holds addresses of
@@ -195,9 +183,8 @@ def drop_and_grow(
     likes = [*positions, jax.ShapeDtypeStruct(values.shape, np.int32)]
     likes.append(jax.ShapeDtypeStruct((3,), np.int32))
     *found, source, report = call_target(
-        "drop_and_grow",
+        "update",
         positions.column_indices.dtype,
-        _drop_and_grow_target,
         [values, *positions[:2], x, dy, settings],
         [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in likes],
     )
@@ -213,175 +200,44 @@ def nothing_like(positions: Positions) -> Positions:
 def _call(way, columns_type, operands, shapes, relu):
     jax = import_optional("jax")
     results = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-    make = {"forward": _forward_target, "backward": _backward_target}[way]
-    return call_target(
-        f"{way}{'_relu' if relu else ''}",
-        columns_type,
-        functools.partial(make, relu),
-        operands,
-        results,
-    )
+    return call_target(way, columns_type, operands, results, relu)
 
 
 def call_target(
     name: str,
     columns_type: typing.Any,
-    make: Callable[[str], typing.Any],
     operands: Sequence[Tensor],
     results: Sequence[typing.Any],
+    relu: bool = False,
 ) -> Sequence[Tensor]:
     """Calls a compiled function, which XLA gets to know with the first call.
 
     Args:
-        name: String, what it does.
+        name: String, a function of `jax_targets`.
         columns_type: dtype of column indices, for each of which there is a
-            function.
-        make: Function of the name of that dtype, which compiles it.
+            target.
         operands: List of arrays.
         results: List of `jax.ShapeDtypeStruct`.
+        relu: Whether negative outputs become 0, for those that have a choice.
 
     Returns:
         List of arrays.
     """
     jax = import_optional("jax")
-    name = f"keras_freetickets_compressed_{name}_{columns_type}"
+    arguments = (str(columns_type), *([True] if relu else []))
+    known = "_".join(map(str, ("keras_freetickets", name, *arguments)))
     with _lock:
-        if name not in _registered:
-            target = make(str(columns_type))
+        if known not in _registered:
+            from keras_freetickets.kernels import jax_targets
+
+            target = getattr(jax_targets, name)(*arguments)
             _kept.append(target)
             address = ctypes.c_void_p(target.address)
             capsule = jax.ffi.pycapsule(ctypes.cast(address, _HANDLER))
             _kept.append(capsule)
-            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
-            _registered.add(name)
-    return jax.ffi.ffi_call(name, results)(*operands)
+            jax.ffi.register_ffi_target(known, capsule, platform="cpu")
+            _registered.add(known)
+    return jax.ffi.ffi_call(known, results)(*operands)
 
 
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-
-
-@functools.cache
-def frame_helpers() -> tuple:
-    """Compiled: what every target does with XLA's frame.
-
-    Returns:
-        Tuple `(is_execution, data, size, parts)`: whether a frame asks for an
-        execution; the address of the `i`-th buffer's data; the size of one of
-        its axes; and the arguments and results of a frame.
-    """
-    from keras_freetickets.kernels.vectors import numba
-    from keras_freetickets.kernels.vectors import pointer
-
-    njit = numba.njit(nogil=True, error_model="numpy")
-    uint64, int32 = numba.uint64, numba.int32
-
-    @njit
-    def words(address, count):
-        return numba.carray(pointer(address), count, uint64)
-
-    @njit
-    def is_execution(frame):
-        """Answers what XLA asks before: which version this is for."""
-        head = words(frame, 5)
-        if head[_EXTENSION] != 0:
-            extension = words(head[_EXTENSION], 4)
-            kind = numba.carray(pointer(head[_EXTENSION] + 8), 1, int32)[0]
-            if kind == 1:
-                # struct_size; {struct_size, extension, major, minor}; traits
-                data = extension[_METADATA]
-                version = numba.carray(pointer(data + 24), 2, int32)
-                version[0], version[1] = 0, 3
-                return False
-        stage = numba.carray(pointer(frame + 8 * _STAGE), 1, int32)[0]
-        return stage == _EXECUTE
-
-    @njit
-    def data(buffers, i):
-        return words(buffers[i], 6)[_DATA]
-
-    @njit
-    def size(buffers, i, axis):
-        dimensions = words(words(buffers[i], 6)[_DIMENSIONS], axis + 1)
-        return np.int64(dimensions[axis])
-
-    @njit
-    def parts(frame, arguments, results):
-        head = words(frame, 20)
-        found = words(head[_ARGUMENTS], arguments)
-        return found, words(head[_RESULTS], results)
-
-    return is_execution, data, size, parts
-
-
-def cfunc(function: Callable) -> typing.Any:
-    """A target: a function of a frame's address, compiled for XLA."""
-    from keras_freetickets.kernels.vectors import numba
-
-    address = numba.types.uintp
-    return numba.cfunc(address(address), nopython=True)(function)
-
-
-def _forward_target(relu, columns_type):
-    from keras_freetickets.kernels import native
-
-    call, threads = native.forward_at_addresses(columns_type), address()
-    is_execution, data, size, parts = frame_helpers()
-
-    def compute(frame):
-        if is_execution(frame):
-            # values, row_pointers, column_indices, bias, x; y, memory, memory
-            a, r = parts(frame, 5, 3)
-            call(
-                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
-                *(data(r, 0), data(r, 1), data(r, 2), relu),
-                *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0), size(a, 4, 1)),
-                np.uint64(threads),
-            )
-        return np.uint64(0)  # no error
-
-    return cfunc(compute)
-
-
-def _backward_target(relu, columns_type):
-    from keras_freetickets.kernels import native
-
-    call, threads = native.backward_at_addresses(columns_type), address()
-    is_execution, data, size, parts = frame_helpers()
-
-    def compute(frame):
-        if is_execution(frame):
-            # values, positions (4), x, dy, y; dx, dvalues, dbias, memory (3)
-            a, r = parts(frame, 8, 6)
-            call(
-                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
-                *(data(a, 5), data(a, 6), data(a, 7)),
-                *(data(r, 0), data(r, 1), data(r, 2), data(r, 3), data(r, 4)),
-                *(data(r, 5), relu),
-                *(size(a, 0, 0), size(a, 6, 1), size(a, 5, 0), size(a, 5, 1)),
-                np.uint64(threads),
-            )
-        return np.uint64(0)
-
-    return cfunc(compute)
-
-
-def _drop_and_grow_target(columns_type):
-    from keras_freetickets.kernels import drop_and_grow
-
-    call = drop_and_grow.update_at_addresses(columns_type)
-    is_execution, data, size, parts = frame_helpers()
-
-    def compute(frame):
-        if is_execution(frame):
-            # values, row_pointers, column_indices, x, dy, settings; positions
-            # (4), source, report
-            a, r = parts(frame, 6, 6)
-            call(
-                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
-                *(data(a, 5), data(r, 0), data(r, 1), data(r, 2), data(r, 3)),
-                *(data(r, 4), data(r, 5)),
-                *(size(a, 0, 0), size(a, 4, 1), size(a, 3, 0), size(a, 3, 1)),
-            )
-        return np.uint64(0)
-
-    return cfunc(compute)

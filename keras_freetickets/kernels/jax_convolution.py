@@ -7,12 +7,9 @@ import numpy as np
 
 from keras_freetickets.kernels.geometry import Geometry
 from keras_freetickets.kernels.jax import call_target
-from keras_freetickets.kernels.jax import cfunc
 from keras_freetickets.kernels.jax import check_arrays
-from keras_freetickets.kernels.jax import frame_helpers
 from keras_freetickets.kernels.jax import nothing_like
 from keras_freetickets.kernels.structure import Positions
-from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import import_optional
 from keras_freetickets.types import Tensor
 
@@ -70,11 +67,11 @@ def _convolution(geometry, relu):
         float32 = jax.numpy.float32
         shape = (x.shape[0], *made, bias.shape[0])
         (y,) = call_target(
-            f"convolution_forward{'_relu' if relu else ''}",
+            "convolution_forward",
             positions.column_indices.dtype,
-            functools.partial(_forward_target, relu),
             [values, *positions[:2], bias, x, sizes],
             [jax.ShapeDtypeStruct(shape, float32)],
+            relu,
         )
         return y, (positions, values, x, y, sinks)
 
@@ -87,7 +84,6 @@ def _convolution(geometry, relu):
         dx, dvalues, dbias = call_target(
             "convolution_backward",
             positions.column_indices.dtype,
-            _backward_target,
             [values, *positions, x, dy, sizes],
             [jax.ShapeDtypeStruct(shape, float32) for shape in shapes],
         )
@@ -96,47 +92,3 @@ def _convolution(geometry, relu):
 
     call.defvjp(forward, backward)
     return call
-
-
-def _forward_target(relu, columns_type):
-    from keras_freetickets.kernels import convolution as kernels
-
-    run = kernels.forward_at_addresses(columns_type)
-    pool, threads = kernels.pool(), address()
-    is_execution, data, size, parts = frame_helpers()
-
-    def compute(frame):
-        if is_execution(frame):
-            # values, row_pointers, column_indices, bias, x, sizes; y
-            a, r = parts(frame, 6, 1)
-            run(
-                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
-                *(data(r, 0), data(a, 5), relu),
-                *(size(a, 0, 0), size(a, 3, 0), size(a, 4, 0)),
-                *(np.uint64(pool), np.uint64(threads)),
-            )
-        return np.uint64(0)  # no error
-
-    return cfunc(compute)
-
-
-def _backward_target(columns_type):
-    from keras_freetickets.kernels import convolution as kernels
-
-    run = kernels.backward_at_addresses(columns_type)
-    pool, threads = kernels.pool(), address()
-    is_execution, data, size, parts = frame_helpers()
-
-    def compute(frame):
-        if is_execution(frame):
-            # values, positions (4), x, dy, sizes; dx, dvalues, dbias
-            a, r = parts(frame, 8, 3)
-            run(
-                *(data(a, 0), data(a, 1), data(a, 2), data(a, 3), data(a, 4)),
-                *(data(a, 5), data(a, 6), data(r, 0), data(r, 1), data(r, 2)),
-                *(data(a, 7), size(a, 0, 0), size(a, 6, 3), size(a, 5, 0)),
-                *(np.uint64(pool), np.uint64(threads)),
-            )
-        return np.uint64(0)
-
-    return cfunc(compute)

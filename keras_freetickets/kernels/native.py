@@ -4,12 +4,12 @@ A backend's custom call hands over addresses. Batches come with the examples
 outermost, as Keras has them, and go so.
 """
 
-import functools
 import typing
 
 from keras_freetickets.kernels import compiled
 from keras_freetickets.kernels.fork_join import parts_of
 from keras_freetickets.kernels.fork_join import run_parts
+from keras_freetickets.kernels.fork_join import threads_of_process
 from keras_freetickets.kernels.vectors import numba
 from keras_freetickets.kernels.vectors import pointer
 from keras_freetickets.types import Array
@@ -202,90 +202,91 @@ def backward(
     run_parts(_backward_part, parts, arguments)
 
 
-@functools.cache
-def forward_at_addresses(columns_type: str) -> typing.Callable:
-    """`forward` on addresses, compiled.
+@compiled.compiled
+def forward_at(
+    column: typing.Any,
+    v: int,
+    p: int,
+    c: int,
+    b: int,
+    x: int,
+    y: int,
+    xs: int,
+    ys: int,
+    relu: bool,
+    active: int,
+    outputs: int,
+    batch: int,
+    inputs: int,
+) -> None:
+    """`forward` on addresses.
 
-    They are of `values, pointers, columns, bias, x, y, xs, ys`; then come
-    `relu, active, outputs, batch, inputs`, and the address `threads`.
+    They are of `values, pointers, columns, bias, x, y, xs, ys`; `column` is
+    numba's type of column indices.
     """
-    column = getattr(numba, columns_type)
-
-    def call(
-        v, p, c, b, x, y, xs, ys, relu, active, outputs, batch, inputs, threads
-    ):
-        n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
-        forward(
-            carray(pointer(v), active, float32),
-            carray(pointer(p), outputs + 1, int32),
-            carray(pointer(c), active, column),
-            carray(pointer(b), outputs, float32),
-            carray(pointer(x), batch * inputs, float32),
-            carray(pointer(y), batch * outputs, float32),
-            batch,
-            inputs,
-            relu,
-            carray(pointer(xs), n, float32),
-            carray(pointer(ys), m, float32),
-            threads,
-        )
-
-    return compiled.compiled(call)
-
-
-@functools.cache
-def backward_at_addresses(columns_type: str) -> typing.Callable:
-    """`backward` on addresses, compiled.
-
-    They are in its order, then come `relu, active, outputs, batch, inputs`,
-    and the address `threads`.
-    `dxs` must hold a packed batch of either side.
-    """
-    column = getattr(numba, columns_type)
-
-    def call(
-        v,
-        p,
-        c,
-        bi,
-        u,
-        x,
-        dy,
-        y,
-        dx,
-        dv,
-        db,
-        xs,
-        dys,
-        dxs,
-        relu,
-        active,
-        outputs,
+    n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
+    forward(
+        carray(pointer(v), active, float32),
+        carray(pointer(p), outputs + 1, int32),
+        carray(pointer(c), active, column),
+        carray(pointer(b), outputs, float32),
+        carray(pointer(x), batch * inputs, float32),
+        carray(pointer(y), batch * outputs, float32),
         batch,
         inputs,
-        threads,
-    ):
-        blocks = _num_blocks(active, outputs)
-        n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
-        backward(
-            carray(pointer(v), active, float32),
-            carray(pointer(p), outputs + 1, int32),
-            carray(pointer(c), active, column),
-            carray(pointer(bi), blocks * inputs + 1, int32),
-            carray(pointer(u), active, uint16),
-            carray(pointer(x), batch * inputs, float32),
-            carray(pointer(dy), batch * outputs, float32),
-            carray(pointer(y), batch * outputs, float32),
-            carray(pointer(dx), batch * inputs, float32),
-            carray(pointer(dv), active, float32),
-            carray(pointer(db), outputs, float32),
-            batch,
-            inputs,
-            relu,
-            carray(pointer(xs), n, float32),
-            carray(pointer(dys), m, float32),
-            carray(pointer(dxs), max(n, m), float32),
-            threads,
-        )
+        relu,
+        carray(pointer(xs), n, float32),
+        carray(pointer(ys), m, float32),
+        threads_of_process(),
+    )
 
-    return compiled.compiled(call)
+
+@compiled.compiled
+def backward_at(
+    column: typing.Any,
+    v: int,
+    p: int,
+    c: int,
+    bi: int,
+    u: int,
+    x: int,
+    dy: int,
+    y: int,
+    dx: int,
+    dv: int,
+    db: int,
+    xs: int,
+    dys: int,
+    dxs: int,
+    relu: bool,
+    active: int,
+    outputs: int,
+    batch: int,
+    inputs: int,
+) -> None:
+    """`backward` on addresses, in its order; `column` as for `forward_at`.
+
+    `dxs` must hold a packed batch of either side.
+    """
+    blocks = _num_blocks(active, outputs)
+    n, m = scratch_floats(batch, inputs), scratch_floats(batch, outputs)
+    backward(
+        carray(pointer(v), active, float32),
+        carray(pointer(p), outputs + 1, int32),
+        carray(pointer(c), active, column),
+        carray(pointer(bi), blocks * inputs + 1, int32),
+        carray(pointer(u), active, uint16),
+        carray(pointer(x), batch * inputs, float32),
+        carray(pointer(dy), batch * outputs, float32),
+        carray(pointer(y), batch * outputs, float32),
+        carray(pointer(dx), batch * inputs, float32),
+        carray(pointer(dv), active, float32),
+        carray(pointer(db), outputs, float32),
+        batch,
+        inputs,
+        relu,
+        carray(pointer(xs), n, float32),
+        carray(pointer(dys), m, float32),
+        carray(pointer(dxs), max(n, m), float32),
+        threads_of_process(),
+    )

@@ -8,15 +8,9 @@ import functools
 import threading
 import typing
 
-import numpy as np
-
 from keras_freetickets.accelerators import tensorflow_accelerators
 from keras_freetickets.kernels import tensorflow_operations as operations
 from keras_freetickets.kernels.structure import Positions
-from keras_freetickets.kernels.tensorflow_operations import FLOAT32
-from keras_freetickets.kernels.tensorflow_operations import INT32
-from keras_freetickets.kernels.tensorflow_operations import UINT16
-from keras_freetickets.kernels.threads import address
 from keras_freetickets.optional import tensorflow as tf
 from keras_freetickets.types import Tensor
 
@@ -130,13 +124,15 @@ def _register(columns_type: str) -> tuple[str, str]:
     )
     with _lock:
         if forward not in _registered:
+            from keras_freetickets.kernels import tensorflow_kernels as kernels
+
             kinds = ["float32", "int32", columns_type]
             operations.Registration(
                 forward, [*kinds, "float32", "float32", "int32"], ["float32"]
-            ).add(_forward_kernel(columns_type))
+            ).add(kernels.forward(columns_type))
             kinds += ["int32", "uint16", *["float32"] * 3, "int32"]
             operations.Registration(backward, kinds, ["float32"] * 3).add(
-                _backward_kernel(columns_type)
+                kernels.backward(columns_type)
             )
             # The custom gradient around them is theirs, in eager calls too.
             for name in (forward, backward):
@@ -178,10 +174,12 @@ def drop_and_grow(
     kinds = ["int32", columns_type, "int32", "uint16", "int32", "int32"]
     with _lock:
         if name not in _registered:
+            from keras_freetickets.kernels import tensorflow_kernels as kernels
+
             inputs = ["float32", "int32", columns_type, "int32"]
             inputs += ["float32", "float32", "int32"]
             operations.Registration(name, inputs, kinds).add(
-                _drop_and_grow_kernel(columns_type)
+                kernels.update(columns_type)
             )
             tf.no_gradient(name)
             _registered.add(name)
@@ -192,141 +190,3 @@ def drop_and_grow(
     source.set_shape(values.shape)
     report.set_shape((3,))
     return Positions(*found), source, report
-
-
-def _forward_kernel(columns_type):
-    from keras_freetickets.kernels import native
-
-    call, threads = native.forward_at_addresses(columns_type), address()
-    floats, flag = native.scratch_floats, native.flag_at
-    use, calls = operations.helpers(), operations.calls()
-    read, output, memory = use.read, use.output, use.memory
-    mismatch, addresses, close = use.mismatch, use.addresses, use.close
-    get_code, size = calls["TF_GetCode"], calls["TF_Dim"]
-    new_status, delete_status = calls["TF_NewStatus"], calls["TF_DeleteStatus"]
-
-    def compute(_, context):
-        # values, row_pointers, column_indices, bias, x, relu; y,
-        # memory, memory
-        status = new_status()
-        tensors = np.zeros(9, np.uint64)
-        read(context, 6, tensors, status)
-        active, outputs = size(tensors[0], 0), size(tensors[3], 0)
-        batch, inputs = size(tensors[4], 0), size(tensors[4], 1)
-        if size(tensors[1], 0) != outputs + 1 or size(tensors[2], 0) != active:
-            mismatch(status)
-        if get_code(status) == 0:
-            tensors[6] = output(context, 0, 2, batch, outputs, status)
-        if get_code(status) == 0:
-            n = floats(batch, inputs)
-            tensors[7] = memory(context, FLOAT32, n, status)
-        if get_code(status) == 0:
-            n = floats(batch, outputs)
-            tensors[8] = memory(context, FLOAT32, n, status)
-        if get_code(status) == 0:
-            at = addresses(tensors)
-            call(
-                *(at[0], at[1], at[2], at[3], at[4], at[6], at[7], at[8]),
-                flag(at[5]),
-                *(active, outputs, batch, inputs, np.uint64(threads)),
-            )
-        close(context, tensors, status)
-        delete_status(status)
-
-    return operations.compiled(compute)
-
-
-def _backward_kernel(columns_type):
-    from keras_freetickets.kernels import native
-
-    call, threads = native.backward_at_addresses(columns_type), address()
-    floats, flag = native.scratch_floats, native.flag_at
-    use, calls = operations.helpers(), operations.calls()
-    read, output, memory = use.read, use.output, use.memory
-    mismatch, addresses, close = use.mismatch, use.addresses, use.close
-    get_code, size = calls["TF_GetCode"], calls["TF_Dim"]
-    new_status, delete_status = calls["TF_NewStatus"], calls["TF_DeleteStatus"]
-
-    def compute(_, context):
-        # values, row_pointers, column_indices, input_pointers, units, x, dy,
-        # y, relu; dx, dvalues, dbias, memory
-        status = new_status()
-        tensors = np.zeros(15, np.uint64)
-        read(context, 9, tensors, status)
-        active, outputs = size(tensors[0], 0), size(tensors[6], 1)
-        batch, inputs = size(tensors[5], 0), size(tensors[5], 1)
-        if (
-            size(tensors[1], 0) != outputs + 1
-            or size(tensors[2], 0) != active
-            or size(tensors[4], 0) != active
-            or size(tensors[6], 0) != batch
-            or (size(tensors[3], 0) - 1) % inputs != 0
-        ):
-            mismatch(status)
-        if get_code(status) == 0:
-            tensors[9] = output(context, 0, 2, batch, inputs, status)
-        if get_code(status) == 0:
-            tensors[10] = output(context, 1, 1, active, 1, status)
-        if get_code(status) == 0:
-            tensors[11] = output(context, 2, 1, outputs, 1, status)
-        for i, features in enumerate((inputs, outputs, max(inputs, outputs))):
-            if get_code(status) == 0:
-                n = floats(batch, features)
-                tensors[12 + i] = memory(context, FLOAT32, n, status)
-        if get_code(status) == 0:
-            at = addresses(tensors)
-            call(
-                *(at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]),
-                *(at[9], at[10], at[11], at[12], at[13], at[14], flag(at[8])),
-                *(active, outputs, batch, inputs, np.uint64(threads)),
-            )
-        close(context, tensors, status)
-        delete_status(status)
-
-    return operations.compiled(compute)
-
-
-def _drop_and_grow_kernel(columns_type):
-    from keras_freetickets.kernels import drop_and_grow
-
-    call = drop_and_grow.update_at_addresses(columns_type)
-    columns_kind = UINT16 if columns_type == "uint16" else INT32
-    use, calls = operations.helpers(), operations.calls()
-    read, integers = use.read, use.integers
-    mismatch, addresses, close = use.mismatch, use.addresses, use.close
-    get_code, size = calls["TF_GetCode"], calls["TF_Dim"]
-    new_status, delete_status = calls["TF_NewStatus"], calls["TF_DeleteStatus"]
-
-    def compute(_, context):
-        # values, row_pointers, column_indices, input_pointers, x, dy,
-        # settings; positions (4), source, report
-        status = new_status()
-        tensors = np.zeros(13, np.uint64)
-        read(context, 7, tensors, status)
-        room, outputs = size(tensors[0], 0), size(tensors[5], 1)
-        batch, inputs = size(tensors[4], 0), size(tensors[4], 1)
-        by_input = size(tensors[3], 0)
-        if (
-            size(tensors[1], 0) != outputs + 1
-            or size(tensors[2], 0) != room
-            or (by_input - 1) % inputs != 0
-            or size(tensors[5], 0) != batch
-        ):
-            mismatch(status)
-        counts = (outputs + 1, room, by_input, room, room, 3)
-        kinds = (INT32, columns_kind, INT32, UINT16, INT32, INT32)
-        for i in range(6):
-            if get_code(status) == 0:
-                tensors[7 + i] = integers(
-                    context, i, kinds[i], counts[i], status
-                )
-        if get_code(status) == 0:
-            at = addresses(tensors)
-            call(
-                *(at[0], at[1], at[2], at[4], at[5], at[6], at[7], at[8]),
-                *(at[9], at[10], at[11], at[12], room, outputs, batch, inputs),
-            )
-        close(context, tensors, status)
-        delete_status(status)
-
-    return operations.compiled(compute)

@@ -31,7 +31,10 @@ def output_and_gradients(batch, shape, kernel, strides, padding, units, seed):
     dy = rng.standard_normal(made).astype("float32").reshape(-1)
     y, dx, dvalues, dbias = map(np.empty_like, (dy, x, values, bias))
     sizes = np.array(geometry.numbers(), "int64")
-    ends = np.uint64(convolution.pool()), np.uint64(threads.address())
+    ends = (
+        np.uint64(convolution.pool_of_process()),
+        np.uint64(threads.address()),
+    )
     convolution.forward(
         *(values, *structure.positions[:2], bias, x, y, sizes, batch, True),
         *ends,
