@@ -1,9 +1,9 @@
 """A small EDST run that can be killed, for `test_backup.py`.
 
-As a script: one start of the command `killable.py DIRECTORY`. With the name of
-a compressed network, `killable.py DIRECTORY dense`, it writes what `run`
-returns to `DIRECTORY/result.pickle`; with a number after it, it kills itself
-after so many steps.
+As a script: one start of the command `killable.py DIRECTORY`. With
+`killable.py DIRECTORY compressed` the network is compressed, and it writes what
+`run` returns to `DIRECTORY/result.pickle`; with a number after it, it kills
+itself after so many steps.
 """
 
 import os
@@ -94,10 +94,6 @@ def run(directory, model=None, callbacks=()):
     return values + seeds, tickets, history.history, edst.store.read()
 
 
-def compressed_network():
-    return network(storage="compressed", max_compressed_density=0.5)
-
-
 def _convolutions():
     """One of each kind."""
     return [
@@ -109,20 +105,17 @@ def _convolutions():
     ]
 
 
-def convolutional_network():
-    """Each of its kernels is compressed."""
+def compressed_network():
+    """Compressed kernels of each kind, and the smallest with masks.
+
+    Of 0.3 times their weights these have more, rounded up.
+    """
     return network(
         convolutions=_convolutions,
         distribution="uniform",
         storage="compressed",
-        max_compressed_density=0.5,
+        max_compressed_density=0.303,
     )
-
-
-COMPRESSED = {
-    "dense": compressed_network,
-    "convolutions": convolutional_network,
-}
 
 
 class KillAfter(keras.callbacks.Callback):
@@ -138,11 +131,12 @@ class KillAfter(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(directory, name=None, steps=None):
+def main(directory, storage="mask", steps=None):
     callbacks = [KillAfter(int(steps))] if steps else []
-    model = COMPRESSED[name]() if name else None
+    compressed = storage == "compressed"
+    model = compressed_network() if compressed else None
     found = run(directory, model, callbacks)
-    if name:
+    if compressed:
         with open(os.path.join(directory, "result.pickle"), "wb") as file:
             pickle.dump(found, file)
 
