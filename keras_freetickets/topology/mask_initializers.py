@@ -20,8 +20,11 @@ def random_mask(
     kernel: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Keeps exactly `count` entries, uniformly at random."""
+    # As `generator.permutation`, in half of the memory.
+    places = np.arange(kernel.size, dtype=np.min_scalar_type(-kernel.size))
+    generator.shuffle(places)
     mask = np.zeros(kernel.size, dtype=bool)
-    mask[generator.permutation(kernel.size)[:count]] = True
+    mask[places[:count]] = True
     return mask.reshape(kernel.shape)
 
 

@@ -285,7 +285,8 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
     Without compilation each pass would write its comparisons to memory, which
     is about four times slower. On TensorFlow only calls in graphs are
     compiled, because each new shape costs half a second, and on processors
-    only of large arrays.
+    only of large arrays. Other graphs call one that is traced once for each
+    shape: to trace it takes longer than most steps do.
     On JAX eager calls are compiled too, because otherwise each call would
     compile the loop again.
     """
@@ -297,7 +298,10 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
         return function
     import tensorflow as tf
 
-    compiled = tf.function(function, jit_compile=True, autograph=False)
+    compiled, traced = (
+        tf.function(function, jit_compile=by_xla, autograph=False)
+        for by_xla in (True, None)
+    )
 
     def pays(args: tuple) -> bool:
         size = sum(math.prod(one.shape) for one in tree.flatten(args))
@@ -305,9 +309,9 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
 
     @functools.wraps(function)
     def call(*args: typing.Any) -> typing.Any:
-        if tf.executing_eagerly() or not pays(args):
+        if tf.executing_eagerly():
             return function(*args)
-        return compiled(*args)
+        return (compiled if pays(args) else traced)(*args)
 
     return call
 

@@ -6,6 +6,7 @@ from keras import layers
 import keras_freetickets as kft
 from keras_freetickets.layers import Sparse
 from keras_freetickets.layers.kernels import find_kernels
+from keras_freetickets.topology.mask_initializers import random_mask
 
 
 def test_biases_norms_embeddings_and_depthwise_kernels_are_left_alone():
@@ -91,6 +92,16 @@ def test_random_mask_follows_its_seed():
         masks.append(layer.masked_kernels[0].mask.numpy())
     np.testing.assert_array_equal(masks[0], masks[1])
     assert (masks[0] != masks[2]).any()
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 40_000])
+def test_random_mask_is_numpys_permutation(size):
+    """Masks of a seed stay the same, whatever integers count the places."""
+    count, kernel = size // 3, np.zeros((2, size // 2), "float32")
+    first = np.random.default_rng(3).permutation(kernel.size)[:count]
+    mask = random_mask(kernel, count, np.random.default_rng(3))
+    assert mask.shape == kernel.shape
+    assert set(np.flatnonzero(mask)) == set(first)
 
 
 def test_config_round_trip():

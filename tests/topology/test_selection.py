@@ -252,6 +252,31 @@ def test_large_selections_are_compiled_apart(size, compiled):
     assert bool(found) == compiled
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="about TensorFlow's graphs"
+)
+def test_small_selections_are_traced_once_for_a_shape():
+    """Each graph that selects so calls the same function."""
+    import tensorflow as tf
+
+    def in_a_new_graph(size):
+        @tf.function
+        def run(keys, ranks):
+            return selection.select_rows([keys], [tf.ones(2, "int32")], [ranks])
+
+        shape = (2, size)
+        specs = [tf.TensorSpec(shape, kind) for kind in ("int32", "uint32")]
+        graph = run.get_concrete_function(*specs).graph.as_graph_def()
+        return {
+            node.attr["f"].func.name
+            for node in graph.node
+            if "PartitionedCall" in node.op
+        }
+
+    first, again, other = map(in_a_new_graph, (1013, 1013, 1019))
+    assert len(first) == 1 and again == first and not other & first
+
+
 def test_keys_rise_with_scores():
     tiny = np.float32(1e-45)
     rising = [-np.inf, -3e38, -1, -1e-40, -tiny, -0.0, tiny, 1e-40, 1, 3e38]
