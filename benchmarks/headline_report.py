@@ -37,6 +37,11 @@ COLUMNS = (
         1,
     ),
     ("training, MB", lambda row: row["training_bytes"] / 1e6, 0),
+    (
+        "from a file, MB",
+        lambda row: row.get("training_bytes_from_file", float("nan")) / 1e6,
+        0,
+    ),
     ("file, MB", lambda row: row["file_bytes"] / 1e6, 2),
     ("ms, 1 image", lambda row: row["milliseconds_1"]["median"], 3),
     ("ms, 256 images", lambda row: row["milliseconds_256"]["median"], 2),

@@ -19,7 +19,10 @@ dense network's, which are cheaper.
 Every run is a process of its own: its seconds are those of `fit`, by the clock
 and of the processor. Its memory is the peak that making and training the
 network adds to a process that has the data, as tensors, and has trained a
-narrow network in the same way before. Predictions are of Keras, or of NumPy
+narrow network in the same way before. `sparsify` makes a dense network sparse,
+so that both are there for a while; so another process reads the network from a
+file and trains it in the same way, on `--memory_steps` batches an epoch: what
+that adds is `training_bytes_from_file`. Predictions are of Keras, or of NumPy
 where that is faster, for dense networks; for tickets of
 `serving.SparsePredictor`, or of Keras where it does not have the layers. A run
 that is finished is not run again: start the command again after a kill.
@@ -28,6 +31,7 @@ that is finished is not run again: start the command again after a kill.
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +79,7 @@ flags.DEFINE_multi_float("rates", [1e-2, 3e-3, 1e-3], "Learning rates to try.")
 flags.DEFINE_bool("dense_ensemble", True, "Whether there is `dense x3`.")
 flags.DEFINE_integer("seeds", 3, "Number of seeds.")
 flags.DEFINE_integer("turns", 50, "Predictions to take the time of.")
+flags.DEFINE_integer("memory_steps", 64, "Of an epoch, from a file.", 8)
 flags.DEFINE_string("run", None, "JSON of the only run to make, by itself.")
 
 TICKETS = 3
@@ -177,32 +182,27 @@ class Cost:
         }
 
 
-def dense(rate, seed, batches, narrow=False):
-    """Trains dense networks one after another, with the cost so far."""
-    cost = Cost()
-    while True:
-        keras.utils.set_random_seed(seed)
-        model = compiled(network(batches, narrow), rate)
-        model.fit(
-            batches,
-            epochs=FLAGS.epochs,
-            callbacks=[keras.callbacks.LearningRateScheduler(decaying)],
-            verbose=0,
-        )
-        yield model, cost.so_far()
-        seed += 1
-
-
-def tickets(sparsity, rate, seed, batches, narrow=False):
-    """Three tickets of one run of EDST, and what they cost."""
-    cost = Cost()
+def initial(kind, sparsity, seed, batches, narrow=False):
+    """An untrained network, not compiled in Keras' sense."""
     keras.utils.set_random_seed(seed)
-    model = kft.sparsify(
-        network(batches, narrow),
-        sparsity,
-        storage="compressed",
-        seed=seed,
+    model = network(batches, narrow)
+    if kind == "edst":
+        model = kft.sparsify(model, sparsity, storage="compressed", seed=seed)
+    return model
+
+
+def trained_dense(model, rate, batches):
+    compiled(model, rate).fit(
+        batches,
+        epochs=FLAGS.epochs,
+        callbacks=[keras.callbacks.LearningRateScheduler(decaying)],
+        verbose=0,
     )
+    return model
+
+
+def trained_tickets(model, rate, batches, name):
+    """The ensemble of three tickets; they are kept below a name."""
     compiled(model, rate)
     edst = kft.callbacks.EDST(
         exploration_epochs=FLAGS.ticket_epochs // 3,
@@ -210,13 +210,28 @@ def tickets(sparsity, rate, seed, batches, narrow=False):
         num_tickets=TICKETS,
         update_interval=FLAGS.interval,
         monitor=None,
-        directory=os.path.join(
-            FLAGS.output_dir,
-            f"{sparsity}_{rate}_{seed}{'_narrow' if narrow else ''}",
-        ),
+        directory=os.path.join(FLAGS.output_dir, name),
     )
     model.fit(batches, epochs=edst.epochs, callbacks=[edst], verbose=0)
-    return edst.ensemble(), cost.so_far()
+    return edst.ensemble()
+
+
+def dense(rate, seed, batches, narrow=False):
+    """Trains dense networks one after another, with the cost so far."""
+    cost = Cost()
+    while True:
+        model = initial("dense", 0.0, seed, batches, narrow)
+        yield trained_dense(model, rate, batches), cost.so_far()
+        seed += 1
+
+
+def tickets(sparsity, rate, seed, batches, narrow=False):
+    """Three tickets of one run of EDST, and what they cost."""
+    cost = Cost()
+    model = initial("edst", sparsity, seed, batches, narrow)
+    name = f"{sparsity}_{rate}_{seed}{'_narrow' if narrow else ''}"
+    made = trained_tickets(model, rate, batches, name)
+    return made, cost.so_far()
 
 
 def quality(predictor, x, y):
@@ -294,18 +309,26 @@ def row_of(kind, model, members, sparsity, rate, seed, cost, parts):
     return row
 
 
-def rows_of(kind, sparsity, rate, seed, count):
-    """The rows of a run: of several dense networks, of one and of all."""
+def prepared(kind, sparsity, rate, seed):
+    """All data, and batches; what a first training costs is spent.
+
+    It belongs to no row.
+    """
     parts = (x, y), *_ = data()
     batches = batches_of(*map(keras.ops.convert_to_tensor, (x, y)))
     for _ in batches:  # TensorFlow copies the images
         pass
-    # What the first training of a process costs belongs to no row.
     if kind == "edst":
         tickets(sparsity, rate, seed, batches.take(8), narrow=True)
     else:
         next(dense(rate, seed, batches.take(8), narrow=True))
     keras.backend.clear_session()
+    return parts, batches
+
+
+def rows_of(kind, sparsity, rate, seed, count):
+    """The rows of a run: of several dense networks, of one and of all."""
+    parts, batches = prepared(kind, sparsity, rate, seed)
     rest = sparsity, rate, seed
     if kind == "edst":
         model, cost = tickets(sparsity, rate, seed, batches)
@@ -326,13 +349,43 @@ def rows_of(kind, sparsity, rate, seed, count):
     return rows
 
 
+def file_of(kind, sparsity, seed):
+    """Writes an untrained network, and returns where it is."""
+    (x, y), *_ = data()
+    path = os.path.join(FLAGS.output_dir, f"{kind}_{sparsity}_{seed}.keras")
+    initial(kind, sparsity, seed, batches_of(x, y)).save(path)
+    return path
+
+
+def bytes_from_file(kind, sparsity, rate, seed, path):
+    """What reading and training a network adds to a process."""
+    _, batches = prepared(kind, sparsity, rate, seed)
+    batches = batches.take(FLAGS.memory_steps)
+    name = f"from_file_{sparsity}_{rate}_{seed}"  # what a killed run left
+    shutil.rmtree(os.path.join(FLAGS.output_dir, name), ignore_errors=True)
+    cost = Cost()
+    model = keras.models.load_model(path)
+    if kind == "edst":
+        trained_tickets(model, rate, batches, name)
+    else:
+        trained_dense(model, rate, batches)
+    return cost.so_far()["training_bytes"]
+
+
+RUNS = {"rows": rows_of, "file": file_of, "bytes": bytes_from_file}
+
+
 def path_of(what):
-    name = "_".join(map(str, what))
+    name = "_".join(map(str, what)).replace(os.sep, "-")
     return os.path.join(FLAGS.output_dir, f"{name}.json")
 
 
 def finished(*what):
-    """The rows of a run, which is made by a process if it is not there."""
+    """What a run gives, which is made by a process if it is not there.
+
+    Args:
+        *what: A name in `RUNS`, and arguments.
+    """
     path = path_of(what)
     if not os.path.exists(path):
         given = [
@@ -351,12 +404,12 @@ def main(_):
     os.makedirs(FLAGS.output_dir, exist_ok=True)
     if FLAGS.run:
         what = json.loads(FLAGS.run)
-        rows = rows_of(*what)
+        made = RUNS[what[0]](*what[1:])
         with (
             files.atomic_path(path_of(what)) as temporary,
             open(temporary, "w") as file,
         ):
-            json.dump(rows, file)
+            json.dump(made, file)
         return
     report = new_report()
     report["tried"] = []
@@ -366,12 +419,18 @@ def main(_):
     ]:
         alone = TICKETS if kind == "edst" else 1
         tried = [
-            finished(kind, sparsity, rate, 0, alone)[0] for rate in FLAGS.rates
+            finished("rows", kind, sparsity, rate, 0, alone)[0]
+            for rate in FLAGS.rates
         ]
         report["tried"] += tried
         rate = min(tried, key=lambda row: row["validation"]["nll"])["rate"]
         for seed in range(FLAGS.seeds):
-            for row in finished(kind, sparsity, rate, seed, count):
+            rows = finished("rows", kind, sparsity, rate, seed, count)
+            path = finished("file", kind, sparsity, seed)
+            rows[0]["training_bytes_from_file"] = finished(
+                "bytes", kind, sparsity, rate, seed, path
+            )
+            for row in rows:
                 report["rows"].append(row)
                 shown = {k: round(v, 4) for k, v in row["test"].items()}
                 print(

@@ -234,8 +234,10 @@ def test_the_headline_goes_on_after_a_kill(tmp_path):
     for name in ("training_seconds", "file_bytes"):
         assert rows["dense x3"][name] > rows["dense"][name]
     assert rows["dense x3"]["test"]["accuracy"] > 0.5
-    # What was tried, and two runs with test images.
-    finished = list(tmp_path.glob("*_True.json"))
+    assert "training_bytes_from_file" not in rows["dense x3"]
+    assert rows["edst"]["training_bytes_from_file"] > 0
+    # Of three networks each; another is the rate that was tried.
+    finished = sorted(tmp_path.glob("rows_*_3.json"))
     assert len(finished) == 2
     finished[0].unlink()
     kept = finished[1].read_text()
