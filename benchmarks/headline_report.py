@@ -11,6 +11,7 @@ drawn if it is asked for: accuracy and NLL against the seconds of training.
 """
 
 import json
+import math
 
 import numpy as np
 from absl import app
@@ -39,7 +40,7 @@ COLUMNS = (
     ("training, MB", lambda row: row["training_bytes"] / 1e6, 0),
     (
         "from a file, MB",
-        lambda row: row.get("training_bytes_from_file", float("nan")) / 1e6,
+        lambda row: row.get("training_bytes_from_file", math.nan) / 1e6,
         0,
     ),
     ("file, MB", lambda row: row["file_bytes"] / 1e6, 2),
@@ -64,7 +65,10 @@ def table(groups):
         cells.append([name])
         for _, read, digits in COLUMNS:
             values = [read(row) for row in rows]
-            cells[-1].append(mean_and_deviation(values, digits))
+            known = not any(map(math.isnan, values))
+            cells[-1].append(
+                mean_and_deviation(values, digits) if known else ""
+            )
         cells[-1].append(f"{rows[0]['rate']:g}")
     return markdown(cells)
 

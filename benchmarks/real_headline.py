@@ -22,8 +22,10 @@ network adds to a process that has the data, as tensors, and has trained a
 narrow network in the same way before. `sparsify` makes a dense network sparse,
 so that both are there for a while; so another process reads the network from a
 file and trains it in the same way, on `--memory_steps` batches an epoch: what
-that adds is `training_bytes_from_file`. Predictions are of Keras, or of NumPy
-where that is faster, for dense networks; for tickets of
+that adds is `training_bytes_from_file`. A third takes the time of predictions
+from the packed file (remove `times_*.json` to take it again, and with the
+`rows_*.json` of a run): of Keras, or
+of NumPy where that is faster, for dense networks; for tickets of
 `serving.SparsePredictor`, or of Keras where it does not have the layers. A run
 that is finished is not run again: start the command again after a kill.
 """
@@ -289,24 +291,43 @@ def ways_of_dense(model, members):
     return [alone.predict_on_batch]
 
 
+def packed_path(kind, sparsity, rate, seed):
+    name = f"{kind}_{sparsity}_{rate}_{seed}.npz".replace(" ", "")
+    return os.path.join(FLAGS.output_dir, name)
+
+
 def row_of(kind, model, members, sparsity, rate, seed, cost, parts):
     """What an ensemble costs, and how good it is."""
-    name = f"{kind}_{sparsity}_{rate}_{seed}.npz".replace(" ", "")
-    path = os.path.join(FLAGS.output_dir, name)
+    path = packed_path(kind, sparsity, rate, seed)
     model.save_packed(path)
     row = {"kind": kind, "sparsity": sparsity, "rate": rate, "seed": seed}
     row.update(cost, file_bytes=os.path.getsize(path))
     if members is None:
+        predict = ways_of_tickets(model, path)[0]
+    else:
+        predict = ways_of_dense(model, members)[0]
+    _, validation, (x, y) = parts
+    row["validation"] = quality(predict, *validation)
+    row["test"] = quality(predict, x, y)
+    return row
+
+
+def times_of(kind, sparsity, rate, seed):
+    """Milliseconds of predictions from a packed file."""
+    _, _, (x, _) = data()
+    path = packed_path(kind, sparsity, rate, seed)
+    model = kft.EnsembleModel.from_packed(path)
+    if kind == "edst":
         ways = ways_of_tickets(model, path)
     else:
+        members = [model.member(i) for i in range(model.num_members)]
         ways = ways_of_dense(model, members)
-    _, validation, (x, y) = parts
-    row["validation"] = quality(ways[0], *validation)
-    row["test"] = quality(ways[0], x, y)
+    found = {}
     for batch in (1, 256):
         times = [milliseconds(way, x[:batch]) for way in ways]
-        row[f"milliseconds_{batch}"] = min(times, key=lambda one: one["median"])
-    return row
+        fastest = min(times, key=lambda one: one["median"])
+        found[f"milliseconds_{batch}"] = fastest
+    return found
 
 
 def prepared(kind, sparsity, rate, seed):
@@ -349,22 +370,24 @@ def rows_of(kind, sparsity, rate, seed, count):
     return rows
 
 
-def file_of(kind, sparsity, seed):
-    """Writes an untrained network, and returns where it is."""
+def untrained_path(kind, sparsity, seed):
+    return os.path.join(FLAGS.output_dir, f"{kind}_{sparsity}_{seed}.keras")
+
+
+def save_untrained(kind, sparsity, seed):
     (x, y), *_ = data()
-    path = os.path.join(FLAGS.output_dir, f"{kind}_{sparsity}_{seed}.keras")
-    initial(kind, sparsity, seed, batches_of(x, y)).save(path)
-    return path
+    model = initial(kind, sparsity, seed, batches_of(x, y))
+    model.save(untrained_path(kind, sparsity, seed))
 
 
-def bytes_from_file(kind, sparsity, rate, seed, path):
+def bytes_from_file(kind, sparsity, rate, seed):
     """What reading and training a network adds to a process."""
     _, batches = prepared(kind, sparsity, rate, seed)
     batches = batches.take(FLAGS.memory_steps)
     name = f"from_file_{sparsity}_{rate}_{seed}"  # what a killed run left
     shutil.rmtree(os.path.join(FLAGS.output_dir, name), ignore_errors=True)
     cost = Cost()
-    model = keras.models.load_model(path)
+    model = keras.models.load_model(untrained_path(kind, sparsity, seed))
     if kind == "edst":
         trained_tickets(model, rate, batches, name)
     else:
@@ -372,11 +395,16 @@ def bytes_from_file(kind, sparsity, rate, seed, path):
     return cost.so_far()["training_bytes"]
 
 
-RUNS = {"rows": rows_of, "file": file_of, "bytes": bytes_from_file}
+RUNS = {
+    "rows": rows_of,
+    "file": save_untrained,
+    "bytes": bytes_from_file,
+    "times": times_of,
+}
 
 
 def path_of(what):
-    name = "_".join(map(str, what)).replace(os.sep, "-")
+    name = "_".join(map(str, what))
     return os.path.join(FLAGS.output_dir, f"{name}.json")
 
 
@@ -426,11 +454,12 @@ def main(_):
         rate = min(tried, key=lambda row: row["validation"]["nll"])["rate"]
         for seed in range(FLAGS.seeds):
             rows = finished("rows", kind, sparsity, rate, seed, count)
-            path = finished("file", kind, sparsity, seed)
+            finished("file", kind, sparsity, seed)
             rows[0]["training_bytes_from_file"] = finished(
-                "bytes", kind, sparsity, rate, seed, path
+                "bytes", kind, sparsity, rate, seed
             )
             for row in rows:
+                row.update(finished("times", row["kind"], sparsity, rate, seed))
                 report["rows"].append(row)
                 shown = {k: round(v, 4) for k, v in row["test"].items()}
                 print(

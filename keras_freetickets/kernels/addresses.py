@@ -13,7 +13,7 @@ from keras_freetickets.kernels.vectors import ir
 from keras_freetickets.kernels.vectors import types
 from keras_freetickets.optional import import_optional
 
-_BYTE, _WORD = ir.IntType(8), ir.IntType(64)
+_BYTES, _WORD = ir.ArrayType(ir.IntType(8), 0), ir.IntType(64)
 
 
 def name_address(name: str, address: int) -> None:
@@ -38,7 +38,7 @@ def address_of(typing_context: typing.Any, name: typing.Any) -> typing.Any:
         known = builder.module.globals
         text = name.literal_value
         place = known.get(text) or ir.GlobalVariable(
-            builder.module, _BYTE, text
+            builder.module, _BYTES, text
         )
         return builder.ptrtoint(place, _WORD)
 

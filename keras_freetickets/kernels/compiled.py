@@ -6,12 +6,13 @@ a multiplication of a vector by a number. A tile of the accumulators stays in
 registers over all weights of an output unit.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
 import pathlib
+import threading
 import typing
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from keras_freetickets.types import Array
 int64 = numba.int64
 float32 = numba.float32
 uint64 = numba.uint64
+_Kept = typing.TypeVar("_Kept")
 
 
 def cache_folder() -> pathlib.Path:
@@ -57,18 +59,31 @@ def _digest_of_sources() -> str:
     return digest.hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _cached_in(folder: pathlib.Path) -> typing.Iterator[None]:
-    """Numba looks at its setting while it decorates."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
+# The setting is that of the process; two threads may load models at once.
+_lock = threading.Lock()
 
 
-def _name_with_values(function: typing.Callable) -> str:
+def _keep(attach: Callable[[], _Kept]) -> _Kept | None:
+    """Calls what looks for a folder, which is all that the setting is for.
+
+    Returns:
+        What it returns; `None` if there is no folder that can be written to.
+    """
+    with _lock:
+        folder, before = cache_folder(), numba.config.CACHE_DIR
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                return None
+            numba.config.CACHE_DIR = str(folder)
+            return attach()
+        except (OSError, RuntimeError):
+            return None
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def _name_with_values(function: Callable) -> str:
     """A function's name, and a digest of what it closes over.
 
     Numba tells functions of one name apart by a number that counts in each
@@ -87,25 +102,15 @@ def _name_with_values(function: typing.Callable) -> str:
     return f"{function.__qualname__}_{digest[:8]}"
 
 
-def _kept(function: typing.Callable, decorator: typing.Callable) -> typing.Any:
-    """What a decorator of numba makes, kept between processes if possible."""
-    function.__qualname__ = _name_with_values(function)
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _cached_in(folder):
-            return decorator(cache=True)(function)
-    except (OSError, RuntimeError):  # no folder that can be written to
-        return decorator()(function)
-
-
-def compiled(function: typing.Callable) -> typing.Callable:
+def compiled(function: Callable) -> Callable:
     """Compiles a kernel: without the GIL, kept between processes."""
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-    return _kept(function, functools.partial(numba.njit, **options))
+    function.__qualname__ = _name_with_values(function)
+    kept = _keep(lambda: numba.njit(function, cache=True, **options))
+    return kept or numba.njit(function, **options)
 
 
-def callback(function: typing.Callable, signature: typing.Any) -> typing.Any:
+def callback(function: Callable, signature: typing.Any) -> typing.Any:
     """Compiles what a library calls by its address; kept between processes.
 
     Args:
@@ -115,10 +120,16 @@ def callback(function: typing.Callable, signature: typing.Any) -> typing.Any:
         signature: Numba's, of C types.
 
     Returns:
-        What `numba.cfunc` returns: it has an `address`.
+        What `numba.cfunc` returns, which would look for a folder and compile
+        at once: it has an `address`.
     """
-    made = functools.partial(numba.cfunc, signature, nopython=True)
-    return _kept(function, made)
+    function.__qualname__ = _name_with_values(function)
+    ccallback = import_optional("numba.core.ccallback")
+    types = signature.args, signature.return_type
+    made = ccallback.CFunc(function, types, {}, {"nopython": True})
+    _keep(made.enable_caching)
+    made.compile()
+    return made
 
 
 @functools.cache
@@ -208,7 +219,7 @@ def unpack(
 
 
 @functools.cache
-def forward(lanes: int) -> typing.Callable:
+def forward(lanes: int) -> Callable:
     """Compiled for tiles of `lanes`: packed activations to packed outputs."""
     several = lanes <= 32  # chains of sums that hide the latency of one
 
@@ -265,7 +276,7 @@ def forward(lanes: int) -> typing.Callable:
 
 
 @functools.cache
-def backward(lanes: int) -> typing.Callable:
+def backward(lanes: int) -> Callable:
     """Compiled for tiles of `lanes`: gradients of inputs and of values.
 
     One pass over the weights by input: `x` and the sum of its gradient are in

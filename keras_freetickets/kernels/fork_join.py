@@ -14,10 +14,10 @@ import typing
 
 import numpy as np
 
-from keras_freetickets.kernels import threads
 from keras_freetickets.kernels.addresses import address_of
 from keras_freetickets.kernels.addresses import name_address
 from keras_freetickets.kernels.compiled import compiled
+from keras_freetickets.kernels.threads import address
 from keras_freetickets.kernels.vectors import extending
 from keras_freetickets.kernels.vectors import ir
 from keras_freetickets.kernels.vectors import numba
@@ -40,7 +40,7 @@ _join = types.ExternalFunction(
 )
 
 
-name_address("keras_freetickets_threads", threads.address())
+name_address("keras_freetickets_threads", address())
 
 
 @compiled

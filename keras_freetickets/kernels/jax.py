@@ -183,7 +183,7 @@ def drop_and_grow(
     likes = [*positions, jax.ShapeDtypeStruct(values.shape, np.int32)]
     likes.append(jax.ShapeDtypeStruct((3,), np.int32))
     *found, source, report = call_target(
-        "update",
+        "drop_and_grow",
         positions.column_indices.dtype,
         [values, *positions[:2], x, dy, settings],
         [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in likes],
@@ -225,7 +225,8 @@ def call_target(
     """
     jax = import_optional("jax")
     arguments = (str(columns_type), *([True] if relu else []))
-    known = "_".join(map(str, ("keras_freetickets", name, *arguments)))
+    end = f"{columns_type}{'_relu' if relu else ''}"
+    known = f"keras_freetickets_compressed_{name}_{end}"
     with _lock:
         if known not in _registered:
             from keras_freetickets.kernels import jax_targets

@@ -1,6 +1,7 @@
 """What XLA calls for compressed layers: each takes the address of a frame.
 
-Each target is made for a type of column indices, and closes over that type and
+Each function compiles a target for a type of column indices, "uint16" or
+"int32", and returns what `numba.cfunc` does. A target closes over that type and
 numbers alone: numba then finds it compiled in the next process. Importing this
 imports numba.
 """
@@ -10,10 +11,10 @@ import typing
 import numpy as np
 
 from keras_freetickets.kernels import convolution
-from keras_freetickets.kernels import drop_and_grow
 from keras_freetickets.kernels import native
 from keras_freetickets.kernels.compiled import callback
 from keras_freetickets.kernels.compiled import compiled
+from keras_freetickets.kernels.drop_and_grow import update_at
 from keras_freetickets.kernels.vectors import numba
 from keras_freetickets.kernels.vectors import pointer
 from keras_freetickets.types import Array
@@ -26,7 +27,7 @@ _EXECUTE = 3
 # Of XLA_FFI_Buffer.
 _DATA, _DIMENSIONS = 3, 5
 # Of XLA_FFI_Metadata_Extension, XLA_FFI_Metadata and its version.
-_METADATA, _API_VERSION = 3, 1
+_METADATA = 3
 
 carray = numba.carray
 uint64, int32 = numba.uint64, numba.int32
@@ -34,7 +35,6 @@ uint64, int32 = numba.uint64, numba.int32
 _forward, _backward = native.forward_at, native.backward_at
 _convolution_forward = convolution.forward_at
 _convolution_backward = convolution.backward_at
-_update = drop_and_grow.update_at
 
 
 @compiled
@@ -89,7 +89,7 @@ def _target(compute: typing.Callable) -> typing.Any:
 
 
 def forward(columns_type: str, relu: bool = False) -> typing.Any:
-    """Of the product of a dense layer."""
+    """The product of a dense layer."""
     column = getattr(numba, columns_type)
 
     def compute(frame):
@@ -108,7 +108,7 @@ def forward(columns_type: str, relu: bool = False) -> typing.Any:
 
 
 def backward(columns_type: str, relu: bool = False) -> typing.Any:
-    """Of the gradient of a dense layer's product."""
+    """The gradients of a dense layer's product."""
     column = getattr(numba, columns_type)
 
     def compute(frame):
@@ -128,7 +128,7 @@ def backward(columns_type: str, relu: bool = False) -> typing.Any:
 
 
 def convolution_forward(columns_type: str, relu: bool = False) -> typing.Any:
-    """Of a convolution."""
+    """A convolution."""
     column = getattr(numba, columns_type)
 
     def compute(frame):
@@ -146,7 +146,7 @@ def convolution_forward(columns_type: str, relu: bool = False) -> typing.Any:
 
 
 def convolution_backward(columns_type: str) -> typing.Any:
-    """Of a convolution's gradient."""
+    """The gradients of a convolution."""
     column = getattr(numba, columns_type)
 
     def compute(frame):
@@ -164,8 +164,8 @@ def convolution_backward(columns_type: str) -> typing.Any:
     return _target(compute)
 
 
-def update(columns_type: str) -> typing.Any:
-    """Of an update of the topology."""
+def drop_and_grow(columns_type: str) -> typing.Any:
+    """An update of the topology."""
     column = getattr(numba, columns_type)
 
     def compute(frame):
@@ -173,7 +173,7 @@ def update(columns_type: str) -> typing.Any:
             # values, row_pointers, column_indices, x, dy, settings; positions
             # (4), source, report
             a, r = _parts(frame, 6, 6)
-            _update(
+            update_at(
                 *(column, _data(a, 0), _data(a, 1), _data(a, 2), _data(a, 3)),
                 *(_data(a, 4), _data(a, 5), _data(r, 0), _data(r, 1)),
                 *(_data(r, 2), _data(r, 3), _data(r, 4), _data(r, 5)),

@@ -179,7 +179,7 @@ def drop_and_grow(
             inputs = ["float32", "int32", columns_type, "int32"]
             inputs += ["float32", "float32", "int32"]
             operations.Registration(name, inputs, kinds).add(
-                kernels.update(columns_type)
+                kernels.drop_and_grow(columns_type)
             )
             tf.no_gradient(name)
             _registered.add(name)

@@ -1,7 +1,7 @@
 """What a compiled kernel does with the context that TensorFlow calls it with.
 
-Each function takes the addresses of the context and of a status. What went
-wrong once stays in the status. Importing this imports numba and TensorFlow.
+Contexts, statuses and tensors are addresses. What went wrong once stays in the
+status. Importing this imports numba and TensorFlow.
 """
 
 import ctypes
@@ -85,8 +85,10 @@ def integers(context: int, i: int, kind: int, count: int, status: int) -> int:
     """Makes output `i`, of integers."""
     dims = np.empty(1, np.int64)
     dims[0] = count
-    size = count * (2 if kind == UINT16 else 4)
-    return _allocate_output(context, i, kind, dims.ctypes.data, 1, size, status)
+    num_bytes = count * (2 if kind == UINT16 else 4)
+    return _allocate_output(
+        context, i, kind, dims.ctypes.data, 1, num_bytes, status
+    )
 
 
 @compiled
@@ -120,7 +122,7 @@ def addresses(tensors: Array) -> Array:
 
 @compiled
 def close(context: int, tensors: Array, status: int) -> None:
-    """Gives tensors back, and tells TensorFlow what went wrong."""
+    """Gives tensors and the status back; tells TensorFlow what went wrong."""
     for i in range(len(tensors)):
         if tensors[i] != 0:
             _delete(tensors[i])

@@ -1,6 +1,7 @@
 """The kernels of the operations that TensorFlow's graphs call.
 
-Each is made for a type of column indices, and closes over that type alone:
+Each function compiles one for a type of column indices, "uint16" or "int32",
+and returns what `numba.cfunc` does. The kernel closes over that type alone:
 numba then finds it compiled in the next process. Importing this imports numba
 and TensorFlow.
 """
@@ -10,8 +11,8 @@ import typing
 import numpy as np
 
 from keras_freetickets.kernels import convolution
-from keras_freetickets.kernels import drop_and_grow
 from keras_freetickets.kernels import native
+from keras_freetickets.kernels.drop_and_grow import update_at
 from keras_freetickets.kernels.native import flag_at
 from keras_freetickets.kernels.native import scratch_floats
 from keras_freetickets.kernels.tensorflow_context import addresses
@@ -34,11 +35,10 @@ _forward, _backward = native.forward_at, native.backward_at
 _convolution_forward = convolution.forward_at
 _convolution_backward = convolution.backward_at
 _images_at, _made_at = convolution.images_at, convolution.made_at
-_update = drop_and_grow.update_at
 
 
 def forward(columns_type: str) -> typing.Any:
-    """Of the product of a dense layer."""
+    """The product of a dense layer."""
     column = getattr(numba, columns_type)
 
     def compute(_, context):
@@ -71,7 +71,7 @@ def forward(columns_type: str) -> typing.Any:
 
 
 def backward(columns_type: str) -> typing.Any:
-    """Of the gradient of a dense layer's product."""
+    """The gradients of a dense layer's product."""
     column = getattr(numba, columns_type)
 
     def compute(_, context):
@@ -113,7 +113,7 @@ def backward(columns_type: str) -> typing.Any:
 
 
 def convolution_forward(columns_type: str) -> typing.Any:
-    """Of a convolution."""
+    """A convolution."""
     column = getattr(numba, columns_type)
 
     def compute(_, context):
@@ -145,7 +145,7 @@ def convolution_forward(columns_type: str) -> typing.Any:
 
 
 def convolution_backward(columns_type: str) -> typing.Any:
-    """Of a convolution's gradient."""
+    """The gradients of a convolution."""
     column = getattr(numba, columns_type)
 
     def compute(_, context):
@@ -183,8 +183,8 @@ def convolution_backward(columns_type: str) -> typing.Any:
     return kernel(compute)
 
 
-def update(columns_type: str) -> typing.Any:
-    """Of an update of the topology."""
+def drop_and_grow(columns_type: str) -> typing.Any:
+    """An update of the topology."""
     column = getattr(numba, columns_type)
     columns_kind = UINT16 if columns_type == "uint16" else INT32
 
@@ -213,7 +213,7 @@ def update(columns_type: str) -> typing.Any:
                 )
         if get_code(status) == 0:
             at = addresses(tensors)
-            _update(
+            update_at(
                 *(column, at[0], at[1], at[2], at[4], at[5], at[6], at[7]),
                 *(at[8], at[9], at[10], at[11], at[12], room, outputs),
                 *(batch, inputs),

@@ -70,7 +70,7 @@ def get_num_threads() -> int:
 
 
 def address() -> int:
-    """The address of `settings`, which bridges hand to compiled functions."""
+    """The address of `settings`, which compiled functions take."""
     return settings.ctypes.data
 
 

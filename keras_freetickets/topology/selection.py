@@ -49,6 +49,8 @@ _SAMPLE = 256
 # less than the 0.4 s that XLA takes longer to compile one than to trace it (at
 # this size 0.4 ms against 1.9 on a processor).
 _LEAST_COMPILED = 1 << 18
+# Traces of smaller ones that stay, for models that are made one after another.
+_TRACES = 64
 
 
 def _int32(value: Tensor) -> Tensor:
@@ -298,20 +300,22 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
         return function
     import tensorflow as tf
 
-    compiled, traced = (
-        tf.function(function, jit_compile=by_xla, autograph=False)
-        for by_xla in (True, None)
-    )
+    compiled = tf.function(function, jit_compile=True, autograph=False)
 
-    def pays(args: tuple) -> bool:
-        size = sum(math.prod(one.shape) for one in tree.flatten(args))
+    @functools.lru_cache(_TRACES)
+    def traced(shapes: tuple) -> Callable:
+        return tf.function(function, autograph=False)
+
+    def pays(shapes: tuple) -> bool:
+        size = sum(map(math.prod, shapes))
         return size >= _LEAST_COMPILED or bool(tensorflow_accelerators())
 
     @functools.wraps(function)
     def call(*args: typing.Any) -> typing.Any:
         if tf.executing_eagerly():
             return function(*args)
-        return (compiled if pays(args) else traced)(*args)
+        shapes = tuple(tuple(one.shape) for one in tree.flatten(args))
+        return (compiled if pays(shapes) else traced(shapes))(*args)
 
     return call
 

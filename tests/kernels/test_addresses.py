@@ -98,7 +98,7 @@ BRIDGES = {
         "backward",
         "convolution_forward",
         "convolution_backward",
-        "update",
+        "drop_and_grow",
     ],
     "jax_targets": [
         "forward",
@@ -108,7 +108,7 @@ BRIDGES = {
         "convolution_forward",
         "convolution_forward, True",
         "convolution_backward",
-        "update",
+        "drop_and_grow",
     ],
 }
 

@@ -2,6 +2,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +34,26 @@ def test_where_nothing_can_be_written_nothing_is_kept(monkeypatch, tmp_path):
 def test_numbas_own_setting_comes_first(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled.numba.config, "CACHE_DIR", str(tmp_path))
     assert compiled.cache_folder().is_relative_to(tmp_path)
+
+
+def test_threads_that_look_for_the_folder_take_turns(monkeypatch, tmp_path):
+    """Numba's setting is that of the process."""
+    config = compiled.numba.config
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    entered, seen = threading.Event(), []
+
+    def first():
+        entered.set()
+        time.sleep(0.05)  # the other one waits meanwhile
+        seen.append(config.CACHE_DIR)
+
+    one = threading.Thread(target=compiled._keep, args=[first])
+    one.start()
+    entered.wait()
+    compiled._keep(lambda: seen.append(config.CACHE_DIR))
+    one.join()
+    assert str(tmp_path) == config.CACHE_DIR
+    assert seen == [str(compiled.cache_folder())] * 2
 
 
 MADE = """
