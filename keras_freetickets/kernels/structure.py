@@ -139,6 +139,34 @@ class CompressedStructure:
         _, columns = np.nonzero(mask.T)
         return cls(pointers, columns, mask.shape[0])
 
+    def has_positions_of(self, other: "CompressedStructure") -> bool:
+        """Whether another structure has the same positions."""
+        return np.array_equal(
+            self.row_pointers, other.row_pointers
+        ) and np.array_equal(self.column_indices, other.column_indices)
+
+    def find(
+        self, other: "CompressedStructure"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the positions of another structure of the same shape.
+
+        Args:
+            other: `CompressedStructure`.
+
+        Returns:
+            Pair of arrays: a boolean one of shape `(other.active,)`, which of
+            its positions are here too, and the places of those here.
+        """
+        mine, its = self._places(), other._places()
+        found = np.searchsorted(mine, its)
+        kept = np.append(mine, -1)[found] == its
+        return kept, found[kept]
+
+    def _places(self):
+        """Places in a flat kernel of which outputs come first; ascending."""
+        rows = np.asarray(self.row_indices, "int64")
+        return rows * self.num_inputs + self.column_indices
+
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the kernel, `(inputs, outputs)`."""

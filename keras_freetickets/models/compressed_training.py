@@ -1,8 +1,11 @@
 """What a model with compressed kernels can train with, and what it refuses."""
 
+import contextlib
 import typing
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_freetickets import keras_adapter
 from keras_freetickets.arguments import check_model
@@ -16,6 +19,48 @@ def compressed_layers(model: Model) -> list[Compressed]:
     """The compressed layers of a model, nested ones too."""
     parts = keras_adapter.sublayers(model)
     return [part for part in parts if isinstance(part, Compressed)]
+
+
+@contextlib.contextmanager
+def slots_follow(model: Model) -> typing.Iterator[None]:
+    """Optimizer slots keep to their connections while weights are assigned.
+
+    Slots are as long as the active weights, in their order: a connection that
+    was there before takes its slots to its new place, a new one has those of
+    the first step. Slots that are assigned too stay as they are: they belong
+    to the new positions.
+
+    Args:
+        model: A `SparseModel`.
+    """
+    kernels = [m for m in model.masked_kernels if m.compressed]
+    slots: list[list] = [[] for _ in kernels]
+    if model.compiled and model.optimizer.built:
+        variables = [masked.kernel for masked in kernels]
+        slots = keras_adapter.optimizer_slots(model.optimizer, variables)
+    before = [
+        (masked, masked.layer.structure, found, _values_of(found))
+        for masked, found in zip(kernels, slots, strict=True)
+        if found
+    ]
+    try:
+        yield
+    finally:
+        for masked, structure, found, values in before:
+            now = masked.layer.structure
+            pairs = zip(values, _values_of(found), strict=True)
+            unchanged = all(np.array_equal(*pair) for pair in pairs)
+            if unchanged and not structure.has_positions_of(now):
+                kept, places = structure.find(now)
+                for (slot, initial), value in zip(found, values, strict=True):
+                    moved = np.full_like(value, initial)
+                    moved[: now.active][kept] = value[places]
+                    slot.assign(moved)
+
+
+def _values_of(slots):
+    # Copies: a backend may hand out its own memory.
+    return [np.array(ops.convert_to_numpy(slot.value)) for slot, _ in slots]
 
 
 def check_masked(name: str, model: Model | None) -> None:

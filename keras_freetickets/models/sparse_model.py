@@ -473,11 +473,13 @@ class SparseModel(
             self.test_function = self.predict_function = None
 
     def set_weights(self, weights: list) -> None:
-        super().set_weights(weights)
+        with compressed_training.slots_follow(self):
+            super().set_weights(weights)
         self._clear_slots()
 
     def load_weights(self, *args: typing.Any, **kwargs: typing.Any) -> None:
-        super().load_weights(*args, **kwargs)
+        with compressed_training.slots_follow(self):
+            super().load_weights(*args, **kwargs)
         self._clear_slots()
 
     def _clear_slots(self):

@@ -108,3 +108,21 @@ def test_positions_of_a_file_are_checked():
         CompressedStructure.from_positions(
             structure.positions._replace(units=units), 3
         )
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_positions_of_another_structure_are_found(inputs, outputs, seed):
+    rng = np.random.default_rng(seed)
+    one, other = (
+        rng.random((inputs, outputs)) < share for share in rng.random(2)
+    )
+    kernel = rng.standard_normal(one.shape)
+    values, mine = compress(np.where(one, kernel, 0), one)
+    its = CompressedStructure.from_mask(other)
+    kept, places = mine.find(its)
+    moved = np.zeros(its.active)
+    moved[kept] = values[places]
+    assert (decompress(moved, its) == np.where(one & other, kernel, 0)).all()
+    assert mine.has_positions_of(its) == (one == other).all()
+    assert mine.has_positions_of(CompressedStructure.from_mask(one))
