@@ -102,6 +102,13 @@ def test_two_programs_in_two_threads(threads_of_a_call):
     assert not wrong
 
 
+def test_other_platforms_are_refused(monkeypatch):
+    structure, values, x, bias, _ = case()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match=r"JAX_PLATFORMS=cpu.*'gpu'"):
+        product(positions_of(structure), values, x, bias)
+
+
 def test_bad_arguments():
     structure, values, x, bias, _ = case()
     positions = positions_of(structure)

@@ -14,6 +14,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("operations of TensorFlow", allow_module_level=True)
 
 tf = pytest.importorskip("tensorflow")
+from keras_freetickets.kernels import tensorflow as bridge  # noqa: E402
 from keras_freetickets.kernels.tensorflow import product  # noqa: E402
 
 
@@ -166,6 +167,16 @@ def test_other_dtypes_are_refused():
     arguments = positions_of(structure), tf.constant(values)
     with pytest.raises(ValueError, match="storage='mask'"):
         product(*arguments, double, tf.constant(bias))
+
+
+def test_accelerators_are_refused(monkeypatch):
+    """With a GPU, TensorFlow would put what is around the kernels there."""
+    structure, values, x, bias, _ = case()
+    found = ("/physical_device:GPU:0",)
+    monkeypatch.setattr(bridge, "tensorflow_accelerators", lambda: found)
+    tensors = map(tf.constant, (values, x, bias))
+    with pytest.raises(ValueError, match=r"storage='mask'.*GPU:0"):
+        product(positions_of(structure), *tensors)
 
 
 def test_xla_refuses_it_by_name():

@@ -1,5 +1,7 @@
 """What belongs to a connection stays with it, where weights are assigned."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ if keras.backend.backend() == "torch":
 pytestmark = pytest.mark.usefixtures("eagerly")
 
 
-def network(seed):
+def network(seed, units=16):
     keras.utils.set_random_seed(seed)
     dense = keras.Sequential(
         [
             keras.Input((20,)),
-            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(units, activation="relu"),
             keras.layers.Dense(3, activation="softmax"),
         ]
     )
@@ -113,3 +115,35 @@ def test_wrong_positions_lose_no_slot_of_a_connection_that_stays():
     ):
         for now, then in zip(slots, was, strict=True):
             np.testing.assert_array_equal(now, np.where(mask, then, 0))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="Keras' own state is not safe with threads on JAX",
+)
+def test_two_models_in_two_threads():
+    """Each trains as it does alone, updates of the topology included."""
+
+    def made():
+        return [network(seed, units=256) for seed in (1, 2)]
+
+    def fit(model):
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((64, 20)).astype("float32")
+        model.attach(kft.topology.RigL(update_interval=3, drop_fraction=0.5))
+        for i in range(24):
+            model.train_on_batch(x, (np.arange(64) + i) % 3)
+
+    alone, together = made(), made()
+    for model in alone:
+        fit(model)
+    threads = [threading.Thread(target=fit, args=[one]) for one in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(alone, together, strict=True):
+        for mine, its in zip(
+            one.get_weights(), other.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(mine, its)

@@ -408,6 +408,15 @@ def test_slots_are_of_the_active_size(name):
         (lambda: topology.CigL(), "looks at all weights in every step"),
         (lambda: topology.AGENT(), "looks at all weights in every step"),
         (lambda: topology.RigL(scope="global"), "between kernels"),
+        (
+            lambda: topology.Chase(
+                0.5,
+                [{"producers": [0], "readers": [1]}],
+                end_step=200,
+                scope="layer",
+            ),
+            "overrides how many connections",
+        ),
     ],
 )
 def test_methods_that_need_masks_are_refused_by_name(method, reason):
