@@ -26,7 +26,7 @@ _ARGUMENTS, _RESULTS = 9, 14  # void** args, void** rets
 _EXECUTE = 3
 # Of XLA_FFI_Buffer.
 _DATA, _DIMENSIONS = 3, 5
-# Of XLA_FFI_Metadata_Extension, XLA_FFI_Metadata and its version.
+# Of XLA_FFI_Metadata_Extension.
 _METADATA = 3
 
 carray = numba.carray

@@ -1,4 +1,7 @@
-"""What a model with compressed kernels can train with, and what it refuses."""
+"""What a model with compressed kernels can train with, and what it refuses.
+
+And what becomes of the optimizer's slots when its positions are assigned.
+"""
 
 import contextlib
 import typing

@@ -302,7 +302,7 @@ def _compiled(function: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
 
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
-    @functools.lru_cache(_TRACES)
+    @functools.lru_cache(_TRACES)  # a `tf.function` forgets no trace itself
     def traced(shapes: tuple) -> Callable:
         return tf.function(function, autograph=False)
 
